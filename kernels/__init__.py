@@ -1,4 +1,190 @@
 """The operations a hybrid is made of: one public signature each, several implementations.
 
-Being filled in: see the signatures in the brief.
+`registry.implementation` chooses by the tensors' device. Tensors are batch first and
+time second; states are float32 or wider whatever the activations are.
 """
+
+import torch
+
+from hybridize.kernels.registry import implementation
+
+__all__ = [
+    "causal_conv1d",
+    "causal_conv1d_step",
+    "gated_rms_norm",
+    "rms_norm",
+    "ssd_scan",
+    "ssd_step",
+]
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Scale ``x`` to unit root mean square over its last dimension, times ``weight``.
+
+    Args:
+        x: ``(..., width)``, any floating dtype; the mean is taken in float32 or wider.
+        weight: ``(width,)``.
+        eps: added to the mean square.
+
+    Returns:
+        ``(..., width)`` in the dtype of ``x`` (Zhang & Sennrich 2019, arXiv 1910.07467).
+    """
+    return implementation("rms_norm", x.device)(x, weight, eps)
+
+
+def gated_rms_norm(
+    x: torch.Tensor,
+    gate: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    group_size: int,
+    norm_before_gate: bool = False,
+) -> torch.Tensor:
+    """Gate with SiLU and normalise, each group of channels by itself.
+
+    Args:
+        x, gate: ``(..., width)``.
+        weight: ``(width,)``.
+        eps: added to each group's mean square.
+        group_size: channels that share a mean square; divides ``width``.
+        norm_before_gate: normalise first and gate afterwards; Mamba-2 gates first.
+
+    Returns:
+        ``(..., width)`` in the dtype of ``x``.
+    """
+    return implementation("gated_rms_norm", x.device)(
+        x, gate, weight, eps, group_size=group_size, norm_before_gate=norm_before_gate
+    )
+
+
+def causal_conv1d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    window: torch.Tensor | None = None,
+    seq_idx: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Convolve each channel with its own causal filter, then apply SiLU.
+
+    Args:
+        x: ``(batch, length, channels)``.
+        weight: ``(channels, width)``, the oldest tap first.
+        bias: ``(channels,)``.
+        window: ``(batch, width - 1, channels)``, the inputs just before ``x``; zeros if None.
+        seq_idx: ``(batch, length)`` integers; neighbours with different ones belong to
+            different packed sequences and do not see each other. Not together with ``window``.
+
+    Returns:
+        ``(batch, length, channels)`` and the last ``width - 1`` inputs, for the next call.
+    """
+    return implementation("causal_conv1d", x.device)(
+        x, weight, bias, window=window, seq_idx=seq_idx
+    )
+
+
+def causal_conv1d_step(
+    x: torch.Tensor,
+    window: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Do `causal_conv1d` for one token, moving ``window`` on in place.
+
+    Args:
+        x: ``(batch, channels)``.
+        window: ``(batch, width - 1, channels)``; changed.
+        weight: ``(channels, width)``.
+        bias: ``(channels,)``.
+
+    Returns:
+        ``(batch, channels)``.
+    """
+    return implementation("causal_conv1d_step", x.device)(x, window, weight, bias)
+
+
+def ssd_scan(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    *,
+    D: torch.Tensor | None = None,
+    dt_bias: torch.Tensor | None = None,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+    initial_state: torch.Tensor | None = None,
+    seq_idx: torch.Tensor | None = None,
+    chunk_size: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run Mamba-2's recurrence over a sequence (Dao & Gu 2024, arXiv 2405.21060, equation 1).
+
+    With ``s = clamp(softplus(dt + dt_bias), *dt_limit)``, per head::
+
+        state[t] = exp(s[t] * A) * state[t - 1] + s[t] * outer(x[t], B[t])
+        y[t]     = state[t] @ C[t] + D * x[t]
+
+    Args:
+        x: ``(batch, length, heads, head_dim)``.
+        dt: ``(batch, length, heads)``, before bias and softplus; ``-inf`` makes a token leave
+            no trace (with the lower limit 0).
+        A: ``(heads,)``, negative.
+        B, C: ``(batch, length, groups, d_state)``; heads of a group, neighbours, share them.
+        D: ``(heads,)``, the skip connection.
+        dt_bias: ``(heads,)``.
+        dt_limit: bounds on the step.
+        initial_state: ``(batch, heads, head_dim, d_state)``; zeros if None.
+        seq_idx: ``(batch, length)`` integers; the state is cleared where they change. The
+            initial state belongs to the first token's sequence.
+        chunk_size: tokens per chunk; chosen for the device if None. Changes no result
+            beyond rounding.
+
+    Returns:
+        ``y`` like ``x``, and the last state, ``(batch, heads, head_dim, d_state)`` in
+        float32 or wider.
+    """
+    return implementation("ssd_scan", x.device)(
+        x,
+        dt,
+        A,
+        B,
+        C,
+        D=D,
+        dt_bias=dt_bias,
+        dt_limit=dt_limit,
+        initial_state=initial_state,
+        seq_idx=seq_idx,
+        chunk_size=chunk_size,
+    )
+
+
+def ssd_step(
+    state: torch.Tensor,
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    *,
+    D: torch.Tensor | None = None,
+    dt_bias: torch.Tensor | None = None,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+) -> torch.Tensor:
+    """Do `ssd_scan` for one token, moving ``state`` on in place.
+
+    Args:
+        state: ``(batch, heads, head_dim, d_state)``, float32 or wider; changed.
+        x: ``(batch, heads, head_dim)``.
+        dt: ``(batch, heads)``.
+        A: ``(heads,)``.
+        B, C: ``(batch, groups, d_state)``.
+        D, dt_bias: ``(heads,)``.
+        dt_limit: bounds on the step.
+
+    Returns:
+        ``(batch, heads, head_dim)`` in the dtype of ``x``.
+    """
+    return implementation("ssd_step", x.device)(
+        state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit
+    )

@@ -1,1 +1,1 @@
-"""Filled in below."""
+"""What a hybrid is: its layout, its configuration, the model, and how it lies on disk."""

@@ -1,1 +1,1 @@
-"""Filled in below."""
+"""The kinds of blocks a hybrid is made of, and the sizes each is described by."""

@@ -1,1 +1,82 @@
-"""Filled in below."""
+"""The on-disk architectures that hybridize reads and writes.
+
+A new one is a new file here and one line in ``_ALL``.
+"""
+
+from copy import deepcopy
+
+from transformers import PreTrainedConfig
+
+from hybridize.errors import InputError
+from hybridize.modeling.checkpoint import CheckpointReader
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.formats.bamba import Bamba
+from hybridize.modeling.formats.base import CannotHoldError, Entry, Fit, Format
+from hybridize.modeling.formats.granitemoehybrid import GraniteMoeHybrid
+from hybridize.modeling.formats.llama import Llama
+from hybridize.modeling.formats.mamba2 import Mamba2Format
+from hybridize.modeling.formats.mistral import Mistral
+from hybridize.modeling.formats.nemotron_h import NemotronH
+from hybridize.modeling.formats.own import Own
+from hybridize.modeling.formats.qwen2 import Qwen2
+from hybridize.modeling.formats.qwen3 import Qwen3
+
+_ALL = (
+    GraniteMoeHybrid(),
+    Bamba(),
+    NemotronH(),
+    Mamba2Format(),
+    Own(),
+    Llama(),
+    Mistral(),
+    Qwen2(),
+    Qwen3(),
+)
+
+FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
+"""All formats by ``model_type``; those that can hold Mamba-2 first, the most stock first."""
+
+HYBRID_FORMATS = ("granitemoehybrid", "bamba", "nemotron_h", "mamba2", "hybridize")
+"""What a conversion may write, in the order in which ``--format auto`` tries them."""
+
+__all__ = [
+    "FORMATS",
+    "HYBRID_FORMATS",
+    "CannotHoldError",
+    "Entry",
+    "Fit",
+    "Format",
+    "read_config",
+]
+
+
+def read_config(reader: CheckpointReader) -> tuple[Format, HybridConfig]:
+    """Understand a checkpoint's config.json.
+
+    Raises:
+        InputError: an unknown or missing ``model_type``, a quantised checkpoint, or a
+            configuration that contradicts itself.
+    """
+    path = reader.directory / "config.json"
+    model_type = reader.config.get("model_type")
+    found = FORMATS.get(model_type) if isinstance(model_type, str) else None
+    if found is None:
+        raise InputError(
+            f"{path}: model_type {model_type!r} is not known; "
+            f"known are {', '.join(sorted(FORMATS))}"
+        )
+    if reader.config.get("quantization_config"):
+        raise InputError(f"{path}: the checkpoint is quantised; start from the unquantised one")
+    try:
+        # How transformers spells infinity in JSON; its own reader undoes it just so.
+        raw = PreTrainedConfig._decode_special_floats(deepcopy(reader.config))
+        return found, found.to_hybrid(raw)
+    except Exception as error:  # transformers' validation raises whatever the bad field provokes
+        raise InputError(f"{path}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    return text if isinstance(cause, ValueError) and text else f"{type(cause).__name__}: {text}"

@@ -1,0 +1,178 @@
+"""`hybridize convert`."""
+
+from pathlib import Path
+
+import click
+
+from hybridize.cli.options import (
+    common_options,
+    dry_run_option,
+    dtype_option,
+    force_option,
+    model_argument,
+    output_option,
+    seed_option,
+)
+from hybridize.console import console, size_in_words
+
+
+@click.command(short_help="Swap attention blocks for Mamba-2 and write the hybrid.")
+@model_argument
+@output_option("Where to write the hybrid.")
+@click.option(
+    "--attention",
+    metavar="N|PERCENT%",
+    help="Attention blocks to keep: a number or a share.  [default: 25%]",
+)
+@click.option("--keep", metavar="I,J,…", help="Keep just these attention blocks, counted from 0.")
+@click.option("--pattern", metavar="STR", help="The whole layout: * attention, M Mamba-2, - MLP.")
+@click.option(
+    "--select",
+    type=click.Choice(["uniform"]),
+    default="uniform",
+    show_default=True,
+    help="How --attention chooses: evenly spread, neither first nor last.",
+)
+@click.option(
+    "--init",
+    type=click.Choice(["attention", "random"]),
+    default="attention",
+    show_default=True,
+    help="First values of the new blocks: from the attention they replace, or random.",
+)
+@click.option(
+    "--ssm-groups",
+    metavar="heads|kv|N",
+    default="heads",
+    show_default=True,
+    help="Separate B and C per query head, per key/value head, or in N groups.",
+)
+@click.option(
+    "--ssm-expand",
+    type=click.IntRange(1, 2),
+    default=1,
+    show_default=True,
+    help="Width of the new blocks in units of the attention's; GGUF needs 2.",
+)
+@click.option("--d-state", type=click.IntRange(min=1), help="State per head.  [default: head dim]")
+@click.option(
+    "--format",
+    "format_",
+    metavar="auto|NAME",
+    default="auto",
+    show_default=True,
+    help="On-disk architecture; auto is the first stock one that holds the result exactly.",
+)
+@dtype_option("Dtype of the written weights; auto keeps the source's.")
+@click.option(
+    "--max-shard-size", metavar="SIZE", default="5GB", show_default=True, help="Per weight file."
+)
+@click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN or infinity in the weights.")
+@seed_option
+@force_option
+@dry_run_option
+@common_options
+def convert(
+    model: str,
+    output: Path,
+    attention: str | None,
+    keep: str | None,
+    pattern: str | None,
+    select: str,
+    init: str,
+    ssm_groups: str,
+    ssm_expand: int,
+    d_state: int | None,
+    format_: str,
+    dtype: str,
+    max_shard_size: str,
+    allow_nonfinite: bool,
+    seed: int,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Turn attention blocks of MODEL into Mamba-2 blocks.
+
+    The result is a checkpoint directory that AutoModelForCausalLM.from_pretrained opens. It is a
+    starting point: distil it to get the quality back. Memory holds one block at a time.
+    """
+    from hybridize.convert.convert import convert as convert_checkpoint
+
+    result = convert_checkpoint(
+        model,
+        output,
+        attention=attention,
+        keep=None if keep is None else _parse_keep(keep),
+        pattern=pattern,
+        select=select,
+        init=init,
+        ssm_groups=ssm_groups,
+        ssm_expand=ssm_expand,
+        d_state=d_state,
+        format=format_,
+        dtype=dtype,
+        max_shard_size=_parse_size(max_shard_size),
+        seed=seed,
+        allow_nonfinite=allow_nonfinite,
+        force=force,
+        dry_run=dry_run,
+    )
+    if console.json_mode:
+        console.json(result.to_dict())
+        return
+    growth = result.parameters_after / result.parameters_before - 1
+    console.table(
+        ["", f"{result.source_format} (before)", f"{result.format} (after)"],
+        [
+            ("layout", result.layout_before, result.layout_after),
+            ("attention", len(result.kept) + len(result.swapped), len(result.kept)),
+            ("Mamba-2", result.layout_before.count("M"), result.layout_after.count("M")),
+            (
+                "parameters",
+                f"{result.parameters_before:,}",
+                f"{result.parameters_after:,} ({growth:+.1%})",
+            ),
+            ("weights", "", size_in_words(result.bytes)),
+        ],
+    )
+    console.table(
+        ["attention blocks", "count", "which"],
+        [
+            ("kept", len(result.kept), _numbers(result.kept)),
+            ("swapped", len(result.swapped), _numbers(result.swapped)),
+        ],
+    )
+    console.message(f"format: {result.format}: {result.reason}")
+    for note in result.notes:
+        console.message(f"note: {note}")
+    if result.dry_run:
+        console.message(f"dry run: {result.output} was not written")
+    else:
+        console.message(f"written: {result.output} ({result.files} weight files)")
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    return ",".join(map(str, values)) or "none"
+
+
+def _parse_keep(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is not a list of whole numbers like 3,11", param_hint="--keep"
+        ) from None
+
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _parse_size(text: str) -> int:
+    upper = text.strip().upper()
+    for unit, factor in _UNITS.items():
+        number = upper.removesuffix(unit).strip()
+        if upper.endswith(unit) and number.replace(".", "", 1).isdecimal() and float(number) > 0:
+            return int(float(number) * factor)
+    raise click.BadParameter(
+        f"{text!r} is not a size like 5GB or 500MiB", param_hint="--max-shard-size"
+    )

@@ -1,0 +1,1 @@
+"""The operations that plain torch can do much faster than the reference does."""

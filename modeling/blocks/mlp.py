@@ -1,0 +1,29 @@
+"""The feed-forward block."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from hybridize.modeling.blocks.context import BlockContext
+from hybridize.modeling.blocks.sizes import MLPSizes
+from hybridize.modeling.config import HybridConfig
+
+
+class FeedForward(nn.Module):
+    """Gated (SwiGLU and its kin) or plain (squared ReLU), each with any activation."""
+
+    def __init__(self, config: HybridConfig, sizes: MLPSizes, index: int) -> None:
+        super().__init__()
+        del index  # it keeps nothing in the cache
+        hidden, width = config.hidden_size, sizes.width
+        self.gate_proj = nn.Linear(hidden, width, bias=sizes.bias) if sizes.gated else None
+        self.up_proj = nn.Linear(hidden, width, bias=sizes.bias)
+        self.down_proj = nn.Linear(width, hidden, bias=sizes.bias)
+        self.act = ACT2FN[sizes.activation]
+
+    def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
+        """Map ``(batch, length, hidden)`` to the same, token by token."""
+        del context
+        if self.gate_proj is None:
+            return self.down_proj(self.act(self.up_proj(x)))
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))

@@ -1,0 +1,33 @@
+"""Normalisation layers."""
+
+import torch
+from torch import nn
+
+from hybridize.kernels import gated_rms_norm, rms_norm
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation of ``(..., width)``."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise the last dimension."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+class GatedRMSNorm(nn.Module):
+    """Mamba-2's output norm: gate with SiLU, then normalise each group of channels."""
+
+    def __init__(self, width: int, group_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.group_size = group_size
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """Gate and normalise ``(..., width)``."""
+        return gated_rms_norm(x, gate, self.weight, self.eps, group_size=self.group_size)

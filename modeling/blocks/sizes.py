@@ -1,0 +1,125 @@
+"""How large a block is: plain data, one class per kind, from which all shapes follow."""
+
+from dataclasses import dataclass
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class AttentionSizes:
+    """Causal attention with grouped queries (Ainslie et al. 2023, arXiv 2305.13245)."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: bool = False
+    """RMSNorm over each query and key head, before RoPE (Qwen3)."""
+    rope: bool = True
+    scale: float | None = None
+    """What scores are multiplied by; ``head_dim ** -0.5`` if None."""
+    sliding_window: int | None = None
+    """How many tokens back a token sees, itself included; all if None."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "heads", "kv_heads", "head_dim")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads are not a multiple of {self.kv_heads} KV heads")
+
+    def shapes(self, hidden: int) -> Shapes:
+        """Return the mixer's parameters: name to shape."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        shapes: Shapes = {}
+        for name, rows in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
+            shapes |= _linear(name, rows, hidden, self.qkv_bias)
+        shapes |= _linear("o_proj", hidden, q, self.out_bias)
+        if self.qk_norm:
+            shapes |= {"q_norm.weight": (self.head_dim,), "k_norm.weight": (self.head_dim,)}
+        return shapes
+
+
+@dataclass(frozen=True)
+class MambaSizes:
+    """Mamba-2 (Dao & Gu 2024, arXiv 2405.21060, section 7)."""
+
+    heads: int
+    head_dim: int
+    groups: int
+    d_state: int
+    conv_width: int = 4
+    conv_bias: bool = True
+    proj_bias: bool = False
+    dt_min: float = 0.0
+    dt_max: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "heads", "head_dim", "groups", "d_state", "conv_width")
+        if self.heads % self.groups:
+            raise ValueError(f"{self.heads} Mamba heads are not a multiple of {self.groups} groups")
+
+    @property
+    def inner(self) -> int:
+        """Width of x, of the gate and of the output projection's input."""
+        return self.heads * self.head_dim
+
+    @property
+    def conv_channels(self) -> int:
+        """Channels that the convolution sees: x, then B, then C."""
+        return self.inner + 2 * self.groups * self.d_state
+
+    @property
+    def dt_limit(self) -> tuple[float, float]:
+        """Bounds on the step after softplus."""
+        return (self.dt_min, float("inf") if self.dt_max is None else self.dt_max)
+
+    def in_proj_splits(self) -> tuple[int, int, int, int, int]:
+        """Return the rows of the input projection in their order: gate, x, B, C, dt."""
+        bc = self.groups * self.d_state
+        return (self.inner, self.inner, bc, bc, self.heads)
+
+    def shapes(self, hidden: int) -> Shapes:
+        """Return the mixer's parameters: name to shape."""
+        shapes = _linear("in_proj", sum(self.in_proj_splits()), hidden, self.proj_bias)
+        shapes["conv1d.weight"] = (self.conv_channels, 1, self.conv_width)
+        if self.conv_bias:
+            shapes["conv1d.bias"] = (self.conv_channels,)
+        shapes |= dict.fromkeys(("dt_bias", "A_log", "D"), (self.heads,))
+        shapes["norm.weight"] = (self.inner,)
+        return shapes | _linear("out_proj", hidden, self.inner, self.proj_bias)
+
+
+@dataclass(frozen=True)
+class MLPSizes:
+    """A feed-forward block; gated is SwiGLU-like (Shazeer 2020, arXiv 2002.05202)."""
+
+    width: int
+    activation: str = "silu"
+    gated: bool = True
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "width")
+
+    def shapes(self, hidden: int) -> Shapes:
+        """Return the mixer's parameters: name to shape."""
+        shapes = _linear("gate_proj", self.width, hidden, self.bias) if self.gated else {}
+        shapes |= _linear("up_proj", self.width, hidden, self.bias)
+        return shapes | _linear("down_proj", hidden, self.width, self.bias)
+
+
+BlockSizes = AttentionSizes | MambaSizes | MLPSizes
+
+
+def _linear(name: str, rows: int, columns: int, bias: bool) -> Shapes:
+    shapes: Shapes = {f"{name}.weight": (rows, columns)}
+    if bias:
+        shapes[f"{name}.bias"] = (rows,)
+    return shapes
+
+
+def _require_positive(sizes: BlockSizes, *names: str) -> None:
+    for name in names:
+        value = getattr(sizes, name)
+        if not isinstance(value, int) or value <= 0:
+            raise ValueError(f"{name} is {value!r}; it must be a positive whole number")

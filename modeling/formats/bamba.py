@@ -1,0 +1,90 @@
+"""Bamba: the stock hybrid whose MLP may have biases; vLLM last read it in 0.23."""
+
+from transformers import BambaConfig
+
+from hybridize.modeling.blocks.sizes import MLPSizes
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.formats.base import (
+    DECODER_MIXERS,
+    DECODER_NORMS,
+    Fit,
+    Format,
+    Names,
+    Raw,
+    require,
+    uniform,
+    written_fields,
+    written_rope,
+)
+from hybridize.modeling.formats.stock_hybrid import (
+    fit_stock,
+    read_attention,
+    read_blocks,
+    read_config,
+    uniform_attention,
+    written_attention,
+    written_mamba,
+)
+from hybridize.modeling.layout import ATTENTION, MLP
+
+
+class Bamba(Format):
+    """``model_type: bamba``."""
+
+    name = "bamba"
+    names = Names(
+        embedding="model.embed_tokens",
+        final_norm="model.final_layernorm",
+        norms={**DECODER_NORMS, MLP: "model.layers.{}.pre_ff_layernorm"},
+        mixers={**DECODER_MIXERS, MLP: "model.layers.{}.feed_forward"},
+        blocks_per_layer=2,
+    )
+
+    def to_hybrid(self, raw: Raw) -> HybridConfig:
+        """See `Format.to_hybrid`."""
+        source = BambaConfig.from_dict(raw)
+        mlp = MLPSizes(
+            width=source.intermediate_size, activation=source.hidden_act, bias=source.mlp_bias
+        )
+        blocks = read_blocks(source, source.layers_block_type, read_attention(source), mlp)
+        return read_config(source, blocks, rope_parameters=source.rope_parameters)
+
+    def fit(self, config: HybridConfig) -> Fit:
+        """See `Format.fit`."""
+        multipliers = (
+            config.embedding_multiplier,
+            config.residual_multiplier,
+            config.logits_scaling,
+        )
+        require(multipliers == (1.0, 1.0, 1.0), "it has no multipliers")
+        fit = fit_stock(config)
+        attention = uniform_attention(fit.config)
+        require(attention.rope, "its attention has RoPE")
+        default = attention.scale in (None, attention.head_dim**-0.5)
+        require(default, "its attention scores are scaled by head_dim ** -0.5")
+        return fit
+
+    def from_hybrid(self, config: HybridConfig) -> Raw:
+        """See `Format.from_hybrid`."""
+        mlp = uniform(config, MLPSizes)
+        assert mlp is not None
+        rope = written_rope(config)
+        # Bamba's own default is one half.
+        rope["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
+        factor = rope["rope_parameters"]["partial_rotary_factor"]
+        mixers = config.layout[::2]
+        return {
+            "architectures": ["BambaForCausalLM"],
+            "model_type": self.name,
+            **written_fields(config),
+            "num_hidden_layers": len(mixers),
+            "attn_layer_indices": [i for i, letter in enumerate(mixers) if letter == ATTENTION],
+            **written_attention(config),
+            **written_mamba(config),
+            **rope,
+            "partial_rotary_factor": factor,
+            "intermediate_size": mlp.width,
+            "hidden_act": mlp.activation,
+            "mlp_bias": mlp.bias,
+            "rms_norm_eps": config.norm_eps,
+        }

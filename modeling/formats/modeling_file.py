@@ -1,0 +1,64 @@
+"""The modelling file that goes with hybridize's own architecture.
+
+It is the model's modules, as they stand in this package, one after the other without the
+imports between them: so it cannot drift from the code that is tested.
+"""
+
+import ast
+from importlib import resources
+
+MODELING_FILE = "modeling_hybridize.py"
+
+_MODULES = (
+    ("kernels", "reference/norm.py"),
+    ("kernels", "reference/conv.py"),
+    ("kernels", "reference/ssd_step.py"),
+    ("kernels", "cpu/ssd_scan.py"),
+    ("modeling", "layout.py"),
+    ("modeling", "blocks/sizes.py"),
+    ("modeling", "config.py"),
+    ("modeling", "cache.py"),
+    ("modeling", "blocks/context.py"),
+    ("modeling", "blocks/norm.py"),
+    ("modeling", "blocks/rope.py"),
+    ("modeling", "blocks/attention.py"),
+    ("modeling", "blocks/mamba2.py"),
+    ("modeling", "blocks/mlp.py"),
+    ("modeling", "model.py"),
+)
+
+_HEADER = '''\
+"""A hybrid of Mamba-2 and attention, written by hybridize (Apache-2.0).
+
+This file lets transformers open the checkpoint beside it with trust_remote_code=True.
+It is put together from hybridize's own modules, and needs torch and transformers only.
+"""
+'''
+
+
+def modeling_source() -> str:
+    """Return the text of the modelling file."""
+    imports: dict[str, None] = {}  # ordered, each once
+    bodies = []
+    for package, path in _MODULES:
+        source = resources.files(f"hybridize.{package}").joinpath(path).read_text("utf-8")
+        body, needed = _without_imports(source)
+        imports |= dict.fromkeys(needed)
+        bodies.append(f"# {package}/{path}\n\n{body}")
+    return "\n\n".join([_HEADER, "\n".join(imports), *bodies]) + "\n"
+
+
+def _without_imports(source: str) -> tuple[str, list[str]]:
+    """Take a module's docstring and imports off; return the rest and the foreign imports."""
+    lines = source.splitlines()
+    needed = []
+    for node in ast.parse(source).body:
+        own = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hybridize")
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            if not own:
+                needed.append(ast.unparse(node))
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            continue
+        end = node.end_lineno or node.lineno
+        lines[node.lineno - 1 : end] = [""] * (end - node.lineno + 1)
+    return "\n".join(lines).strip(), needed

@@ -1,0 +1,48 @@
+"""Qwen3: a norm over every query and key head, and a head width of its own."""
+
+from transformers import Qwen3Config
+
+from hybridize.modeling.blocks.sizes import AttentionSizes, MLPSizes
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.formats.base import Raw, require, uniform
+from hybridize.modeling.formats.transformer import (
+    TransformerFormat,
+    same_apart_from_window,
+    sliding_fields,
+)
+
+
+class Qwen3(TransformerFormat):
+    """``model_type: qwen3``."""
+
+    name = "qwen3"
+
+    def to_hybrid(self, raw: Raw) -> HybridConfig:
+        """See `Format.to_hybrid`."""
+        source = Qwen3Config.from_dict(raw)
+        return self.read(
+            source,
+            qkv_bias=source.attention_bias,
+            out_bias=source.attention_bias,
+            qk_norm=True,
+            sliding_window=source.sliding_window,
+        )
+
+    def require_attention(self, config: HybridConfig, blocks: list[AttentionSizes]) -> None:
+        """See `TransformerFormat.require_attention`."""
+        attention, mlp = same_apart_from_window(blocks), uniform(config, MLPSizes)
+        assert mlp is not None
+        require(attention.qk_norm, "its queries and keys have a norm")
+        require(attention.qkv_bias == attention.out_bias, "it has all attention biases or none")
+        require(not mlp.bias, "its MLP has no bias")
+
+    def from_hybrid(self, config: HybridConfig) -> Raw:
+        """See `Format.from_hybrid`."""
+        attention = same_apart_from_window(
+            [block for block in config.blocks if isinstance(block, AttentionSizes)]
+        )
+        return (
+            self.write(config, "Qwen3ForCausalLM")
+            | {"attention_bias": attention.qkv_bias}
+            | sliding_fields(config)
+        )

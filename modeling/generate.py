@@ -1,0 +1,117 @@
+"""`hybridize generate`: continuing a text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import torch
+
+from hybridize.errors import InputError
+from hybridize.modeling.load import load_model, load_tokenizer
+
+
+def generate(
+    model: str | Path,
+    prompt: str,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Iterator[str]:
+    """Continue a text, piece by piece as it is made.
+
+    Args:
+        model: a directory or a hub id.
+        prompt: the text to go on from; the beginning of a document if empty.
+        max_new_tokens: at most this many; fewer if the model ends the text.
+        temperature: of sampling; 0 takes the likeliest token.
+        top_p: sample from the likeliest tokens that have this much probability together.
+        seed: of sampling.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        dtype: ``auto`` (the checkpoint's), ``float32``, ``bfloat16`` or ``float16``.
+
+    Yields:
+        Pieces of new text; the prompt is not repeated.
+
+    Raises:
+        InputError: the checkpoint or an option is wrong.
+    """
+    from transformers import TextIteratorStreamer
+
+    if max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens {max_new_tokens}: it must be at least 1")
+    if temperature < 0:
+        raise InputError(f"--temperature {temperature}: it must not be negative")
+    if not 0 < top_p <= 1:
+        raise InputError(f"--top-p {top_p}: it must be above 0 and at most 1")
+    where = choose_device(device)
+    hybrid = load_model(model, dtype=choose_dtype(dtype), device=where)
+    tokenizer = load_tokenizer(model)
+    ids = tokenizer(prompt, return_tensors="pt").input_ids.to(torch.long)
+    if ids.shape[1] == 0:
+        start = tokenizer.bos_token_id
+        if start is None:
+            raise InputError("--prompt: it is empty, and the tokenizer has no token to begin with")
+        ids = torch.tensor([[start]])
+    ids = ids.to(where)
+    torch.manual_seed(seed)
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    sampling = {"temperature": temperature, "top_p": top_p} if temperature > 0 else {}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            hybrid.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                streamer=streamer,
+                max_new_tokens=max_new_tokens,
+                do_sample=temperature > 0,
+                pad_token_id=pad,
+                top_k=0 if temperature > 0 else None,
+                **sampling,
+            )
+        except BaseException as error:
+            failure.append(error)
+            streamer.end()  # so that the reader below is not left waiting
+
+    worker = Thread(target=run, daemon=True)
+    worker.start()
+    yield from streamer
+    worker.join()
+    if failure:
+        raise failure[0]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that ``--device`` asks for.
+
+    Raises:
+        InputError: ``cuda`` without a GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU; use --device cpu")
+    return torch.device(name)
+
+
+def choose_dtype(name: str) -> torch.dtype | None:
+    """Return the dtype that ``--dtype`` asks for; None for ``auto``.
+
+    Raises:
+        InputError: not a dtype that models run in.
+    """
+    choices = {
+        "auto": None,
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }
+    if name not in choices:
+        raise InputError(f"--dtype {name}: choose one of {', '.join(choices)}")
+    return choices[name]

@@ -1,0 +1,80 @@
+"""Opening a checkpoint of any known format as hybridize's own model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridize.errors import InputError
+from hybridize.modeling.blocks.rope import RotaryEmbedding
+from hybridize.modeling.checkpoint import CheckpointReader
+from hybridize.modeling.config import parameter_shapes
+from hybridize.modeling.formats import read_config
+from hybridize.modeling.hub import resolve
+from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.tensors import CheckpointTensors
+
+
+def load_model(
+    model: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> HybridForCausalLM:
+    """Load a checkpoint: Llama, Mistral, Qwen, or a hybrid in any format that is known.
+
+    Args:
+        model: a directory or a hub id.
+        dtype: of the parameters; the checkpoint's own if None.
+        device: where to put them.
+
+    Returns:
+        The model, in evaluation mode. For the model's own class use transformers'
+        ``AutoModelForCausalLM``.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    directory = resolve(model)
+    with CheckpointReader(directory) as reader:
+        format_, config = read_config(reader)
+        tensors = CheckpointTensors(reader, format_, config)
+        with torch.device("meta"):
+            result = HybridForCausalLM(config)
+        for name in parameter_shapes(config):
+            tensor = tensors.get(name).to(device=device, dtype=dtype)
+            module = result.get_submodule(name.rpartition(".")[0])
+            parameter = torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+            setattr(module, name.rpartition(".")[2], parameter)
+    if result.model.rotary_emb is not None:
+        result.model.rotary_emb = RotaryEmbedding(config).to(device)  # its buffers were not stored
+    result.tie_weights()
+    result.config.dtype = result.dtype
+    result.name_or_path = str(directory)
+    _read_generation_config(result, directory)
+    return result.eval()
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """Load the tokenizer that lies beside a checkpoint.
+
+    Raises:
+        InputError: there is none, or transformers cannot read it.
+    """
+    from transformers import AutoTokenizer
+
+    directory = resolve(model)
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # transformers raises a different type for every kind of damage
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{directory}: no readable tokenizer: {reason[0]}") from error
+
+
+def _read_generation_config(model: HybridForCausalLM, directory: Path) -> None:
+    from transformers import GenerationConfig
+
+    path = directory / "generation_config.json"
+    if not path.exists():
+        return
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,281 @@
+"""The hybrid model: embeddings, a stream of pre-norm blocks, a language-model head."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from hybridize.modeling.blocks.attention import Attention
+from hybridize.modeling.blocks.context import BlockContext
+from hybridize.modeling.blocks.mamba2 import Mamba2
+from hybridize.modeling.blocks.mlp import FeedForward
+from hybridize.modeling.blocks.norm import RMSNorm
+from hybridize.modeling.blocks.rope import RotaryEmbedding
+from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
+from hybridize.modeling.cache import HybridCache
+from hybridize.modeling.config import HybridConfig
+
+_MIXERS: dict[type[BlockSizes], type[nn.Module]] = {
+    AttentionSizes: Attention,
+    MambaSizes: Mamba2,
+    MLPSizes: FeedForward,
+}
+
+
+class HybridBlock(GradientCheckpointingLayer):
+    """A norm, a mixer of any kind, and the residual connection around them."""
+
+    def __init__(self, config: HybridConfig, sizes: BlockSizes, index: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mixer = _MIXERS[type(sizes)](config, sizes, index)
+        self.residual_multiplier = config.residual_multiplier
+        self.residual_in_fp32 = config.residual_in_fp32
+
+    def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
+        """Add the mixer's view of ``x``, ``(batch, length, hidden)``, to it."""
+        y = self.mixer(self.norm(x.to(self.norm.weight.dtype)), context)
+        if self.residual_multiplier != 1.0:
+            y = y * self.residual_multiplier
+        if self.residual_in_fp32:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x + y
+
+
+class HybridPreTrainedModel(PreTrainedModel):
+    """What transformers wants to know of the model."""
+
+    config: HybridConfig
+    config_class = HybridConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HybridBlock"]  # noqa: RUF012 - transformers' own convention
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _is_stateful = True  # a recurrent state cannot be rolled back
+    _can_record_outputs = {"hidden_states": HybridBlock}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as mamba_ssm does: steps of 1e-3 to 1e-1, decay rates of 1 to 16."""
+        super()._init_weights(module)
+        if isinstance(module, Mamba2):
+            low, high = math.log(1e-3), math.log(1e-1)
+            dt = torch.exp(
+                torch.rand_like(module.dt_bias, dtype=torch.float32) * (high - low) + low
+            )
+            init.copy_(module.dt_bias, dt + torch.log(-torch.expm1(-dt)))  # softplus, inverted
+            init.copy_(module.A_log, torch.log(torch.empty_like(module.A_log).uniform_(1, 16)))
+            init.ones_(module.D)
+            init.kaiming_uniform_(module.conv1d.weight, a=math.sqrt(5))
+
+
+class HybridModel(HybridPreTrainedModel):
+    """Embeddings, blocks and the last norm."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.blocks = nn.ModuleList(
+            HybridBlock(config, sizes, index) for index, sizes in enumerate(config.blocks)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.rotary_emb = RotaryEmbedding(config) if config.head_dim is not None else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        seq_idx: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Run the blocks; see `HybridForCausalLM.forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if self.config.embedding_multiplier != 1.0:
+            x = x * self.config.embedding_multiplier
+        packed = self._packed_sequences(x, attention_mask, position_ids, cache, seq_idx)
+        if packed is not None and (use_cache or cache is not None):
+            raise ValueError("packed sequences leave no cache to go on from; pass use_cache=False")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and packed is None
+        if self.gradient_checkpointing and self.training:
+            use_cache = False
+        if use_cache and cache is None:
+            cache = HybridCache(self.config)
+        context = self._context(x, attention_mask, position_ids, cache, packed, kwargs)
+        for block in self.blocks:
+            x = block(x, context)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), cache=cache)
+
+    def _packed_sequences(
+        self,
+        x: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        cache: Cache | None,
+        seq_idx: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Return ``(batch, length)`` sequence numbers, or None where rows are not packed."""
+        if seq_idx is not None:
+            if attention_mask is not None:
+                raise ValueError("seq_idx and attention_mask exclude each other")
+            return seq_idx.expand(x.shape[0], -1)
+        if position_ids is None or attention_mask is not None or cache is not None:
+            return None
+        found = seq_idx_from_positions(position_ids)
+        return None if found is None else found.expand(x.shape[0], -1)
+
+    def _context(
+        self,
+        x: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        cache: Cache | None,
+        packed: torch.Tensor | None,
+        attention_kwargs: dict[str, Any],
+    ) -> BlockContext:
+        layer_types = set(self.config.layer_types)
+        has_attention = bool(layer_types & {"full_attention", "sliding_attention"})
+        if position_ids is None and packed is not None:
+            position_ids = positions_from_seq_idx(packed)
+        if position_ids is None:
+            # Without attention, positions do not matter, and a cache does not count them.
+            past = cache.get_seq_length() if cache is not None and has_attention else 0
+            position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
+
+        masks: dict[str, Any] = {}
+        # transformers finds packed sequences by their positions.
+        places = position_ids if packed is None else positions_from_seq_idx(packed)
+        arguments = (self.config, x, attention_mask, cache, places)
+        if "full_attention" in layer_types:
+            masks["full_attention"] = create_causal_mask(*arguments)
+        if "sliding_attention" in layer_types:
+            masks["sliding_attention"] = create_sliding_window_causal_mask(*arguments)
+        return BlockContext(
+            cache=cache,
+            attention_masks=masks,
+            padding_mask=_padding_mask(attention_mask, x.shape[1]),
+            rotary=None if self.rotary_emb is None else self.rotary_emb(x, position_ids),
+            seq_idx=packed,
+            attention_kwargs=attention_kwargs,
+        )
+
+
+class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
+    """A hybrid with its language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__(config)
+        self.model = HybridModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        seq_idx: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token after each of the given ones.
+
+        Args:
+            input_ids: ``(batch, length)``.
+            attention_mask: ``(batch, past + length)``, 0 on padding, which goes on the left.
+            position_ids: ``(batch, length)``; without a mask and a cache, places where they do
+                not go up by one begin another packed sequence.
+            cache: from an earlier call; moved on in place.
+            inputs_embeds: ``(batch, length, hidden)``, instead of ``input_ids``.
+            labels: ``(batch, length)``, -100 where none; shifted inside.
+            use_cache: return a cache; the configuration's choice if None.
+            logits_to_keep: how many last positions get logits, or which; all if 0.
+            seq_idx: ``(batch, length)``, which packed sequence a token belongs to.
+            past_key_values: ``cache`` under its older name.
+
+        Returns:
+            ``logits`` ``(batch, kept, vocab)``, ``loss`` if there were labels, and ``cache``.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=past_key_values if cache is None else cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            seq_idx=seq_idx,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        if isinstance(logits_to_keep, torch.Tensor) or logits_to_keep:
+            keep = (
+                slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            )
+            hidden = hidden[:, keep]
+        logits = self.lm_head(hidden.to(self.lm_head.weight.dtype))
+        if self.config.logits_scaling != 1.0:
+            logits = logits / self.config.logits_scaling
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            cache=outputs.cache,
+            hidden_states=outputs.hidden_states,
+        )
+
+
+def seq_idx_from_positions(position_ids: torch.Tensor) -> torch.Tensor | None:
+    """Number the sequences that are packed into each row; None if each row is one.
+
+    Args:
+        position_ids: ``(batch, length)``.
+    """
+    begins = position_ids.diff(dim=-1) != 1
+    if not begins.any():
+        return None
+    return nn.functional.pad(begins, (1, 0)).cumsum(-1)
+
+
+def positions_from_seq_idx(seq_idx: torch.Tensor) -> torch.Tensor:
+    """Count every packed sequence's tokens from zero: ``(batch, length)`` to the same."""
+    place = torch.arange(seq_idx.shape[1], device=seq_idx.device).expand_as(seq_idx)
+    begins = nn.functional.pad(seq_idx.diff(dim=-1) != 0, (1, 0), value=True)
+    return place - (place * begins).cummax(-1).values
+
+
+def _padding_mask(attention_mask: torch.Tensor | None, length: int) -> torch.Tensor | None:
+    if attention_mask is None or attention_mask.ndim != 2 or length == 1:
+        return None  # a single token that is being decoded is never padding
+    mask = attention_mask[:, -length:].bool()
+    return None if mask.all() else mask
