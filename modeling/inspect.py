@@ -9,6 +9,7 @@ from typing import Any
 from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.checkpoint import CheckpointReader, read_provenance
 from hybridize.modeling.config import HybridConfig, parameter_shapes
+from hybridize.modeling.costs import CacheCost, cache_cost
 from hybridize.modeling.formats import FORMATS, HYBRID_FORMATS, CannotHoldError, read_config
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.layout import KINDS
@@ -26,21 +27,6 @@ class KindSummary:
     count: int
     parameters: int
     sizes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CacheCost:
-    """Bytes that one sequence's cache takes at a context length.
-
-    Attributes:
-        context: tokens.
-        kv: keys and values, in the checkpoint's dtype.
-        state: SSM states in float32 and convolution windows in the checkpoint's dtype.
-    """
-
-    context: int
-    kv: int
-    state: int
 
 
 @dataclass(frozen=True)
@@ -110,25 +96,6 @@ def inspect(model: str | Path, *, contexts: Sequence[int] = CONTEXTS) -> Inspect
         holds={name: _reason(name, config) for name in HYBRID_FORMATS},
         steps=tuple(read_provenance(directory)),
     )
-
-
-def cache_cost(config: HybridConfig, context: int, width: int) -> CacheCost:
-    """Return what one sequence's cache takes.
-
-    Args:
-        config: the model.
-        context: tokens.
-        width: bytes per element of keys, values and convolution windows; states are float32.
-    """
-    kv = state = 0
-    for block in config.blocks:
-        if isinstance(block, AttentionSizes):
-            tokens = min(context, (block.sliding_window or context + 1) - 1)
-            kv += 2 * tokens * block.kv_heads * block.head_dim * width
-        elif isinstance(block, MambaSizes):
-            state += 4 * block.heads * block.head_dim * block.d_state
-            state += (block.conv_width - 1) * block.conv_channels * width
-    return CacheCost(context, kv, state)
 
 
 def _kinds(config: HybridConfig) -> tuple[KindSummary, ...]:

@@ -35,13 +35,14 @@ class Mamba2(nn.Module):
 
     def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
         """Scan: ``(batch, length, hidden)`` to the same."""
-        mask = context.padding_mask
-        if mask is not None:
-            x = x * mask[..., None]  # padding must not enter the convolution's window
         sizes = self.sizes
         gate, conv_input, dt = self.in_proj(x).split(
             (sizes.inner, sizes.conv_channels, sizes.heads), dim=-1
         )
+        if context.padding_mask is not None:
+            # Padding must look like the nothing before a sequence to the convolution; masking
+            # the input instead would let the projection's bias through.
+            conv_input = conv_input * context.padding_mask[..., None]
         window, state = self._remembered(context)
         if window is not None and state is not None and x.shape[1] == 1:
             y = self._step(conv_input, dt, window, state)

@@ -1,0 +1,40 @@
+"""What running a model takes, worked out from its configuration alone."""
+
+from dataclasses import dataclass
+
+from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
+from hybridize.modeling.config import HybridConfig
+
+
+@dataclass(frozen=True)
+class CacheCost:
+    """Bytes that one sequence's cache takes at a context length.
+
+    Attributes:
+        context: tokens.
+        kv: keys and values, in the checkpoint's dtype.
+        state: SSM states in float32 and convolution windows in the checkpoint's dtype.
+    """
+
+    context: int
+    kv: int
+    state: int
+
+
+def cache_cost(config: HybridConfig, context: int, width: int) -> CacheCost:
+    """Return what one sequence's cache takes.
+
+    Args:
+        config: the model.
+        context: tokens.
+        width: bytes per element of keys, values and convolution windows; states are float32.
+    """
+    kv = state = 0
+    for block in config.blocks:
+        if isinstance(block, AttentionSizes):
+            tokens = min(context, (block.sliding_window or context + 1) - 1)
+            kv += 2 * tokens * block.kv_heads * block.head_dim * width
+        elif isinstance(block, MambaSizes):
+            state += 4 * block.heads * block.head_dim * block.d_state
+            state += (block.conv_width - 1) * block.conv_channels * width
+    return CacheCost(context, kv, state)

@@ -1,0 +1,174 @@
+"""The state-space scan against its recurrence in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridize.errors import InputError
+from hybridize.kernels import registry, ssd_scan, ssd_step
+
+CHUNK = 16
+
+
+def operands(
+    batch: int, length: int, heads: int, groups: int, seed: int, dtype: torch.dtype = torch.float64
+) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    head_dim, d_state = 5, 7
+    return {
+        "x": draw(batch, length, heads, head_dim),
+        "dt": draw(batch, length, heads),
+        "A": -draw(heads).exp(),
+        "B": draw(batch, length, groups, d_state),
+        "C": draw(batch, length, groups, d_state),
+        "D": draw(heads),
+        "dt_bias": draw(heads),
+        "initial_state": draw(batch, heads, head_dim, d_state),
+    }
+
+
+def recurrence(x, dt, A, B, C, D, dt_bias, initial_state, dt_limit=(0.0, math.inf), seq_idx=None):
+    """Return y and the last state, written out head by head with no code of the package's."""
+    batch, length, heads, head_dim = x.shape
+    group = heads // B.shape[2]
+    y = torch.full(x.shape, math.nan, dtype=torch.float64)
+    state = initial_state.double().clone()
+    for b in range(batch):
+        for h in range(heads):
+            for t in range(length):
+                if seq_idx is not None and t and seq_idx[b, t] != seq_idx[b, t - 1]:
+                    state[b, h] = 0
+                step = math.log1p(math.exp(float(dt[b, t, h]) + float(dt_bias[h])))
+                step = min(max(step, dt_limit[0]), dt_limit[1])
+                outer = torch.outer(x[b, t, h].double(), B[b, t, h // group].double())
+                state[b, h] = math.exp(step * float(A[h])) * state[b, h] + step * outer
+                y[b, t, h] = state[b, h] @ C[b, t, h // group].double()
+                y[b, t, h] += float(D[h]) * x[b, t, h].double()
+    return y, state
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def backend(request, monkeypatch):
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 37])
+@pytest.mark.parametrize(("batch", "heads", "groups"), [(1, 1, 1), (2, 6, 3), (2, 4, 1), (1, 3, 3)])
+def test_scan_is_the_recurrence(backend, length, batch, heads, groups):
+    inputs = operands(batch, length, heads, groups, seed=length)
+    y, state = ssd_scan(**inputs, chunk_size=CHUNK)
+    want_y, want_state = recurrence(**inputs)
+    torch.testing.assert_close(y, want_y, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(state, want_state, rtol=1e-10, atol=1e-10)
+
+
+def test_steps_keep_to_their_limits(backend):
+    inputs = operands(2, 21, 4, 2, seed=3)
+    limit = (0.3, 0.9)
+    y, _ = ssd_scan(**inputs, dt_limit=limit, chunk_size=CHUNK)
+    torch.testing.assert_close(y, recurrence(**inputs, dt_limit=limit)[0], rtol=1e-10, atol=1e-10)
+
+
+@given(seed=st.integers(0, 2**31), cuts=st.lists(st.integers(1, 39), max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_packed_sequences_do_not_see_each_other(seed, cuts):
+    inputs = operands(1, 40, 2, 1, seed=seed)
+    seq_idx = torch.zeros(1, 40, dtype=torch.long)
+    for cut in cuts:
+        seq_idx[:, cut:] += 1
+    y, state = ssd_scan(**inputs, seq_idx=seq_idx, chunk_size=CHUNK)
+    want_y, want_state = recurrence(**inputs, seq_idx=seq_idx)
+    torch.testing.assert_close(y, want_y, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(state, want_state, rtol=1e-9, atol=1e-9)
+
+
+def test_halves_make_the_whole(backend):
+    inputs = operands(2, 50, 4, 2, seed=5)
+    whole, last = ssd_scan(**inputs, chunk_size=CHUNK)
+    timed = ("x", "dt", "B", "C")
+    first = {k: v[:, :23] if k in timed else v for k, v in inputs.items()}
+    y, state = ssd_scan(**first, chunk_size=CHUNK)
+    second = {k: v[:, 23:] if k in timed else v for k, v in inputs.items()}
+    z, state = ssd_scan(**(second | {"initial_state": state}), chunk_size=CHUNK)
+    torch.testing.assert_close(torch.cat([y, z], 1), whole, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
+
+
+def test_steps_make_the_whole():
+    inputs = operands(2, 9, 6, 3, seed=6)
+    want, last = recurrence(**inputs)
+    state = inputs.pop("initial_state").clone()
+    fixed = {k: inputs[k] for k in ("A", "D", "dt_bias")}
+    for t in range(9):
+        now = {k: inputs[k][:, t] for k in ("x", "dt", "B", "C")}
+        y = ssd_step(state, **now, **fixed)
+        torch.testing.assert_close(y, want[:, t], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
+
+
+def test_a_step_of_minus_infinity_leaves_no_trace(backend):
+    inputs = operands(1, 30, 2, 1, seed=7)
+    inputs["dt"][:, 10:20] = -math.inf
+    y, state = ssd_scan(**inputs, chunk_size=CHUNK)
+    keep = [*range(10), *range(20, 30)]
+    timed = ("x", "dt", "B", "C")
+    without = {k: v[:, keep] if k in timed else v for k, v in inputs.items()}
+    want, last = ssd_scan(**without, chunk_size=CHUNK)
+    torch.testing.assert_close(y[:, keep], want, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
+
+
+def test_strong_decay_neither_overflows_nor_vanishes(backend):
+    inputs = operands(1, 64, 2, 1, seed=8, dtype=torch.float32)
+    inputs["A"] = torch.tensor([-200.0, -1e-4])
+    y, state = ssd_scan(**inputs, chunk_size=CHUNK)
+    want_y, want_state = recurrence(**inputs)
+    torch.testing.assert_close(y.double(), want_y, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(state.double(), want_state, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)]
+)
+def test_narrow_dtypes_stay_within_their_bounds(backend, dtype, bound):
+    inputs = operands(2, 70, 4, 2, seed=9, dtype=dtype)
+    y, state = ssd_scan(**inputs, chunk_size=CHUNK)
+    want, _ = recurrence(**inputs)
+    assert y.dtype == dtype
+    assert state.dtype == torch.float32
+    assert (y.double() - want).norm() / want.norm() < bound
+
+
+def test_strided_operands_give_the_same(backend):
+    inputs = operands(2, 20, 4, 2, seed=10)
+    strided = {
+        k: v.repeat_interleave(2, dim=-1)[..., ::2] if v.ndim > 1 else v for k, v in inputs.items()
+    }
+    assert not strided["x"].is_contiguous()
+    torch.testing.assert_close(ssd_scan(**strided), ssd_scan(**inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_are_those_of_the_recurrence():
+    inputs = operands(1, 11, 2, 1, seed=11)
+    leaves = {k: v.requires_grad_() for k, v in inputs.items()}
+    order = list(leaves)
+
+    def scan(*values):
+        return ssd_scan(**dict(zip(order, values, strict=True)), chunk_size=4)
+
+    assert torch.autograd.gradcheck(scan, tuple(leaves.values()))
+
+
+def test_an_unknown_backend_is_refused(monkeypatch):
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", "abacus")
+    registry._load.cache_clear()
+    with pytest.raises(InputError, match="HYBRIDIZE_KERNELS=abacus"):
+        ssd_scan(**operands(1, 2, 1, 1, seed=0))

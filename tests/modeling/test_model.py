@@ -1,0 +1,184 @@
+"""The model against itself: padded, packed, continued and generated must agree with plain."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
+from hybridize.modeling.cache import HybridCache
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.costs import cache_cost
+from hybridize.modeling.model import (
+    HybridForCausalLM,
+    positions_from_seq_idx,
+    seq_idx_from_positions,
+)
+
+from tiny import randomise, tokens
+
+MIXED = [
+    MambaSizes(4, 8, 2, 16),
+    MLPSizes(48),
+    AttentionSizes(4, 2, 8, qkv_bias=True, qk_norm=True),
+    MLPSizes(64, "gelu"),
+    MambaSizes(6, 8, 3, 4, conv_width=3, proj_bias=True, dt_min=0.01, dt_max=0.5),
+    AttentionSizes(2, 2, 8, sliding_window=9),
+    MLPSizes(40, "relu2", gated=False, bias=True),
+    AttentionSizes(3, 1, 12, rope=False),
+]
+LAYOUTS = {
+    "mixed": MIXED,
+    "mamba only": [MIXED[0], MIXED[4]],
+    "attention only": [MIXED[2], MIXED[3]],
+}
+TIGHT = {"rtol": 1e-9, "atol": 1e-9}  # in float64
+SHIFTED = {"rtol": 1e-5, "atol": 1e-5}  # positions differ, and RoPE's angles are float32
+
+
+def build(blocks, dtype=torch.float64, **fields):
+    config = HybridConfig.from_blocks(
+        blocks, vocab_size=64, hidden_size=32, max_position_embeddings=256, **fields
+    )
+    model = HybridForCausalLM(config).eval()
+    randomise(model)
+    return model.to(dtype)
+
+
+@pytest.fixture(scope="module", params=list(LAYOUTS))
+def model(request):
+    return build(LAYOUTS[request.param])
+
+
+@torch.no_grad()
+def test_pieces_make_the_whole(model):
+    ids = tokens(2, 40)
+    want = model(ids).logits
+    cache = HybridCache(model.config)
+    pieces = [ids[:, :11], *ids[:, 11:20].split(1, dim=1), ids[:, 20:22], ids[:, 22:]]
+    got = [model(piece, cache=cache).logits for piece in pieces]
+    torch.testing.assert_close(torch.cat(got, 1), want, **TIGHT)
+
+
+@torch.no_grad()
+def test_left_padding_changes_nothing(model):
+    ids, short = tokens(1, 30), tokens(1, 17, seed=2)
+    batch = torch.cat([ids, torch.nn.functional.pad(short, (13, 0))])
+    mask = torch.ones_like(batch)
+    mask[1, :13] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    for places in (None, positions):
+        out = model(batch, attention_mask=mask, position_ids=places, use_cache=True)
+        torch.testing.assert_close(out.logits[:1], model(ids).logits, **SHIFTED)
+        torch.testing.assert_close(out.logits[1:, 13:], model(short).logits, **SHIFTED)
+    # And the cache that it leaves goes on as if there had been none.
+    more = tokens(2, 1, seed=3)
+    mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+    out = model(more, attention_mask=mask, position_ids=positions[:, -1:] + 1, cache=out.cache)
+    want = model(torch.cat([short, more[1:]], 1)).logits[:, -1:]
+    torch.testing.assert_close(out.logits[1:], want, **SHIFTED)
+
+
+@torch.no_grad()
+@given(cuts=st.sets(st.integers(1, 35), max_size=5), by_position=st.booleans())
+@settings(max_examples=12)
+def test_packed_sequences_equal_separate_ones(model, cuts, by_position):
+    ids = tokens(1, 36)
+    seq_idx = torch.zeros(1, 36, dtype=torch.long)
+    for cut in cuts:
+        seq_idx[:, cut:] += 1
+    if by_position:
+        got = model(ids, position_ids=positions_from_seq_idx(seq_idx)).logits
+    else:
+        got = model(ids, seq_idx=seq_idx).logits
+    parts = ids.tensor_split(sorted(cuts), dim=1)
+    want = torch.cat([model(part).logits for part in parts], 1)
+    torch.testing.assert_close(got, want, **TIGHT)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+def test_positions_and_sequence_numbers_are_inverse(lengths):
+    numbers = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])[None]
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    assert torch.equal(positions_from_seq_idx(numbers), positions)
+    found = seq_idx_from_positions(positions)
+    assert torch.equal(numbers if found is not None else numbers * 0, numbers)
+    assert found is None or torch.equal(found, numbers)
+
+
+@torch.no_grad()
+def test_packed_sequences_leave_no_cache(model):
+    ids = tokens(1, 8)
+    packed = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
+    assert model(ids, seq_idx=packed).cache is None
+    with pytest.raises(ValueError, match="leave no cache"):
+        model(ids, seq_idx=packed, use_cache=True)
+    with pytest.raises(ValueError, match="exclude each other"):
+        model(ids, seq_idx=packed, attention_mask=torch.ones_like(ids))
+
+
+@torch.no_grad()
+def test_generation_is_the_likeliest_token_each_time(model):
+    ids = tokens(2, 6)
+    got = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
+    want = ids
+    for _ in range(8):
+        want = torch.cat([want, model(want).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(got, want)
+
+
+@torch.no_grad()
+def test_beams_carry_their_states_with_them():
+    model = build(MIXED)
+    ids = tokens(1, 5)
+    options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "pad_token_id": 0}
+    cached = model.generate(ids, use_cache=True, **options)
+    assert torch.equal(cached, model.generate(ids, use_cache=False, **options))
+
+
+@torch.no_grad()
+def test_cache_is_as_large_as_inspect_says():
+    model = build(MIXED, torch.float32)
+    cache = HybridCache(model.config)
+    model(tokens(1, 25), cache=cache)
+    cost = cache_cost(model.config, 25, width=4)
+    assert cache.nbytes == cost.kv + cost.state
+
+
+def test_logits_to_keep_and_labels():
+    model = build(MIXED)
+    ids = tokens(2, 12)
+    full = model(ids, labels=ids)
+    torch.testing.assert_close(model(ids, logits_to_keep=3).logits, full.logits[:, -3:], **TIGHT)
+    want = torch.nn.functional.cross_entropy(
+        full.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+    )
+    torch.testing.assert_close(full.loss.double(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    ids = tokens(2, 20)
+    gradients = []
+    for checkpointing in (False, True):
+        model = build(MIXED).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(ids, labels=ids).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradients[1][name], gradient, **TIGHT)
+
+
+def test_hidden_states_are_one_per_block_and_the_last():
+    model = build(MIXED)
+    out = model(tokens(1, 5), output_hidden_states=True)
+    assert len(out.hidden_states) == len(MIXED) + 1
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    model = build(MIXED, torch.float32)
+    model.save_pretrained(tmp_path)
+    again = HybridForCausalLM.from_pretrained(tmp_path).eval()
+    ids = tokens()
+    assert torch.equal(again(ids).logits, model(ids).logits)
