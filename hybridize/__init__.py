@@ -1,1 +1,73 @@
-"""hybridize."""
+"""Turn a pretrained Transformer checkpoint into a fast Mamba-2 hybrid that stock software opens.
+
+Every command of the ``hybridize`` tool is a function here, of the same name and with the same
+options. ``import hybridize`` is quick: each name is imported from its home when it is first used,
+and torch with it. It also makes transformers' Auto classes know ``model_type: "hybridize"``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hybridize import _autoclasses
+from hybridize.errors import HybridizeError, InputError
+
+if TYPE_CHECKING:
+    from hybridize.convert.convert import convert
+    from hybridize.evals import evaluate
+    from hybridize.modeling.cache import HybridCache
+    from hybridize.modeling.checkpoint import verify
+    from hybridize.modeling.config import HybridConfig
+    from hybridize.modeling.inspect import inspect
+    from hybridize.modeling.layout import Layout
+    from hybridize.modeling.load import load_model, load_tokenizer
+    from hybridize.modeling.model import HybridForCausalLM
+
+    __version__: str
+
+__all__ = [
+    "HybridCache",
+    "HybridConfig",
+    "HybridForCausalLM",
+    "HybridizeError",
+    "InputError",
+    "Layout",
+    "__version__",
+    "convert",
+    "evaluate",
+    "inspect",
+    "load_model",
+    "load_tokenizer",
+    "verify",
+]
+
+_HOMES = {
+    "HybridCache": "hybridize.modeling.cache",
+    "HybridConfig": "hybridize.modeling.config",
+    "HybridForCausalLM": "hybridize.modeling.model",
+    "Layout": "hybridize.modeling.layout",
+    "evaluate": "hybridize.evals",
+    "inspect": "hybridize.modeling.inspect",
+    "load_model": "hybridize.modeling.load",
+    "load_tokenizer": "hybridize.modeling.load",
+    "verify": "hybridize.modeling.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "convert":
+        # The sub-package and the function share this name, so the sub-package is callable.
+        return import_module("hybridize.convert")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hybridize")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_autoclasses.announce()

@@ -4,11 +4,10 @@ Every command talks through the one ``console`` object below, so that ``--quiet`
 and ``--json`` need no thought anywhere else.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, Protocol, TextIO
 
 
 class Progress(Protocol):
@@ -24,11 +23,41 @@ class _NoProgress:
 
 
 class Console:
-    """Where the package prints. ``quiet`` silences stderr, ``json_mode`` leaves stdout to JSON."""
+    """Where the package prints.
+
+    Attributes:
+        quiet: no messages and no progress; errors, tables and JSON are still printed.
+        json_mode: stdout carries the command's one JSON object and nothing else.
+        debug: a failure is shown with its traceback.
+    """
 
     def __init__(self) -> None:
         self.quiet = False
         self.json_mode = False
+        self.debug = False
+        self._json_output: TextIO | None = None
+
+    @contextmanager
+    def only_json(self) -> Iterator[None]:
+        """Keep stdout for ``json()``: whatever else is printed meanwhile goes to stderr.
+
+        Libraries print to stdout as they please; a program that reads our JSON must not see it.
+        """
+        self.json_mode, self._json_output = True, sys.stdout
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            self.json_mode, self._json_output = False, None
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Print neither messages nor progress meanwhile."""
+        self.quiet = True
+        try:
+            yield
+        finally:
+            self.quiet = False
 
     def message(self, text: str) -> None:
         """Print one line of news to stderr, unless quiet."""
@@ -41,7 +70,10 @@ class Console:
 
     def json(self, value: Any) -> None:
         """Print the command's one JSON object to stdout."""
-        print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+        import json
+
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        print(text, file=self._json_output or sys.stdout, flush=True)
 
     def table(
         self,
@@ -69,7 +101,7 @@ class Console:
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
         # A pipe has no width: print every column whole rather than at 80 characters.
-        width = None if sys.stdout.isatty() else 160
+        width = None if sys.stdout.isatty() else _NO_LIMIT
         RichConsole(file=sys.stdout, width=width, highlight=False).print(table)
 
     @contextmanager
@@ -102,6 +134,18 @@ class Console:
                     bars.advance(task, amount)
 
             yield Bar()
+
+
+_NO_LIMIT = 10_000  # characters: no table that people read is wider
+
+
+def size_in_words(size: float) -> str:
+    """Return a number of bytes as people say it, in powers of 1024: ``1.5 GiB``."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
 
 
 def _looks_numeric(cell: object) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.layout import ATTENTION, KINDS, MAMBA, MLP, Layout
@@ -73,6 +74,9 @@ class HybridConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         rotary = {s.head_dim for s in self._attention_blocks() if s.rope}
         windows = {s.sliding_window for s in self._attention_blocks()} - {None}
+        for block in self.blocks:
+            if isinstance(block, MLPSizes) and block.activation not in ACT2FN:
+                raise ValueError(f"activation {block.activation!r} is not known to transformers")
         if len(rotary) > 1:
             raise ValueError(f"attention blocks with RoPE differ in head_dim: {sorted(rotary)}")
         if len(windows) > 1:

@@ -33,7 +33,7 @@ _SHARED: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": None,
 }
-_LAYERS: dict[str, Any] = {"num_hidden_layers": 4, "intermediate_size": 48}
+_LAYERS: dict[str, Any] = {"num_hidden_layers": 4, "intermediate_size": 64}
 _MAMBA: dict[str, Any] = {
     "mamba_n_heads": 8,
     "mamba_d_head": 8,

@@ -1,1 +1,107 @@
-"""Filled in below."""
+"""The command line: one thin file per command, each imported only when it is called.
+
+A command is added with one line in ``COMMANDS`` and one file beside this one.
+"""
+
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+from hybridize.cli.options import debug_option
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and the line about it that ``hybridize --help`` shows.
+
+    The line stands here, as well as in the command, so that help needs no command's imports.
+    """
+
+    target: str
+    short_help: str
+
+
+COMMANDS = {
+    "demo": Entry(
+        "hybridize.cli.demo:demo",
+        "Run the whole chain on the bundled tiny checkpoint.",
+    ),
+    "inspect": Entry(
+        "hybridize.cli.inspect:inspect",
+        "Show a checkpoint's blocks, parameters and cache sizes.",
+    ),
+    "convert": Entry(
+        "hybridize.cli.convert:convert",
+        "Swap attention blocks for Mamba-2 and write the hybrid.",
+    ),
+    "eval": Entry(
+        "hybridize.cli.evaluate:evaluate",
+        "Measure accuracy and perplexity of checkpoints with lm-eval.",
+    ),
+    "generate": Entry(
+        "hybridize.cli.generate:generate",
+        "Continue a text with a checkpoint.",
+    ),
+    "verify": Entry(
+        "hybridize.cli.verify:verify",
+        "Check a checkpoint's tensors, index and hashes.",
+    ),
+}
+
+_EPILOG = """
+\b
+Exit codes: 0 done, 1 the run failed, 2 the input or an option is wrong.
+Completion: eval "$(_HYBRIDIZE_COMPLETE=bash_source hybridize)"  (or zsh_source, fish_source)
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names, in the order in which one meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command called ``cmd_name``; None if there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].target.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that ``args`` starts with, or suggest the nearest one."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(name, COMMANDS) or list(COMMANDS)
+            raise click.UsageError(f"no such command '{name}'; did you mean {_either(near)}?", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.short_help) for name, entry in COMMANDS.items()])
+
+
+def _either(names: list[str]) -> str:
+    *first, last = (f"'{name}'" for name in names)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
+@click.version_option(None, "--version", package_name="hybridize", message="%(prog)s %(version)s")
+@debug_option
+def cli() -> None:
+    """Turn a pretrained Transformer checkpoint into a Mamba-2 hybrid that stock software opens.
+
+    MODEL is a checkpoint directory or a model id on the Hugging Face hub. Tables and results go to
+    stdout, messages and progress to stderr.
+    """

@@ -68,10 +68,12 @@ class Bamba(Format):
         """See `Format.from_hybrid`."""
         mlp = uniform(config, MLPSizes)
         assert mlp is not None
+        # Bamba's own default is one half, wherever RoPE is read from.
+        factor = (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
         rope = written_rope(config)
-        # Bamba's own default is one half.
-        rope["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
-        factor = rope["rope_parameters"]["partial_rotary_factor"]
+        for spelling in ("rope_parameters", "rope_scaling"):
+            if rope[spelling] is not None:
+                rope[spelling]["partial_rotary_factor"] = factor
         mixers = config.layout[::2]
         return {
             "architectures": ["BambaForCausalLM"],

@@ -36,7 +36,7 @@ def operands(
 
 def recurrence(x, dt, A, B, C, D, dt_bias, initial_state, dt_limit=(0.0, math.inf), seq_idx=None):
     """Return y and the last state, written out head by head with no code of the package's."""
-    batch, length, heads, head_dim = x.shape
+    batch, length, heads, _head_dim = x.shape
     group = heads // B.shape[2]
     y = torch.full(x.shape, math.nan, dtype=torch.float64)
     state = initial_state.double().clone()

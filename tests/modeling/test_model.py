@@ -14,7 +14,6 @@ from hybridize.modeling.model import (
     positions_from_seq_idx,
     seq_idx_from_positions,
 )
-
 from tiny import randomise, tokens
 
 MIXED = [

@@ -1,0 +1,56 @@
+# `make demo` and `make test` need Python 3.11 or newer, git and make: they set up .venv themselves.
+#
+#   make test PYTHON=python3.12        with another interpreter (after `make clean`)
+#   make test TESTS=tests/modeling     some of the tests
+#   make test WORKERS=0                in one process, for a debugger
+
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+TESTS   ?= tests
+WORKERS ?= 2
+DEMO    ?= demo-out
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+CHECKED := build/typecheck
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format setup clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## convert and evaluate the bundled checkpoint (CPU, offline, minutes)
+	@$(BIN)/hybridize demo -o $(DEMO) --force
+
+test: $(READY) ## run the tests
+	@$(BIN)/pytest -n $(WORKERS) $(TESTS)
+
+check: $(READY) ## lint, formatting, types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@# mypy does not follow an editable install to the folders at the root: it gets a copy.
+	@rm -rf build
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --target $(CHECKED) .
+	@MYPYPATH=$(CHECKED) $(BIN)/mypy
+
+format: $(READY) ## mend what ruff can mend, and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+setup: $(READY) ## make .venv, which the other targets do as well
+
+# What pip says goes to a log, which is shown if it fails.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON): a few minutes, once" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -c constraints.txt -e '.[dev]' >$(VENV)/install.log 2>&1 || { \
+	  cat $(VENV)/install.log >&2; echo "error: the installation failed, see above" >&2; exit 1; }
+	@touch $@
+
+clean: ## remove .venv and everything that was made
+	@rm -rf $(VENV) build dist ./*.egg-info $(DEMO)
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

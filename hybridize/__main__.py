@@ -1,0 +1,99 @@
+"""The ``hybridize`` command: runs the chosen sub-command and turns every failure into one line.
+
+Exit codes: 0 done, 1 the run failed, 2 the input or the options are wrong, 130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from hybridize.cli import cli
+from hybridize.console import console
+from hybridize.errors import HybridizeError
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: the words after ``hybridize``; those of this process when None.
+
+    Returns:
+        The process's exit code.
+    """
+    console.debug = False
+    _quieten_libraries()
+    try:
+        result = cli.main(arguments, prog_name="hybridize", standalone_mode=False)
+        sys.stdout.flush()  # so that a full disk or a closed pipe is met here, not at exit
+    except (Exception, KeyboardInterrupt) as failure:
+        if console.debug:
+            import traceback
+
+            traceback.print_exc()
+        _abandon_unwritten_output()
+        return _report(failure)
+    return result if isinstance(result, int) else 0
+
+
+def _report(failure: Exception | KeyboardInterrupt) -> int:
+    """Print the one line that says what went wrong, and return the exit code it ends with."""
+    match failure:
+        case HybridizeError():
+            console.error(str(failure))
+            return failure.exit_code
+        case click.exceptions.NoArgsIsHelpError():
+            failure.show()
+            return MISUSED
+        case click.UsageError():
+            command = failure.ctx.command_path if failure.ctx else "hybridize"
+            console.error(f"{failure.format_message().rstrip('.')} (try '{command} --help')")
+            return MISUSED
+        case click.ClickException():
+            console.error(failure.format_message())
+            return failure.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            console.error("interrupted")
+            return INTERRUPTED
+        case BrokenPipeError():  # whoever read our output has seen enough
+            return FAILED
+        case OSError():
+            console.error(_describe(failure))
+            return FAILED
+        case _:
+            what = ": ".join(filter(None, [type(failure).__name__, str(failure)]))
+            again = "" if console.debug else " (run again with --debug for the traceback)"
+            console.error(what + again)
+            return FAILED
+
+
+def _describe(failure: OSError) -> str:
+    if failure.strerror is None:  # raised by a library with a text of its own
+        return str(failure) or type(failure).__name__
+    return f"{failure.filename}: {failure.strerror}" if failure.filename else failure.strerror
+
+
+def _abandon_unwritten_output() -> None:
+    """Keep the interpreter from failing once more, and loudly, when it flushes stdout at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _quieten_libraries() -> None:
+    """Have transformers report errors only, and draw its bars for terminals alone.
+
+    Whoever sets these variables keeps their value.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The options that commands share, so that each is spelt, explained and checked in one place.
+
+Values stay plain: what a device or a dtype means is for the functions behind the commands to say.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hybridize.console import console
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+model_argument = click.argument("model")
+models_argument = click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+
+
+def output_option(
+    help: str, *, file: bool = False, required: bool = True
+) -> Callable[[Command], Command]:
+    """Add ``-o/--output``, passed on as ``output: Path | None``.
+
+    Args:
+        help: what is written there.
+        file: whether that is a file rather than a directory.
+        required: whether the command needs it; None is passed where it is left out.
+    """
+    kind = click.Path(path_type=Path, file_okay=file, dir_okay=not file)
+    return click.option(
+        "-o", "--output", type=kind, metavar="FILE" if file else "DIR", required=required, help=help
+    )
+
+
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would be done, with sizes, and write nothing."
+)
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto is CUDA where there is a GPU.",
+)
+
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all chance."
+)
+
+
+def dtype_option(help: str) -> Callable[[Command], Command]:
+    """Add ``--dtype``, passed on as ``dtype: str``; ``help`` says of what, and what auto means."""
+    return click.option(
+        "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help=help
+    )
+
+
+def _debug(context: click.Context, _: click.Parameter, on: bool) -> None:
+    # Not undone when the command ends: whoever reports its failure still has to know.
+    console.debug = console.debug or on
+
+
+def _json(context: click.Context, _: click.Parameter, on: bool) -> None:
+    if on:
+        context.with_resource(console.only_json())
+
+
+def _quiet(context: click.Context, _: click.Parameter, on: bool) -> None:
+    if on:
+        context.with_resource(console.silence())
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,  # seen before another option is found to be wrong
+    callback=_debug,
+    help="Show the traceback of a failure.",
+)
+
+_json_option = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    callback=_json,
+    help="Print one JSON object to stdout, and nothing else there.",
+)
+
+_quiet_option = click.option(
+    "--quiet", is_flag=True, expose_value=False, callback=_quiet, help="No messages, no progress."
+)
+
+
+def common_options(command: Command) -> Command:
+    """Add ``--json``, ``--quiet`` and ``--debug``, which every command has.
+
+    They set ``hybridize.console.console`` for as long as the command runs and pass nothing on.
+    """
+    return _json_option(_quiet_option(debug_option(command)))

@@ -1,0 +1,294 @@
+"""The command line's frame: help, options, errors and exit codes."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import hybridize.__main__ as entry
+from hybridize.cli import COMMANDS, cli, options
+from hybridize.console import console
+from hybridize.errors import HybridizeError, InputError
+
+SCRIPT = Path(sys.executable).with_name("hybridize")
+HEAVY = {"torch", "transformers", "numpy", "safetensors", "lm_eval", "datasets", "rich"}
+
+
+def run(*arguments: str, program: tuple = (SCRIPT,), **options) -> subprocess.CompletedProcess:
+    return subprocess.run([*program, *arguments], capture_output=True, text=True, **options)
+
+
+def heavy_imports(code: str) -> set[str]:
+    """The heavy libraries that are imported once ``code`` has run in a new interpreter."""
+    code += "\nimport sys; print('|'.join({name.split('.')[0] for name in sys.modules}))"
+    done = run("-c", code, program=(sys.executable,), check=True)
+    return HEAVY & set(done.stdout.splitlines()[-1].split("|"))
+
+
+def test_help_lists_every_command_in_order():
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    _, _, listed = done.stdout.partition("Commands:\n")
+    words = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
+    assert words[: len(COMMANDS)] == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import hybridize; dir(hybridize)",
+        "from hybridize.__main__ import main; main(['--help'])",
+        "from hybridize.__main__ import main; main(['--version'])",
+        "from hybridize.cli import cli, COMMANDS as all; [cli.get_command(None, n) for n in all]",
+    ],
+    ids=["importing hybridize", "help", "version", "importing every command"],
+)
+def test_nothing_heavy_is_imported_by(code):
+    assert heavy_imports(code) == set()
+
+
+def test_the_heavy_import_check_can_fail():
+    assert "numpy" in heavy_imports("import numpy")
+
+
+def test_module_and_script_are_the_same_command():
+    by_module = run("--version", program=(sys.executable, "-m", "hybridize"))
+    by_script = run("--version")
+    assert by_module.stdout == by_script.stdout
+    assert by_script.stdout.startswith("hybridize 0.")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_registry_describes_each_command_as_the_command_does(name):
+    command = cli.get_command(None, name)
+    assert command.name == name
+    assert COMMANDS[name].short_help == command.get_short_help_str(limit=200)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_the_common_options(name):
+    command = cli.get_command(None, name)
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    assert {"--json", "--quiet", "--debug"} <= flags
+    assert CliRunner().invoke(cli, [name, "-h"]).exit_code == 0
+
+
+def test_a_misspelt_command_is_recognised():
+    done = run("covnert", "model")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: no such command 'covnert'; did you mean 'convert'? (try 'hybridize --help')\n"
+    )
+
+
+def test_a_command_like_no_other_lists_them_all():
+    done = run("zzz")
+    assert done.returncode == 2
+    assert all(f"'{name}'" in done.stderr for name in COMMANDS)
+
+
+def test_no_command_shows_the_help_and_is_a_misuse():
+    done = run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Commands:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nope"], "No such option"),
+        (["verify"], "Missing argument"),
+        (["convert", "model", "-o", "out", "--nope"], "No such option"),
+    ],
+)
+def test_a_wrong_option_is_one_line_with_a_hint(arguments, message):
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    command = " ".join(["hybridize", *[word for word in arguments[:1] if word in COMMANDS]])
+    assert done.stderr.endswith(f"(try '{command} --help')\n")
+
+
+@pytest.fixture
+def fail(monkeypatch):
+    """Makes ``hybridize fail`` raise what the test chooses."""
+    # main() sets these two: have them put back afterwards.
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+    def set_up(failure: BaseException) -> None:
+        @click.group()
+        @options.debug_option
+        def group() -> None: ...
+
+        @group.command()
+        @options.common_options
+        def fail() -> None:
+            raise failure
+
+        monkeypatch.setattr(entry, "cli", group)
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "line"),
+    [
+        (InputError("--keep 9: there are 4 blocks"), 2, "--keep 9: there are 4 blocks"),
+        (HybridizeError("the loss\nis NaN"), 1, "the loss is NaN"),
+        (
+            click.BadParameter("too small"),
+            2,
+            "Invalid value: too small (try 'hybridize fail --help')",
+        ),
+        (
+            click.FileError("a.csv", "no permission"),
+            1,
+            "Could not open file 'a.csv': no permission",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (click.Abort(), 130, "interrupted"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.csv"), 1, "a.csv: No such file"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
+        (OSError("cannot reach\nthe hub"), 1, "cannot reach the hub"),
+        (KeyError("x"), 1, "KeyError: 'x' (run again with --debug for the traceback)"),
+        (MemoryError(), 1, "MemoryError (run again with --debug for the traceback)"),
+    ],
+)
+def test_every_failure_is_one_line_and_an_exit_code(fail, capsys, failure, code, line):
+    fail(failure)
+    assert entry.main(["fail"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.lstrip("\n") == f"error: {line}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "fail"], ["fail", "--debug"]])
+@pytest.mark.parametrize("failure", [InputError("wrong"), ValueError("wrong")])
+def test_debug_shows_the_traceback(fail, capsys, arguments, failure):
+    fail(failure)
+    assert entry.main(arguments) == getattr(failure, "exit_code", 1)
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last)")
+    assert "raise failure\n" in err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "run again" not in err
+
+
+def test_debug_ends_with_the_run(fail, capsys):
+    fail(InputError("wrong"))
+    entry.main(["fail", "--debug"])
+    capsys.readouterr()
+    entry.main(["fail"])
+    assert capsys.readouterr().err == "error: wrong\n"
+
+
+def test_a_failure_with_json_leaves_stdout_empty(fail, capsys):
+    fail(InputError("wrong"))
+    assert entry.main(["fail", "--json"]) == 2
+    assert capsys.readouterr() == ("", "error: wrong\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure_to_talk_about():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([SCRIPT, "--help"], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([SCRIPT, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
+def test_transformers_is_quiet_unless_told_otherwise(fail, monkeypatch):
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
+    fail(InputError("wrong"))
+    entry.main(["fail"])
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "0"
+
+
+@click.command()
+@options.model_argument
+@options.output_option("Where to write.")
+@options.force_option
+@options.dry_run_option
+@options.device_option
+@options.dtype_option("Of the weights.")
+@options.seed_option
+@options.common_options
+def echo(**values: object) -> None:
+    """Say what the options became."""
+    print("chatter", flush=True)
+    console.message("news")
+    if console.json_mode:
+        console.json({name: str(value) for name, value in values.items()})
+
+
+def test_options_have_the_promised_defaults_and_json_is_all_of_stdout():
+    done = CliRunner().invoke(echo, ["some/model", "-o", "out", "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {
+        "model": "some/model",
+        "output": "out",
+        "force": "False",
+        "dry_run": "False",
+        "device": "auto",
+        "dtype": "auto",
+        "seed": "0",
+    }
+    assert done.stderr == "chatter\nnews\n"
+    assert not console.json_mode
+
+
+def test_options_take_values():
+    words = "m -o out --force --dry-run --device cpu --dtype bfloat16 --seed 7 --quiet --json"
+    done = CliRunner().invoke(echo, words.split())
+    assert json.loads(done.stdout) == {
+        "model": "m",
+        "output": "out",
+        "force": "True",
+        "dry_run": "True",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "seed": "7",
+    }
+    assert done.stderr == "chatter\n"
+    assert not console.quiet
+
+
+@pytest.mark.parametrize(
+    "words", ["--device tpu", "--dtype int8", "--seed -1", "--seed x"], ids=lambda words: words
+)
+def test_options_refuse_other_values(words):
+    done = CliRunner().invoke(echo, ["m", "-o", "out", *words.split()])
+    assert done.exit_code == 2
+    assert words.split()[0] in done.stderr
+
+
+def test_output_refuses_the_wrong_kind(tmp_path):
+    a_file = tmp_path / "file"
+    a_file.touch()
+
+    @click.command()
+    @options.output_option("A report.", file=True, required=False)
+    def report(output: Path | None) -> None:
+        print(output)
+
+    assert CliRunner().invoke(echo, ["m", "-o", str(a_file)]).exit_code == 2
+    assert CliRunner().invoke(report, ["-o", str(tmp_path)]).exit_code == 2
+    assert CliRunner().invoke(report, ["-o", str(a_file)]).stdout == f"{a_file}\n"
+    assert CliRunner().invoke(report, []).stdout == "None\n"

@@ -1,0 +1,44 @@
+"""What all tests share: one thread, no network, no chance, and the real checkpoints if present."""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+# Set before anything imports torch: the tests run in several processes, and a sum split over
+# threads rounds differently from machine to machine.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "materials" in getattr(item, "fixturenames", ()):
+            item.add_marker("materials")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    # Tests that need neither library should not wait for it.
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def materials() -> Path:
+    """The folder of real checkpoints and data beside the repository; skips where there is none."""
+    folder = ROOT.parent / "shared" / "materials"
+    if not folder.is_dir():
+        pytest.skip("needs the real checkpoints in ../shared/materials")
+    return folder

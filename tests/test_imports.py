@@ -1,0 +1,118 @@
+"""Imports flow one way: cli and demo -> evals, compress, convert -> modeling -> kernels."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What each part may import beside itself and SHARED. Parts that are not here sit at the top.
+MAY_IMPORT = {
+    "kernels": set(),
+    "modeling": {"kernels"},
+    "convert": {"modeling", "kernels"},
+    "compress": {"modeling", "kernels"},
+    "evals": {"modeling", "kernels"},
+    "errors": set(),
+    "console": set(),
+}
+SHARED = {"errors", "console", "__version__"}
+FOLDERS = ("kernels", "modeling", "convert", "compress", "evals")
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for folder in ("hybridize", *FOLDERS):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts if folder == "hybridize" else ("hybridize", *parts)), path
+
+
+def imported(module: str, source: str) -> Iterator[str]:
+    """Every absolute name that the source imports, wherever in the file it does so."""
+    package = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                yield from (alias.name for alias in node.names)
+            case ast.ImportFrom():
+                base = node.module or ""
+                if node.level:
+                    anchor = package[: len(package) - node.level + 1]
+                    base = ".".join([*anchor, base]).rstrip(".")
+                yield from (f"{base}.{alias.name}" for alias in node.names)
+            case ast.Call(args=[ast.Constant(value=str(name)), *_]) if "import_module" in ast.dump(
+                node.func
+            ):
+                yield name
+
+
+def breaches(module: str, source: str) -> list[str]:
+    """The imports in the source that go against the one-way rule."""
+    part = module.split(".")[1]
+    allowed = MAY_IMPORT[part] | SHARED | {part} if part in MAY_IMPORT else None
+    found = []
+    for name in imported(module, source):
+        top, *rest = name.split(".")
+        target = rest[0] if rest else ""
+        if top in FOLDERS:
+            found.append(f"{module}: {name} should be hybridize.{name}")
+        elif top == "hybridize" and allowed is not None and target not in allowed:
+            found.append(f"{module} must not import {name}")
+    return found
+
+
+def test_imports_flow_one_way():
+    every = list(modules())
+    assert len(every) > 10
+    assert [
+        breach for name, path in every for breach in breaches(name, path.read_text("utf-8"))
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("hybridize.kernels.registry", "import hybridize.modeling"),
+        ("hybridize.kernels.cpu.scan", "from hybridize.modeling.layout import Layout"),
+        ("hybridize.modeling.model", "from hybridize.convert import plan"),
+        ("hybridize.modeling.model", "def f():\n    from hybridize.evals import evaluate"),
+        ("hybridize.modeling.blocks.mlp", "from ...convert.plan import Plan"),
+        ("hybridize.modeling.__init__", "from ..cli import options"),
+        ("hybridize.modeling.load", "import hybridize"),
+        ("hybridize.modeling.load", "from hybridize import load_model"),
+        ("hybridize.modeling.load", "importlib.import_module('hybridize.cli')"),
+        ("hybridize.convert.convert", "from hybridize.evals import evaluate"),
+        ("hybridize.convert.convert", "from hybridize import evals"),
+        ("hybridize.convert.convert", "from hybridize.compress.prune import prune"),
+        ("hybridize.convert.convert", "from hybridize.demo import world"),
+        ("hybridize.evals.mmlu", "from hybridize.convert.plan import Plan"),
+        ("hybridize.compress.prune", "import hybridize.evals.mmlu"),
+        ("hybridize.errors", "from hybridize.modeling.layout import Layout"),
+        ("hybridize.console", "from hybridize.cli import cli"),
+        ("hybridize.cli.convert", "from convert.convert import convert"),
+        ("hybridize.demo.chain", "import modeling.layout"),
+    ],
+)
+def test_a_breach_is_found(module, source):
+    assert len(breaches(module, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("hybridize.kernels.scan", "from hybridize.errors import InputError\nimport torch"),
+        ("hybridize.kernels.scan", "from hybridize.kernels.reference import scan"),
+        ("hybridize.modeling.model", "from hybridize.kernels import ssd_scan"),
+        ("hybridize.modeling.blocks.mlp", "from ..layout import Layout\nfrom . import norm"),
+        ("hybridize.modeling.provenance", "from hybridize import __version__"),
+        ("hybridize.convert.convert", "from hybridize.console import console"),
+        ("hybridize.cli.convert", "from hybridize.convert.convert import convert"),
+        ("hybridize.demo.chain", "from hybridize.evals import evaluate"),
+        ("hybridize.__init__", "from hybridize.modeling.layout import Layout"),
+        ("hybridize.evals.harness", "from lm_eval import evaluator\nfrom datasets import Dataset"),
+    ],
+)
+def test_the_right_direction_passes(module, source):
+    assert breaches(module, source) == []
