@@ -12,8 +12,12 @@ from hybridize.console import console
 from hybridize.convert.initialise import ConvertedTensors
 from hybridize.convert.plan import MambaChoice, Plan, plan_conversion
 from hybridize.errors import InputError
-from hybridize.modeling.checkpoint import CheckpointReader, CheckpointWriter, TensorSpec
-from hybridize.modeling.checkpoint.writer import check_output
+from hybridize.modeling.checkpoint import (
+    CheckpointReader,
+    CheckpointWriter,
+    TensorSpec,
+    check_output,
+)
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.formats import FORMATS, read_config
 from hybridize.modeling.formats.base import Entry
@@ -155,6 +159,7 @@ def convert(
         if dry_run:
             return result
         check_output(output, source_dir, force=force)
+        reader.hash_in_background()
         plan.fit.config.dtype = wanted or config.dtype
         raw = plan.format.from_hybrid(plan.fit.config)
         if plan.format is source_format:

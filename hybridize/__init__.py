@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from hybridize.convert.convert import convert
     from hybridize.evals import evaluate
     from hybridize.modeling.cache import HybridCache
-    from hybridize.modeling.checkpoint import verify
     from hybridize.modeling.config import HybridConfig
     from hybridize.modeling.inspect import inspect
     from hybridize.modeling.layout import Layout
     from hybridize.modeling.load import load_model, load_tokenizer
     from hybridize.modeling.model import HybridForCausalLM
+    from hybridize.modeling.verify import verify
 
     __version__: str
 
@@ -49,7 +49,7 @@ _HOMES = {
     "inspect": "hybridize.modeling.inspect",
     "load_model": "hybridize.modeling.load",
     "load_tokenizer": "hybridize.modeling.load",
-    "verify": "hybridize.modeling.checkpoint",
+    "verify": "hybridize.modeling.verify",
 }
 
 

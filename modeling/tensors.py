@@ -47,7 +47,9 @@ class CheckpointTensors:
         entries = format_.tensor_map(config)
         for entry in entries:
             self._places |= {ours: (entry, part) for part, ours in enumerate(entry.ours)}
-        self._check(format_, config, entries)
+        problems = misfits(reader, format_, config)
+        if problems:
+            raise InputError(f"{reader.directory}: {problems[0]}")
 
     def get(self, name: str) -> torch.Tensor:
         """See `Tensors.get`."""
@@ -66,40 +68,38 @@ class CheckpointTensors:
         """See `Tensors.dtype`."""
         return self.reader.dtype(self._places[name][0].disk)
 
-    def _check(self, format_: Format, config: HybridConfig, entries: list[Entry]) -> None:
-        directory = self.reader.directory
-        present = set(self.reader.names)
-        for entry in entries:
-            if entry.disk not in present:
-                raise InputError(
-                    f"{directory}: tensor {entry.disk!r} is missing, which config.json implies"
-                )
-            shape = self.reader.shape(entry.disk)
-            if shape != entry.shape:
-                raise InputError(
-                    f"{directory}: tensor {entry.disk!r} has shape {list(shape)}; "
-                    f"config.json implies {list(entry.shape)}"
-                )
-        head = f"{format_.names.head}.weight"
-        extra = sorted(present - {entry.disk for entry in entries})
-        for name in extra:
-            if any(fnmatch.fnmatch(name, pattern) for pattern in format_.ignored):
-                continue
-            if name == head and config.tie_word_embeddings:
-                self._check_tied(name, f"{format_.names.embedding}.weight")
-                continue
-            raise InputError(
-                f"{directory}: tensor {name!r} has no place in a {format_.name} model with this "
-                "config.json"
-            )
 
-    def _check_tied(self, head: str, embedding: str) -> None:
-        """Some checkpoints store the tied head a second time; it must be the same."""
-        if not torch.equal(self.reader.get(head), self.reader.get(embedding)):
-            raise InputError(
-                f"{self.reader.directory}: {head!r} differs from {embedding!r}, but config.json "
-                "says tie_word_embeddings; set it to false to keep both"
-            )
+def misfits(reader: CheckpointReader, format_: Format, config: HybridConfig) -> list[str]:
+    """Return what is wrong between a checkpoint's tensors and its config.json, a line each."""
+    entries = {entry.disk: entry for entry in format_.tensor_map(config)}
+    present = set(reader.names)
+    found = [
+        f"tensor {name!r} is missing, which config.json implies"
+        for name in entries
+        if name not in present
+    ]
+    found += [
+        f"tensor {name!r} has shape {list(reader.shape(name))}; "
+        f"config.json implies {list(entry.shape)}"
+        for name, entry in entries.items()
+        if name in present and reader.shape(name) != entry.shape
+    ]
+    head, embedding = f"{format_.names.head}.weight", f"{format_.names.embedding}.weight"
+    for name in sorted(present - set(entries)):
+        if any(fnmatch.fnmatch(name, pattern) for pattern in format_.ignored):
+            continue
+        if name == head and config.tie_word_embeddings:
+            # Some checkpoints store the tied head a second time; it must be the same.
+            if not found and not torch.equal(reader.get(head), reader.get(embedding)):
+                found.append(
+                    f"tensor {head!r} differs from {embedding!r}, but config.json says "
+                    "tie_word_embeddings; set it to false to keep both"
+                )
+            continue
+        found.append(
+            f"tensor {name!r} has no place in a {format_.name} model with this config.json"
+        )
+    return found
 
 
 class AdaptedTensors:

@@ -1,0 +1,38 @@
+"""`hybridize verify`."""
+
+import click
+
+from hybridize.cli.options import common_options, model_argument
+from hybridize.console import console, size_in_words
+
+
+@click.command(short_help="Check a checkpoint's tensors, index and hashes.")
+@model_argument
+@common_options
+def verify(model: str) -> None:
+    """Check that MODEL is whole: every tensor, the index, and the hashes on record.
+
+    Exits with 1 if anything is wrong, after naming all of it.
+    """
+    from hybridize.errors import HybridizeError
+    from hybridize.modeling.verify import verify as verify_checkpoint
+
+    report = verify_checkpoint(model)
+    if console.json_mode:
+        console.json(report.to_dict())
+    else:
+        console.table(
+            ["checkpoint", str(report.directory)],
+            [
+                ("weight files", report.files),
+                ("tensors", report.tensors),
+                ("weights", size_in_words(report.bytes)),
+                ("steps on record", report.steps),
+                *[("checked", check) for check in report.checks],
+            ],
+        )
+    for problem in report.problems:
+        console.error(problem)
+    if report.problems:
+        raise HybridizeError(f"{report.directory}: {len(report.problems)} problems")
+    console.message(f"sound: {report.directory}")

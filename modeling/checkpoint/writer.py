@@ -1,0 +1,313 @@
+"""Writing a checkpoint directory one tensor at a time; it appears whole or not at all."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from hybridize.errors import HybridizeError, InputError
+from hybridize.modeling.checkpoint.files import (
+    CONFIG,
+    INDEX,
+    PROVENANCE,
+    WEIGHTS,
+    carried_files,
+    sha256_of,
+    sync,
+)
+from hybridize.modeling.checkpoint.header import write_header
+from hybridize.modeling.checkpoint.provenance import new_record, read_provenance
+
+_CHUNK = 8 << 20
+_WAITING = 8  # chunks written but not yet hashed: what bounds the memory they hold on to
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that will be written."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def check_output(output: Path, source: Path | None, *, force: bool) -> None:
+    """Check that a directory may be written, before any work is done.
+
+    Raises:
+        InputError: it exists and ``force`` is off, is the source or around it, or its parent
+            cannot be written.
+    """
+    target = output.resolve()
+    if source is not None and target in (source.resolve(), *source.resolve().parents):
+        raise InputError(f"{output}: is or contains the source; choose another --output")
+    if source is not None and source.resolve() in target.parents:
+        raise InputError(f"{output}: lies inside the source; choose another --output")
+    if os.path.lexists(output) and not force:
+        raise InputError(f"{output}: exists already; --force replaces it")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: exists and is not a directory; choose another --output")
+    parent = target.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise InputError(f"{output}: {parent} is not a directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{output}: no permission to write in {parent}")
+
+
+class CheckpointWriter:
+    """A checkpoint directory in the making.
+
+    Works in ``OUTPUT.partial-…`` beside the target, on the same disk, and renames it when
+    `finish` has synced everything. Left without `finish`, it removes what it wrote.
+
+    Args:
+        output: the directory to appear.
+        tensors: all tensors, in the order in which they will be added.
+        config: config.json.
+        max_shard_size: bytes of data per safetensors file; a larger tensor has its own.
+        force: replace an existing output, once the new one is complete.
+        source: where tokenizer and generation files are copied from, and the history.
+        extra_files: further text files, by name.
+
+    Attributes:
+        files: names of the safetensors files.
+
+    Raises:
+        InputError: the output may not be written; see `check_output`.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        tensors: Sequence[TensorSpec],
+        *,
+        config: Mapping[str, Any],
+        max_shard_size: int,
+        force: bool = False,
+        source: Path | None = None,
+        extra_files: Mapping[str, str] | None = None,
+    ) -> None:
+        check_output(output, source, force=force)
+        if source is not None:
+            read_provenance(source)  # a record that cannot be read must not surface at the end
+        self._output, self._source, self._force = output, source, force
+        self._config, self._extra = dict(config), dict(extra_files or {})
+        self._shards = _plan_shards(tensors, max_shard_size)
+        self.files = _shard_names(len(self._shards))
+        self._partial = output.parent / f"{output.name}.partial-{uuid.uuid4().hex[:8]}"
+        self._pending = self._write_shards()
+        self._tensor: torch.Tensor | None = None
+        self._written: dict[str, dict[str, Any]] = {}
+        self._expected: TensorSpec | None = None
+        self._finished = False
+
+    def __enter__(self) -> Self:
+        with _named_failures(self._output):
+            self._partial.mkdir(parents=True)
+        self._expected = next(self._pending, None)
+        return self
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Write the next tensor.
+
+        Raises:
+            HybridizeError: the disk is full or failed.
+            RuntimeError: not the tensor that was announced.
+        """
+        want = self._expected
+        got = TensorSpec(name, tuple(tensor.shape), tensor.dtype)
+        if got != want:
+            raise RuntimeError(f"expected {want}, got {got}")
+        self._tensor = tensor
+        with _named_failures(self._output):
+            self._expected = next(self._pending, None)
+
+    def finish(self, step: dict[str, Any]) -> None:
+        """Complete the directory and let it appear under its name.
+
+        Args:
+            step: the record of this step, see `provenance`.
+        """
+        if self._expected is not None:
+            raise RuntimeError(f"{self._expected} was never added")
+        with _named_failures(self._output):
+            self._write_small_files(step)
+            for path in self._partial.rglob("*"):
+                if path.name not in self._written:  # shards are synced already
+                    sync(path)
+            sync(self._partial)
+            self._put_in_place()
+        self._finished = True
+
+    def _write_small_files(self, step: dict[str, Any]) -> None:
+        for path in carried_files(self._source) if self._source is not None else []:
+            assert self._source is not None
+            target = self._partial / path.relative_to(self._source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+        texts = {CONFIG: json.dumps(self._config, indent=2, allow_nan=False) + "\n", **self._extra}
+        if len(self._shards) > 1:
+            texts[INDEX] = self._index()
+        for name, text in texts.items():
+            (self._partial / name).write_text(text, "utf-8")
+        files = dict(self._written)
+        for path in sorted(p for p in self._partial.rglob("*") if p.is_file()):
+            name = path.relative_to(self._partial).as_posix()
+            if name not in files:
+                files[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        record = new_record(self._source, step, files)
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        (self._partial / PROVENANCE).write_text(text, "utf-8")
+
+    def _index(self) -> str:
+        total = sum(spec.nbytes for shard in self._shards for spec in shard)
+        weight_map = {
+            spec.name: name
+            for name, shard in zip(self.files, self._shards, strict=True)
+            for spec in shard
+        }
+        return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
+
+    def _put_in_place(self) -> None:
+        replaced = None
+        if self._force and os.path.lexists(self._output):
+            replaced = self._partial.with_name(
+                f"{self._output.name}.replaced-{self._partial.name[-8:]}"
+            )
+            self._output.rename(replaced)
+        try:
+            self._partial.rename(self._output)
+        except BaseException:
+            if replaced is not None:
+                replaced.rename(self._output)
+            raise
+        sync(self._output.parent)
+        if replaced is not None:
+            if replaced.is_symlink():
+                replaced.unlink()
+            else:
+                shutil.rmtree(replaced)
+
+    def _write_shards(self) -> Iterator[TensorSpec]:
+        """Ask for one tensor after the other, and write each where it belongs.
+
+        A worker hashes what has been written while the next tensor is read, and another syncs
+        finished shards.
+        """
+        syncs: list[Future[None]] = []
+        with ThreadPoolExecutor(1, "sync") as pool:
+            for name, shard in zip(self.files, self._shards, strict=True):
+                path = self._partial / name
+                with open(path, "wb", buffering=0) as file, _Hash() as digest:
+                    header = write_header([(s.name, s.dtype, s.shape, s.nbytes) for s in shard])
+                    _write(file.fileno(), memoryview(header), digest)
+                    for spec in shard:
+                        yield spec
+                        assert self._tensor is not None
+                        flat = self._tensor.contiguous().reshape(-1).view(torch.uint8)
+                        self._tensor = None
+                        _write(file.fileno(), memoryview(flat.numpy()), digest)
+                        del flat
+                size = path.stat().st_size
+                self._written[name] = {"sha256": digest.hexdigest(), "bytes": size}
+                syncs.append(pool.submit(sync, path))
+            for done in syncs:
+                done.result()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pending.close()  # type: ignore[attr-defined]
+        if not self._finished:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+
+class _Hash:
+    """A SHA-256 that a thread of its own computes, a few chunks behind."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._chunks: Queue[memoryview | None] = Queue(_WAITING)
+        self._worker = Thread(target=self._work, daemon=True)
+
+    def update(self, chunk: memoryview) -> None:
+        self._chunks.put(chunk)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+    def _work(self) -> None:
+        while (chunk := self._chunks.get()) is not None:
+            self._digest.update(chunk)
+            del chunk  # or the tensor lives until the next one comes
+
+    def __enter__(self) -> Self:
+        self._worker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._chunks.put(None)
+        self._worker.join()
+
+
+def _write(descriptor: int, data: memoryview, digest: _Hash) -> None:
+    done = 0
+    while done < len(data):
+        chunk = data[done : done + _CHUNK]
+        count = os.write(descriptor, chunk)
+        digest.update(chunk[:count])
+        done += count
+
+
+def _plan_shards(tensors: Sequence[TensorSpec], limit: int) -> list[list[TensorSpec]]:
+    """Fill shards in order, none beyond ``limit`` unless by a single tensor."""
+    shards: list[list[TensorSpec]] = [[]]
+    size = 0
+    for spec in tensors:
+        if shards[-1] and size + spec.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(spec)
+        size += spec.nbytes
+    return shards
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return [WEIGHTS]
+    return [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+
+
+@contextmanager
+def _named_failures(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.ENOSPC:
+            reason = "no space left on the disk; nothing was left behind"
+        raise HybridizeError(f"{output}: {reason}") from error
