@@ -154,8 +154,8 @@ def attention_values(
     offset = torch.zeros(mamba.conv_channels)
 
     value = projections.pop("v")
-    live = value.original_rms[value.original_rms > 0]
-    usual = torch.where(value.original_rms > 0, value.original_rms, live.mean())
+    live = value.rms[value.rms > 0]
+    usual = torch.where(value.rms > 0, value.rms, live.mean() if len(live) else 1.0)
     value.scale_to(_VALUE_RMS)
     value.revive(config.initializer_range, generator)
     weight[gate : gate + x] = value.weight.repeat_interleave(heads_per_head, 0).flatten(0, 1)
@@ -203,12 +203,12 @@ def attention_values(
 
 
 class _Projection:
-    """One of attention's input projections, a row of heads: every query head has its own.
+    """One of attention's input projections, taken apart into heads.
 
     Attributes:
         weight: ``(heads, head_dim, hidden)``; keys and values are repeated over their queries.
         bias: ``(heads, head_dim)``.
-        original_rms: ``(heads,)``, what a head's outputs measure on normalised input.
+        rms: ``(heads,)``, what a head's outputs measure on input of independent features.
     """
 
     def __init__(
@@ -216,39 +216,37 @@ class _Projection:
     ) -> None:
         padded = pad_heads(attention, hidden)
         module = name.rpartition(".")[2]
-        repeats = 1 if module == "q_proj" else padded.heads // padded.kv_heads
 
         def per_head(tensor: torch.Tensor) -> torch.Tensor:
             tensor = pad_projection(module, tensor.float(), attention, padded)
-            return tensor.unflatten(0, (-1, attention.head_dim)).repeat_interleave(repeats, 0)
+            return tensor.unflatten(0, (-1, attention.head_dim))
 
-        self.weight = per_head(source.get(f"{name}.weight"))
-        self.bias = torch.zeros(self.weight.shape[:2])
+        weight = per_head(source.get(f"{name}.weight"))
+        bias = torch.zeros(weight.shape[:2])
         if attention.qkv_bias:
-            self.bias = per_head(source.get(f"{name}.bias"))
+            bias = per_head(source.get(f"{name}.bias"))
         if attention.qk_norm and module != "v_proj":
             # The norm's weight folds in; that it also fixes each head's length does not.
             scale = source.get(name.replace("_proj", "_norm") + ".weight").float()
-            self.weight, self.bias = self.weight * scale[:, None], self.bias * scale
-        self._norm = norm
-        self.original_rms = self.rms()
-
-    def rms(self) -> torch.Tensor:
-        """Return each head's root mean square output on input of independent features."""
-        power = (self.weight * self._norm).square().sum(-1) + self.bias.square()
-        return power.mean(-1).sqrt()
+            weight, bias = weight * scale[:, None], bias * scale
+        rms = (weight.square() @ norm.square() + bias.square()).mean(-1).sqrt()
+        repeats = padded.heads // len(weight)
+        self.weight, self.bias, self.rms = (
+            tensor if repeats == 1 else tensor.repeat_interleave(repeats, 0)
+            for tensor in (weight, bias, rms)
+        )
 
     def scale_to(self, rms: float) -> None:
         """Scale all heads alike, so that they measure ``rms`` taken together."""
-        live = self.rms()
-        live = live[live > 0]
+        live = self.rms[self.rms > 0]
         if len(live):
             factor = rms / live.square().mean().sqrt()
             self.weight, self.bias = self.weight * factor, self.bias * factor
+            self.rms = self.rms * factor
 
     def revive(self, std: float, generator: torch.Generator) -> None:
         """Give heads that are all zero random weights: zero ones would never learn."""
-        for head in (self.rms() == 0).nonzero().flatten().tolist():
+        for head in (self.rms == 0).nonzero().flatten().tolist():
             self.weight[head].normal_(0, std, generator=generator)
 
 

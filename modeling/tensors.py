@@ -146,7 +146,7 @@ def pad_projection(
         tensor: its weight or, but for ``o_proj``, its bias.
         before, after: the sizes that it has and that it gets; see `stock_hybrid.pad_heads`.
     """
-    if module == "o_proj" and tensor.ndim == 1:
+    if before.heads == after.heads or (module == "o_proj" and tensor.ndim == 1):
         return tensor
     more_groups = after.kv_heads - before.kv_heads
     group, new_group = before.heads // before.kv_heads, after.heads // after.kv_heads

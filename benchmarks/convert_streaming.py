@@ -1,0 +1,147 @@
+"""Convert a checkpoint larger than the memory it may use, beside a plain copy of it.
+
+Writes a synthetic Llama checkpoint in shards, then copies its directory with fsync and converts
+it, in turns, each in a process of its own, and reports peak resident memory and time.
+
+    python benchmarks/convert_streaming.py                 # 8 GB in 5 shards, needs 25 GB of disk
+    python benchmarks/convert_streaming.py --gigabytes 1   # a quick look
+
+The bounds: memory at most 1 GiB plus twice the largest tensor, time at most 1.5 times the copy.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from hybridize.console import console, size_in_words
+from hybridize.modeling.checkpoint import CheckpointWriter, TensorSpec
+from hybridize.modeling.formats import FORMATS
+
+HIDDEN, HEADS, KV_HEADS, FFN, VOCAB = 4096, 32, 8, 14336, 128256  # Llama-3's
+BLOCK = 64 << 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gigabytes", type=float, default=8)
+    parser.add_argument("--shards", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work-dir", type=Path, help="on the disk to measure; a temporary one")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.work_dir) as folder:
+        source = Path(folder) / "source"
+        largest = write_source(source, options.gigabytes, options.shards)
+        rounds = [measure(source, Path(folder)) for _ in range(options.rounds)]
+    report(rounds, largest, options)
+
+
+def write_source(directory: Path, gigabytes: float, shards: int) -> int:
+    """Write the checkpoint; return the bytes of its largest tensor."""
+    llama = FORMATS["llama"]
+    layer = 2 * (HIDDEN * HIDDEN * (2 + 2 * KV_HEADS // HEADS) + 3 * HIDDEN * FFN)
+    tables = 2 * 2 * VOCAB * HIDDEN
+    layers = max(4, round((gigabytes * 1e9 - tables) / layer))
+    raw = {
+        "model_type": "llama", "hidden_size": HIDDEN, "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS, "intermediate_size": FFN, "vocab_size": VOCAB,
+        "num_hidden_layers": layers, "rope_theta": 500000.0, "dtype": "bfloat16",
+        "max_position_embeddings": 8192,
+    }  # fmt: skip
+    entries = llama.tensor_map(llama.to_hybrid(dict(raw)))
+    specs = [TensorSpec(entry.disk, entry.shape, torch.bfloat16) for entry in entries]
+    total = sum(spec.nbytes for spec in specs)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.empty(BLOCK).normal_(0, 0.02, generator=generator).to(torch.bfloat16)
+    limit = total // shards + max(spec.nbytes for spec in specs) // 2
+    with CheckpointWriter(directory, specs, config=raw, max_shard_size=limit) as writer:
+        for spec in specs:
+            count = spec.nbytes // 2
+            flat = noise.repeat(-(-count // BLOCK))[:count]
+            writer.add(spec.name, flat.reshape(spec.shape))
+        writer.finish({"command": "synthetic", "source": {"name": "random"}})
+    os.sync()
+    return max(spec.nbytes for spec in specs)
+
+
+def measure(source: Path, folder: Path) -> dict[str, float]:
+    """Copy and convert once each, and check the result's hashes outside the timing."""
+    copied, converted = folder / "copy", folder / "converted"
+    started = time.perf_counter()
+    shutil.copytree(source, copied)
+    for path in (*copied.iterdir(), copied):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    copy_seconds = time.perf_counter() - started
+    shutil.rmtree(copied)
+
+    command = [sys.executable, "-m", "hybridize", "convert", str(source), "-o", str(converted)]
+    started = time.perf_counter()
+    process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    convert_seconds = time.perf_counter() - started
+    if status:
+        raise SystemExit("error: the conversion failed")
+    written = sum(path.stat().st_size for path in converted.iterdir())
+    shutil.rmtree(converted)
+    return {
+        "copy_s": copy_seconds,
+        "convert_s": convert_seconds,
+        "ratio": convert_seconds / copy_seconds,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "source_bytes": sum(path.stat().st_size for path in source.iterdir()),
+        "written_bytes": written,
+    }
+
+
+def report(
+    rounds: list[dict[str, float]], largest: int, options: argparse.Namespace
+) -> None:
+    """Print the table and write the figures down."""
+    median = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+    bound = (1 << 30) + 2 * largest
+    rows = [
+        ("source", size_in_words(median["source_bytes"]), ""),
+        ("written", size_in_words(median["written_bytes"]), ""),
+        ("copy with fsync", f"{median['copy_s']:.1f} s", ""),
+        ("convert", f"{median['convert_s']:.1f} s", ""),
+        ("convert / copy", f"{median['ratio']:.2f}", "at most 1.50"),
+        ("peak memory", size_in_words(median["peak_bytes"]), f"at most {size_in_words(bound)}"),
+        ("largest tensor", size_in_words(largest), ""),
+    ]
+    console.table(["streaming conversion", f"median of {len(rounds)}", "bound"], rows)
+    result = {
+        "benchmark": "convert_streaming",
+        "machine": {
+            "cpus": os.cpu_count(),
+            "processor": platform.processor() or platform.machine(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        },
+        "versions": {name: version(name) for name in ("hybridize", "torch", "safetensors")},
+        "settings": {"gigabytes": options.gigabytes, "shards": options.shards},
+        "largest_tensor_bytes": largest,
+        "memory_bound_bytes": bound,
+        "median": median,
+        "rounds": rounds,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "convert_streaming.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    console.message(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
