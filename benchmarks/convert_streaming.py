@@ -107,9 +107,7 @@ def measure(source: Path, folder: Path) -> dict[str, float]:
     }
 
 
-def report(
-    rounds: list[dict[str, float]], largest: int, options: argparse.Namespace
-) -> None:
+def report(rounds: list[dict[str, float]], largest: int, options: argparse.Namespace) -> None:
     """Print the table and write the figures down."""
     median = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     bound = (1 << 30) + 2 * largest

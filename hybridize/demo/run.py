@@ -1,0 +1,188 @@
+"""`hybridize demo`: the main job on the bundled checkpoint, offline, on a CPU, in minutes.
+
+Converts the checkpoint at several shares of attention, opens every result with plain
+transformers, sits the bundled exam with the original and the results, and tells how they did.
+"""
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hybridize.console import console
+from hybridize.demo import CHECKPOINT, EXAM
+from hybridize.demo.world import KNOWLEDGE_SUBJECTS, RECALL_SUBJECTS, World
+from hybridize.errors import HybridizeError, InputError
+
+KEPT = (8, 4, 2)
+"""How many of the checkpoint's eight attention blocks the conversions keep."""
+
+_PROSE_SEED = 1_000_003
+_PROSE_DOCUMENTS = 60
+_CONTEXT = 32 * 1024
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One model's figures.
+
+    Attributes:
+        model: what it is.
+        directory: where it lies.
+        layout: its pattern.
+        parameters: how many.
+        accuracy: on the whole exam, 0 to 1.
+        knowledge: accuracy on what only the weights can know.
+        recall: accuracy on what only the context tells.
+        recovery: accuracy over the original's.
+        perplexity: on held-out text of the checkpoint's world.
+        cache_bytes: of one sequence of 32k tokens.
+        difference: largest difference of stock transformers' logits from the original's, for a
+            model in which nothing was swapped; None for the others.
+    """
+
+    model: str
+    directory: Path
+    layout: str
+    parameters: int
+    accuracy: float
+    knowledge: float
+    recall: float
+    recovery: float
+    perplexity: float
+    cache_bytes: int
+    difference: float | None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found.
+
+    Attributes:
+        rows: the original first.
+        text: what stock transformers writes with the smallest share of attention.
+        seconds: how long it all took.
+    """
+
+    rows: tuple[DemoRow, ...]
+    text: str
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON can hold them."""
+        rows = [asdict(row) | {"directory": row.directory.name} for row in self.rows]
+        return {"rows": rows, "text": self.text, "seconds": round(self.seconds, 1)}
+
+
+def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
+    """Convert, evaluate and open the bundled checkpoint.
+
+    Args:
+        output: a directory for the converted checkpoints, the text and ``results.json``.
+        force: replace what an earlier run left there.
+
+    Raises:
+        InputError: the directory exists and ``force`` is off.
+        HybridizeError: a step failed.
+    """
+    from hybridize.convert.convert import convert
+    from hybridize.evals import evaluate
+
+    started = time.perf_counter()
+    output = Path(output)
+    if output.exists() and not force:
+        raise InputError(f"{output}: exists already; --force replaces what a demo left there")
+    output.mkdir(parents=True, exist_ok=True)
+    directories = {}
+    for kept in KEPT:
+        name = f"attention-{kept}"
+        console.message(f"converting: {kept} of 8 attention blocks kept")
+        result = convert(CHECKPOINT, output / name, attention=kept, force=force)
+        console.message(f"  {result.format}: {result.layout_after}")
+        directories[kept] = output / name
+
+    console.message("opening with plain transformers")
+    exact = _stock_difference(directories[max(KEPT)])
+    text = _stock_text(directories[min(KEPT)])
+
+    console.message("sitting the exam: 9 subjects, 5 solved questions before each")
+    prose = output / "prose.txt"
+    prose.write_text(World().prose(_PROSE_SEED, _PROSE_DOCUMENTS), "utf-8")
+    evaluation = evaluate(
+        [directories[kept] for kept in KEPT],
+        baseline=CHECKPOINT,
+        tasks=("mmlu",),
+        mmlu_dir=EXAM,
+        perplexity=prose,
+    )
+    rows = [_row("original", CHECKPOINT, evaluation.models[0], evaluation.models[0], None)]
+    for kept, scored in zip(KEPT, evaluation.models[1:], strict=True):
+        what = "nothing swapped" if kept == max(KEPT) else f"{kept} of 8 kept"
+        difference = exact if kept == max(KEPT) else None
+        rows.append(_row(what, directories[kept], scored, evaluation.models[0], difference))
+    done = DemoResult(tuple(rows), text, time.perf_counter() - started)
+    (output / "results.json").write_text(json.dumps(done.to_dict(), indent=2) + "\n", "utf-8")
+    return done
+
+
+def _row(
+    what: str, directory: Path, scored: Any, original: Any, difference: float | None
+) -> DemoRow:
+    from hybridize.modeling.inspect import inspect
+
+    found = inspect(directory, contexts=(_CONTEXT,))
+    overall = _accuracy(scored, (*KNOWLEDGE_SUBJECTS, *RECALL_SUBJECTS))
+    return DemoRow(
+        model=what,
+        directory=directory,
+        layout=found.layout,
+        parameters=found.parameters,
+        accuracy=overall,
+        knowledge=_accuracy(scored, KNOWLEDGE_SUBJECTS),
+        recall=_accuracy(scored, RECALL_SUBJECTS),
+        recovery=overall / _accuracy(original, (*KNOWLEDGE_SUBJECTS, *RECALL_SUBJECTS)),
+        perplexity=scored.perplexity.perplexity,
+        cache_bytes=found.cache[0].kv + found.cache[0].state,
+        difference=difference,
+    )
+
+
+def _accuracy(scored: Any, subjects: Iterable[str]) -> float:
+    """Return the accuracy over some of the exam's subjects, question by question."""
+    wanted = {f"mmlu_{subject}" for subject in subjects}
+    found = [m for m in scored.metrics if m.task in wanted and m.metric == "acc"]
+    if {metric.task for metric in found} != wanted:
+        raise HybridizeError("the evaluation left out some of the exam's subjects")
+    return sum(m.value * m.questions for m in found) / sum(m.questions for m in found)
+
+
+def _stock(directory: Path) -> Any:
+    """Open a checkpoint as anybody would: no custom code."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def _stock_difference(directory: Path) -> float:
+    """Return how far a converted model's logits are from the original's, both in transformers."""
+    import torch
+
+    from hybridize.modeling.load import load_tokenizer
+
+    text = World().prose(_PROSE_SEED, 4)
+    ids = load_tokenizer(CHECKPOINT)(text, return_tensors="pt").input_ids[:, :256]
+    with torch.no_grad():
+        before, after = _stock(CHECKPOINT)(ids).logits, _stock(directory)(ids).logits
+    return float((before - after).abs().max())
+
+
+def _stock_text(directory: Path) -> str:
+    from hybridize.modeling.load import load_tokenizer
+
+    tokenizer = load_tokenizer(directory)
+    ids = tokenizer("Some facts about geography.", return_tensors="pt").input_ids
+    out = _stock(directory).generate(ids, max_new_tokens=24, do_sample=False)
+    return str(tokenizer.decode(out[0], skip_special_tokens=True))
