@@ -23,11 +23,11 @@ from hybridize.modeling.formats import FORMATS, read_config
 from hybridize.modeling.formats.base import Entry
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.layout import ATTENTION, Layout
+from hybridize.modeling.placement import DTYPES
 from hybridize.modeling.tensors import AdaptedTensors, CheckpointTensors, Tensors
 
 _SELECTIONS = ("uniform",)
 _INITS = ("attention", "random")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def convert(
             mamba=MambaChoice(str(ssm_groups), ssm_expand, d_state, proj_bias=init == "attention"),
             format_name=format,
         )
-        wanted = _DTYPES.get(dtype)
+        wanted = DTYPES.get(dtype)
         converted = ConvertedTensors(tensors, config, plan.target, init, seed)
         adapted = AdaptedTensors(converted, plan.target, plan.fit.config)
         entries = plan.format.tensor_map(plan.fit.config)
@@ -254,7 +254,7 @@ def _check_choices(*, select: str, init: str, format: str, dtype: str) -> None:
         ("--select", select, _SELECTIONS),
         ("--init", init, _INITS),
         ("--format", format, ("auto", *FORMATS)),
-        ("--dtype", dtype, ("auto", *_DTYPES)),
+        ("--dtype", dtype, ("auto", *DTYPES)),
     ):
         if value not in choices:
             raise InputError(f"{option} {value}: choose one of {', '.join(choices)}")

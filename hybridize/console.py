@@ -5,6 +5,7 @@ and ``--json`` need no thought anywhere else.
 """
 
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, Protocol, TextIO
@@ -92,9 +93,12 @@ class Console:
         from rich.text import Text
 
         table = Table(
-            title=title, caption=caption, box=box.SIMPLE_HEAD, title_justify="left",
-            caption_justify="left", title_style="bold", pad_edge=False,
-        )  # fmt: skip
+            title=title,
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            title_style="bold",
+            pad_edge=False,
+        )
         for index, name in enumerate(columns):
             numeric = bool(rows) and all(_looks_numeric(row[index]) for row in rows)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
@@ -103,6 +107,9 @@ class Console:
         # A pipe has no width: print every column whole rather than at 80 characters.
         width = None if sys.stdout.isatty() else _NO_LIMIT
         RichConsole(file=sys.stdout, width=width, highlight=False).print(table)
+        if caption is not None:
+            # Below the table by itself: a table may be narrower than a sentence.
+            print(textwrap.fill(caption, _CAPTION_WIDTH) + "\n")
 
     @contextmanager
     def progress(self, description: str, total: float, unit: str) -> Iterator[Progress]:
@@ -136,6 +143,7 @@ class Console:
             yield Bar()
 
 
+_CAPTION_WIDTH = 100
 _NO_LIMIT = 10_000  # characters: no table that people read is wider
 
 

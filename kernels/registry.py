@@ -48,7 +48,8 @@ def _load(operation: str, preferred: str) -> Callable[..., Any]:
     if backend not in choices:
         backend = "reference"
     module = importlib.import_module(f"hybridize.kernels.{choices[backend]}")
-    return getattr(module, operation)  # type: ignore[no-any-return]
+    found: Callable[..., Any] = getattr(module, operation)
+    return found
 
 
 @cache

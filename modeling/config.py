@@ -93,8 +93,8 @@ class HybridConfig(PreTrainedConfig):
         blocks = list(blocks)
         letters = {sizes: letter for letter, sizes in _SIZES.items()}
         layout = "".join(letters[type(block)] for block in blocks)
-        common = {}
-        overrides = {}
+        common: dict[str, Any] = {}
+        overrides: dict[str, dict[str, Any]] = {}
         for letter, kind in KINDS.items():
             of_kind = [block for block in blocks if letters[type(block)] == letter]
             if of_kind:
@@ -104,7 +104,8 @@ class HybridConfig(PreTrainedConfig):
             differs = {k: v for k, v in dataclasses.asdict(block).items() if v != usual[k]}
             if differs:
                 overrides[str(index)] = differs
-        return cls(layout=layout, **common, overrides=overrides or None, **fields)
+        sizes = {"layout": layout, **common, "overrides": overrides or None}
+        return cls(**sizes, **fields)
 
     @property
     def blocks(self) -> tuple[BlockSizes, ...]:

@@ -8,6 +8,7 @@ import torch
 
 from hybridize.errors import InputError
 from hybridize.modeling.load import load_model, load_tokenizer
+from hybridize.modeling.placement import choose_device, choose_dtype
 
 
 def generate(
@@ -31,7 +32,8 @@ def generate(
         top_p: sample from the likeliest tokens that have this much probability together.
         seed: of sampling.
         device: ``auto``, ``cpu`` or ``cuda``.
-        dtype: ``auto`` (the checkpoint's), ``float32``, ``bfloat16`` or ``float16``.
+        dtype: ``auto`` (float32 on a CPU, else the checkpoint's), ``float32``,
+            ``bfloat16`` or ``float16``.
 
     Yields:
         Pieces of new text; the prompt is not repeated.
@@ -48,7 +50,7 @@ def generate(
     if not 0 < top_p <= 1:
         raise InputError(f"--top-p {top_p}: it must be above 0 and at most 1")
     where = choose_device(device)
-    hybrid = load_model(model, dtype=choose_dtype(dtype), device=where)
+    hybrid = load_model(model, dtype=choose_dtype(dtype, where), device=where)
     tokenizer = load_tokenizer(model)
     ids = tokenizer(prompt, return_tensors="pt").input_ids.to(torch.long)
     if ids.shape[1] == 0:
@@ -85,33 +87,3 @@ def generate(
     worker.join()
     if failure:
         raise failure[0]
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device that ``--device`` asks for.
-
-    Raises:
-        InputError: ``cuda`` without a GPU.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no GPU; use --device cpu")
-    return torch.device(name)
-
-
-def choose_dtype(name: str) -> torch.dtype | None:
-    """Return the dtype that ``--dtype`` asks for; None for ``auto``.
-
-    Raises:
-        InputError: not a dtype that models run in.
-    """
-    choices = {
-        "auto": None,
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }
-    if name not in choices:
-        raise InputError(f"--dtype {name}: choose one of {', '.join(choices)}")
-    return choices[name]

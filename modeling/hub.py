@@ -1,5 +1,6 @@
 """From what a user calls a model to a directory on this machine."""
 
+import os
 from pathlib import Path
 
 from hybridize.errors import InputError
@@ -17,7 +18,7 @@ def resolve(model: str | Path) -> Path:
         InputError: neither a directory nor a hub id that can be had.
     """
     path = Path(model)
-    if path.exists():
+    if os.path.exists(path):  # False, too, for names that no file can have
         return path
     text = str(model)
     if isinstance(model, Path) or not _is_hub_id(text):

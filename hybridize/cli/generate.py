@@ -34,7 +34,7 @@ from hybridize.console import console
 )
 @seed_option
 @device_option
-@dtype_option("Dtype to compute in; auto is the checkpoint's.")
+@dtype_option("Dtype to compute in; auto is float32 on a CPU, else the checkpoint's.")
 @common_options
 def generate(
     model: str,

@@ -15,7 +15,7 @@ class RotaryEmbedding(nn.Module):
         self.config = config
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = config.rope_parameters["rope_type"]
+        self.rope_type = (config.rope_parameters or {})["rope_type"]
         initialise = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
         inv_freq, self.attention_scaling = initialise(config)
         self.inv_freq = nn.Buffer(inv_freq, persistent=False)
@@ -24,7 +24,7 @@ class RotaryEmbedding(nn.Module):
     @staticmethod
     def compute_default_rope_parameters(config: HybridConfig) -> tuple[torch.Tensor, float]:
         """Return the original frequencies; transformers calls this by its name as well."""
-        rope = config.rope_parameters
+        rope = config.rope_parameters or {}
         assert config.head_dim is not None  # the model makes no rotary embedding otherwise
         dim = int(config.head_dim * rope.get("partial_rotary_factor", 1.0))
         return 1.0 / (rope["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float) / dim)), 1.0

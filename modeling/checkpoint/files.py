@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from hybridize.errors import InputError
@@ -29,13 +31,23 @@ def carried_files(source: Path) -> list[Path]:
     return sorted({p for pattern in CARRIED for p in source.glob(pattern) if p.is_file()})
 
 
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
+def sha256_of(path: Path, abandoned: Event | None = None) -> str:
+    """Return a file's SHA-256 in hexadecimal.
+
+    Args:
+        path: the file.
+        abandoned: is set, by another thread, once nobody waits for the result any more.
+
+    Raises:
+        CancelledError: ``abandoned`` was set.
+    """
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
+            if abandoned is not None and abandoned.is_set():
+                raise CancelledError
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ class CheckpointReader:
     def __init__(self, directory: str | Path, *, allow_nonfinite: bool = False) -> None:
         self.directory = Path(directory)
         self._allow_nonfinite = allow_nonfinite
-        if not self.directory.exists():
+        if not os.path.exists(self.directory):  # False, too, for names that no file can have
             raise InputError(f"{directory}: no such directory")
         if not self.directory.is_dir():
             raise InputError(f"{directory}: not a directory; a checkpoint is one")
@@ -49,6 +50,7 @@ class CheckpointReader:
         self.files, self._places = _find_tensors(self.directory)
         self._open: dict[Path, int] = {}
         self._hashes: Future[dict[str, str]] | None = None
+        self._left = Event()
 
     @property
     def names(self) -> list[str]:
@@ -75,7 +77,7 @@ class CheckpointReader:
         """
         place = self._places[name]
         data = torch.empty(place.nbytes, dtype=torch.uint8)
-        self._read_into(memoryview(data.numpy()), place)
+        self._read_into(data.numpy().data, place)
         tensor = data.view(place.dtype).reshape(place.shape)
         if not self._allow_nonfinite and not is_finite(tensor):
             raise InputError(
@@ -85,10 +87,16 @@ class CheckpointReader:
         return tensor
 
     def hash_in_background(self) -> None:
-        """Begin to hash the files, for `sha256` to find the work done."""
+        """Begin to hash the files, for `sha256` to find the work done.
+
+        Ends with the ``with`` block: the interpreter does not exit before its threads, and a run
+        that failed should not go on reading a large checkpoint.
+        """
         if self._hashes is None:
             pool = ThreadPoolExecutor(1, "sha256")
-            self._hashes = pool.submit(lambda: {f.name: sha256_of(f) for f in self.files})
+            self._hashes = pool.submit(
+                lambda: {file.name: sha256_of(file, self._left) for file in self.files}
+            )
             pool.shutdown(wait=False)
 
     def sha256(self) -> dict[str, str]:
@@ -122,11 +130,14 @@ class CheckpointReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._left.set()
         self._close()
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Say whether a tensor is free of NaN and infinity; True for what is not floating point."""
+    """Say whether a tensor is free of NaN and infinity; True for integers and truth values."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
     if tensor.dtype == torch.float8_e4m3fn:  # has no infinity, and NaN is all ones but the sign
         return not bool(((tensor.view(torch.uint8) & 0x7F) == 0x7F).any())
     if tensor.dtype == torch.float8_e5m2:
@@ -169,7 +180,7 @@ def _read_shards(
     files = [directory / name for name in sorted(set(weight_map.values()))]
     places: dict[str, Place] = {}
     for file in files:
-        if not file.exists():
+        if not os.path.exists(file):  # False, too, for names that no file can have
             raise InputError(f"{index}: names {file.name!r}, which is missing")
         for tensor, place in read_header(file).items():
             if weight_map.get(tensor) != file.name:

@@ -9,7 +9,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from transformers import PreTrainedConfig
 
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.checkpoint.files import (
@@ -32,6 +33,7 @@ from hybridize.modeling.checkpoint.files import (
 from hybridize.modeling.checkpoint.header import write_header
 from hybridize.modeling.checkpoint.provenance import new_record, read_provenance
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CHUNK = 8 << 20
 _WAITING = 8  # chunks written but not yet hashed: what bounds the memory they hold on to
 
@@ -57,18 +59,18 @@ def check_output(output: Path, source: Path | None, *, force: bool) -> None:
         InputError: it exists and ``force`` is off, is the source or around it, or its parent
             cannot be written.
     """
-    target = output.resolve()
+    if output.name in ("", ".."):  # the new one is written beside it and then renamed
+        raise InputError(f"{output}: give --output the directory's own name")
+    target = Path(os.path.realpath(output))  # unlike resolve(), at ease with a link to itself
     if source is not None and target in (source.resolve(), *source.resolve().parents):
         raise InputError(f"{output}: is or contains the source; choose another --output")
     if source is not None and source.resolve() in target.parents:
         raise InputError(f"{output}: lies inside the source; choose another --output")
     if os.path.lexists(output) and not force:
         raise InputError(f"{output}: exists already; --force replaces it")
-    if output.exists() and not output.is_dir():
+    if os.path.exists(output) and not output.is_dir():
         raise InputError(f"{output}: exists and is not a directory; choose another --output")
-    parent = target.parent
-    while not parent.exists():
-        parent = parent.parent
+    parent = next(p for p in target.parents if os.path.exists(p))
     if not parent.is_dir():
         raise InputError(f"{output}: {parent} is not a directory")
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -94,7 +96,7 @@ class CheckpointWriter:
         files: names of the safetensors files.
 
     Raises:
-        InputError: the output may not be written; see `check_output`.
+        InputError: the output cannot be written; see `check_output`.
     """
 
     def __init__(
@@ -120,13 +122,28 @@ class CheckpointWriter:
         self._tensor: torch.Tensor | None = None
         self._written: dict[str, dict[str, Any]] = {}
         self._expected: TensorSpec | None = None
+        self._new_parents: list[Path] = []
         self._finished = False
 
     def __enter__(self) -> Self:
-        with _named_failures(self._output):
-            self._partial.mkdir(parents=True)
-        self._expected = next(self._pending, None)
+        try:
+            with _named_failures(self._output):
+                self._make_partial()
+                self._expected = next(self._pending, None)
+        except BaseException:  # then nobody calls __exit__
+            self._clean_up()
+            raise
         return self
+
+    def _make_partial(self) -> None:
+        self._new_parents = [p for p in self._partial.parents if not os.path.exists(p)]
+        try:
+            self._partial.mkdir(parents=True)
+        except OSError as error:
+            if error.errno in _DISK_FULL:
+                raise
+            # Not all that stands against writing shows in permissions; see `check_output`.
+            raise InputError(f"{self._output}: cannot be made: {error.strerror}") from error
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Write the next tensor.
@@ -166,7 +183,9 @@ class CheckpointWriter:
             target = self._partial / path.relative_to(self._source)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)
-        texts = {CONFIG: json.dumps(self._config, indent=2, allow_nan=False) + "\n", **self._extra}
+        # JSON has no infinity, though the config.json of many a checkpoint has.
+        config = PreTrainedConfig._encode_special_floats(self._config)
+        texts = {CONFIG: json.dumps(config, indent=2, allow_nan=False) + "\n", **self._extra}
         if len(self._shards) > 1:
             texts[INDEX] = self._index()
         for name, text in texts.items():
@@ -195,11 +214,12 @@ class CheckpointWriter:
             replaced = self._partial.with_name(
                 f"{self._output.name}.replaced-{self._partial.name[-8:]}"
             )
-            self._output.rename(replaced)
         try:
+            if replaced is not None:
+                self._output.rename(replaced)
             self._partial.rename(self._output)
         except BaseException:
-            if replaced is not None:
+            if replaced is not None and not os.path.lexists(self._output):
                 replaced.rename(self._output)
             raise
         sync(self._output.parent)
@@ -227,7 +247,7 @@ class CheckpointWriter:
                         assert self._tensor is not None
                         flat = self._tensor.contiguous().reshape(-1).view(torch.uint8)
                         self._tensor = None
-                        _write(file.fileno(), memoryview(flat.numpy()), digest)
+                        _write(file.fileno(), flat.numpy().data, digest)
                         del flat
                 size = path.stat().st_size
                 self._written[name] = {"sha256": digest.hexdigest(), "bytes": size}
@@ -241,9 +261,16 @@ class CheckpointWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._clean_up()
+
+    def _clean_up(self) -> None:
         self._pending.close()  # type: ignore[attr-defined]
-        if not self._finished:
-            shutil.rmtree(self._partial, ignore_errors=True)
+        if self._finished:
+            return
+        shutil.rmtree(self._partial, ignore_errors=True)
+        with suppress(OSError):  # somebody else may have put something there
+            for parent in self._new_parents:
+                parent.rmdir()
 
 
 class _Hash:
@@ -308,6 +335,6 @@ def _named_failures(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno == errno.ENOSPC:
+        if error.errno in _DISK_FULL:
             reason = "no space left on the disk; nothing was left behind"
         raise HybridizeError(f"{output}: {reason}") from error

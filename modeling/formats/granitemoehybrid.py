@@ -64,7 +64,7 @@ class GraniteMoeHybrid(Format):
         mlp = MLPSizes(width=source.shared_intermediate_size, activation=source.hidden_act)
         return read_config(
             source,
-            read_blocks(source, source.layer_types, attention, mlp),
+            read_blocks(source, source.layer_types or [], attention, mlp),
             rope_parameters=source.rope_parameters,
             embedding_multiplier=source.embedding_multiplier,
             residual_multiplier=source.residual_multiplier,

@@ -34,7 +34,8 @@ class NemotronH(Format):
     def to_hybrid(self, raw: Raw) -> HybridConfig:
         """See `Format.to_hybrid`."""
         source = NemotronHConfig.from_dict(raw)
-        if "moe" in source.layers_block_type:
+        kinds = source.layers_block_type or []
+        if "moe" in kinds:
             raise ValueError("it has mixture-of-experts layers; only dense models are supported")
         sizes: dict[str, BlockSizes] = {
             "full_attention": AttentionSizes(
@@ -64,7 +65,7 @@ class NemotronH(Format):
         if source.mamba_hidden_act != "silu":
             raise ValueError(f"mamba_hidden_act is {source.mamba_hidden_act!r}; it must be silu")
         return HybridConfig.from_blocks(
-            [sizes[kind] for kind in source.layers_block_type],
+            [sizes[kind] for kind in kinds],
             **common_fields(source) | {"tie_word_embeddings": False},
             norm_eps=source.layer_norm_epsilon,
         )
