@@ -19,6 +19,7 @@ from hybridize.modeling.checkpoint import (
     check_output,
 )
 from hybridize.modeling.config import parameter_shapes
+from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.formats import FORMATS, read_config
 from hybridize.modeling.formats.base import Entry
 from hybridize.modeling.hub import resolve
@@ -26,6 +27,7 @@ from hybridize.modeling.layout import ATTENTION, Layout
 from hybridize.modeling.placement import DTYPES
 from hybridize.modeling.tensors import AdaptedTensors, CheckpointTensors, Tensors
 
+_CONTEXT = 32 * 1024
 _SELECTIONS = ("uniform",)
 _INITS = ("attention", "random")
 
@@ -42,7 +44,8 @@ class ConversionResult:
         layout_before, layout_after: the patterns.
         kept, swapped: attention blocks, counted among the source's attention blocks from 0.
         parameters_before, parameters_after: counts.
-        bytes: size of the result's weights.
+        bytes_before, bytes_after: sizes of the weights.
+        cache_before, cache_after: bytes of one sequence's cache at 32k tokens.
         files: how many safetensors files; 0 for a dry run.
         dry_run: whether nothing was written.
     """
@@ -59,7 +62,10 @@ class ConversionResult:
     swapped: tuple[int, ...]
     parameters_before: int
     parameters_after: int
-    bytes: int
+    bytes_before: int
+    bytes_after: int
+    cache_before: int
+    cache_after: int
     files: int
     dry_run: bool
 
@@ -155,7 +161,7 @@ def convert(
         adapted = AdaptedTensors(converted, plan.target, plan.fit.config)
         entries = plan.format.tensor_map(plan.fit.config)
         specs = [TensorSpec(e.disk, e.shape, wanted or adapted.dtype(e.ours[0])) for e in entries]
-        result = _describe(plan, source_dir, output, source_format.name, specs, dry_run)
+        result = _describe(plan, reader, output, source_format.name, specs, dry_run)
         if dry_run:
             return result
         check_output(output, source_dir, force=force)
@@ -210,15 +216,17 @@ def _assemble(entry: Entry, tensors: Tensors, dtype: torch.dtype) -> torch.Tenso
 
 def _describe(
     plan: Plan,
-    source: Path,
+    reader: CheckpointReader,
     output: Path,
     source_format: str,
     specs: Sequence[TensorSpec],
     dry_run: bool,
 ) -> ConversionResult:
     places = Layout(plan.source.layout).indices(ATTENTION)
+    old = cache_cost(plan.source, _CONTEXT, reader.dtype(reader.names[0]).itemsize)
+    new = cache_cost(plan.fit.config, _CONTEXT, specs[0].dtype.itemsize)
     return ConversionResult(
-        source=source,
+        source=reader.directory,
         output=output,
         source_format=source_format,
         format=plan.format.name,
@@ -230,7 +238,10 @@ def _describe(
         swapped=tuple(i for i in range(len(places)) if i not in plan.kept),
         parameters_before=_count(parameter_shapes(plan.source).values()),
         parameters_after=_count(spec.shape for spec in specs),
-        bytes=sum(spec.nbytes for spec in specs),
+        bytes_before=sum(reader.nbytes(name) for name in reader.names),
+        bytes_after=sum(spec.nbytes for spec in specs),
+        cache_before=old.kv + old.state,
+        cache_after=new.kv + new.state,
         files=0,
         dry_run=dry_run,
     )

@@ -16,6 +16,9 @@ from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import HybridConfig, parameter_shapes
 from hybridize.modeling.formats.base import Entry, Format
 
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""What weights come in. Anything narrower needs scales, of which no format here knows."""
+
 
 class Tensors(Protocol):
     """Hands out a model's tensors one by one."""
@@ -83,6 +86,12 @@ def misfits(reader: CheckpointReader, format_: Format, config: HybridConfig) -> 
         f"config.json implies {list(entry.shape)}"
         for name, entry in entries.items()
         if name in present and reader.shape(name) != entry.shape
+    ]
+    found += [
+        f"tensor {name!r} has dtype {str(reader.dtype(name)).removeprefix('torch.')}; "
+        f"weights are {' or '.join(dtype.removeprefix('torch.') for dtype in map(str, _DTYPES))}"
+        for name in entries
+        if name in present and reader.dtype(name) not in _DTYPES
     ]
     head, embedding = f"{format_.names.head}.weight", f"{format_.names.embedding}.weight"
     for name in sorted(present - set(entries)):

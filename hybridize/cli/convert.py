@@ -132,7 +132,12 @@ def convert(
                 f"{result.parameters_before:,}",
                 f"{result.parameters_after:,} ({growth:+.1%})",
             ),
-            ("weights", "", size_in_words(result.bytes)),
+            ("weights", size_in_words(result.bytes_before), size_in_words(result.bytes_after)),
+            (
+                "cache at 32k tokens",
+                size_in_words(result.cache_before),
+                size_in_words(result.cache_after),
+            ),
         ],
     )
     console.table(
@@ -148,7 +153,8 @@ def convert(
     if result.dry_run:
         console.message(f"dry run: {result.output} was not written")
     else:
-        console.message(f"written: {result.output} ({result.files} weight files)")
+        files = "1 weight file" if result.files == 1 else f"{result.files} weight files"
+        console.message(f"written: {result.output} ({files})")
 
 
 def _numbers(values: tuple[int, ...]) -> str:

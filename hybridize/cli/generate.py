@@ -65,7 +65,8 @@ def generate(
     if console.json_mode:
         console.json({"prompt": prompt, "text": "".join(pieces)})
         return
-    click.echo(prompt, nl=False)
+    first = next(pieces, "")  # whatever is wrong shows here, and must not leave half a line
+    click.echo(prompt + first, nl=False)
     for piece in pieces:
         click.echo(piece, nl=False)
     click.echo()

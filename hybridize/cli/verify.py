@@ -34,5 +34,6 @@ def verify(model: str) -> None:
     for problem in report.problems:
         console.error(problem)
     if report.problems:
-        raise HybridizeError(f"{report.directory}: {len(report.problems)} problems")
+        count = len(report.problems)
+        raise HybridizeError(f"{report.directory}: {count} problem{'s' if count > 1 else ''}")
     console.message(f"sound: {report.directory}")

@@ -58,8 +58,10 @@ def read_header(path: Path) -> dict[str, Place]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except SafetensorError as error:
+        # The reason may quote the file, and that is no text to send to a terminal as it is.
+        reason = "".join(c if c.isprintable() else "?" for c in str(error))
         raise InputError(
-            f"{path}: not a sound safetensors file ({error}); truncated, or not yet complete?"
+            f"{path}: not a sound safetensors file ({reason}); truncated, or not yet complete?"
         ) from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error

@@ -211,7 +211,7 @@ def test_sharded_in_and_out_and_another_dtype(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert model.dtype == torch.bfloat16
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
-    assert result.bytes == sum(p.numel() * 2 for p in model.parameters())
+    assert result.bytes_after == sum(p.numel() * 2 for p in model.parameters())
 
 
 def test_provenance_and_verification(tmp_path):
@@ -236,9 +236,9 @@ def test_dry_run_writes_nothing(tmp_path):
     plan = hybridize.convert(tmp_path / "in", tmp_path / "out", attention=1, dry_run=True)
     assert sorted(tmp_path.rglob("*")) == before
     done = hybridize.convert(tmp_path / "in", tmp_path / "out", attention=1)
-    assert (plan.bytes, plan.parameters_after) == (done.bytes, done.parameters_after)
+    assert (plan.bytes_after, plan.parameters_after) == (done.bytes_after, done.parameters_after)
     weights = (tmp_path / "out" / "model.safetensors").stat().st_size
-    assert 0 <= weights - done.bytes < 20_000  # the header
+    assert 0 <= weights - done.bytes_after < 20_000  # the header
 
 
 def test_existing_output_is_left_alone_without_force(tmp_path):

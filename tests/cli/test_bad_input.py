@@ -1,0 +1,343 @@
+"""Whatever is wrong with what `convert` is given: one line, exit code 2, and nothing written."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hybridize.__main__ import main
+from hybridize.modeling.checkpoint import CheckpointReader, CheckpointWriter
+from hybridize.modeling.formats import FORMATS
+from tiny import write_stock
+
+SCRIPT = Path(sys.executable).with_name("hybridize")
+INDEX = "model.safetensors.index.json"
+NORM, GATE = "model.norm.weight", "model.layers.1.mlp.gate_proj.weight"
+Damage = Callable[[Path], None]
+
+
+def write(name: str, content: str | bytes) -> Damage:
+    return lambda directory: (
+        (directory / name).write_bytes(content)
+        if isinstance(content, bytes)
+        else (directory / name).write_text(content)
+    )
+
+
+def remove(name: str) -> Damage:
+    return lambda directory: (directory / name).unlink()
+
+
+def config(**fields: object) -> Damage:
+    def damage(directory: Path) -> None:
+        path = directory / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return damage
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    def damage(directory: Path) -> None:
+        tensors = load_file(directory / "model.safetensors")
+        change(tensors)
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def cut(count: int) -> Damage:
+    def damage(directory: Path) -> None:
+        path = directory / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-count])
+
+    return damage
+
+
+def index(shard: str) -> Damage:
+    def damage(directory: Path) -> None:
+        names = load_file(directory / "model.safetensors")
+        weight_map = dict.fromkeys(names, "model.safetensors") | {NORM: shard}
+        (directory / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+    return damage
+
+
+def only_pickles(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+
+DAMAGES: dict[str, tuple[Damage, list[str]]] = {
+    "no directory": (shutil.rmtree, ["{model}: no such directory"]),
+    "no config.json": (remove("config.json"), ["{model}/config.json: missing"]),
+    "invalid JSON": (write("config.json", "{'a': 1}"), ["{model}/config.json: not valid JSON"]),
+    "not an object": (write("config.json", "[]"), ["{model}/config.json", "object"]),
+    "unknown type": (config(model_type="gpt5"), ["{model}/config.json", "'gpt5'", *FORMATS]),
+    "no type": (config(model_type=None), ["{model}/config.json", "model_type", *FORMATS]),
+    "quantised": (config(quantization_config={"bits": 4}), ["{model}/config.json", "quantised"]),
+    "contradiction": (config(num_attention_heads=5), ["{model}/config.json"]),
+    "truncated": (cut(1), ["{model}/model.safetensors", "truncated"]),
+    "empty": (write("model.safetensors", b""), ["{model}/model.safetensors"]),
+    "corrupt": (write("model.safetensors", b"\xff" * 99), ["{model}/model.safetensors"]),
+    "no weights": (remove("model.safetensors"), ["{model}", "model.safetensors"]),
+    "pickle": (only_pickles, ["{model}/pytorch_model.bin", "pickled", "save_pretrained"]),
+    "missing shard": (index("gone.safetensors"), [INDEX, "'gone.safetensors'", "missing"]),
+    "shard outside": (index("../in.safetensors"), [INDEX, "'../in.safetensors'"]),
+    "shard at an absolute path": (index("/etc/passwd"), [INDEX, "'/etc/passwd'"]),
+    "missing tensor": (weights(lambda t: t.pop(NORM)), ["{model}", f"'{NORM}'", "missing"]),
+    "extra tensor": (
+        weights(lambda t: t.update(stray=torch.ones(1))),
+        ["{model}", "'stray'", "no place"],
+    ),
+    "wrong shape": (
+        weights(lambda t: t.update({NORM: torch.ones(3)})),
+        ["{model}", f"'{NORM}'", "[3]", "[32]"],
+    ),
+    "wrong dtype": (
+        weights(lambda t: t.update({NORM: t[NORM].to(torch.float8_e4m3fn)})),
+        ["{model}", f"'{NORM}'", "float8_e4m3fn", "bfloat16"],
+    ),
+    "NaN": (
+        weights(lambda t: t[GATE].view(-1)[-1:].fill_(torch.nan)),
+        ["{model}/model.safetensors", f"'{GATE}'", "NaN", "--allow-nonfinite"],
+    ),
+    "infinity": (
+        weights(lambda t: t[GATE].view(-1)[:1].fill_(-torch.inf)),
+        [f"'{GATE}'", "infinity", "--allow-nonfinite"],
+    ),
+    "bad record": (write("hybridize.json", "{}"), ["{model}/hybridize.json"]),
+}
+
+OPTIONS: dict[str, list[str]] = {
+    "--keep 99": ["--keep 99", "0 to 3"],
+    "--keep -1": ["--keep -1"],
+    "--keep 1,x": ["--keep", "'1,x'"],
+    "--pattern *-*-": ["--pattern", "4 blocks", "8"],
+    "--pattern *-*-*-*X": ["--pattern", "X"],
+    "--pattern M-M-M-MM": ["--pattern", "block 7"],
+    "--pattern M-*-*-*- --keep 1": ["--keep and --pattern"],
+    "--attention 5": ["--attention 5", "0 to 4"],
+    "--attention -1": ["--attention -1"],
+    "--attention 101%": ["--attention 101%"],
+    "--attention nan%": ["--attention nan%"],
+    "--attention some": ["--attention some"],
+    "--ssm-groups 3": ["--ssm-groups 3", "1, 2, 4"],
+    "--ssm-groups 0": ["--ssm-groups 0"],
+    "--ssm-groups all": ["--ssm-groups all"],
+    "--ssm-expand 3": ["--ssm-expand"],
+    "--d-state 0": ["--d-state"],
+    "--format gguf": ["--format gguf", "auto", *FORMATS],
+    "--format llama": ["--format llama", "Mamba-2"],
+    "--max-shard-size 5": ["--max-shard-size", "'5'"],
+    "--max-shard-size 0GB": ["--max-shard-size", "'0GB'"],
+    "--max-shard-size -1GB": ["--max-shard-size"],
+    "--max-shard-size 1e9GB": ["--max-shard-size"],
+    "--dtype int8": ["--dtype"],
+    "--init zeros": ["--init"],
+    "--select best": ["--select"],
+    "--seed -1": ["--seed"],
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("bad-input") / "in"
+    write_stock(directory, "llama")
+    return directory
+
+
+@pytest.fixture
+def model(original, tmp_path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "in"))
+
+
+def everything(directory: Path) -> dict[str, str]:
+    """Every file and directory below, with a hash of what it holds."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+def is_one_line(out: str, err: str, words: list[str]) -> None:
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.endswith("\n")
+    assert len(err.splitlines()) == 1, err
+    assert [word for word in words if word not in err] == [], err
+
+
+def refuses(capsys, tmp_path: Path, arguments: list[object], words: list[str]) -> None:
+    before = everything(tmp_path)
+    assert main(list(map(str, arguments))) == 2
+    is_one_line(*capsys.readouterr(), words)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_bad_checkpoint(capsys, tmp_path, model, what):
+    damage, words = DAMAGES[what]
+    damage(model)
+    words = [word.format(model=model) for word in words]
+    refuses(capsys, tmp_path, ["convert", model, "-o", tmp_path / "out"], words)
+
+
+@pytest.mark.parametrize("what", ["NaN", "infinity"])
+def test_nonfinite_weights_are_converted_where_they_are_allowed(capsys, tmp_path, model, what):
+    DAMAGES[what][0](model)
+    arguments = ["convert", model, "-o", tmp_path / "out", "--allow-nonfinite", "--keep", "1"]
+    assert main(list(map(str, arguments))) == 0
+    with CheckpointReader(tmp_path / "out", allow_nonfinite=True) as reader:
+        bad = [name for name in reader.names if not reader.get(name).isfinite().all()]
+    assert bad == ["model.layers.1.shared_mlp.input_linear.weight"]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["", "dry"])
+def test_a_bad_option(capsys, tmp_path, model, options, dry):
+    arguments = ["convert", model, "-o", tmp_path / "out", *options.split(" "), *dry]
+    refuses(capsys, tmp_path, arguments, OPTIONS[options])
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("exists", ["{output}: exists already", "--force"]),
+        ("file", ["{output}"]),
+        ("file/out", ["{output}", "not a directory"]),
+        ("in", ["{output}", "source"]),
+        ("in/out", ["{output}", "source"]),
+        ("/proc/none", ["{output}"]),
+        ("x" * 300, ["{output}", "too long"]),
+    ],
+)
+def test_a_bad_output(capsys, tmp_path, model, output, words):
+    (tmp_path / "exists").mkdir()
+    (tmp_path / "exists" / "precious").write_text("data")
+    (tmp_path / "file").write_text("data")
+    if output.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("needs /proc")
+    path = tmp_path / output
+    words = [word.format(output=path) for word in words]
+    refuses(capsys, tmp_path, ["convert", model, "-o", path], words)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_without_permission(capsys, tmp_path, model):
+    (tmp_path / "closed").mkdir(mode=0o555)
+    words = [f"{tmp_path}/closed/out: no permission"]
+    refuses(capsys, tmp_path, ["convert", model, "-o", tmp_path / "closed" / "out"], words)
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "generate"])
+@pytest.mark.parametrize("what", ["no directory", "no config.json", "truncated", "pickle"])
+def test_the_other_commands_refuse_as_convert_does(capsys, tmp_path, model, command, what):
+    damage, words = DAMAGES[what]
+    damage(model)
+    words = [word.format(model=model) for word in words]
+    refuses(capsys, tmp_path, [command, model], words)
+
+
+@pytest.mark.parametrize("name", ["some/model", "model", "x" * 300, "no/such/directory", "./a/b"])
+def test_a_model_that_is_not_there(capsys, tmp_path, name):
+    refuses(capsys, tmp_path, ["convert", name, "-o", tmp_path / "out"], [f"{name}: no such"])
+
+
+def run(*arguments: object, program: tuple = (SCRIPT,), **options) -> subprocess.CompletedProcess:
+    """Run the command in a process of its own: libraries have their say on import and at exit."""
+    command = [*program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        environment = os.environ | {
+            "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"),
+            "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+        }  # fmt: skip
+        done = run("convert", "some/model", "-o", tmp_path / "out", env=environment)
+    assert done.returncode == 2
+    is_one_line(done.stdout, done.stderr, ["some/model: no such directory", "hub"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
+def test_ctrl_c_and_a_full_disk(capsys, monkeypatch, tmp_path, model, failure, force):
+    (tmp_path / "other").mkdir()
+    output = tmp_path / ("other" if force else "out")
+    before = everything(tmp_path)
+    add, added = CheckpointWriter.add, []
+
+    def fail_midway(self, name: str, tensor: torch.Tensor) -> None:
+        added.append(name)
+        if len(added) == 5:
+            assert list(tmp_path.glob("*.partial-*"))
+            monkeypatch.setattr(os, "write", fail)
+        add(self, name, tensor)
+
+    def fail(*_: object) -> int:
+        monkeypatch.setattr(os, "write", write_)  # the test's own output goes through it as well
+        raise failure
+
+    write_ = os.write
+    monkeypatch.setattr(CheckpointWriter, "add", fail_midway)
+    code = main(["convert", str(model), "-o", str(output), *force])
+    words = ["interrupted"] if failure is KeyboardInterrupt else [f"{output}: no space left"]
+    assert code == (130 if failure is KeyboardInterrupt else 1)
+    out, err = capsys.readouterr()
+    is_one_line(out, err.removeprefix("\n"), words)  # click moves on from the line with ^C
+    assert everything(tmp_path) == before
+
+
+def test_a_file_that_may_not_grow_further(tmp_path, model):
+    """A write that the system truly refuses, midway."""
+    resource = pytest.importorskip("resource")
+    before = everything(tmp_path)
+    limit = 100_000  # bytes; the result has twice as many
+    done = run(
+        "convert", model, "-o", tmp_path / "new" / "out",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    is_one_line(done.stdout, done.stderr, [f"{tmp_path}/new/out: File too large"])
+    assert everything(tmp_path) == before
+
+
+INTERRUPTED = """
+import os, signal, sys
+from hybridize.__main__ import main
+from hybridize.modeling.checkpoint import CheckpointWriter
+
+add, added = CheckpointWriter.add, []
+
+def interrupt(self, name, tensor):
+    added.append(name)
+    if len(added) == 8:
+        os.kill(os.getpid(), signal.SIGINT)
+    add(self, name, tensor)
+
+CheckpointWriter.add = interrupt
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_a_real_ctrl_c(tmp_path, model):
+    before = everything(tmp_path)
+    program = (sys.executable, "-c", INTERRUPTED)
+    done = run("convert", model, "-o", tmp_path / "out", program=program)
+    assert done.returncode == 130
+    is_one_line(done.stdout, done.stderr.removeprefix("\n"), ["interrupted"])
+    assert everything(tmp_path) == before
