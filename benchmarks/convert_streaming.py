@@ -37,13 +37,14 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=8)
     parser.add_argument("--shards", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--settle", type=float, default=8, help="seconds of rest before each")
     parser.add_argument("--work-dir", type=Path, help="on the disk to measure; a temporary one")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work_dir) as folder:
         source = Path(folder) / "source"
         largest = write_source(source, options.gigabytes, options.shards)
-        rounds = [measure(source, Path(folder)) for _ in range(options.rounds)]
+        rounds = [measure(source, Path(folder), options.settle) for _ in range(options.rounds)]
     report(rounds, largest, options)
 
 
@@ -75,9 +76,13 @@ def write_source(directory: Path, gigabytes: float, shards: int) -> int:
     return max(spec.nbytes for spec in specs)
 
 
-def measure(source: Path, folder: Path) -> dict[str, float]:
-    """Copy and convert once each, and check the result's hashes outside the timing."""
+def measure(source: Path, folder: Path, settle: float) -> dict[str, float]:
+    """Copy and convert once each, both after the same rest.
+
+    Freed memory and pending writes of one would otherwise help or hinder the other.
+    """
     copied, converted = folder / "copy", folder / "converted"
+    time.sleep(settle)
     started = time.perf_counter()
     shutil.copytree(source, copied)
     for path in (*copied.iterdir(), copied):
@@ -88,6 +93,8 @@ def measure(source: Path, folder: Path) -> dict[str, float]:
     shutil.rmtree(copied)
 
     command = [sys.executable, "-m", "hybridize", "convert", str(source), "-o", str(converted)]
+    os.sync()
+    time.sleep(settle)
     started = time.perf_counter()
     process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -129,7 +136,11 @@ def report(rounds: list[dict[str, float]], largest: int, options: argparse.Names
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         },
         "versions": {name: version(name) for name in ("hybridize", "torch", "safetensors")},
-        "settings": {"gigabytes": options.gigabytes, "shards": options.shards},
+        "settings": {
+            "gigabytes": options.gigabytes,
+            "shards": options.shards,
+            "settle_seconds": options.settle,
+        },
         "largest_tensor_bytes": largest,
         "memory_bound_bytes": bound,
         "median": median,

@@ -74,6 +74,9 @@ class HybridConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         rotary = {s.head_dim for s in self._attention_blocks() if s.rope}
         windows = {s.sliding_window for s in self._attention_blocks()} - {None}
+        pad, vocab = self.pad_token_id, self.vocab_size
+        if pad is not None and not -vocab <= pad < vocab:
+            raise ValueError(f"pad_token_id {pad} lies outside the vocabulary of {vocab}")
         for block in self.blocks:
             if isinstance(block, MLPSizes) and block.activation not in ACT2FN:
                 raise ValueError(f"activation {block.activation!r} is not known to transformers")

@@ -9,7 +9,7 @@ from hybridize.console import console
 from hybridize.errors import InputError
 from hybridize.modeling.checkpoint import CheckpointReader, read_provenance
 from hybridize.modeling.checkpoint.files import PROVENANCE, read_json_object, sha256_of
-from hybridize.modeling.checkpoint.reader import is_finite
+from hybridize.modeling.checkpoint.finite import is_finite
 from hybridize.modeling.formats import read_config
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.tensors import misfits

@@ -11,7 +11,9 @@ import torch
 
 from hybridize.errors import InputError
 from hybridize.modeling.checkpoint.files import CONFIG, INDEX, WEIGHTS, read_json_object, sha256_of
+from hybridize.modeling.checkpoint.finite import is_finite
 from hybridize.modeling.checkpoint.header import Place, read_header
+from hybridize.modeling.checkpoint.memory import empty_bytes
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 _MOST_AT_ONCE = 1 << 30  # Linux reads at most 2 GiB a call
@@ -76,7 +78,7 @@ class CheckpointReader:
             InputError: it holds NaN or infinity, or its file ended early.
         """
         place = self._places[name]
-        data = torch.empty(place.nbytes, dtype=torch.uint8)
+        data = empty_bytes(place.nbytes)
         self._read_into(data.numpy().data, place)
         tensor = data.view(place.dtype).reshape(place.shape)
         if not self._allow_nonfinite and not is_finite(tensor):
@@ -132,21 +134,6 @@ class CheckpointReader:
     ) -> None:
         self._left.set()
         self._close()
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Say whether a tensor is free of NaN and infinity; True for integers and truth values."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    if tensor.dtype == torch.float8_e4m3fn:  # has no infinity, and NaN is all ones but the sign
-        return not bool(((tensor.view(torch.uint8) & 0x7F) == 0x7F).any())
-    if tensor.dtype == torch.float8_e5m2:
-        return not bool(((tensor.view(torch.uint8) & 0x7C) == 0x7C).any())
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return True
-    # Both ends carry NaN along, and no sum can overflow on the way.
-    low, high = tensor.aminmax()
-    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def _find_tensors(directory: Path) -> tuple[list[Path], dict[str, Place]]:

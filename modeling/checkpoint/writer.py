@@ -146,7 +146,7 @@ class CheckpointWriter:
             raise InputError(f"{self._output}: cannot be made: {error.strerror}") from error
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Write the next tensor.
+        """Write the next tensor, which must not be changed afterwards: hashing lags behind.
 
         Raises:
             HybridizeError: the disk is full or failed.

@@ -33,6 +33,8 @@ _ALL = (
     Qwen3(),
 )
 
+_MOST_LAYERS = 10_000  # a mistyped number must not cost hours
+
 FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 """All formats by ``model_type``; those that can hold Mamba-2 first, the most stock first."""
 
@@ -67,6 +69,9 @@ def read_config(reader: CheckpointReader) -> tuple[Format, HybridConfig]:
         )
     if reader.config.get("quantization_config"):
         raise InputError(f"{path}: the checkpoint is quantised; start from the unquantised one")
+    layers = reader.config.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > _MOST_LAYERS:
+        raise InputError(f"{path}: num_hidden_layers is {layers}; no model has that many")
     try:
         # How transformers spells infinity in JSON; its own reader undoes it just so.
         raw = PreTrainedConfig._decode_special_floats(deepcopy(reader.config))

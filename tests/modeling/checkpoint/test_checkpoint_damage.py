@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from disk import raw
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -301,8 +301,6 @@ def test_mangled_configurations(originals, architecture, data):
     field = data.draw(st.sampled_from(sorted(config)))
     if data.draw(st.booleans()):
         value = data.draw(VALUES)
-        # Not bounded yet: a pad_token_id outside the vocabulary, and how many layers there are.
-        assume(field not in ("pad_token_id", "num_hidden_layers") or value in range(-2, 60))
         changed = {**config, field: value}
     else:
         changed = {key: value for key, value in config.items() if key != field}

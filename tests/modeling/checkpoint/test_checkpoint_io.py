@@ -27,8 +27,8 @@ from hybridize.modeling.checkpoint import (
     CheckpointWriter,
     read_provenance,
 )
+from hybridize.modeling.checkpoint.finite import is_finite
 from hybridize.modeling.checkpoint.header import DTYPES
-from hybridize.modeling.checkpoint.reader import is_finite
 from tiny import tokens, write_stock
 
 
