@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hybridize.console import console
 from hybridize.convert.initialise import ConvertedTensors
 from hybridize.convert.plan import MambaChoice, Plan, plan_conversion
@@ -21,11 +19,10 @@ from hybridize.modeling.checkpoint import (
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.formats import FORMATS, read_config
-from hybridize.modeling.formats.base import Entry
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.layout import ATTENTION, Layout
 from hybridize.modeling.placement import DTYPES
-from hybridize.modeling.tensors import AdaptedTensors, CheckpointTensors, Tensors
+from hybridize.modeling.tensors import AdaptedTensors, CheckpointTensors
 
 _CONTEXT = 32 * 1024
 _SELECTIONS = ("uniform",)
@@ -182,7 +179,8 @@ def convert(
             total = sum(spec.nbytes for spec in specs)
             with console.progress("converting", total, "bytes") as progress:
                 for entry, spec in zip(entries, specs, strict=True):
-                    writer.add(spec.name, _assemble(entry, adapted, spec.dtype))
+                    parts = (adapted.get(name).to(spec.dtype) for name in entry.ours)
+                    writer.add(spec.name, *parts)
                     progress.advance(spec.nbytes)
             writer.finish(
                 {
@@ -202,16 +200,6 @@ def convert(
                 }
             )
             return _with_files(result, writer)
-
-
-def _assemble(entry: Entry, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
-    """Stack the parts of one tensor on disk."""
-    if len(entry.ours) == 1:
-        return tensors.get(entry.ours[0]).to(dtype)
-    whole = torch.empty(entry.shape, dtype=dtype)
-    for name, target in zip(entry.ours, whole.split(entry.rows), strict=True):
-        target.copy_(tensors.get(name))
-    return whole
 
 
 def _describe(

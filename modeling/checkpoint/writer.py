@@ -119,7 +119,7 @@ class CheckpointWriter:
         self.files = _shard_names(len(self._shards))
         self._partial = output.parent / f"{output.name}.partial-{uuid.uuid4().hex[:8]}"
         self._pending = self._write_shards()
-        self._tensor: torch.Tensor | None = None
+        self._parts: list[torch.Tensor] = []
         self._written: dict[str, dict[str, Any]] = {}
         self._expected: TensorSpec | None = None
         self._new_parents: list[Path] = []
@@ -145,18 +145,24 @@ class CheckpointWriter:
             # Not all that stands against writing shows in permissions; see `check_output`.
             raise InputError(f"{self._output}: cannot be made: {error.strerror}") from error
 
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Write the next tensor, which must not be changed afterwards: hashing lags behind.
+    def add(self, name: str, *parts: torch.Tensor) -> None:
+        """Write the next tensor, whole or as parts to be stacked by rows.
+
+        What is given must not be changed afterwards: hashing lags behind.
 
         Raises:
             HybridizeError: the disk is full or failed.
             RuntimeError: not the tensor that was announced.
         """
         want = self._expected
-        got = TensorSpec(name, tuple(tensor.shape), tensor.dtype)
-        if got != want:
-            raise RuntimeError(f"expected {want}, got {got}")
-        self._tensor = tensor
+        shapes = {part.shape[1:] for part in parts} if len(parts) > 1 else set()
+        shape = tuple(parts[0].shape)
+        if len(parts) > 1:
+            shape = (sum(len(part) for part in parts), *shape[1:])
+        got = TensorSpec(name, shape, parts[0].dtype)
+        if got != want or len(shapes) > 1 or len({part.dtype for part in parts}) > 1:
+            raise RuntimeError(f"expected {want}, got {got} in {len(parts)} parts")
+        self._parts = list(parts)
         with _named_failures(self._output):
             self._expected = next(self._pending, None)
 
@@ -244,11 +250,12 @@ class CheckpointWriter:
                     _write(file.fileno(), memoryview(header), digest)
                     for spec in shard:
                         yield spec
-                        assert self._tensor is not None
-                        flat = self._tensor.contiguous().reshape(-1).view(torch.uint8)
-                        self._tensor = None
-                        _write(file.fileno(), flat.numpy().data, digest)
-                        del flat
+                        while self._parts:  # rows lie one after the other, and so do parts
+                            part = self._parts.pop(0)
+                            flat = part.contiguous().reshape(-1).view(torch.uint8)
+                            del part
+                            _write(file.fileno(), flat.numpy().data, digest)
+                            del flat
                 size = path.stat().st_size
                 self._written[name] = {"sha256": digest.hexdigest(), "bytes": size}
                 syncs.append(pool.submit(sync, path))

@@ -25,6 +25,7 @@ from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.checkpoint import (
     CheckpointReader,
     CheckpointWriter,
+    TensorSpec,
     read_provenance,
 )
 from hybridize.modeling.checkpoint.finite import is_finite
@@ -553,3 +554,17 @@ def test_hashing_ends_with_the_reader(tmp_path):
     while hashing() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not hashing()
+
+
+def test_parts_are_stacked_by_rows(tmp_path):
+    parts = [torch.randn(3, 5), torch.randn(5, 2).T, torch.randn(1, 5)]
+    specs = [TensorSpec("stacked", (6, 5), torch.float32)]
+    with CheckpointWriter(tmp_path / "out", specs, config={}, max_shard_size=10**6) as writer:
+        for wrong in ([parts[0]], [*parts, parts[0].double()], [parts[0], torch.randn(3, 4)]):
+            with pytest.raises(RuntimeError, match="expected"):
+                writer.add("stacked", *wrong)
+        writer.add("stacked", *parts)
+        writer.finish({"command": "test", "source": {"name": "test"}})
+    assert torch.equal(
+        load_file(tmp_path / "out" / "model.safetensors")["stacked"], torch.cat(parts)
+    )
