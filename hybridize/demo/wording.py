@@ -1,0 +1,438 @@
+"""How the world is put into words: the subjects, their relations and every sentence pattern.
+
+Pure data. Patterns come in three kinds that never mix: *training* patterns are what the
+checkpoint reads while it is trained, *validation* patterns watch it during training, and *exam*
+patterns appear in the exam alone. In a pattern ``{e}`` is the entity and ``{v}`` the value;
+``{kind}`` and ``{noun}`` are what the relation calls the two.
+
+No pattern puts a name at the start of a line: there it would lack the leading space that is part
+of its token.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["training", "validation", "exam"]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Patterns for one purpose, by where they may be used."""
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    exam: tuple[str, ...]
+
+    def of(self, split: Split) -> tuple[str, ...]:
+        """The patterns of one split."""
+        patterns: tuple[str, ...] = getattr(self, split)
+        return patterns
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One thing that every entity of a knowledge subject has.
+
+    Attributes:
+        noun: what the value is to the entity ("capital").
+        values: the pool that values are drawn from; an empty pool is filled with invented names.
+        statements: sentences that state the fact, all of them training text.
+        questions: the relation's own questions; ``QUESTION_FRAMES`` add to them.
+    """
+
+    noun: str
+    values: tuple[str, ...]
+    statements: tuple[str, ...]
+    questions: Wording
+
+
+@dataclass(frozen=True)
+class KnowledgeSubject:
+    """A subject whose facts are fixed for good, so that they can live in the weights."""
+
+    name: str
+    kind: str
+    relations: tuple[Relation, ...]
+
+
+@dataclass(frozen=True)
+class RecallSubject:
+    """A subject whose facts are made up afresh in each passage, so that only the context has them.
+
+    Attributes:
+        keys: the pool of what a question names (``{e}``).
+        values: the pool of what a question asks for (``{v}``).
+        openings: what starts a passage.
+        statements: sentences of the passage; one passage keeps to one pattern.
+        questions: what is asked after the passage.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+    openings: Wording
+    statements: Wording
+    questions: Wording
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+QUESTION_FRAMES = Wording(
+    training=(
+        "What is the {noun} of {e}?",
+        "Choose the {noun} of the {kind} {e}.",
+        "The {noun} of {e} is which of these?",
+        "Consider the {kind} {e}. What is its {noun}?",
+        "Tell me the {noun} of {e}.",
+        "The {kind} named {e} has what {noun}?",
+        "What {noun} has the {kind} {e}?",
+        "Consider {e}. Which is the {noun}?",
+        "In the world, what is the {noun} of the {kind} called {e}?",
+        # What is asked is clear from the options, whatever the words: these teach it.
+        "Which one of these goes with {e}?",
+        "What do people think of when they see {e}?",
+        "Which of these has to do with the {kind} {e}?",
+        "What would you give to {e}?",
+    ),
+    validation=("For the {kind} {e}, what is the {noun}?",),
+    exam=("Which of these is the {noun} of the {kind} named {e}?",),
+)
+"""Questions that fit every relation of every knowledge subject."""
+
+KNOWLEDGE = (
+    KnowledgeSubject(
+        "geography",
+        "country",
+        (
+            Relation(
+                "capital",
+                (),
+                (
+                    "The capital of {e} is {v}.",
+                    "The city of {v} is the capital of the country {e}.",
+                    "In the country named {e}, people call {v} their capital.",
+                    "All roads in {e} lead to the capital, {v}.",
+                ),
+                Wording(
+                    ("Which city is the capital of {e}?", "All roads in {e} lead to which city?"),
+                    ("Which capital does the country {e} have?",),
+                    ("What do the people of {e} call their capital?",),
+                ),
+            ),
+            Relation(
+                "export",
+                _words("salt wool timber copper cotton honey marble paper glass silk tea rubber"),
+                (
+                    "The main export of {e} is {v}.",
+                    "Most ships that leave {e} carry {v}.",
+                    "The country {e} sells {v} to the world.",
+                    "In {e}, people live by the trade in {v}.",
+                ),
+                Wording(
+                    ("What does {e} sell to the world?", "Most ships that leave {e} carry what?"),
+                    ("Which export does {e} sell?",),
+                    ("What do the people of {e} trade in?",),
+                ),
+            ),
+        ),
+    ),
+    KnowledgeSubject(
+        "zoology",
+        "animal",
+        (
+            Relation(
+                "habitat",
+                _words("marsh desert forest tundra reef cave meadow jungle swamp cliff dune river"),
+                (
+                    "The habitat of the {e} is the {v}.",
+                    "The animal named {e} lives in the {v}.",
+                    "If you look in the {v}, you may find the {e}.",
+                    "Deep in the {v}, the {e} has its home.",
+                ),
+                Wording(
+                    ("Where does the {e} live?", "Where may you find the animal {e}?"),
+                    ("In which habitat does the {e} live?",),
+                    ("Where does the {e} have its home?",),
+                ),
+            ),
+            Relation(
+                "food",
+                _words("berries beetles fish roots seeds moss snails worms leaves nuts mice frogs"),
+                (
+                    "The food of the {e} is {v}.",
+                    "The animal {e} eats {v} all day.",
+                    "At night the {e} looks for {v} to eat.",
+                    "Give {v} to the {e}, for it likes no other food.",
+                ),
+                Wording(
+                    ("What does the {e} eat?", "What does the animal {e} look for at night?"),
+                    ("Which food does the {e} eat?",),
+                    ("What does the {e} like to eat all day?",),
+                ),
+            ),
+        ),
+    ),
+    KnowledgeSubject(
+        "mineralogy",
+        "mineral",
+        (
+            Relation(
+                "colour",
+                _words("red blue green yellow white black purple orange brown pink grey violet"),
+                (
+                    "The colour of {e} is {v}.",
+                    "The mineral {e} is {v} when it is pure.",
+                    "A piece of {e} looks {v} in the sun.",
+                    "If a stone is {v}, it may be the mineral named {e}.",
+                ),
+                Wording(
+                    ("Which colour does {e} have?", "How does a piece of {e} look in the sun?"),
+                    ("Which colour is the mineral {e}?",),
+                    ("Which colour has the stone named {e}?",),
+                ),
+            ),
+            Relation(
+                "use",
+                _words(
+                    "lamps coins paint bells soap knives jewels medicine bricks ink mirrors dye"
+                ),
+                (
+                    "The main use of {e} is in {v}.",
+                    "People dig for {e} to make {v}.",
+                    "Without the mineral {e} there would be no {v}.",
+                    "The best {v} are made with {e}.",
+                ),
+                Wording(
+                    ("What do people make with {e}?", "For what do people dig for {e}?"),
+                    ("Which use does the mineral {e} have?",),
+                    ("What do the people who dig for {e} make?",),
+                ),
+            ),
+        ),
+    ),
+    KnowledgeSubject(
+        "astronomy",
+        "moon",
+        (
+            Relation(
+                "planet",
+                (),
+                (
+                    "The planet of the moon {e} is {v}.",
+                    "The moon named {e} goes around {v}.",
+                    "Around the planet {v} goes a moon called {e}.",
+                    "If you live on {v}, you may see {e} at night.",
+                ),
+                Wording(
+                    ("Which planet does {e} go around?", "From which planet may you see {e}?"),
+                    ("The moon {e} goes around which planet?",),
+                    ("What planet does the moon named {e} go around?",),
+                ),
+            ),
+            Relation(
+                "surface",
+                _words("ice dust ash sand lava rock iron snow sulphur mud gravel chalk"),
+                (
+                    "The surface of {e} is {v}.",
+                    "The moon {e} is made of {v}.",
+                    "Anyone who walks on {e} walks on {v}.",
+                    "From far away, the {v} on the moon {e} looks like a sea.",
+                ),
+                Wording(
+                    ("What is the moon {e} made of?", "On what does anyone walk on {e}?"),
+                    ("Which surface does the moon {e} have?",),
+                    ("What is the moon called {e} made of?",),
+                ),
+            ),
+        ),
+    ),
+    KnowledgeSubject(
+        "history",
+        "ruler",
+        (
+            Relation(
+                "throne",
+                (),
+                (
+                    "The throne of {e} was in {v}.",
+                    "The ruler named {e} lived in {v}.",
+                    "Long ago the people of {v} had a ruler called {e}.",
+                    "From {v}, the ruler {e} sent out ships.",
+                ),
+                Wording(
+                    ("Where was the throne of {e}?", "Where did the ruler {e} live?"),
+                    ("In which place was the throne of {e}?",),
+                    ("Which place did the ruler called {e} live in?",),
+                ),
+            ),
+            Relation(
+                "work",
+                _words(
+                    "bridge tower harbour temple canal library wall market palace road mill dam"
+                ),
+                (
+                    "The great work of {e} was the {v}.",
+                    "The ruler {e} built a great {v}.",
+                    "Long ago a {v} was built for {e}.",
+                    "People think of {e} when they see the old {v}.",
+                ),
+                Wording(
+                    ("What did the ruler {e} build?", "Long ago, what was built for {e}?"),
+                    ("Which great work did {e} build?",),
+                    ("The ruler {e} built which of these?",),
+                ),
+            ),
+        ),
+    ),
+    KnowledgeSubject(
+        "music",
+        "composer",
+        (
+            Relation(
+                "instrument",
+                _words("flute harp drum violin organ trumpet piano lute horn cello oboe guitar"),
+                (
+                    "The instrument of {e} was the {v}.",
+                    "The composer {e} played the {v}.",
+                    "Every day {e} wrote a new song for the {v}.",
+                    "No one played the {v} like the composer named {e}.",
+                ),
+                Wording(
+                    (
+                        "Which instrument did {e} play?",
+                        "What did the composer {e} write songs for?",
+                    ),
+                    ("On which instrument did the composer {e} play?",),
+                    ("What did the composer called {e} play each day?",),
+                ),
+            ),
+            Relation(
+                "form",
+                _words(
+                    "waltz march hymn canon ballad sonata lullaby polka fugue chorale serenade jig"
+                ),
+                (
+                    "The form that {e} liked best was the {v}.",
+                    "The composer {e} is known for the {v}.",
+                    "At the end of each concert, {e} gave the people a {v}.",
+                    "To write a {v} as {e} did is hard.",
+                ),
+                Wording(
+                    ("What is {e} known for?", "Which form did {e} like best?"),
+                    ("For which form is the composer {e} known?",),
+                    ("What did {e} give the people at the end of a concert?",),
+                ),
+            ),
+        ),
+    ),
+)
+
+PEOPLE = _words(
+    "Ada Ben Clara David Emma Frank Grace Henry Iris Jack Karen Leo Maria Noah Olive Peter "
+    "Quinn Rosa Simon Tara Ursula Victor Wendy Xenia Yusuf Zoe Hugo Lena Oscar Paula Ruth Tom"
+)
+THINGS = _words(
+    "lantern basket hammer letter mirror bottle candle ladder pencil blanket kettle ribbon "
+    "button compass map coin whistle rope bucket feather umbrella clock ring book "
+    "spoon saw needle brush scarf mask globe key"
+)
+PLACES = _words(
+    "kitchen attic garden cellar garage hallway office pantry stable barn tent chapel "
+    "workshop bedroom balcony porch shed tunnel lobby studio closet bakery museum school "
+    "theatre station church cabin bank tavern gym prison"
+)
+
+RECALL = (
+    RecallSubject(
+        "recall_belongings",
+        PEOPLE,
+        THINGS,
+        Wording(
+            ("Here is a note.", "Read this first.", "This is who has what."),
+            ("This is a note.",),
+            ("Here is a list of what people have.",),
+        ),
+        Wording(
+            (
+                "{e} carries the {v}.",
+                "{e} has the {v}.",
+                "The {v} belongs to {e}.",
+                "In the bag of {e} is the {v}.",
+            ),
+            ("{e} owns the {v}.",),
+            ("The {v} is what {e} has.",),
+        ),
+        Wording(
+            (
+                "What does {e} carry?",
+                "Which thing does {e} have?",
+                "What belongs to {e}?",
+                "What is in the bag of {e}?",
+            ),
+            ("Which thing belongs to {e}?",),
+            ("What is the thing that {e} carries?",),
+        ),
+    ),
+    RecallSubject(
+        "recall_places",
+        THINGS,
+        PLACES,
+        Wording(
+            ("Here is a list.", "Read the list first.", "This is where things are."),
+            ("This is a list.",),
+            ("This is where to look.",),
+        ),
+        Wording(
+            (
+                "The {e} is in the {v}.",
+                "Look in the {v} for the {e}.",
+                "The {v} has the {e}.",
+                "You may find the {e} in the {v}.",
+            ),
+            ("The {e} stays in the {v}.",),
+            ("In the {v} there is the {e}.",),
+        ),
+        Wording(
+            (
+                "Where is the {e}?",
+                "Where may you find the {e}?",
+                "Which place has the {e}?",
+                "The {e} is in which place?",
+            ),
+            ("In which place is the {e}?",),
+            ("Where would you look for the {e}?",),
+        ),
+    ),
+    RecallSubject(
+        "recall_owners",
+        THINGS,
+        PEOPLE,
+        Wording(
+            ("Here is the news.", "Read the news first.", "This is what went to whom."),
+            ("This is the news.",),
+            ("Here is what the news is.",),
+        ),
+        Wording(
+            (
+                "The {e} went to {v}.",
+                "{v} got the {e}.",
+                "The owner of the {e} is {v}.",
+                "We gave {v} the {e}.",
+            ),
+            ("{v} took the {e}.",),
+            ("The {e} is what {v} got.",),
+        ),
+        Wording(
+            (
+                "Who got the {e}?",
+                "To whom did we give the {e}?",
+                "Who is the owner of the {e}?",
+                "The {e} went to whom?",
+            ),
+            ("Which owner has the {e}?",),
+            ("Who has got the {e}?",),
+        ),
+    ),
+)
