@@ -1,5 +1,6 @@
 """What Llama and the Transformers that descend from it have in common on disk."""
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -92,9 +93,13 @@ class TransformerFormat(Format):
         self.require_attention(config, [b for b in config.blocks if isinstance(b, AttentionSizes)])
         return Fit(config)
 
+    @abstractmethod
     def require_attention(self, config: HybridConfig, blocks: list[AttentionSizes]) -> None:
-        """Check the attention blocks against what the subclass can hold."""
-        raise NotImplementedError
+        """Check the attention blocks against what the subclass can hold.
+
+        Raises:
+            CannotHoldError: it has no place for them.
+        """
 
     def write(self, config: HybridConfig, architecture: str) -> Raw:
         """Return what the config.json of all of these formats has."""
