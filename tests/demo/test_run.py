@@ -1,0 +1,34 @@
+"""The demo as a user runs it, on fewer conversions."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hybridize.__main__ import main
+from hybridize.demo import run
+from hybridize.errors import InputError
+
+
+def test_the_demo_converts_opens_and_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "KEPT", (8, 2))
+    output = tmp_path / "out"
+    assert main(["demo", "-o", str(output), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    original, same, hybrid = result["rows"]
+    assert same["difference"] == 0.0
+    assert (same["accuracy"], same["perplexity"]) == (original["accuracy"], original["perplexity"])
+    assert same["recovery"] == original["recovery"] == 1.0
+    assert original["knowledge"] >= 0.9
+    assert hybrid["layout"].count("*") == 2
+    assert hybrid["cache_bytes"] < original["cache_bytes"] / 3
+    assert hybrid["perplexity"] > original["perplexity"]  # nothing has been distilled
+    assert json.loads((output / "results.json").read_text()) == result
+    assert (output / "attention-2" / "config.json").exists()
+
+
+def test_an_existing_directory_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--force"):
+        run.run_demo(tmp_path)
