@@ -12,6 +12,8 @@ from hybridize.modeling.formats.base import (
     Names,
     Raw,
     require,
+    require_default_scale,
+    require_no_multipliers,
     uniform,
     written_fields,
     written_rope,
@@ -51,17 +53,11 @@ class Bamba(Format):
 
     def fit(self, config: HybridConfig) -> Fit:
         """See `Format.fit`."""
-        multipliers = (
-            config.embedding_multiplier,
-            config.residual_multiplier,
-            config.logits_scaling,
-        )
-        require(multipliers == (1.0, 1.0, 1.0), "it has no multipliers")
+        require_no_multipliers(config)
         fit = fit_stock(config)
         attention = uniform_attention(fit.config)
         require(attention.rope, "its attention has RoPE")
-        default = attention.scale in (None, attention.head_dim**-0.5)
-        require(default, "its attention scores are scaled by head_dim ** -0.5")
+        require_default_scale(attention)
         return fit
 
     def from_hybrid(self, config: HybridConfig) -> Raw:

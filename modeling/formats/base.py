@@ -167,6 +167,30 @@ def uniform(config: HybridConfig, sizes: type[Sizes]) -> Sizes | None:
     return next(iter(found), None)
 
 
+def require_no_multipliers(config: HybridConfig) -> None:
+    """Check that the model does without Granite's multipliers."""
+    multipliers = (config.embedding_multiplier, config.residual_multiplier, config.logits_scaling)
+    require(multipliers == (1.0, 1.0, 1.0), "it has no multipliers")
+
+
+def require_default_scale(attention: AttentionSizes) -> None:
+    """Check that attention scores are scaled as Transformers usually are."""
+    default = attention.scale in (None, attention.head_dim**-0.5)
+    require(default, "its attention scores are scaled by head_dim ** -0.5")
+
+
+def same_apart_from_window(config: HybridConfig) -> AttentionSizes:
+    """Return the sizes that all attention blocks share, without a sliding window.
+
+    Raises:
+        CannotHoldError: they differ in more than the window, or there are none.
+    """
+    blocks = [block for block in config.blocks if isinstance(block, AttentionSizes)]
+    found = {replace(block, sliding_window=None) for block in blocks}
+    require(len(found) == 1, "its attention blocks must all have the same sizes")
+    return found.pop()
+
+
 def require_layers(config: HybridConfig) -> None:
     """Check that the model is layers of a mixer and an MLP each."""
     mixers, mlps = config.layout[::2], config.layout[1::2]

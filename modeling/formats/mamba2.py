@@ -11,6 +11,7 @@ from hybridize.modeling.formats.base import (
     Raw,
     common_fields,
     require,
+    require_no_multipliers,
     uniform,
     written_fields,
 )
@@ -57,12 +58,7 @@ class Mamba2Format(Format):
         require(set(config.layout) == {MAMBA}, "it has Mamba-2 blocks only")
         mamba = uniform(config, MambaSizes)
         assert mamba is not None
-        multipliers = (
-            config.embedding_multiplier,
-            config.residual_multiplier,
-            config.logits_scaling,
-        )
-        require(multipliers == (1.0, 1.0, 1.0), "it has no multipliers")
+        require_no_multipliers(config)
         require(
             mamba.inner % config.hidden_size == 0,
             "its Mamba-2 width is a whole multiple of the hidden size",

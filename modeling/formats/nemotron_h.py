@@ -12,6 +12,8 @@ from hybridize.modeling.formats.base import (
     common_fields,
     letters_to,
     require,
+    require_default_scale,
+    require_no_multipliers,
     uniform,
     written_fields,
 )
@@ -76,18 +78,12 @@ class NemotronH(Format):
         mlp = uniform(config, MLPSizes)
         require(not config.tie_word_embeddings, "its embeddings and head are not tied")
         require(not config.residual_in_fp32, "its residual stream is not kept in float32")
-        multipliers = (
-            config.embedding_multiplier,
-            config.residual_multiplier,
-            config.logits_scaling,
-        )
-        require(multipliers == (1.0, 1.0, 1.0), "it has no multipliers")
+        require_no_multipliers(config)
         if attention is not None:
             require(not attention.rope, "its attention has no RoPE")
             plain = not (attention.qkv_bias or attention.out_bias or attention.qk_norm)
             require(plain, "its attention has no biases and no query/key norm")
-            default = attention.scale in (None, attention.head_dim**-0.5)
-            require(default, "its attention scores are scaled by head_dim ** -0.5")
+            require_default_scale(attention)
             require(attention.sliding_window is None, "it has no sliding window")
         require(mamba is None or mamba.dt_max is None, "its steps have no upper limit")
         require(mlp is None or not mlp.gated, "its MLP is not gated")

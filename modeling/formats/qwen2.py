@@ -4,10 +4,9 @@ from transformers import Qwen2Config
 
 from hybridize.modeling.blocks.sizes import AttentionSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.formats.base import Raw, require, uniform
+from hybridize.modeling.formats.base import Raw, require, same_apart_from_window, uniform
 from hybridize.modeling.formats.transformer import (
     TransformerFormat,
-    same_apart_from_window,
     sliding_fields,
 )
 
@@ -24,7 +23,7 @@ class Qwen2(TransformerFormat):
 
     def require_attention(self, config: HybridConfig, blocks: list[AttentionSizes]) -> None:
         """See `TransformerFormat.require_attention`."""
-        attention, mlp = same_apart_from_window(blocks), uniform(config, MLPSizes)
+        attention, mlp = same_apart_from_window(config), uniform(config, MLPSizes)
         assert mlp is not None
         require(attention.qkv_bias and not attention.out_bias, "it has biases on q, k and v only")
         require(not attention.qk_norm, "it has no query/key norm")

@@ -4,10 +4,9 @@ from transformers import Qwen3Config
 
 from hybridize.modeling.blocks.sizes import AttentionSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.formats.base import Raw, require, uniform
+from hybridize.modeling.formats.base import Raw, require, same_apart_from_window, uniform
 from hybridize.modeling.formats.transformer import (
     TransformerFormat,
-    same_apart_from_window,
     sliding_fields,
 )
 
@@ -30,7 +29,7 @@ class Qwen3(TransformerFormat):
 
     def require_attention(self, config: HybridConfig, blocks: list[AttentionSizes]) -> None:
         """See `TransformerFormat.require_attention`."""
-        attention, mlp = same_apart_from_window(blocks), uniform(config, MLPSizes)
+        attention, mlp = same_apart_from_window(config), uniform(config, MLPSizes)
         assert mlp is not None
         require(attention.qk_norm, "its queries and keys have a norm")
         require(attention.qkv_bias == attention.out_bias, "it has all attention biases or none")
@@ -38,9 +37,7 @@ class Qwen3(TransformerFormat):
 
     def from_hybrid(self, config: HybridConfig) -> Raw:
         """See `Format.from_hybrid`."""
-        attention = same_apart_from_window(
-            [block for block in config.blocks if isinstance(block, AttentionSizes)]
-        )
+        attention = same_apart_from_window(config)
         return (
             self.write(config, "Qwen3ForCausalLM")
             | {"attention_bias": attention.qkv_bias}

@@ -12,6 +12,7 @@ from hybridize.modeling.formats.base import (
     replace_kind,
     require,
     require_layers,
+    same_apart_from_window,
     uniform,
 )
 from hybridize.modeling.layout import ATTENTION
@@ -116,10 +117,7 @@ def uniform_attention(config: HybridConfig) -> AttentionSizes:
     Raises:
         CannotHoldError: they differ.
     """
-    blocks = [block for block in config.blocks if isinstance(block, AttentionSizes)]
-    found = {replace(block, sliding_window=None) for block in blocks}
-    require(len(found) == 1, "its attention blocks must all have the same sizes")
-    return replace(found.pop(), sliding_window=config.sliding_window)
+    return replace(same_apart_from_window(config), sliding_window=config.sliding_window)
 
 
 def pad_heads(attention: AttentionSizes, hidden: int) -> AttentionSizes:

@@ -15,7 +15,9 @@ from hybridize.modeling.formats.base import (
     Raw,
     common_fields,
     require,
+    require_default_scale,
     require_layers,
+    require_no_multipliers,
     uniform,
     written_fields,
     written_rope,
@@ -71,19 +73,13 @@ class TransformerFormat(Format):
         require_layers(config)
         require("M" not in config.layout, "it has no Mamba-2 blocks")
         require(not config.residual_in_fp32, "its residual stream is not kept in float32")
-        multipliers = (
-            config.embedding_multiplier,
-            config.residual_multiplier,
-            config.logits_scaling,
-        )
-        require(multipliers == (1.0, 1.0, 1.0), "it has no multipliers")
+        require_no_multipliers(config)
         mlp = uniform(config, MLPSizes)
         require(mlp is not None and mlp.gated, "its MLP is gated")
         for block in config.blocks:
             if isinstance(block, AttentionSizes):
                 require(block.rope, "its attention has RoPE")
-                default = block.scale in (None, block.head_dim**-0.5)
-                require(default, "its attention scores are scaled by head_dim ** -0.5")
+                require_default_scale(block)
         factor = (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
         require(factor == 1.0, "its RoPE turns whole heads")
 
@@ -131,14 +127,3 @@ def sliding_fields(config: HybridConfig) -> Raw:
         "max_window_layers": types.count("full"),
         "layer_types": [f"{kind}_attention" for kind in types],
     }
-
-
-def same_apart_from_window(blocks: list[AttentionSizes]) -> AttentionSizes:
-    """Return the sizes that all attention blocks share.
-
-    Raises:
-        CannotHoldError: they differ in more than the sliding window.
-    """
-    found = {replace(block, sliding_window=None) for block in blocks}
-    require(len(found) == 1, "its attention blocks must all have the same sizes")
-    return found.pop()
