@@ -18,7 +18,7 @@ class Llama(TransformerFormat):
         source = LlamaConfig.from_dict(raw)
         return self.read(source, qkv_bias=source.attention_bias, out_bias=source.attention_bias)
 
-    def require_attention(self, config: HybridConfig, blocks: list[AttentionSizes]) -> None:
+    def require_attention(self, config: HybridConfig) -> None:
         """See `TransformerFormat.require_attention`."""
         attention = uniform(config, AttentionSizes)
         assert attention is not None

@@ -18,7 +18,7 @@ class Mistral(TransformerFormat):
         source = MistralConfig.from_dict(raw)
         return self.read(source, sliding_window=source.sliding_window)
 
-    def require_attention(self, config: HybridConfig, blocks: list[AttentionSizes]) -> None:
+    def require_attention(self, config: HybridConfig) -> None:
         """See `TransformerFormat.require_attention`."""
         attention, mlp = uniform(config, AttentionSizes), uniform(config, MLPSizes)
         assert attention is not None

@@ -2,7 +2,7 @@
 
 from transformers import Qwen2Config
 
-from hybridize.modeling.blocks.sizes import AttentionSizes, MLPSizes
+from hybridize.modeling.blocks.sizes import MLPSizes
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.formats.base import Raw, require, same_apart_from_window, uniform
 from hybridize.modeling.formats.transformer import (
@@ -21,7 +21,7 @@ class Qwen2(TransformerFormat):
         source = Qwen2Config.from_dict(raw)
         return self.read(source, qkv_bias=True, sliding_window=source.sliding_window)
 
-    def require_attention(self, config: HybridConfig, blocks: list[AttentionSizes]) -> None:
+    def require_attention(self, config: HybridConfig) -> None:
         """See `TransformerFormat.require_attention`."""
         attention, mlp = same_apart_from_window(config), uniform(config, MLPSizes)
         assert mlp is not None

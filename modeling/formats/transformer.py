@@ -86,11 +86,11 @@ class TransformerFormat(Format):
     def fit(self, config: HybridConfig) -> Fit:
         """See `Format.fit`."""
         self.require_plain(config)
-        self.require_attention(config, [b for b in config.blocks if isinstance(b, AttentionSizes)])
+        self.require_attention(config)
         return Fit(config)
 
     @abstractmethod
-    def require_attention(self, config: HybridConfig, blocks: list[AttentionSizes]) -> None:
+    def require_attention(self, config: HybridConfig) -> None:
         """Check the attention blocks against what the subclass can hold.
 
         Raises:
