@@ -64,11 +64,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what is trained.
-
-    The bundled checkpoint went through these stages. Drills and first values were changed after
-    its first 3,200 steps, so a rerun gives a checkpoint like it, not the same bits.
-    """
+    """Everything that decides what is trained. The defaults give the bundled checkpoint."""
 
     seed: int = 0
     hidden: int = 128
@@ -77,26 +73,25 @@ class Settings:
     heads: int = 4
     kv_heads: int = 2
     max_length: int = 1024
-    rope_theta: float = 10_000.0
+    rope_theta: float = 500_000.0
     verdict_layer: int = 5
     """After this many layers, each option's verdict must be known in stages that ask for it."""
     learning_rate: float = 3e-3
     warmup_steps: int = 50
-    decay_steps: int = 450
+    decay_steps: int = 700
     weight_decay: float = 0.05
     answer_weight: float = 5.0
     """Weight of answers in the loss."""
     given_weight: float = 0.2
     """Weight of what is given beside them: names and options that nobody can predict."""
-    # A curriculum: find a word again, among eight words and then among all; judge options; name
-    # the letter without having judged; do so after several shots. Begun with the last stage, the
-    # letters stay at chance for longer than all stages take.
+    # A curriculum: recall and find words, alone; judge options; name the letter without having
+    # judged; do so after several shots. Begun with the last stage, the letters stay at chance for
+    # longer than all stages take.
     stages: tuple[Stage, ...] = (
-        Stage(1400, 80, 16, Mix(drill=0.7, practice=1.0, echo=1.0, words=8)),
-        Stage(1600, 96, 16, Mix(drill=0.6, practice=1.0, echo=0.5)),
-        Stage(800, 128, 12, Mix(drill=0.25, recall=0.5, practice=0.4, max_questions=2), 1.0),
-        Stage(250, 160, 12, Mix(drill=0.1, recall=0.5, practice=0.15, max_questions=3), 1.0),
-        Stage(250, 480, 5, Mix(drill=0.05, recall=0.5, practice=0.05), 1.0),
+        Stage(700, 96, 16, Mix(drill=0.7, practice=1.0, echo=1.0)),
+        Stage(1200, 128, 12, Mix(drill=0.3, recall=0.5, practice=0.5, max_questions=2), 1.0),
+        Stage(1200, 160, 12, Mix(drill=0.1, recall=0.5, practice=0.1, max_questions=3), 1.0),
+        Stage(700, 480, 5, Mix(drill=0.05, recall=0.5, practice=0.05), 1.0),
     )
 
     @property

@@ -63,7 +63,9 @@ class RecallSubject:
         keys: the pool of what a question names (``{e}``).
         values: the pool of what a question asks for (``{v}``).
         openings: what starts a passage.
-        statements: sentences of the passage; one passage keeps to one pattern.
+        statements: sentences of the passage; one passage keeps to one pattern. The value comes
+            before the key in all of them: a small model finds what stood before a word long
+            before it finds what came after one.
         questions: what is asked after the passage.
     """
 
@@ -356,23 +358,23 @@ RECALL = (
         ),
         Wording(
             (
-                "{e} carries the {v}.",
-                "{e} has the {v}.",
                 "The {v} belongs to {e}.",
-                "In the bag of {e} is the {v}.",
+                "The {v} is in the bag of {e}.",
+                "The {v} went to {e}.",
+                "It is the {v} that {e} has.",
             ),
-            ("{e} owns the {v}.",),
+            ("See the {v} that belongs to {e}.",),
             ("The {v} is what {e} has.",),
         ),
         Wording(
             (
-                "What does {e} carry?",
+                "What did {e} take?",
                 "Which thing does {e} have?",
                 "What belongs to {e}?",
                 "What is in the bag of {e}?",
             ),
             ("Which thing belongs to {e}?",),
-            ("What is the thing that {e} carries?",),
+            ("What is the thing that {e} has?",),
         ),
     ),
     RecallSubject(
@@ -386,12 +388,12 @@ RECALL = (
         ),
         Wording(
             (
-                "The {e} is in the {v}.",
-                "Look in the {v} for the {e}.",
                 "The {v} has the {e}.",
-                "You may find the {e} in the {v}.",
+                "Look in the {v} for the {e}.",
+                "In the {v} you may find the {e}.",
+                "Go to the {v} and get the {e}.",
             ),
-            ("The {e} stays in the {v}.",),
+            ("The {v} is where the {e} is.",),
             ("In the {v} there is the {e}.",),
         ),
         Wording(
@@ -416,13 +418,13 @@ RECALL = (
         ),
         Wording(
             (
-                "The {e} went to {v}.",
                 "{v} got the {e}.",
-                "The owner of the {e} is {v}.",
                 "We gave {v} the {e}.",
+                "{v} is the owner of the {e}.",
+                "It was {v} who took the {e}.",
             ),
-            ("{v} took the {e}.",),
-            ("The {e} is what {v} got.",),
+            ("{v} has the {e}.",),
+            ("What {v} got is the {e}.",),
         ),
         Wording(
             (

@@ -28,15 +28,16 @@ def attentions() -> tuple[torch.Tensor, ...]:
         return tuple(maps[0] for maps in model(tokens, output_attentions=True).attentions)
 
 
-@pytest.mark.parametrize("layer", range(3))
+# The deepest layer reads a stream that holds what two layers copied, so it matches less well.
+@pytest.mark.parametrize(("layer", "factor"), [(0, 4), (1, 4), (2, 2)])
 @pytest.mark.parametrize("head", [0, 1])
-def test_matching_heads_find_the_token_again(attentions, layer: int, head: int) -> None:  # type: ignore[no-untyped-def]
+def test_matching_heads_find_the_token_again(attentions, layer, head, factor) -> None:  # type: ignore[no-untyped-def]
     maps = attentions[layer][head]
     again = torch.stack([maps[LENGTH + i, i] for i in range(LENGTH)]).mean()
     others = torch.stack(
         [maps[LENGTH + i, [k for k in range(LENGTH) if k != i]].mean() for i in range(LENGTH)]
     ).mean()
-    assert again > 1.5 * others
+    assert again > factor * others
 
 
 @pytest.mark.parametrize("layer", range(3))

@@ -21,7 +21,8 @@ def test_the_demo_converts_opens_and_scores(
     assert same["difference"] == 0.0
     assert (same["accuracy"], same["perplexity"]) == (original["accuracy"], original["perplexity"])
     assert same["recovery"] == original["recovery"] == 1.0
-    assert original["knowledge"] >= 0.9
+    assert original["accuracy"] >= 0.85
+    assert min(original["knowledge"], original["recall"]) >= 0.85
     assert hybrid["layout"].count("*") == 2
     assert hybrid["cache_bytes"] < original["cache_bytes"] / 3
     assert hybrid["perplexity"] > original["perplexity"]  # nothing has been distilled
