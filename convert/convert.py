@@ -1,10 +1,13 @@
 """`hybridize convert`: a Transformer checkpoint becomes a hybrid, one tensor at a time."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from hybridize.console import console
 from hybridize.convert.initialise import ConvertedTensors
@@ -18,11 +21,14 @@ from hybridize.modeling.checkpoint import (
 )
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.costs import cache_cost
-from hybridize.modeling.formats import FORMATS, read_config
+from hybridize.modeling.formats import FORMATS, Entry, read_config
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.layout import ATTENTION, Layout
 from hybridize.modeling.placement import DTYPES
-from hybridize.modeling.tensors import AdaptedTensors, CheckpointTensors
+from hybridize.modeling.tensors import AdaptedTensors, CheckpointTensors, Tensors
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _CONTEXT = 32 * 1024
 _SELECTIONS = ("uniform",)
@@ -178,8 +184,8 @@ def convert(
         ) as writer:
             total = sum(spec.nbytes for spec in specs)
             with console.progress("converting", total, "bytes") as progress:
-                for entry, spec in zip(entries, specs, strict=True):
-                    parts = (adapted.get(name).to(spec.dtype) for name in entry.ours)
+                jobs = zip(entries, specs, strict=True)
+                for spec, parts in _one_ahead(jobs, lambda job: (job[1], _parts(*job, adapted))):
                     writer.add(spec.name, *parts)
                     progress.advance(spec.nbytes)
             writer.finish(
@@ -200,6 +206,26 @@ def convert(
                 }
             )
             return _with_files(result, writer)
+
+
+def _parts(entry: Entry, spec: TensorSpec, tensors: Tensors) -> list[torch.Tensor]:
+    """Return what one tensor on disk is stacked from."""
+    return [tensors.get(name).to(spec.dtype) for name in entry.ours]
+
+
+def _one_ahead(items: Iterable[_Item], work: Callable[[_Item], _Result]) -> Iterator[_Result]:
+    """Yield ``work`` of each item, doing the next in a thread while one is looked at.
+
+    Reading then overlaps with writing, at the cost of one more result in memory.
+    """
+    with ThreadPoolExecutor(1, "read") as pool:
+        coming: Future[_Result] | None = None
+        for item in items:
+            ready, coming = coming, pool.submit(work, item)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def _describe(

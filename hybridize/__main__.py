@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The process's exit code.
     """
     console.debug = False
-    _quieten_libraries()
+    _configure_libraries()
     try:
         result = cli.main(arguments, prog_name="hybridize", standalone_mode=False)
         sys.stdout.flush()  # so that a full disk or a closed pipe is met here, not at exit
@@ -85,11 +85,13 @@ def _abandon_unwritten_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _quieten_libraries() -> None:
-    """Have transformers report errors only, and draw its bars for terminals alone.
+def _configure_libraries() -> None:
+    """Have transformers report errors only, and torch ask for memory in large pages.
 
-    Whoever sets these variables keeps their value.
+    Transformers draws its bars for terminals alone. Large pages save torch most of the page
+    faults on large tensors. Whoever sets these variables keeps their value.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

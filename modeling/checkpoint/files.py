@@ -60,6 +60,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_part(descriptor: int, start: int, end: int) -> None:
+    """Put bytes ``start`` to ``end`` of an open file on the disk, and out of the page cache."""
+    if hasattr(os, "posix_fadvise"):
+        os.fdatasync(descriptor)
+        os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+    else:
+        os.fsync(descriptor)
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 

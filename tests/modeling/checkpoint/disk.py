@@ -7,8 +7,11 @@ from typing import Any
 import torch
 
 from hybridize.modeling.checkpoint import CheckpointWriter, TensorSpec
+from hybridize.modeling.checkpoint.header import DTYPES
 
 Tensors = dict[str, torch.Tensor]
+
+FLOATS = [dtype for dtype in DTYPES.values() if dtype.is_floating_point]
 
 
 def specs_of(tensors: Tensors) -> list[TensorSpec]:

@@ -1,49 +1,30 @@
 """Checkpoints against the safetensors library and transformers; and writes that fail midway."""
 
-import errno
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 import torch
-from disk import Tensors, raw, snapshot, specs_of, write_checkpoint
+from disk import raw, snapshot, specs_of, write_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from hybridize.errors import HybridizeError, InputError
+from hybridize.errors import InputError
 from hybridize.modeling.checkpoint import (
     CheckpointReader,
     CheckpointWriter,
     TensorSpec,
     read_provenance,
 )
-from hybridize.modeling.checkpoint.finite import is_finite
 from hybridize.modeling.checkpoint.header import DTYPES
 from tiny import tokens, write_stock
-
-
-@pytest.fixture
-def few() -> Tensors:
-    """Three small tensors."""
-    return {
-        "a": torch.arange(12.0).reshape(3, 4),
-        "b": torch.arange(5, dtype=torch.int64),
-        "c": torch.ones(7, dtype=torch.bfloat16),
-    }
-
-
-FLOATS = [dtype for dtype in DTYPES.values() if dtype.is_floating_point]
 
 
 def of_every_kind() -> dict[str, torch.Tensor]:
@@ -266,258 +247,6 @@ def test_special_floats_are_spelt_as_transformers_spells_them(tmp_path, few):
         "deep": {"low": {"__float__": "-Infinity"}},
         "plain": 1.5,
     }
-
-
-def test_an_output_is_replaced_at_the_end_and_not_before(tmp_path, few):
-    output = tmp_path / "out"
-    write_checkpoint(output, {"old": torch.zeros(3)})
-    (output / "precious").write_text("data")
-    old = snapshot(output)
-    with pytest.raises(InputError, match="--force"):
-        write_checkpoint(output, few)
-    with CheckpointWriter(output, specs_of(few), config={}, max_shard_size=1, force=True) as writer:
-        for name, tensor in few.items():
-            writer.add(name, tensor)
-            assert snapshot(output) == old
-        writer.finish({"command": "test", "source": {"name": "x"}})
-    assert os.listdir(tmp_path) == ["out"]
-    assert not (output / "precious").exists()
-    with CheckpointReader(output) as reader:
-        assert reader.names == list(few)
-
-
-def test_replacing_a_link_spares_what_it_points_to(tmp_path, few):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "precious").write_text("data")
-    (tmp_path / "out").symlink_to("elsewhere")
-    (tmp_path / "loop").symlink_to("loop")
-    before = snapshot(tmp_path / "elsewhere")
-    for name in ("out", "loop"):
-        with pytest.raises(InputError, match="--force"):
-            write_checkpoint(tmp_path / name, few)
-        write_checkpoint(tmp_path / name, few, force=True)
-        assert not (tmp_path / name).is_symlink()
-        assert (tmp_path / name / "model.safetensors").exists()
-    assert snapshot(tmp_path / "elsewhere") == before
-    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "loop", "out"]
-
-
-@pytest.mark.parametrize("failure", [OSError(errno.EIO, "I/O error"), KeyboardInterrupt()])
-@pytest.mark.parametrize(("call", "done"), [(0, False), (0, True), (1, False)])
-def test_an_interrupted_replacement_leaves_the_old_output(
-    tmp_path, monkeypatch, few, failure, call, done
-):
-    """Two renames put the new output in place: the old one goes aside, the new one moves in.
-
-    The failure strikes before or after the call that it strikes has done its work.
-    """
-    output = tmp_path / "out"
-    write_checkpoint(output, {"old": torch.zeros(3)})
-    old = snapshot(output)
-    rename, calls = Path.rename, []
-
-    def fail_once(self, target):
-        calls.append(target)
-        if len(calls) != call + 1:
-            return rename(self, target)
-        if done:
-            rename(self, target)
-        raise failure
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fail_once)
-        wanted = KeyboardInterrupt if isinstance(failure, KeyboardInterrupt) else HybridizeError
-        with pytest.raises(wanted):
-            write_checkpoint(output, few, force=True)
-    assert snapshot(output) == old
-    assert os.listdir(tmp_path) == ["out"]
-
-
-@pytest.mark.parametrize("output", ["out", "new/parents/out"])
-@pytest.mark.parametrize("added", [0, 1, 3])
-@pytest.mark.parametrize("failure", [ValueError, HybridizeError, KeyboardInterrupt, SystemExit])
-def test_leaving_the_block_early_removes_everything(tmp_path, few, failure, added, output):
-    writer = CheckpointWriter(tmp_path / output, specs_of(few), config={}, max_shard_size=60)
-
-    def leave() -> None:
-        with writer:
-            for name, tensor in list(few.items())[:added]:
-                writer.add(name, tensor)
-            assert list(tmp_path.rglob("out.partial-*"))
-            raise failure
-
-    with pytest.raises(failure):
-        leave()
-    assert snapshot(tmp_path) == {}
-
-
-def fails_after(calls: int, function, failure: BaseException):
-    """``function``, which works so many times and then fails for good."""
-    count = iter(range(calls))
-
-    def wrapped(*arguments, **options):
-        if next(count, None) is None:
-            raise failure
-        return function(*arguments, **options)
-
-    return wrapped
-
-
-NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.parametrize("failure", [NO_SPACE, KeyboardInterrupt()], ids=["full", "interrupt"])
-@pytest.mark.parametrize(
-    ("owner", "name", "calls"),
-    [
-        (Path, "mkdir", 0),
-        (os, "write", 0),  # the first header, which is written on entering
-        (os, "write", 1),  # the first tensor
-        (os, "write", 2),  # the header of the second shard
-        (os, "write", 4),  # the last tensor
-        (os, "fsync", 0),  # a shard, in the background
-        (os, "fsync", 3),  # the small files
-        (Path, "write_text", 0),
-        (Path, "write_text", 2),
-    ],
-)
-def test_a_full_disk_and_ctrl_c_leave_nothing(
-    tmp_path, monkeypatch, few, owner, name, calls, failure
-):
-    output = tmp_path / "new" / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, fails_after(calls, getattr(owner, name), failure))
-        with pytest.raises((HybridizeError, KeyboardInterrupt)) as caught:
-            write_checkpoint(output, few, max_shard_size=60)
-    assert snapshot(tmp_path) == {}
-    if failure is NO_SPACE:
-        assert caught.value.exit_code == 1
-        assert str(caught.value) == f"{output}: no space left on the disk; nothing was left behind"
-    else:
-        assert caught.type is KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("output", "complaint"),
-    [
-        ("file/out", "not a directory"),
-        ("file", "exists already"),
-        ("x" * 300, "File name too long"),
-        ("x" * 250, "File name too long"),  # with what is appended while it is written
-        (f"{'x' * 300}/out", "File name too long"),
-        ("/proc/none/out", "No such file"),
-        ("/proc/none", "No such file"),
-        ("in", "source"),
-        ("in/out", "source"),
-        (".", "source"),
-    ],
-)
-def test_an_output_that_cannot_be_is_the_fault_of_the_input(tmp_path, few, output, complaint):
-    if output.startswith("/proc") and not Path("/proc/self").exists():
-        pytest.skip("needs /proc")
-    (tmp_path / "file").touch()
-    write_checkpoint(tmp_path / "in", few)
-    before = snapshot(tmp_path)
-    with pytest.raises(InputError, match=complaint) as caught:
-        write_checkpoint(tmp_path / output, few, source=tmp_path / "in")
-    assert str(tmp_path / output) in str(caught.value)
-    assert snapshot(tmp_path) == before
-
-
-@pytest.mark.parametrize("output", [".", "..", "sub/.."])
-def test_an_output_without_a_name_is_refused(tmp_path, monkeypatch, few, output):
-    """Nothing can be written beside it and renamed to it."""
-    (tmp_path / "sub").mkdir()
-    monkeypatch.chdir(tmp_path / "sub")
-    before = snapshot(tmp_path)
-    with pytest.raises(InputError, match="name"):
-        write_checkpoint(Path(output), few, force=True)
-    assert snapshot(tmp_path) == before
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-import torch
-from hybridize.modeling.checkpoint import CheckpointWriter, TensorSpec
-specs = [TensorSpec(name, (1000,), torch.float32) for name in "ab"]
-with CheckpointWriter(Path(sys.argv[1]), specs, config={}, max_shard_size=1) as writer:
-    writer.add("a", torch.zeros(1000))
-    print("written", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_killed_run_leaves_nothing_under_the_outputs_name(tmp_path, few):
-    output = tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, str(output)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "written\n"
-        process.kill()
-    assert not output.exists()
-    assert all(name.startswith("out.partial-") for name in os.listdir(tmp_path))
-    write_checkpoint(output, few)
-    with CheckpointReader(output) as reader:
-        assert reader.names == list(few)
-
-
-def special_values(dtype: torch.dtype) -> dict[str, float]:
-    limits = torch.finfo(dtype)
-    return {
-        "zero": 0.0,
-        "largest": limits.max,
-        "least": limits.min,
-        "tiny": limits.smallest_normal,
-        "nan": math.nan,
-        "inf": math.inf,
-        "-inf": -math.inf,
-    }
-
-
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("background", ["zero", "largest", "least"])
-def test_is_finite_sees_one_bad_value_anywhere(dtype, background):
-    """Among the largest values, too, whose sum would overflow."""
-    values = special_values(dtype)
-    for size in (1, 7, 64, 1003):
-        for where in {0, size // 2, size - 1}:
-            for value in values.values():
-                tensor = torch.full((size,), values[background], dtype=torch.float64).to(dtype)
-                tensor[where] = torch.tensor(value, dtype=torch.float64).to(dtype)
-                want = bool(tensor.to(torch.float64).isfinite().all())
-                assert is_finite(tensor) == want, (size, where, value)
-
-
-@pytest.mark.parametrize("dtype", [d for d in FLOATS if d.itemsize <= 2], ids=str)
-def test_is_finite_knows_every_bit_pattern(dtype):
-    if dtype.itemsize == 1:
-        patterns = torch.arange(256, dtype=torch.uint8).view(dtype)
-    else:  # all exponents and signs, with mantissas of every kind
-        high = torch.arange(-(2**15), 2**15, 16).repeat_interleave(4)
-        patterns = (high + torch.tensor([0, 1, 8, 15]).repeat(4096)).to(torch.int16).view(dtype)
-    want = patterns.to(torch.float64).isfinite().tolist()
-    assert [is_finite(pattern) for pattern in patterns] == want
-
-
-def test_is_finite_of_other_kinds():
-    assert is_finite(torch.tensor([True, False]))
-    assert is_finite(torch.tensor([2**63 - 1]))
-    assert is_finite(torch.empty(0))
-    assert is_finite(torch.empty(2, 0, dtype=torch.float8_e5m2))
-    assert is_finite(torch.tensor([1 + 2j]))
-    assert not is_finite(torch.tensor([complex(0, math.nan)]))
-    assert not is_finite(torch.tensor([[1.0, math.nan]]).T)
-
-
-def test_a_tensor_that_is_not_finite_is_named_unless_allowed(tmp_path):
-    write_checkpoint(tmp_path / "x", {"good": torch.ones(2), "bad": torch.tensor([0, math.inf])})
-    with CheckpointReader(tmp_path / "x") as reader:
-        assert reader.get("good").sum() == 2
-        with pytest.raises(InputError, match=r"model\.safetensors: tensor 'bad'.*allow-nonfinite"):
-            reader.get("bad")
-    with CheckpointReader(tmp_path / "x", allow_nonfinite=True) as reader:
-        assert reader.get("bad")[1] == math.inf
 
 
 @pytest.mark.parametrize("ahead", [False, True])
