@@ -322,11 +322,11 @@ from hybridize.modeling.checkpoint import CheckpointWriter
 
 add, added = CheckpointWriter.add, []
 
-def interrupt(self, name, tensor):
+def interrupt(self, name, *parts):
     added.append(name)
     if len(added) == 8:
         os.kill(os.getpid(), signal.SIGINT)
-    add(self, name, tensor)
+    add(self, name, *parts)
 
 CheckpointWriter.add = interrupt
 sys.exit(main(sys.argv[1:]))
