@@ -329,6 +329,7 @@ def interrupt(self, name, *parts):
     add(self, name, *parts)
 
 CheckpointWriter.add = interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 sys.exit(main(sys.argv[1:]))
 """
 
