@@ -35,8 +35,17 @@ class Mamba2(nn.Module):
 
     def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
         """Scan: ``(batch, length, hidden)`` to the same."""
+        return self.out_proj(self.features(self.in_proj(x), context))
+
+    def features(self, projected: torch.Tensor, context: BlockContext) -> torch.Tensor:
+        """Return what the output projection sees, ``(batch, length, inner)``.
+
+        Args:
+            projected: ``(batch, length, sum(in_proj_splits()))``.
+            context: see `BlockContext`.
+        """
         sizes = self.sizes
-        gate, conv_input, dt = self.in_proj(x).split(
+        gate, conv_input, dt = projected.split(
             (sizes.inner, sizes.conv_channels, sizes.heads), dim=-1
         )
         if context.padding_mask is not None:
@@ -44,11 +53,11 @@ class Mamba2(nn.Module):
             # the input instead would let the projection's bias through.
             conv_input = conv_input * context.padding_mask[..., None]
         window, state = self._remembered(context)
-        if window is not None and state is not None and x.shape[1] == 1:
+        if window is not None and state is not None and dt.shape[1] == 1:
             y = self._step(conv_input, dt, window, state)
         else:
             y = self._scan(conv_input, dt, window, state, context)
-        return self.out_proj(self.norm(y.flatten(-2), gate))
+        return self.norm(y.flatten(-2), gate)
 
     def _remembered(self, context: BlockContext) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if context.cache is None:
