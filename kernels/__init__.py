@@ -12,6 +12,8 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_step",
     "gated_rms_norm",
+    "linear_kl_divergence",
+    "linear_topk_kl_divergence",
     "rms_norm",
     "ssd_scan",
     "ssd_step",
@@ -187,4 +189,89 @@ def ssd_step(
     """
     return implementation("ssd_step", x.device)(
         state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit
+    )
+
+
+def linear_kl_divergence(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target_hidden: torch.Tensor,
+    target_weight: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    scales: tuple[float, float] = (1.0, 1.0),
+    labels: torch.Tensor | None = None,
+    label_weight: float = 0.0,
+    mask: torch.Tensor | None = None,
+    chunk_size: int | None = None,
+) -> torch.Tensor:
+    """Return how far a student's next-token distribution is from its teacher's.
+
+    The forward KL divergence, teacher first, in nats per token, times the temperature squared
+    (Hinton et al. 2015, arXiv 1503.02531, section 2). The logits of no more than ``chunk_size``
+    tokens exist at a time, in the forward and in the backward.
+
+    Args:
+        hidden: ``(tokens, hidden)``, what the student's head sees; gets a gradient.
+        weight: ``(vocab, hidden)``, the student's head; gets a gradient.
+        target_hidden: ``(tokens, target_hidden)``, what the teacher's head sees.
+        target_weight: ``(vocab, target_hidden)``.
+        temperature: what all logits are divided by.
+        scales: what the student's and the teacher's logits are multiplied by before that.
+        labels: ``(tokens,)``, the next tokens; negative where there is none.
+        label_weight: share of the cross-entropy to ``labels`` in the loss, 0 to 1; a token
+            without a label has the divergence alone.
+        mask: ``(tokens,)``, False for tokens that do not count; all count if None.
+        chunk_size: tokens at a time; as many as fill 64 MiB if None.
+
+    Returns:
+        A scalar in float32 or wider: the mean over the tokens that count, 0 if none does.
+    """
+    return implementation("linear_kl_divergence", hidden.device)(
+        hidden,
+        weight,
+        target_hidden,
+        target_weight,
+        temperature=temperature,
+        scales=scales,
+        labels=labels,
+        label_weight=label_weight,
+        mask=mask,
+        chunk_size=chunk_size,
+    )
+
+
+def linear_topk_kl_divergence(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    indices: torch.Tensor,
+    log_probs: torch.Tensor,
+    *,
+    scale: float = 1.0,
+    labels: torch.Tensor | None = None,
+    label_weight: float = 0.0,
+    mask: torch.Tensor | None = None,
+    chunk_size: int | None = None,
+) -> torch.Tensor:
+    """Do `linear_kl_divergence` to a teacher of which the likeliest tokens alone are known.
+
+    What they leave over is one more outcome, on both sides, so that the loss is a true
+    divergence, and a lower bound of the full one.
+
+    Args:
+        hidden, weight, labels, label_weight, mask, chunk_size: see `linear_kl_divergence`.
+        indices: ``(tokens, k)``, which tokens, all different.
+        log_probs: ``(tokens, k)``, the teacher's log-probabilities of them.
+        scale: what the student's logits are multiplied by.
+    """
+    return implementation("linear_topk_kl_divergence", hidden.device)(
+        hidden,
+        weight,
+        indices,
+        log_probs,
+        scale=scale,
+        labels=labels,
+        label_weight=label_weight,
+        mask=mask,
+        chunk_size=chunk_size,
     )

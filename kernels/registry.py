@@ -21,6 +21,8 @@ _IMPLEMENTATIONS = {
     "causal_conv1d_step": {"reference": "reference.conv"},
     "ssd_scan": {"reference": "reference.ssd_scan", "cpu": "cpu.ssd_scan"},
     "ssd_step": {"reference": "reference.ssd_step"},
+    "linear_kl_divergence": {"reference": "reference.linear_kl"},
+    "linear_topk_kl_divergence": {"reference": "reference.linear_kl"},
 }
 
 _BACKENDS = ("reference", "cpu")
