@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 import torch
 
 from hybridize.console import console
+from hybridize.convert.calibrate import BlockError, Calibrator
 from hybridize.convert.initialise import ConvertedTensors
 from hybridize.convert.plan import MambaChoice, Plan, plan_conversion
+from hybridize.convert.plot import draw_curve
+from hybridize.convert.select import Curve, Point, measure_swaps
 from hybridize.errors import InputError
 from hybridize.modeling.checkpoint import (
     CheckpointReader,
@@ -21,17 +24,19 @@ from hybridize.modeling.checkpoint import (
 )
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.costs import cache_cost
+from hybridize.modeling.data.source import load_windows
 from hybridize.modeling.formats import FORMATS, Entry, read_config
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.layout import ATTENTION, Layout
-from hybridize.modeling.placement import DTYPES
+from hybridize.modeling.placement import DTYPES, choose_device
 from hybridize.modeling.tensors import AdaptedTensors, CheckpointTensors, Tensors
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _CONTEXT = 32 * 1024
-_SELECTIONS = ("uniform",)
+_WINDOW = 512  # tokens of calibration text in a row
+_SELECTIONS = ("uniform", "sensitivity")
 _INITS = ("attention", "random")
 
 
@@ -49,6 +54,8 @@ class ConversionResult:
         parameters_before, parameters_after: counts.
         bytes_before, bytes_after: sizes of the weights.
         cache_before, cache_after: bytes of one sequence's cache at 32k tokens.
+        errors: how far each new block is from its attention block, where it was calibrated.
+        curve: what each step from all attention to none costs, where it was measured.
         files: how many safetensors files; 0 for a dry run.
         dry_run: whether nothing was written.
     """
@@ -69,6 +76,8 @@ class ConversionResult:
     bytes_after: int
     cache_before: int
     cache_after: int
+    errors: tuple[BlockError, ...]
+    curve: tuple[Point, ...]
     files: int
     dry_run: bool
 
@@ -86,6 +95,8 @@ def convert(
     pattern: str | None = None,
     select: str = "uniform",
     init: str = "attention",
+    calibration: str | Path | None = None,
+    calibration_tokens: int = 8192,
     ssm_groups: str | int = "heads",
     ssm_expand: int = 1,
     d_state: int | None = None,
@@ -93,13 +104,15 @@ def convert(
     dtype: str = "auto",
     max_shard_size: int = 5_000_000_000,
     seed: int = 0,
+    device: str = "auto",
     allow_nonfinite: bool = False,
     force: bool = False,
     dry_run: bool = False,
 ) -> ConversionResult:
     """Turn attention blocks of a checkpoint into Mamba-2 blocks.
 
-    Streams: memory holds one block at a time, whatever the size of the checkpoint.
+    Streams: memory holds one block at a time, whatever the size of the checkpoint. Selection by
+    sensitivity and text from the teacher need the whole model in memory.
 
     Args:
         model: a directory or a hub id, in any format that hybridize reads.
@@ -108,8 +121,12 @@ def convert(
         keep: which attention blocks to keep, counted from 0.
         pattern: the whole layout of the result; only ``*`` may have become ``M``. At most one
             of ``attention``, ``keep`` and ``pattern`` is given.
-        select: how ``attention`` chooses: ``uniform`` spreads them evenly.
+        select: how ``attention`` chooses: ``uniform`` spreads them evenly, ``sensitivity`` keeps
+            those whose loss costs the most, measured on the calibration text.
         init: first values of new blocks: ``attention`` (from the replaced block) or ``random``.
+        calibration: text that new blocks are fitted on: a file, a dataset, or ``teacher``, which
+            lets the model write it. None fits nothing, unless ``sensitivity`` asks for text.
+        calibration_tokens: how much of it, in tokens.
         ssm_groups: separate B and C per query head (``heads``), per key/value head (``kv``), or
             a number of groups that divides the heads.
         ssm_expand: width of a new block in units of the attention's: 1, or 2 as GGUF needs.
@@ -118,6 +135,7 @@ def convert(
         dtype: ``auto`` (as in the source), ``float32``, ``bfloat16`` or ``float16``.
         max_shard_size: bytes per safetensors file.
         seed: of everything random.
+        device: where calibration and selection compute.
         allow_nonfinite: go on when the source has NaN or infinity in its weights.
         force: replace an existing output.
         dry_run: plan only; nothing is written.
@@ -134,12 +152,25 @@ def convert(
         raise InputError(f"--ssm-expand {ssm_expand}: choose 1 or 2")
     if d_state is not None and d_state < 1:
         raise InputError(f"--d-state {d_state}: it must be at least 1")
+    if calibration is not None and init != "attention":
+        raise InputError(f"--calibration fits --init attention, not --init {init}")
+    if select == "sensitivity":
+        if keep is not None or pattern is not None:
+            raise InputError(
+                "--select sensitivity chooses what --attention keeps; leave out "
+                "--keep and --pattern"
+            )
+        if init != "attention":
+            raise InputError(f"--select sensitivity needs --init attention, not {init}")
+        calibration = "teacher" if calibration is None else calibration
     options = {
         "attention": None if attention is None else str(attention),
         "keep": None if keep is None else list(keep),
         "pattern": pattern,
         "select": select,
         "init": init,
+        "calibration": None if calibration is None else Path(calibration).name,
+        "calibration_tokens": calibration_tokens,
         "ssm_groups": str(ssm_groups),
         "ssm_expand": ssm_expand,
         "d_state": d_state,
@@ -151,20 +182,39 @@ def convert(
     with CheckpointReader(source_dir, allow_nonfinite=allow_nonfinite) as reader:
         source_format, config = read_config(reader)
         tensors = CheckpointTensors(reader, source_format, config)
+        mamba = MambaChoice(str(ssm_groups), ssm_expand, d_state, proj_bias=init == "attention")
+        calibrator = curve = None
+        if calibration is not None:
+            place = choose_device(device)
+            windows = load_windows(
+                [str(calibration)],
+                model=source_dir,
+                length=min(_WINDOW, config.max_position_embeddings),
+                tokens=calibration_tokens,
+                seed=seed,
+                device=place,
+                option="--calibration",
+            )
+            remember = select == "sensitivity"  # both measuring and writing need them
+            calibrator = Calibrator(tensors, config, windows, place, remember=remember)
+            if select == "sensitivity":
+                curve = measure_swaps(source_dir, tensors, mamba, calibrator, seed)
         plan = plan_conversion(
             config,
             attention=None if attention is None else str(attention),
             keep=None if keep is None else tuple(keep),
             pattern=pattern,
-            mamba=MambaChoice(str(ssm_groups), ssm_expand, d_state, proj_bias=init == "attention"),
+            mamba=mamba,
             format_name=format,
+            choose=None if curve is None else curve.keep,
         )
         wanted = DTYPES.get(dtype)
-        converted = ConvertedTensors(tensors, config, plan.target, init, seed)
+        fit = None if calibrator is None else calibrator.fit
+        converted = ConvertedTensors(tensors, config, plan.target, init, seed, fit)
         adapted = AdaptedTensors(converted, plan.target, plan.fit.config)
         entries = plan.format.tensor_map(plan.fit.config)
         specs = [TensorSpec(e.disk, e.shape, wanted or adapted.dtype(e.ours[0])) for e in entries]
-        result = _describe(plan, reader, output, source_format.name, specs, dry_run)
+        result = _describe(plan, reader, output, source_format.name, specs, curve, dry_run)
         if dry_run:
             return result
         check_output(output, source_dir, force=force)
@@ -173,6 +223,7 @@ def convert(
         raw = plan.format.from_hybrid(plan.fit.config)
         if plan.format is source_format:
             raw = {**reader.config, **raw}  # what we do not understand, we do not lose
+        pictures = {} if curve is None else {"sensitivity.png": draw_curve(curve, plan.kept)}
         with CheckpointWriter(
             output,
             specs,
@@ -180,7 +231,7 @@ def convert(
             max_shard_size=max_shard_size,
             force=force,
             source=source_dir,
-            extra_files=plan.format.extra_files(plan.fit.config),
+            extra_files=plan.format.extra_files(plan.fit.config) | pictures,
         ) as writer:
             total = sum(spec.nbytes for spec in specs)
             with console.progress("converting", total, "bytes") as progress:
@@ -188,24 +239,37 @@ def convert(
                 for spec, parts in _one_ahead(jobs, lambda job: (job[1], _parts(*job, adapted))):
                     writer.add(spec.name, *parts)
                     progress.advance(spec.nbytes)
+            fitted = () if calibrator is None else calibrator.errors
+            errors = tuple(error for error in fitted if error.block in plan.layout.swapped)
+            result = replace(result, files=len(writer.files), errors=errors)
             writer.finish(
                 {
                     "command": "convert",
                     "options": options,
                     "seed": seed,
                     "source": {"name": _source_name(model), "sha256": reader.sha256()},
-                    "metrics": {
-                        "layout_before": plan.source.layout,
-                        "layout_after": plan.layout.pattern,
-                        "swapped_blocks": sorted(plan.layout.swapped),
-                        "source_format": source_format.name,
-                        "format": plan.format.name,
-                        "parameters_before": result.parameters_before,
-                        "parameters_after": result.parameters_after,
-                    },
+                    "metrics": _metrics(plan, result),
                 }
             )
-            return _with_files(result, writer)
+            return result
+
+
+def _metrics(plan: Plan, result: ConversionResult) -> dict[str, Any]:
+    """Return what the provenance keeps of the result."""
+    metrics: dict[str, Any] = {
+        "layout_before": result.layout_before,
+        "layout_after": result.layout_after,
+        "swapped_blocks": sorted(plan.layout.swapped),
+        "source_format": result.source_format,
+        "format": result.format,
+        "parameters_before": result.parameters_before,
+        "parameters_after": result.parameters_after,
+    }
+    if result.errors:
+        metrics["block_errors"] = [asdict(error) for error in result.errors]
+    if result.curve:
+        metrics["sensitivity"] = [asdict(point) for point in result.curve]
+    return metrics
 
 
 def _parts(entry: Entry, spec: TensorSpec, tensors: Tensors) -> list[torch.Tensor]:
@@ -234,6 +298,7 @@ def _describe(
     output: Path,
     source_format: str,
     specs: Sequence[TensorSpec],
+    curve: Curve | None,
     dry_run: bool,
 ) -> ConversionResult:
     places = Layout(plan.source.layout).indices(ATTENTION)
@@ -256,13 +321,11 @@ def _describe(
         bytes_after=sum(spec.nbytes for spec in specs),
         cache_before=old.kv + old.state,
         cache_after=new.kv + new.state,
+        errors=(),
+        curve=() if curve is None else curve.points,
         files=0,
         dry_run=dry_run,
     )
-
-
-def _with_files(result: ConversionResult, writer: CheckpointWriter) -> ConversionResult:
-    return replace(result, files=len(writer.files))
 
 
 def _count(shapes: Iterable[tuple[int, ...]]) -> int:

@@ -17,6 +17,7 @@ RoPE has no place in the new block; the decay takes over as the notion of distan
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
@@ -35,6 +36,10 @@ _OUTPUT_SHRINK = 0.5
 _UNIT_GATE = 1.2784645427610738  # SiLU of this is 1
 
 
+Fit = Callable[[int, MambaSizes, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+"""Given a block's place, sizes and first values: better ones."""
+
+
 class ConvertedTensors:
     """The tensors of a converted model: the source's own, and first values for new blocks.
 
@@ -44,13 +49,20 @@ class ConvertedTensors:
         after: the conversion's target; at swapped blocks it has Mamba-2 instead of attention.
         init: ``attention`` (see the module) or ``random`` (as mamba_ssm starts a new model).
         seed: of all that is random; a block's values depend on the seed and its index alone.
+        fit: makes better values of a block's first ones; see `calibrate`.
     """
 
     def __init__(
-        self, source: Tensors, before: HybridConfig, after: HybridConfig, init: str, seed: int
+        self,
+        source: Tensors,
+        before: HybridConfig,
+        after: HybridConfig,
+        init: str,
+        seed: int,
+        fit: Fit | None = None,
     ) -> None:
         self._source, self._before, self._after = source, before, after
-        self._init, self._seed = init, seed
+        self._init, self._seed, self._fit = init, seed, fit
         self._swapped = {
             index
             for index, (old, new) in enumerate(zip(before.layout, after.layout, strict=True))
@@ -82,19 +94,34 @@ class ConvertedTensors:
         return index if index in self._swapped else None
 
     def _first_values(self, index: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + index)
         mamba = self._after.blocks[index]
         assert isinstance(mamba, MambaSizes)
-        if self._init == "random":
-            values = random_values(mamba, self._after, generator)
-        else:
-            attention = self._before.blocks[index]
-            assert isinstance(attention, AttentionSizes)
-            values = attention_values(
-                self._source, index, attention, mamba, self._before, generator
-            )
+        values = first_values(self._source, index, mamba, self._before, self._init, self._seed)
+        if self._fit is not None:
+            values = self._fit(index, mamba, values)
         dtype = self.dtype(f"model.blocks.{index}.mixer.in_proj.weight")
         return {name: value.to(dtype) for name, value in values.items()}
+
+
+def first_values(
+    source: Tensors, index: int, mamba: MambaSizes, config: HybridConfig, init: str, seed: int
+) -> dict[str, torch.Tensor]:
+    """Return a new block's values: name in the mixer to float32 tensor.
+
+    Args:
+        source: the source's tensors.
+        index: the block's place.
+        mamba: its sizes.
+        config: the source's configuration.
+        init: ``attention`` or ``random``.
+        seed: of all that is random, together with the place.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    if init == "random":
+        return random_values(mamba, config, generator)
+    attention = config.blocks[index]
+    assert isinstance(attention, AttentionSizes)
+    return attention_values(source, index, attention, mamba, config, generator)
 
 
 def random_values(

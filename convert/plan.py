@@ -1,5 +1,6 @@
 """Deciding what a conversion does, before anything is read or written but the configuration."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridize.errors import InputError
@@ -8,6 +9,9 @@ from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.formats import FORMATS, HYBRID_FORMATS, CannotHoldError, Fit, Format
 from hybridize.modeling.formats.stock_hybrid import pad_heads
 from hybridize.modeling.layout import ATTENTION, MAMBA, Layout
+
+Chooser = Callable[[int, int], tuple[int, ...]]
+"""Given how many attention blocks there are and how many stay: which ones, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def plan_conversion(
     pattern: str | None = None,
     mamba: MambaChoice | None = None,
     format_name: str = "auto",
+    choose: Chooser | None = None,
 ) -> Plan:
     """Work out which attention blocks become Mamba-2, how large, and in which format.
 
@@ -75,11 +80,12 @@ def plan_conversion(
             any, a quarter of the attention blocks stays.
         mamba: sizes of the new blocks.
         format_name: a format, or ``auto`` for the first that holds the result exactly.
+        choose: which blocks ``attention`` keeps; `keep_uniform` if None.
 
     Raises:
         InputError: choices that contradict each other, the model, or the format.
     """
-    layout = _choose_layout(Layout(source.layout), attention, keep, pattern)
+    layout = _choose_layout(Layout(source.layout), attention, keep, pattern, choose or keep_uniform)
     blocks = list(source.blocks)
     for index in layout.swapped:
         sizes = blocks[index]
@@ -165,7 +171,11 @@ def choose_format(config: HybridConfig, name: str) -> tuple[Format, Fit, str]:
 
 
 def _choose_layout(
-    source: Layout, attention: str | None, keep: tuple[int, ...] | None, pattern: str | None
+    source: Layout,
+    attention: str | None,
+    keep: tuple[int, ...] | None,
+    pattern: str | None,
+    choose: Chooser,
 ) -> Layout:
     given = {"--attention": attention, "--keep": keep, "--pattern": pattern}
     named = [option for option, value in given.items() if value is not None]
@@ -177,7 +187,7 @@ def _choose_layout(
     if not places:
         raise InputError("the model has no attention blocks to convert")
     if keep is None:
-        keep = keep_uniform(len(places), _parse_attention(attention or "25%", len(places)))
+        keep = choose(len(places), _parse_attention(attention or "25%", len(places)))
     outside = [index for index in keep if not 0 <= index < len(places)]
     if outside:
         raise InputError(

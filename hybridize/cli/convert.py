@@ -6,6 +6,7 @@ import click
 
 from hybridize.cli.options import (
     common_options,
+    device_option,
     dry_run_option,
     dtype_option,
     force_option,
@@ -28,10 +29,11 @@ from hybridize.console import console, size_in_words
 @click.option("--pattern", metavar="STR", help="The whole layout: * attention, M Mamba-2, - MLP.")
 @click.option(
     "--select",
-    type=click.Choice(["uniform"]),
+    type=click.Choice(["uniform", "sensitivity"]),
     default="uniform",
     show_default=True,
-    help="How --attention chooses: evenly spread, neither first nor last.",
+    help="How --attention chooses: evenly spread, or those whose loss costs the most, measured "
+    "on the calibration text with the whole model in memory.",
 )
 @click.option(
     "--init",
@@ -39,6 +41,19 @@ from hybridize.console import console, size_in_words
     default="attention",
     show_default=True,
     help="First values of the new blocks: from the attention they replace, or random.",
+)
+@click.option(
+    "--calibration",
+    metavar="FILE|DATASET|teacher",
+    help="Fit the new blocks, in closed form, to what attention does on this text; teacher lets "
+    "MODEL write it.  [default: none, and teacher for --select sensitivity]",
+)
+@click.option(
+    "--calibration-tokens",
+    type=click.IntRange(min=1),
+    default=8192,
+    show_default=True,
+    help="How much of the calibration text to use.",
 )
 @click.option(
     "--ssm-groups",
@@ -69,6 +84,7 @@ from hybridize.console import console, size_in_words
 )
 @click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN or infinity in the weights.")
 @seed_option
+@device_option
 @force_option
 @dry_run_option
 @common_options
@@ -80,6 +96,8 @@ def convert(
     pattern: str | None,
     select: str,
     init: str,
+    calibration: str | None,
+    calibration_tokens: int,
     ssm_groups: str,
     ssm_expand: int,
     d_state: int | None,
@@ -88,6 +106,7 @@ def convert(
     max_shard_size: str,
     allow_nonfinite: bool,
     seed: int,
+    device: str,
     force: bool,
     dry_run: bool,
 ) -> None:
@@ -106,6 +125,8 @@ def convert(
         pattern=pattern,
         select=select,
         init=init,
+        calibration=calibration,
+        calibration_tokens=calibration_tokens,
         ssm_groups=ssm_groups,
         ssm_expand=ssm_expand,
         d_state=d_state,
@@ -113,6 +134,7 @@ def convert(
         dtype=dtype,
         max_shard_size=_parse_size(max_shard_size),
         seed=seed,
+        device=device,
         allow_nonfinite=allow_nonfinite,
         force=force,
         dry_run=dry_run,
@@ -147,6 +169,19 @@ def convert(
             ("swapped", len(result.swapped), _numbers(result.swapped)),
         ],
     )
+    if result.errors:
+        console.table(
+            ["new block", "error before calibration", "after"],
+            [(e.block, f"{e.before:.1%}", f"{e.after:.1%}") for e in result.errors],
+            caption="Share of the attention output's power, on text that the fit did not see.",
+        )
+    if result.curve:
+        console.table(
+            ["attention kept", "KL, nats/token", "which"],
+            [(len(p.kept), f"{p.kl:.3f}", _numbers(p.kept)) for p in result.curve],
+            caption="What each swap costs before distillation. "
+            f"--keep {_numbers(result.kept)} gives this choice again.",
+        )
     console.message(f"format: {result.format}: {result.reason}")
     for note in result.notes:
         console.message(f"note: {note}")

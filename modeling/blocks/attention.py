@@ -36,6 +36,10 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
         """Attend: ``(batch, length, hidden)`` to the same."""
+        return self.o_proj(self.heads(x, context))
+
+    def heads(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
+        """Return what the output projection sees, ``(batch, length, heads × head_dim)``."""
         heads = (*x.shape[:-1], -1, self.sizes.head_dim)
         q, k = self.q_proj(x).view(heads), self.k_proj(x).view(heads)
         if self.sizes.qk_norm:
@@ -60,4 +64,4 @@ class Attention(nn.Module):
             sliding_window=self.sizes.sliding_window,
             **context.attention_kwargs,
         )
-        return self.o_proj(y.reshape(*x.shape[:-1], -1))
+        return y.reshape(*x.shape[:-1], -1)

@@ -92,7 +92,7 @@ class CheckpointWriter:
         max_shard_size: bytes of data per safetensors file; a larger tensor has its own.
         force: replace an existing output, once the new one is complete.
         source: where tokenizer and generation files are copied from, and the history.
-        extra_files: further text files, by name.
+        extra_files: further files, by name: texts or bytes.
 
     Attributes:
         files: names of the safetensors files.
@@ -110,7 +110,7 @@ class CheckpointWriter:
         max_shard_size: int,
         force: bool = False,
         source: Path | None = None,
-        extra_files: Mapping[str, str] | None = None,
+        extra_files: Mapping[str, str | bytes] | None = None,
     ) -> None:
         check_output(output, source, force=force)
         if source is not None:
@@ -193,11 +193,12 @@ class CheckpointWriter:
             shutil.copyfile(path, target)
         # JSON has no infinity, though the config.json of many a checkpoint has.
         config = PreTrainedConfig._encode_special_floats(self._config)
-        texts = {CONFIG: json.dumps(config, indent=2, allow_nan=False) + "\n", **self._extra}
+        contents = {CONFIG: json.dumps(config, indent=2, allow_nan=False) + "\n", **self._extra}
         if len(self._shards) > 1:
-            texts[INDEX] = self._index()
-        for name, text in texts.items():
-            (self._partial / name).write_text(text, "utf-8")
+            contents[INDEX] = self._index()
+        for name, content in contents.items():
+            data = content if isinstance(content, bytes) else content.encode()
+            (self._partial / name).write_bytes(data)
         files = dict(self._written)
         for path in sorted(p for p in self._partial.rglob("*") if p.is_file()):
             name = path.relative_to(self._partial).as_posix()

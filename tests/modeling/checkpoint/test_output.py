@@ -129,8 +129,9 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
         (os, "fdatasync", 1),
         (os, "fsync", 0),
         (os, "fsync", 3),  # the small files
+        (Path, "write_bytes", 0),
+        (Path, "write_bytes", 1),
         (Path, "write_text", 0),
-        (Path, "write_text", 2),
     ],
 )
 def test_a_full_disk_and_ctrl_c_leave_nothing(

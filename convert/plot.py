@@ -1,0 +1,39 @@
+"""The picture of a sensitivity curve: where losing one more attention block begins to hurt."""
+
+from io import BytesIO
+
+from hybridize.convert.select import Curve
+from hybridize.modeling.extras import require_extra
+
+
+def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:
+    """Draw attention blocks kept against KL, as a PNG.
+
+    Args:
+        curve: what was measured.
+        kept: the choice that was made, which is marked.
+
+    Raises:
+        HybridizeError: matplotlib is not installed.
+    """
+    require_extra("train", "matplotlib", "drawing a plot")
+    from matplotlib.figure import Figure
+
+    counts = [len(point.kept) for point in curve.points]
+    losses = [point.kl for point in curve.points]
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(counts, losses, marker="o", markersize=4, color="#2a6f97")
+    chosen = next(point for point in curve.points if point.kept == kept)
+    label = f"kept: {','.join(map(str, kept)) or 'none'} ({chosen.kl:.3f} nats)"
+    axes.plot(len(kept), chosen.kl, "o", markersize=9, color="#d1495b", label=label)
+    axes.set_xlabel("attention blocks kept")
+    axes.set_ylabel("KL to the teacher, nats per token")
+    axes.set_title("What each swap costs, before distillation")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()

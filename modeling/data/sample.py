@@ -1,0 +1,64 @@
+"""Text that a model writes itself, for when there is no other."""
+
+from collections.abc import Iterator
+
+import torch
+
+from hybridize.console import console
+from hybridize.modeling.cache import HybridCache
+from hybridize.modeling.model import HybridForCausalLM
+
+_MOST_ROWS = 128
+_LONGEST = 1024
+
+
+@torch.inference_mode()
+def sample_documents(
+    model: HybridForCausalLM, *, bos: int | None, eos: int | None, tokens: int, seed: int
+) -> Iterator[list[int]]:
+    """Yield documents that the model makes up, drawn from its own distribution.
+
+    Rows are written side by side, each up to the model's context or 1,024 tokens. Where a row's
+    document ends, another begins in it; so no row waits for the others.
+
+    Args:
+        model: writes.
+        bos, eos: what documents begin and end with; at least one of them.
+        tokens: how many to draw, at least.
+        seed: of the draws.
+    """
+    generator = torch.Generator(device=model.device).manual_seed(seed)
+    begin = eos if bos is None else bos
+    length = min(_LONGEST, model.config.max_position_embeddings)
+    count = min(_MOST_ROWS, -(-tokens // length))
+    rounds = -(-tokens // (count * length))
+    with console.progress("sampling text", rounds * count * length, "tokens") as progress:
+        for _ in range(rounds):
+            rows = [torch.full((count, 1), begin, device=model.device)]
+            cache = HybridCache(model.config)
+            for _ in range(length - 1):
+                output = model(rows[-1], cache=cache, use_cache=True, logits_to_keep=1)
+                chances = output.logits[:, -1].float().softmax(-1)
+                drawn = torch.multinomial(chances, 1, generator=generator)
+                if bos is not None and eos is not None:
+                    drawn = drawn.masked_fill(rows[-1] == eos, bos)
+                rows.append(drawn)
+                progress.advance(count)
+            progress.advance(count)
+            for row in torch.cat(rows, 1).tolist():
+                yield from _documents(row, bos, eos)
+
+
+def _documents(row: list[int], bos: int | None, eos: int | None) -> Iterator[list[int]]:
+    """Take a row apart where a document ends or another begins."""
+    document: list[int] = []
+    for token in row:
+        if token == bos and document:
+            yield document
+            document = []
+        document.append(token)
+        if token == eos and len(document) > 1:
+            yield document
+            document = []
+    if document:
+        yield document

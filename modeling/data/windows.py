@@ -1,0 +1,113 @@
+"""Documents packed into rows of one length."""
+
+import os
+import uuid
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hybridize.errors import InputError
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Rows of tokens, each of which holds parts of one document or of several.
+
+    Attributes:
+        ids: ``(rows, length)`` int32, the tokens.
+        seq_idx: ``(rows, length)`` int32, which of its row's documents a token belongs to, from 0.
+    """
+
+    ids: torch.Tensor
+    seq_idx: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def length(self) -> int:
+        """Tokens per row."""
+        return self.ids.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all rows."""
+        return self.ids.numel()
+
+    def rows(self, indices: torch.Tensor | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens and document numbers of some rows, ``(rows, length)`` int64 each."""
+        chosen = torch.as_tensor(indices)
+        return self.ids[chosen].long(), self.seq_idx[chosen].long()
+
+    def split(self, held_out: int) -> tuple["Windows", "Windows"]:
+        """Return all rows but the last ``held_out``, and those."""
+        border = len(self) - held_out
+        return (
+            Windows(self.ids[:border], self.seq_idx[:border]),
+            Windows(self.ids[border:], self.seq_idx[border:]),
+        )
+
+
+def pack(documents: Iterable[Sequence[int]], length: int, tokens: int | None = None) -> Windows:
+    """Lay documents one after the other into rows.
+
+    A document that does not fit goes on in the next row, which so begins in its middle, as all
+    text does that a model meets beyond its context. What does not fill a last row is dropped.
+
+    Args:
+        documents: token numbers of each.
+        length: tokens per row.
+        tokens: stop after so many, rounded down to whole rows; take everything if None.
+    """
+    wanted = None if tokens is None else tokens // length * length
+    ids, begins = array("i"), array("q")
+    for document in documents:
+        if wanted is not None and len(ids) >= wanted:
+            break
+        if document:
+            begins.append(len(ids))
+            ids.extend(document)
+    count = (
+        len(ids) // length * length if wanted is None else min(len(ids) // length * length, wanted)
+    )
+    flat = torch.tensor(ids[:count], dtype=torch.int32).view(-1, length)
+    marks = torch.zeros(count, dtype=torch.int32)
+    places = torch.tensor(begins, dtype=torch.int64)
+    marks[places[places < count]] = 1
+    marks = marks.view(-1, length)
+    if count:
+        marks[:, 0] = 0  # whatever a row begins with is its document 0
+    return Windows(flat, marks.cumsum(1, dtype=torch.int32))
+
+
+def save_windows(windows: Windows, path: Path) -> None:
+    """Write rows to a safetensors file, which appears when it is complete."""
+    partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        save_file({"ids": windows.ids, "seq_idx": windows.seq_idx.contiguous()}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def open_windows(path: Path) -> Windows:
+    """Read rows that `save_windows` wrote.
+
+    Raises:
+        InputError: the file is none of its.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            windows = Windows(file.get_tensor("ids"), file.get_tensor("seq_idx"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not rows of tokens: {error}; delete it") from error
+    shapes = {tuple(windows.ids.shape), tuple(windows.seq_idx.shape)}
+    kinds = {windows.ids.dtype, windows.seq_idx.dtype}
+    if len(shapes) > 1 or windows.ids.ndim != 2 or kinds != {torch.int32}:
+        raise InputError(f"{path}: not rows of tokens; delete it")
+    return windows
