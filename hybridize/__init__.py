@@ -12,6 +12,7 @@ from hybridize import _autoclasses
 from hybridize.errors import HybridizeError, InputError
 
 if TYPE_CHECKING:
+    from hybridize.compress.distill.distill import distill
     from hybridize.convert.convert import convert
     from hybridize.evals import evaluate
     from hybridize.modeling.cache import HybridCache
@@ -33,6 +34,7 @@ __all__ = [
     "Layout",
     "__version__",
     "convert",
+    "distill",
     "evaluate",
     "inspect",
     "load_model",
@@ -45,6 +47,7 @@ _HOMES = {
     "HybridConfig": "hybridize.modeling.config",
     "HybridForCausalLM": "hybridize.modeling.model",
     "Layout": "hybridize.modeling.layout",
+    "distill": "hybridize.compress.distill.distill",
     "evaluate": "hybridize.evals",
     "inspect": "hybridize.modeling.inspect",
     "load_model": "hybridize.modeling.load",

@@ -1,5 +1,6 @@
 """Opening a checkpoint of any known format as hybridize's own model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from hybridize.modeling.tensors import CheckpointTensors
 
 
 def load_model(
-    model: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    model: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    shared: Mapping[str, torch.nn.Parameter] | None = None,
 ) -> HybridForCausalLM:
     """Load a checkpoint: Llama, Mistral, Qwen, or a hybrid in any format that is known.
 
@@ -24,6 +29,8 @@ def load_model(
         model: a directory or a hub id.
         dtype: of the parameters; the checkpoint's own if None.
         device: where to put them.
+        shared: another model's parameters by name; those that equal this model's, up to the
+            rounding of their own dtype, serve both.
 
     Returns:
         The model, in evaluation mode. For the model's own class use transformers'
@@ -39,9 +46,12 @@ def load_model(
         with torch.device("meta"):
             result = HybridForCausalLM(config)
         for name in parameter_shapes(config):
-            tensor = tensors.get(name).to(device=device, dtype=dtype)
+            tensor = tensors.get(name)
             module = result.get_submodule(name.rpartition(".")[0])
-            parameter = torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+            parameter = (shared or {}).get(name)
+            if parameter is None or not torch.equal(parameter.cpu(), tensor.to(parameter.dtype)):
+                tensor = tensor.to(device=device, dtype=dtype)
+                parameter = torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
             setattr(module, name.rpartition(".")[2], parameter)
     if result.model.rotary_emb is not None:
         result.model.rotary_emb = RotaryEmbedding(config).to(device)  # its buffers were not stored

@@ -35,6 +35,10 @@ COMMANDS = {
         "hybridize.cli.convert:convert",
         "Swap attention blocks for Mamba-2 and write the hybrid.",
     ),
+    "distill": Entry(
+        "hybridize.cli.distill:distill",
+        "Teach a converted checkpoint what its original does.",
+    ),
     "eval": Entry(
         "hybridize.cli.evaluate:evaluate",
         "Measure accuracy and perplexity of checkpoints with lm-eval.",

@@ -5,7 +5,7 @@ Values stay plain: what a device or a dtype means is for the functions behind th
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -53,6 +53,26 @@ device_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all chance."
 )
+
+
+class _Count(click.ParamType):
+    """A whole number that may end in k, M or G: thousands, millions, billions."""
+
+    name = "count"
+    _units: ClassVar[dict[str, int]] = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip().lower()
+        unit = self._units.get(text[-1:], 1)
+        number = text[:-1] if text[-1:] in self._units else text
+        if not number.replace(".", "", 1).isdecimal() or int(float(number) * unit) < 1:
+            self.fail(f"{value!r} is not a count like 500k or 2M", param, ctx)
+        return int(float(number) * unit)
+
+
+def count_option(name: str, help: str) -> Callable[[Command], Command]:
+    """Add an option that takes a count like ``500k`` or ``2M``, passed on as ``int | None``."""
+    return click.option(name, type=_Count(), metavar="N", help=help)
 
 
 def dtype_option(help: str) -> Callable[[Command], Command]:

@@ -6,9 +6,11 @@ import torch
 
 from hybridize.console import console
 from hybridize.modeling.cache import HybridCache
+from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.model import HybridForCausalLM
 
-_MOST_ROWS = 128
+_MOST_ROWS = 1024
+_CACHE_AT_ONCE = 1 << 30  # bytes
 _LONGEST = 1024
 
 
@@ -30,7 +32,9 @@ def sample_documents(
     generator = torch.Generator(device=model.device).manual_seed(seed)
     begin = eos if bos is None else bos
     length = min(_LONGEST, model.config.max_position_embeddings)
-    count = min(_MOST_ROWS, -(-tokens // length))
+    cost = cache_cost(model.config, length, model.dtype.itemsize)
+    most = max(1, min(_MOST_ROWS, _CACHE_AT_ONCE // (cost.kv + cost.state)))
+    count = min(most, -(-tokens // length))
     rounds = -(-tokens // (count * length))
     with console.progress("sampling text", rounds * count * length, "tokens") as progress:
         for _ in range(rounds):

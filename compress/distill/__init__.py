@@ -1,0 +1,1 @@
+"""Distillation: a converted checkpoint learns from the model that it came from."""

@@ -1,0 +1,263 @@
+"""One distillation from its data to its output, and its working directory in between."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridize.compress.distill.loop import Loop
+from hybridize.compress.distill.pair import Pair, load_pair
+from hybridize.compress.distill.plot import draw_losses
+from hybridize.compress.distill.results import DistillResult, StageResult
+from hybridize.compress.distill.settings import DistillSettings
+from hybridize.compress.distill.stages import make_stage
+from hybridize.compress.distill.stages.kl import KL
+from hybridize.compress.distill.state import Progress, load_state, save_state
+from hybridize.compress.distill.teacher_cache import TeacherCache
+from hybridize.errors import InputError
+from hybridize.modeling.checkpoint import CheckpointReader
+from hybridize.modeling.checkpoint.files import read_json_object
+from hybridize.modeling.config import parameter_shapes
+from hybridize.modeling.data.source import load_windows
+from hybridize.modeling.data.windows import Windows
+from hybridize.modeling.formats import read_config
+from hybridize.modeling.save import save_model
+
+
+class Run:
+    """A distillation; see `distill` for the arguments."""
+
+    def __init__(
+        self,
+        student: Path,
+        teacher: Path,
+        output: Path,
+        swapped: tuple[int, ...],
+        settings: DistillSettings,
+        device: torch.device,
+        data: tuple[str, ...],
+        data_tokens: int | None,
+    ) -> None:
+        assert settings.tokens is not None
+        self._student, self._teacher, self._output = student, teacher, output
+        self._swapped, self._settings, self._device = swapped, settings, device
+        self._data = data
+        needed = max(settings.steps(name) for name in settings.stages) * settings.batch_size
+        wanted = (needed + settings.validation) * settings.seq_len
+        self._data_tokens = wanted if data_tokens is None else data_tokens
+        self._work = output.with_name(f"{output.name}.distill")
+        self._state = self._work / "state.safetensors"
+        self._metrics = self._work / "metrics.jsonl"
+
+    def describe(self) -> DistillResult:
+        """Return what would be done."""
+        with CheckpointReader(self._student) as reader:
+            shapes = parameter_shapes(read_config(reader)[1])
+        prefixes = tuple(f"model.blocks.{index}.mixer." for index in self._swapped)
+        everything = self._settings.train == "all"
+        trained = sum(
+            torch.Size(shape).numel()
+            for name, shape in shapes.items()
+            if everything or name.startswith(prefixes)
+        )
+        return DistillResult(
+            student=self._student,
+            teacher=self._teacher,
+            output=self._output,
+            swapped=self._swapped,
+            trained=trained,
+            shared=0,
+            rows=0,
+            validation_rows=0,
+            steps={name: self._settings.steps(name) for name in self._settings.stages},
+            stages=(),
+            dry_run=True,
+        )
+
+    def claim(self, *, resume: bool, force: bool) -> None:
+        """Make the working directory this run's own, or find it so.
+
+        Raises:
+            InputError: it belongs to another run, or to this one, which is not to be resumed.
+        """
+        mine, record = self._identity(), self._work / "run.json"
+        if resume:
+            if not record.exists():
+                raise InputError(f"{self._work}: nothing to --resume there")
+            theirs = read_json_object(record)
+            different = [key for key in mine if theirs.get(key) != mine[key]]
+            if different:
+                raise InputError(
+                    f"{self._work}: belongs to another run (its {different[0]} differs); give the "
+                    "same options to --resume it, or --force to start anew"
+                )
+            return
+        if self._work.exists():
+            if not force:
+                raise InputError(
+                    f"{self._work}: holds an interrupted run; --resume goes on with it, --force "
+                    "starts anew"
+                )
+            shutil.rmtree(self._work)
+        try:
+            self._work.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{self._work}: cannot be made: {error.strerror}") from error
+        record.write_text(json.dumps(mine, indent=2) + "\n")
+
+    def train(self, save_every: int, *, force: bool) -> DistillResult:
+        """Do all stages, write the output, and remove the working directory."""
+        windows = self._windows()
+        pair = load_pair(
+            self._student,
+            self._teacher,
+            self._swapped,
+            train=self._settings.train,
+            device=self._device,
+            dtype=getattr(torch, self._settings.dtype),
+        )
+        assert pair.teacher is not None
+        shared = _shared(pair)
+        if self._settings.gradient_checkpointing:
+            pair.student.gradient_checkpointing_enable()
+            pair.student.train()
+        everything = pair.mixers() | pair.parameters(self._settings.train)
+        progress, saved = self._resumed()
+        with torch.no_grad():
+            for name, parameter in everything.items():
+                if f"parameter.{name}" in saved:
+                    parameter.copy_(saved[f"parameter.{name}"])
+        for place, name in enumerate(self._settings.stages):
+            if place < progress.stage:
+                continue
+            stage = make_stage(name, pair, self._settings)
+            if isinstance(stage, KL) and self._settings.cache_teacher:
+                self._write_teacher_down(stage, pair, windows)
+            loop = Loop(name, stage, self._settings, windows, progress, self._metrics, self._device)
+            loop.restore(saved)
+            saved = {}
+
+            def save(loop: Loop = loop) -> None:
+                named = {f"parameter.{n}": p for n, p in everything.items()}
+                save_state(self._state, progress, named | loop.tensors())
+
+            loop.run(save, save_every)
+            progress.results.append(_result(name, progress, self._settings))
+            progress.next_stage()
+            save_state(self._state, progress, {f"parameter.{n}": p for n, p in everything.items()})
+        result = self._result(pair, shared, windows, progress)
+        self._write(pair, result, force)
+        shutil.rmtree(self._work)
+        return result
+
+    def _windows(self) -> tuple[Windows, Windows]:
+        settings = self._settings
+        windows = load_windows(
+            self._data,
+            model=self._teacher,
+            length=settings.seq_len,
+            tokens=self._data_tokens,
+            seed=settings.seed,
+            device=self._device,
+            dtype=getattr(torch, settings.dtype),
+            cache=self._work / "data",
+        )
+        if len(windows) <= settings.validation:
+            raise InputError(
+                f"--data {' '.join(self._data)}: {len(windows)} rows of {windows.length} tokens, "
+                f"of which {settings.validation} are held out; give more text or lower --validation"
+            )
+        return windows.split(settings.validation)
+
+    def _write_teacher_down(self, stage: KL, pair: Pair, windows: tuple[Windows, Windows]) -> None:
+        """Ask the teacher once and for all, and let go of it where nothing else needs it."""
+        cache = TeacherCache(self._work / "teacher", self._settings.cache_teacher)
+        assert pair.teacher is not None
+        whole = Windows(
+            torch.cat([part.ids for part in windows]), torch.cat([part.seq_idx for part in windows])
+        )
+        cache.fill(pair.teacher, whole)
+        stage.cached = cache
+        if self._settings.stages[-1] == "kl":
+            pair.teacher = None
+
+    def _resumed(self) -> tuple[Progress, dict[str, torch.Tensor]]:
+        if not self._state.exists():
+            self._metrics.write_text("")
+            return Progress(), {}
+        progress, saved = load_state(self._state)
+        lines = self._metrics.read_text("utf-8").splitlines(keepends=True)
+        self._metrics.write_text("".join(lines[: progress.lines]))
+        return progress, saved
+
+    def _result(
+        self, pair: Pair, shared: int, windows: tuple[Windows, Windows], progress: Progress
+    ) -> DistillResult:
+        trained = pair.parameters(self._settings.train).values()
+        return DistillResult(
+            student=self._student,
+            teacher=self._teacher,
+            output=self._output,
+            swapped=self._swapped,
+            trained=sum(parameter.numel() for parameter in trained),
+            shared=shared,
+            rows=len(windows[0]),
+            validation_rows=len(windows[1]),
+            steps={name: self._settings.steps(name) for name in self._settings.stages},
+            stages=tuple(StageResult(**values) for values in progress.results),
+            dry_run=False,
+        )
+
+    def _write(self, pair: Pair, result: DistillResult, force: bool) -> None:
+        metrics = self._metrics.read_text("utf-8")
+        figures = result.to_dict()
+        save_model(
+            pair.student,
+            self._output,
+            like=self._student,
+            force=force,
+            step={
+                "command": "distill",
+                "options": self._settings.to_dict() | {"data": [Path(d).name for d in self._data]},
+                "seed": self._settings.seed,
+                "teacher": self._teacher.name,
+                "metrics": {key: figures[key] for key in ("trained", "rows", "steps", "stages")},
+            },
+            extra_files={"distill.jsonl": metrics, "distill.png": draw_losses(metrics)},
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """Return everything that decides the result."""
+        hashes = {}
+        for role, directory in (("student", self._student), ("teacher", self._teacher)):
+            with CheckpointReader(directory) as reader:
+                hashes[role] = reader.sha256()
+        return {
+            **hashes,
+            "data": list(self._data),
+            "data_tokens": self._data_tokens,
+            "settings": json.loads(json.dumps(self._settings.to_dict())),
+        }
+
+
+def _shared(pair: Pair) -> int:
+    assert pair.teacher is not None
+    theirs = {id(parameter) for parameter in pair.teacher.parameters()}
+    return sum(p.numel() for p in pair.student.parameters() if id(p) in theirs)
+
+
+def _result(name: str, progress: Progress, settings: DistillSettings) -> dict[str, Any]:
+    losses = [loss for _, loss in progress.validation]
+    return {
+        "stage": name,
+        "steps": progress.step,
+        "tokens": progress.step * settings.batch_size * settings.seq_len,
+        "skipped": progress.skipped,
+        "loss_first": progress.losses[0] if progress.losses else None,
+        "loss_last": progress.losses[-1] if progress.losses else None,
+        "validation_before": losses[0],
+        "validation_after": min(losses) if settings.patience else losses[-1],
+        "seconds": progress.seconds,
+    }

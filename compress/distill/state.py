@@ -1,0 +1,72 @@
+"""Where a distillation stands, on disk, so that a killed one goes on.
+
+One safetensors file, never a pickle: the parameters that train, the optimiser's moments, the best
+parameters so far, and in the header, as JSON, the step and everything else that is not a tensor.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hybridize.errors import InputError
+from hybridize.modeling.checkpoint.files import sync
+
+
+@dataclass
+class Progress:
+    """Where a stage stands.
+
+    Attributes:
+        stage: its place among the stages.
+        step: steps done.
+        skipped: steps whose gradients were not finite.
+        lines: lines of the metrics file that belong to the run so far.
+        validation: ``(step, loss)`` of every validation of the stage.
+        losses: first and last training loss of the stage.
+        results: of the stages that are done.
+    """
+
+    stage: int = 0
+    step: int = 0
+    skipped: int = 0
+    lines: int = 0
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    def next_stage(self) -> None:
+        """Begin with the next stage."""
+        self.stage += 1
+        self.step = self.skipped = 0
+        self.validation, self.losses, self.seconds = [], [], 0.0
+
+
+def save_state(path: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
+    """Write down where a run stands; the file is the old one or the new one, never half of one."""
+    partial = path.with_suffix(".partial")
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contents, partial, metadata={"progress": json.dumps(asdict(progress))})
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def load_state(path: Path) -> tuple[Progress, dict[str, torch.Tensor]]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            values = json.loads((file.metadata() or {})["progress"])
+            values["validation"] = [tuple(pair) for pair in values["validation"]]
+            return Progress(**values), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: cannot go on from it: {error}; --force starts anew") from error

@@ -1,0 +1,68 @@
+"""What the teacher says about every token of the data, written down once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from hybridize.console import console
+from hybridize.modeling.data.windows import Windows
+from hybridize.modeling.model import HybridForCausalLM
+
+_ROWS_PER_FILE = 64
+_TOKENS_AT_ONCE = 4096
+
+
+class TeacherCache:
+    """The likeliest next tokens of every row, in files of a few rows each.
+
+    A token takes six bytes for each of them: an int32 and a float16.
+
+    Args:
+        directory: of the files.
+        top: likeliest tokens that are kept.
+    """
+
+    def __init__(self, directory: Path, top: int) -> None:
+        self._directory, self._top = directory, top
+
+    @torch.no_grad()
+    def fill(self, teacher: HybridForCausalLM, windows: Windows) -> None:
+        """Write what is missing; a file that is there is complete."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with console.progress("asking the teacher", windows.tokens, "tokens") as progress:
+            for number, rows in enumerate(torch.arange(len(windows)).split(_ROWS_PER_FILE)):
+                path = self._path(number)
+                if not path.exists():
+                    parts = zip(*self._answers(teacher, windows, rows), strict=True)
+                    indices, log_probs = (torch.cat(part) for part in parts)
+                    partial = path.with_suffix(".partial")
+                    save_file({"indices": indices, "log_probs": log_probs}, partial)
+                    partial.replace(path)
+                progress.advance(len(rows) * windows.length)
+
+    def rows(
+        self, rows: torch.Tensor, piece: slice, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens and log-probabilities, ``(rows, tokens, top)`` each, of some places."""
+        indices, log_probs = [], []
+        for row in rows.tolist():
+            number, place = divmod(row, _ROWS_PER_FILE)
+            with safe_open(self._path(number), "pt") as file:
+                indices.append(file.get_slice("indices")[place, piece])
+                log_probs.append(file.get_slice("log_probs")[place, piece])
+        return torch.stack(indices).to(device), torch.stack(log_probs).to(device)
+
+    def _answers(
+        self, teacher: HybridForCausalLM, windows: Windows, rows: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for part in rows.split(max(1, _TOKENS_AT_ONCE // windows.length)):
+            ids, seq_idx = (tensor.to(teacher.device) for tensor in windows.rows(part))
+            logits = teacher(ids, seq_idx=seq_idx, use_cache=False).logits.float()
+            values, indices = logits.log_softmax(-1).topk(min(self._top, logits.shape[-1]))
+            yield indices.to("cpu", torch.int32), values.to("cpu", torch.float16)
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"teacher-{self._top}-{number:06d}.safetensors"
