@@ -76,10 +76,12 @@ def causal_conv1d(
         bias: ``(channels,)``.
         window: ``(batch, width - 1, channels)``, the inputs just before ``x``; zeros if None.
         seq_idx: ``(batch, length)`` integers; neighbours with different ones belong to
-            different packed sequences and do not see each other. Not together with ``window``.
+            different packed sequences and do not see each other. The window belongs to the
+            first token's sequence.
 
     Returns:
-        ``(batch, length, channels)`` and the last ``width - 1`` inputs, for the next call.
+        ``(batch, length, channels)`` and the last ``width - 1`` inputs, for the next call; zeros
+        in place of those that are not of the last token's sequence.
     """
     return implementation("causal_conv1d", x.device)(
         x, weight, bias, window=window, seq_idx=seq_idx

@@ -21,7 +21,7 @@ from hybridize.modeling.blocks.mlp import FeedForward
 from hybridize.modeling.blocks.norm import RMSNorm
 from hybridize.modeling.blocks.rope import RotaryEmbedding
 from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
-from hybridize.modeling.cache import HybridCache
+from hybridize.modeling.cache import HybridCache, SegmentCache
 from hybridize.modeling.config import HybridConfig
 
 _MIXERS: dict[type[BlockSizes], type[nn.Module]] = {
@@ -114,8 +114,11 @@ class HybridModel(HybridPreTrainedModel):
         if self.config.embedding_multiplier != 1.0:
             x = x * self.config.embedding_multiplier
         packed = self._packed_sequences(x, attention_mask, position_ids, cache, seq_idx)
-        if packed is not None and (use_cache or cache is not None):
+        segmented = isinstance(cache, SegmentCache)
+        if packed is not None and (use_cache or cache is not None) and not segmented:
             raise ValueError("packed sequences leave no cache to go on from; pass use_cache=False")
+        if segmented and self.gradient_checkpointing and self.training:
+            raise ValueError("a SegmentCache would be filled again by gradient checkpointing")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and packed is None
         if self.gradient_checkpointing and self.training:
@@ -163,6 +166,8 @@ class HybridModel(HybridPreTrainedModel):
         packed: torch.Tensor | None,
         attention_kwargs: dict[str, Any],
     ) -> BlockContext:
+        if packed is not None and isinstance(cache, SegmentCache):
+            return self._segment_context(x, position_ids, cache, packed, attention_kwargs)
         layer_types = set(self.config.layer_types)
         has_attention = bool(layer_types & {"full_attention", "sliding_attention"})
         if position_ids is None and packed is not None:
@@ -186,6 +191,37 @@ class HybridModel(HybridPreTrainedModel):
             padding_mask=_padding_mask(attention_mask, x.shape[1]),
             rotary=None if self.rotary_emb is None else self.rotary_emb(x, position_ids),
             seq_idx=packed,
+            goes_on=None,
+            attention_kwargs=attention_kwargs,
+        )
+
+    def _segment_context(
+        self,
+        x: torch.Tensor,
+        position_ids: torch.Tensor | None,
+        cache: SegmentCache,
+        seq_idx: torch.Tensor,
+        attention_kwargs: dict[str, Any],
+    ) -> BlockContext:
+        """Return the surroundings of a segment whose sequences may have begun before it."""
+        goes_on = cache.extend(seq_idx)
+        assert cache.seq_idx is not None
+        if position_ids is None:
+            position_ids = positions_from_seq_idx(cache.seq_idx)[:, -x.shape[1] :]
+        masks = {}
+        for kind, window in (
+            ("full_attention", None),
+            ("sliding_attention", self.config.sliding_window),
+        ):
+            if kind in self.config.layer_types:
+                masks[kind] = segment_mask(cache.seq_idx, x.shape[1], window, x.dtype)
+        return BlockContext(
+            cache=cache,
+            attention_masks=masks,
+            padding_mask=None,
+            rotary=None if self.rotary_emb is None else self.rotary_emb(x, position_ids),
+            seq_idx=seq_idx,
+            goes_on=goes_on,
             attention_kwargs=attention_kwargs,
         )
 
@@ -281,6 +317,32 @@ def positions_from_seq_idx(seq_idx: torch.Tensor) -> torch.Tensor:
     place = torch.arange(seq_idx.shape[1], device=seq_idx.device).expand_as(seq_idx)
     begins = nn.functional.pad(seq_idx.diff(dim=-1) != 0, (1, 0), value=True)
     return place - (place * begins).cummax(-1).values
+
+
+def segment_mask(
+    seq_idx: torch.Tensor, length: int, window: int | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return what the last tokens see of themselves and of those before, to be added to scores.
+
+    Args:
+        seq_idx: ``(batch, tokens)``, of all tokens.
+        length: how many of the last ones ask.
+        window: how many tokens back one sees, itself included; all if None. A sliding cache
+            holds no more than ``window - 1`` of the tokens before.
+        dtype: of the mask.
+
+    Returns:
+        ``(batch, 1, length, keys)``.
+    """
+    total = seq_idx.shape[1]
+    keys = total if window is None else min(total - length, window - 1) + length
+    place = torch.arange(total, device=seq_idx.device)
+    back = place[-length:, None] - place[None, -keys:]
+    seen = (back >= 0) & (seq_idx[:, -length:, None] == seq_idx[:, None, -keys:])
+    if window is not None:
+        seen &= back < window
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seq_idx.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _padding_mask(attention_mask: torch.Tensor | None, length: int) -> torch.Tensor | None:

@@ -71,6 +71,8 @@ class DistillSettings:
                 raise InputError(f"{_option(name)} {getattr(self, name)}: choose from 0 to 1")
         if self.train not in TRAINABLE:
             raise InputError(f"--train {self.train}: choose one of {', '.join(TRAINABLE)}")
+        if self.segment and self.gradient_checkpointing:
+            raise InputError("--segment and --gradient-checkpointing exclude each other")
         if self.cache_teacher and self.temperature != 1.0:
             raise InputError("--cache-teacher knows the teacher at --temperature 1 only")
         if self.cache_teacher and "kl" not in self.stages:

@@ -24,14 +24,17 @@ def causal_conv1d(
     else:
         # Taps that would reach into the sequence packed before this one see zeros, as they
         # would at the start of a sequence of its own.
-        index = F.pad(seq_idx, (width - 1, 0), value=-1)
+        index = torch.cat([seq_idx[:, :1].expand(-1, width - 1), seq_idx], dim=1)
         y = torch.zeros_like(x)
         for tap in range(width):
             same = (index[:, tap : tap + length] == seq_idx)[..., None]
             y = y + padded[:, tap : tap + length] * same * weight[:, tap].to(x.dtype)
     if bias is not None:
         y = y + bias.to(x.dtype)
-    return F.silu(y), padded[:, length:]
+    last = padded[:, length:]
+    if seq_idx is not None:
+        last = last * (index[:, length:] == seq_idx[:, -1:])[..., None]
+    return F.silu(y), last
 
 
 def causal_conv1d_step(

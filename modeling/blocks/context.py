@@ -17,6 +17,8 @@ class BlockContext:
         padding_mask: ``(batch, length)``, False on padding; None where there is none.
         rotary: cosine and sine, ``(batch, length, rotary_dim)``; None without RoPE.
         seq_idx: ``(batch, length)``, which packed sequence a token belongs to; None if one.
+        goes_on: ``(batch,)``, whether a row's first token belongs to the sequence that the cache
+            ends with; None where it always does.
         attention_kwargs: passed on to transformers' attention function.
     """
 
@@ -25,4 +27,5 @@ class BlockContext:
     padding_mask: torch.Tensor | None
     rotary: tuple[torch.Tensor, torch.Tensor] | None
     seq_idx: torch.Tensor | None
+    goes_on: torch.Tensor | None
     attention_kwargs: dict[str, Any]

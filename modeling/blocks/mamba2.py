@@ -53,7 +53,8 @@ class Mamba2(nn.Module):
             # the input instead would let the projection's bias through.
             conv_input = conv_input * context.padding_mask[..., None]
         window, state = self._remembered(context)
-        if window is not None and state is not None and dt.shape[1] == 1:
+        decoding = dt.shape[1] == 1 and context.seq_idx is None
+        if decoding and window is not None and state is not None:
             y = self._step(conv_input, dt, window, state)
         else:
             y = self._scan(conv_input, dt, window, state, context)
@@ -64,7 +65,12 @@ class Mamba2(nn.Module):
             return None, None
         window = context.cache.get_conv_state(self.layer_idx)
         state = context.cache.get_recurrent_state(self.layer_idx)
-        return None if window is None else window.transpose(1, 2), state
+        if window is None or state is None:
+            return None, None
+        if context.goes_on is not None:  # what another sequence left is nothing to this one
+            window = window * context.goes_on[:, None, None]
+            state = state * context.goes_on[:, None, None, None]
+        return window.transpose(1, 2), state
 
     def _step(
         self, conv_input: torch.Tensor, dt: torch.Tensor, window: torch.Tensor, state: torch.Tensor

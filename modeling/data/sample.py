@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 import torch
+from transformers import StaticCache
 
 from hybridize.console import console
-from hybridize.modeling.cache import HybridCache
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.model import HybridForCausalLM
 
-_MOST_ROWS = 1024
+_MOST_ROWS = 256
 _CACHE_AT_ONCE = 1 << 30  # bytes
 _LONGEST = 1024
 
@@ -21,7 +21,8 @@ def sample_documents(
     """Yield documents that the model makes up, drawn from its own distribution.
 
     Rows are written side by side, each up to the model's context or 1,024 tokens. Where a row's
-    document ends, another begins in it; so no row waits for the others.
+    document ends, another begins in it; so no row waits for the others. Keys and values have their
+    place from the start: a cache that grows is copied for every token.
 
     Args:
         model: writes.
@@ -39,7 +40,7 @@ def sample_documents(
     with console.progress("sampling text", rounds * count * length, "tokens") as progress:
         for _ in range(rounds):
             rows = [torch.full((count, 1), begin, device=model.device)]
-            cache = HybridCache(model.config)
+            cache = StaticCache(model.config, max_cache_len=length)
             for _ in range(length - 1):
                 output = model(rows[-1], cache=cache, use_cache=True, logits_to_keep=1)
                 chances = output.logits[:, -1].float().softmax(-1)

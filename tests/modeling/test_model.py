@@ -2,46 +2,21 @@
 
 import pytest
 import torch
+from hybrids import LAYOUTS, MIXED, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.cache import HybridCache
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.model import (
     HybridForCausalLM,
     positions_from_seq_idx,
     seq_idx_from_positions,
 )
-from tiny import randomise, tokens
+from tiny import tokens
 
-MIXED = [
-    MambaSizes(4, 8, 2, 16),
-    MLPSizes(48),
-    AttentionSizes(4, 2, 8, qkv_bias=True, qk_norm=True),
-    MLPSizes(64, "gelu"),
-    MambaSizes(6, 8, 3, 4, conv_width=3, proj_bias=True, dt_min=0.01, dt_max=0.5),
-    AttentionSizes(2, 2, 8, sliding_window=9),
-    MLPSizes(40, "relu2", gated=False, bias=True),
-    AttentionSizes(3, 1, 12, rope=False),
-]
-LAYOUTS = {
-    "mixed": MIXED,
-    "mamba only": [MIXED[0], MIXED[4]],
-    "attention only": [MIXED[2], MIXED[3]],
-}
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}  # in float64
 SHIFTED = {"rtol": 1e-5, "atol": 1e-5}  # positions differ, and RoPE's angles are float32
-
-
-def build(blocks, dtype=torch.float64, **fields):
-    config = HybridConfig.from_blocks(
-        blocks, vocab_size=64, hidden_size=32, max_position_embeddings=256, **fields
-    )
-    model = HybridForCausalLM(config).eval()
-    randomise(model)
-    return model.to(dtype)
 
 
 @pytest.fixture(scope="module", params=list(LAYOUTS))

@@ -14,7 +14,7 @@ from hybridize.compress.distill.pair import Pair
 from hybridize.compress.distill.settings import DistillSettings
 from hybridize.compress.distill.teacher_cache import TeacherCache
 from hybridize.kernels import linear_kl_divergence, linear_topk_kl_divergence
-from hybridize.modeling.cache import HybridCache
+from hybridize.modeling.cache import SegmentCache
 from hybridize.modeling.model import HybridForCausalLM
 
 
@@ -100,7 +100,7 @@ class _Caches:
 
     def __init__(self, pair: Pair, segmented: bool) -> None:
         models = [model for model in (pair.student, pair.teacher) if model is not None]
-        self._caches = {id(model): HybridCache(model.config) for model in models if segmented}
+        self._caches = {id(model): SegmentCache(model.config) for model in models if segmented}
 
     def run(
         self, model: HybridForCausalLM, ids: torch.Tensor, seq_idx: torch.Tensor
