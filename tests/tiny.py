@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     BambaConfig,
@@ -18,11 +19,13 @@ from transformers import (
     NemotronHConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
 
 VOCAB = 64
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567"
 _SHARED: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -155,3 +158,16 @@ def tokens(batch: int = 2, length: int = 37, seed: int = 1) -> torch.Tensor:
     """Return random token ids, none of them special."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, VOCAB, (batch, length), generator=generator)
+
+
+def write_tokenizer(directory: Path) -> None:
+    """A token for each of 60 letters and a word start, after ``<unk>``, ``<s>`` and ``</s>``."""
+    tokens = ["<unk>", "<s>", "</s>", "▁", *LETTERS]
+    assert len(tokens) == VOCAB
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(directory)

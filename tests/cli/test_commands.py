@@ -7,26 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hybridize.__main__ import main
-from tiny import VOCAB, write_stock
-
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567"
-
-
-def write_tokenizer(directory: Path) -> None:
-    """A token for each of 60 letters and a word start, after ``<unk>``, ``<s>`` and ``</s>``."""
-    tokens = ["<unk>", "<s>", "</s>", "▁", *LETTERS]
-    assert len(tokens) == VOCAB
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(directory)
+from tiny import VOCAB, write_stock, write_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +108,8 @@ def test_a_dry_run_says_so_and_writes_nothing(run, model, tmp_path):
 def test_every_option_of_convert_arrives(run, model, tmp_path):
     options = (
         "--pattern M-M-*-M- --select uniform --init random --ssm-groups kv --ssm-expand 2 "
-        "--d-state 12 --format hybridize --dtype bfloat16 --max-shard-size 20KB --seed 7"
+        "--d-state 12 --format hybridize --dtype bfloat16 --max-shard-size 20KB --seed 7 "
+        "--calibration-tokens 4096"
     )
     run("convert", model, "-o", tmp_path / "out", *options.split(), "--allow-nonfinite")
     (step,) = json.loads((tmp_path / "out" / "hybridize.json").read_text())["steps"]
@@ -135,6 +120,8 @@ def test_every_option_of_convert_arrives(run, model, tmp_path):
         "pattern": "M-M-*-M-",
         "select": "uniform",
         "init": "random",
+        "calibration": None,
+        "calibration_tokens": 4096,
         "ssm_groups": "kv",
         "ssm_expand": 2,
         "d_state": 12,

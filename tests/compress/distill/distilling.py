@@ -1,0 +1,47 @@
+"""A tiny teacher, a student of it, and a text to learn from."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import hybridize
+from hybridize.compress.distill.results import DistillResult
+from tiny import LETTERS, write_stock, write_tokenizer
+
+SHORT: dict[str, Any] = {
+    "seq_len": 16,
+    "batch_size": 4,
+    "validation": 4,
+    "validate_every": 4,
+    "stage_tokens": {"align": 512, "kl": 512},
+    "device": "cpu",
+}
+"""Eight steps a stage."""
+
+
+def write_pair(directory: Path, **options: Any) -> tuple[Path, Path, Path]:
+    """Write a teacher, a student with one of three attention blocks kept, and a text."""
+    teacher, student, text = (directory / name for name in ("teacher", "student", "text.jsonl"))
+    write_stock(teacher, "llama", num_hidden_layers=3)
+    write_tokenizer(teacher)
+    hybridize.convert(teacher, student, **{"keep": (1,)} | options)
+    rng = random.Random(0)
+    lines = ["".join(rng.choices(LETTERS, k=rng.randint(5, 40))) for _ in range(120)]
+    text.write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    return teacher, student, text
+
+
+def short_run(pair: tuple[Path, Path, Path], output: Path, **options: Any) -> DistillResult:
+    """Distil for a few steps."""
+    teacher, student, text = pair
+    arguments = SHORT | {"teacher": teacher, "data": [str(text)]} | options
+    if "stages" in options:
+        given = arguments["stage_tokens"]
+        arguments["stage_tokens"] = {name: given.get(name, 512) for name in options["stages"]}
+    return hybridize.distill(student, output, **arguments)
+
+
+def losses(directory: Path) -> list[dict[str, Any]]:
+    """The metrics that a run left."""
+    return [json.loads(line) for line in (directory / "distill.jsonl").read_text().splitlines()]
