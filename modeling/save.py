@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hybridize.console import console
 from hybridize.modeling.checkpoint import CheckpointReader, CheckpointWriter, TensorSpec
 from hybridize.modeling.formats import read_config
-from hybridize.modeling.model import HybridForCausalLM
 
 
 def save_model(
-    model: HybridForCausalLM,
+    parameters: Mapping[str, torch.Tensor],
     output: Path,
     *,
     like: Path,
@@ -23,7 +24,7 @@ def save_model(
     """Write a model in another checkpoint's format, dtypes and file set.
 
     Args:
-        model: of the same configuration as the other.
+        parameters: the model's, by name; its configuration is the other's.
         output: the directory to write.
         like: the other's directory, whose tokenizer and history go along.
         step: the provenance of this step, without its source.
@@ -35,7 +36,6 @@ def save_model(
         InputError: the output cannot be written.
         HybridizeError: writing failed; nothing is left of it.
     """
-    parameters = dict(model.named_parameters())
     with CheckpointReader(like) as reader:
         reader.hash_in_background()
         format_, config = read_config(reader)

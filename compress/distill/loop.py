@@ -4,12 +4,15 @@ import json
 import math
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from hybridize.compress.distill.batches import rows_of_step
+from hybridize.compress.distill.distributed import Ranks, average, clip, gather, like
 from hybridize.compress.distill.settings import DistillSettings
 from hybridize.compress.distill.stages import Stage
 from hybridize.compress.distill.state import Progress
@@ -35,6 +38,7 @@ class Loop:
         progress: where the stage stands; moved on.
         metrics: a file that gets one JSON object a step.
         device: where the batches go.
+        ranks: the processes that train together.
     """
 
     def __init__(
@@ -46,18 +50,24 @@ class Loop:
         progress: Progress,
         metrics: Path,
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
         assert settings.learning_rates is not None
         self._name, self._stage, self._settings = name, stage, settings
         self._training, self._validation = windows
         self._progress, self._metrics, self._device = progress, metrics, device
+        self._ranks = ranks
         self._steps, self._peak = settings.steps(name), settings.learning_rates[name]
-        matrices = [p for p in stage.parameters.values() if p.ndim > 1]
-        vectors = [p for p in stage.parameters.values() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
+        groups = []
+        for decayed, sharded in product((True, False), (True, False)):
+            mine = [
+                p
+                for p in stage.parameters.values()
+                if (p.ndim > 1) == decayed and isinstance(p, DTensor) == sharded
+            ]
+            if mine:
+                decay = settings.weight_decay if decayed else 0.0
+                groups.append({"params": mine, "weight_decay": decay})
         self._optimizer = torch.optim.AdamW(groups, lr=self._peak, betas=_BETAS)
         self._best: dict[str, torch.Tensor] = {}
 
@@ -66,23 +76,23 @@ class Loop:
         result: dict[str, torch.Tensor] = {}
         for name, parameter in self._stage.parameters.items():
             for key, value in self._optimizer.state.get(parameter, {}).items():
-                result[f"optimizer.{key}.{name}"] = value
-        return result | {f"best.{name}": value for name, value in self._best.items()}
+                result[f"optimizer.{key}.{name}"] = gather(value)
+        return result | {f"best.{name}": gather(value) for name, value in self._best.items()}
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take up what `tensors` gave."""
         for name, parameter in self._stage.parameters.items():
             state = {
-                key: tensors[full].to("cpu" if key == "step" else self._device)
+                key: tensors[full] if key == "step" else like(tensors[full], parameter)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if (full := f"optimizer.{key}.{name}") in tensors
             }
             if state:
                 self._optimizer.state[parameter] = state
         self._best = {
-            name.removeprefix("best."): value.to(self._device)
-            for name, value in tensors.items()
-            if name.startswith("best.")
+            name: like(tensors[f"best.{name}"], parameter)
+            for name, parameter in self._stage.parameters.items()
+            if f"best.{name}" in tensors
         }
 
     def run(self, save: Callable[[], None], save_every: int) -> None:
@@ -121,9 +131,12 @@ class Loop:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         rows = rows_of_step(progress.step, settings.batch_size, len(self._training), settings.seed)
+        rows = self._ranks.mine(rows)
         with self._autocast():
             loss = self._stage.learn(*self._batch(self._training, rows), rows)
-        norm = torch.nn.utils.clip_grad_norm_(self._stage.parameters.values(), settings.clip)
+        loss = self._ranks.mean(loss)
+        average(self._stage.parameters.values(), self._ranks)
+        norm = clip(self._stage.parameters.values(), settings.clip, self._ranks)
         finite = math.isfinite(loss) and bool(norm.isfinite())
         if finite:
             self._optimizer.step()
@@ -147,10 +160,11 @@ class Loop:
     def _validate(self) -> None:
         progress, count = self._progress, len(self._training)
         total = 0.0
-        for rows in torch.arange(len(self._validation)).split(self._settings.batch_size):
+        for batch in torch.arange(len(self._validation)).split(self._settings.batch_size):
+            rows = self._ranks.mine(batch)
             with self._autocast():
                 loss = self._stage.measure(*self._batch(self._validation, rows), rows + count)
-            total += loss * len(rows)
+            total += self._ranks.mean(loss) * len(batch)
         loss = total / len(self._validation)
         if self._settings.patience and loss < min(
             (value for _, value in progress.validation), default=math.inf
@@ -158,7 +172,7 @@ class Loop:
             self._best = {n: p.detach().clone() for n, p in self._stage.parameters.items()}
         progress.validation.append((progress.step, loss))
         self._log({"step": progress.step, "validation": loss})
-        console.message(
+        self._say(
             f"{self._name}: step {progress.step} of {self._steps}, validation loss {loss:.4f}"
         )
 
@@ -177,10 +191,16 @@ class Loop:
         enabled = dtype != torch.float32
         return torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled)
 
+    def _say(self, text: str) -> None:
+        if self._ranks.first:
+            console.message(text)
+
     def _log(self, values: dict[str, Any]) -> None:
+        self._progress.lines += 1
+        if not self._ranks.first:
+            return
         with open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": self._name, **values}) + "\n")
-        self._progress.lines += 1
 
 
 def _schedule(step: int, steps: int, warmup: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hybridize.compress.distill.distributed import gather, join, like, shard
 from hybridize.compress.distill.loop import Loop
 from hybridize.compress.distill.pair import Pair, load_pair
 from hybridize.compress.distill.plot import draw_losses
@@ -43,7 +44,15 @@ class Run:
         assert settings.tokens is not None
         self._student, self._teacher, self._output = student, teacher, output
         self._swapped, self._settings, self._device = swapped, settings, device
-        self._data = data
+        self._data, self._ranks = data, join(device)
+        for option, count in (
+            ("--batch-size", settings.batch_size),
+            ("--validation", settings.validation),
+        ):
+            if count % self._ranks.size:
+                raise InputError(
+                    f"{option} {count}: give a multiple of {self._ranks.size} processes"
+                )
         needed = max(settings.steps(name) for name in settings.stages) * settings.batch_size
         wanted = (needed + settings.validation) * settings.seq_len
         self._data_tokens = wanted if data_tokens is None else data_tokens
@@ -82,6 +91,11 @@ class Run:
         Raises:
             InputError: it belongs to another run, or to this one, which is not to be resumed.
         """
+        if self._ranks.first:
+            self._claim(resume=resume, force=force)
+        self._ranks.wait()
+
+    def _claim(self, *, resume: bool, force: bool) -> None:
         mine, record = self._identity(), self._work / "run.json"
         if resume:
             if not record.exists():
@@ -118,8 +132,9 @@ class Run:
             device=self._device,
             dtype=getattr(torch, self._settings.dtype),
         )
-        assert pair.teacher is not None
         shared = _shared(pair)
+        cached = self._written_down(pair, windows)
+        shard(pair, self._ranks, self._device)
         if self._settings.gradient_checkpointing:
             pair.student.gradient_checkpointing_enable()
             pair.student.train()
@@ -128,32 +143,50 @@ class Run:
         with torch.no_grad():
             for name, parameter in everything.items():
                 if f"parameter.{name}" in saved:
-                    parameter.copy_(saved[f"parameter.{name}"])
+                    parameter.copy_(like(saved[f"parameter.{name}"], parameter))
         for place, name in enumerate(self._settings.stages):
             if place < progress.stage:
                 continue
             stage = make_stage(name, pair, self._settings)
-            if isinstance(stage, KL) and self._settings.cache_teacher:
-                self._write_teacher_down(stage, pair, windows)
-            loop = Loop(name, stage, self._settings, windows, progress, self._metrics, self._device)
+            if isinstance(stage, KL) and cached is not None:
+                stage.cached = cached
+                if place == len(self._settings.stages) - 1:
+                    pair.teacher = None  # nothing needs it any more
+            loop = Loop(
+                name,
+                stage,
+                self._settings,
+                windows,
+                progress,
+                self._metrics,
+                self._device,
+                self._ranks,
+            )
             loop.restore(saved)
             saved = {}
 
-            def save(loop: Loop = loop) -> None:
-                named = {f"parameter.{n}": p for n, p in everything.items()}
-                save_state(self._state, progress, named | loop.tensors())
+            def save(loop: Loop | None = loop) -> None:
+                named = {f"parameter.{n}": gather(p) for n, p in everything.items()}
+                more = {} if loop is None else loop.tensors()
+                if self._ranks.first:
+                    save_state(self._state, progress, named | more)
 
             loop.run(save, save_every)
             progress.results.append(_result(name, progress, self._settings))
             progress.next_stage()
-            save_state(self._state, progress, {f"parameter.{n}": p for n, p in everything.items()})
+            save(None)
         result = self._result(pair, shared, windows, progress)
-        self._write(pair, result, force)
-        shutil.rmtree(self._work)
+        parameters = {name: gather(p) for name, p in pair.student.named_parameters()}
+        if self._ranks.first:
+            self._write(parameters, result, force)
+            shutil.rmtree(self._work)
+        self._ranks.wait()
         return result
 
     def _windows(self) -> tuple[Windows, Windows]:
         settings = self._settings
+        if not self._ranks.first:  # the first one reads or samples, and leaves it for the others
+            self._ranks.wait()
         windows = load_windows(
             self._data,
             model=self._teacher,
@@ -164,6 +197,8 @@ class Run:
             dtype=getattr(torch, settings.dtype),
             cache=self._work / "data",
         )
+        if self._ranks.first:
+            self._ranks.wait()
         if len(windows) <= settings.validation:
             raise InputError(
                 f"--data {' '.join(self._data)}: {len(windows)} rows of {windows.length} tokens, "
@@ -171,26 +206,26 @@ class Run:
             )
         return windows.split(settings.validation)
 
-    def _write_teacher_down(self, stage: KL, pair: Pair, windows: tuple[Windows, Windows]) -> None:
-        """Ask the teacher once and for all, and let go of it where nothing else needs it."""
+    def _written_down(self, pair: Pair, windows: tuple[Windows, Windows]) -> TeacherCache | None:
+        """Ask the teacher about all rows once and for all, if that is wanted."""
+        if not self._settings.cache_teacher:
+            return None
         cache = TeacherCache(self._work / "teacher", self._settings.cache_teacher)
-        assert pair.teacher is not None
-        whole = Windows(
-            torch.cat([part.ids for part in windows]), torch.cat([part.seq_idx for part in windows])
-        )
-        cache.fill(pair.teacher, whole)
-        stage.cached = cache
-        if self._settings.stages[-1] == "kl":
-            pair.teacher = None
+        if self._ranks.first:
+            assert pair.teacher is not None
+            ids = torch.cat([part.ids for part in windows])
+            cache.fill(pair.teacher, Windows(ids, torch.cat([part.seq_idx for part in windows])))
+        self._ranks.wait()
+        return cache
 
     def _resumed(self) -> tuple[Progress, dict[str, torch.Tensor]]:
-        if not self._state.exists():
-            self._metrics.write_text("")
-            return Progress(), {}
-        progress, saved = load_state(self._state)
-        lines = self._metrics.read_text("utf-8").splitlines(keepends=True)
-        self._metrics.write_text("".join(lines[: progress.lines]))
-        return progress, saved
+        found = load_state(self._state) if self._state.exists() else (Progress(), {})
+        if self._ranks.first:  # lines that are there already belong to steps that were lost
+            text = self._metrics.read_text("utf-8") if self._metrics.exists() else ""
+            lines = text.splitlines(keepends=True)
+            self._metrics.write_text("".join(lines[: found[0].lines]))
+        self._ranks.wait()
+        return found
 
     def _result(
         self, pair: Pair, shared: int, windows: tuple[Windows, Windows], progress: Progress
@@ -210,11 +245,13 @@ class Run:
             dry_run=False,
         )
 
-    def _write(self, pair: Pair, result: DistillResult, force: bool) -> None:
+    def _write(
+        self, parameters: dict[str, torch.Tensor], result: DistillResult, force: bool
+    ) -> None:
         metrics = self._metrics.read_text("utf-8")
         figures = result.to_dict()
         save_model(
-            pair.student,
+            parameters,
             self._output,
             like=self._student,
             force=force,

@@ -113,7 +113,8 @@ def test_a_head_that_looks_back_is_found_again(tmp_path, windows):
     attention.q_proj.bias[half:] = -12.0 * angle.sin()
     from hybridize.modeling.save import save_model
 
-    save_model(model, tmp_path / "back", like=tmp_path / "in", step={"command": "test"})
+    parameters = dict(model.named_parameters())
+    save_model(parameters, tmp_path / "back", like=tmp_path / "in", step={"command": "test"})
     text = tmp_path / "data.txt"
     write_tokenizer(tmp_path / "back")
     letters = torch.randint(0, 26, (6000,), generator=torch.Generator().manual_seed(0)).tolist()

@@ -14,7 +14,7 @@ from hybridize.compress.distill.settings import DistillSettings
 
 
 class Align:
-    """See the module. The loss is the mean over blocks of the error's share of the power."""
+    """See the module. The loss is the mean over blocks of `relative_error`."""
 
     def __init__(self, pair: Pair, settings: DistillSettings) -> None:
         del settings
@@ -51,11 +51,16 @@ class Align:
 
         def compare(_: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
             with torch.set_grad_enabled(self._learns):
-                wanted = output.float()
-                error = (mixer(*inputs).float() - wanted).square().sum()
-                loss = error / wanted.square().sum().clamp(min=1e-12)
+                loss = relative_error(mixer(*inputs), output)
                 if self._learns:
                     (loss / len(self._pair.swapped)).backward()
             self._total += float(loss.detach())
 
         return compare
+
+
+def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return the error's power as a share of what is wanted, ``(rows, …)``, mean over rows."""
+    got, wanted = got.flatten(1).float(), wanted.flatten(1).float()
+    power = wanted.square().sum(1).clamp(min=1e-12)
+    return ((got - wanted).square().sum(1) / power).mean()

@@ -8,13 +8,11 @@ import torch
 
 from hybridize.compress.distill.pair import Pair
 from hybridize.compress.distill.settings import DistillSettings
+from hybridize.compress.distill.stages.align import relative_error
 
 
 class Hidden:
-    """See the module. The loss is the mean over swapped blocks of the error's share of the power.
-
-    Both are measured on the stream right behind the block.
-    """
+    """See the module. The loss is the mean of `relative_error` right behind the new blocks."""
 
     def __init__(self, pair: Pair, settings: DistillSettings) -> None:
         assert pair.teacher is not None
@@ -37,9 +35,7 @@ class Hidden:
         with torch.no_grad():
             wanted = self._teacher.model(ids, **options).hidden_states
         got = self._pair.student.model(ids, **options).hidden_states
-        errors = []
-        for index in self._pair.swapped:
-            want = wanted[index + 1].float()  # the first is the embeddings
-            error = (got[index + 1].float() - want).square().sum()
-            errors.append(error / want.square().sum().clamp(min=1e-12))
+        errors = [  # the first of the streams is the embeddings
+            relative_error(got[index + 1], wanted[index + 1]) for index in self._pair.swapped
+        ]
         return torch.stack(errors).mean()
