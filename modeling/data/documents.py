@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ def read_documents(source: str, option: str) -> Iterator[str]:
     """Yield the documents of one source.
 
     Args:
-        source: a file (its suffix says of what kind), or a dataset of the hub as ``NAME`` or
-            ``NAME:SPLIT``, of which the column ``text`` is streamed.
+        source: a file (its suffix says of what kind), or a dataset of the hub as ``NAME``,
+            ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``, of which the column ``text`` is
+            streamed.
         option: where the source was named, for messages.
 
     Raises:
@@ -36,6 +38,8 @@ def read_documents(source: str, option: str) -> Iterator[str]:
     match path.suffix.lower():
         case ".txt" | ".md":
             return _read_text(path)
+        case ".json" if _begins_with_bracket(path):
+            return _read_json_array(path)
         case ".jsonl" | ".json":
             return _read_json_lines(path)
         case ".parquet":
@@ -43,38 +47,60 @@ def read_documents(source: str, option: str) -> Iterator[str]:
     raise InputError(f"{option} {source}: a file must end in {', '.join(SUFFIXES)}")
 
 
-def _read_text(path: Path) -> Iterator[str]:
-    """Yield a text, or the texts between lines of ``<|endoftext|>``."""
+def _lines(path: Path) -> Iterator[str]:
+    """Yield a text's lines, whatever ends them, without the mark that some editors begin with."""
     try:
-        text = path.read_text("utf-8")
+        with open(path, encoding="utf-8-sig") as file:
+            yield from file
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    for part in text.split(_SEPARATOR):
-        if part.strip():
-            yield part.strip("\n")
+
+
+def _read_text(path: Path) -> Iterator[str]:
+    """Yield a text, or the texts between lines that are just ``<|endoftext|>``."""
+    part: list[str] = []
+    for line in chain(_lines(path), [_SEPARATOR]):
+        if line.strip() != _SEPARATOR:
+            part.append(line)
+            continue
+        document = "".join(part).strip("\n")
+        if document.strip():
+            yield document
+        part = []
+
+
+def _begins_with_bracket(path: Path) -> bool:
+    """Tell an array from lines of JSON, which are objects."""
+    return next((line.strip()[0] for line in _lines(path) if line.strip()), "") == "["
+
+
+def _read_json_array(path: Path) -> Iterator[str]:
+    for number, value in enumerate(_parsed("".join(_lines(path)), str(path)), 1):
+        yield _text_of(value, f"{path}: entry {number}")
 
 
 def _read_json_lines(path: Path) -> Iterator[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _text_of(line, f"{path}: line {number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            where = f"{path}: line {number}"
+            yield _text_of(_parsed(line, where), where)
 
 
-def _text_of(line: str, where: str) -> str:
+def _parsed(text: str, where: str) -> Any:
     try:
-        value = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON: {error}") from error
-    return _checked(value.get(_COLUMN) if isinstance(value, dict) else None, where)
 
 
-def _checked(text: Any, where: str) -> str:
+def _text_of(row: Any, where: str) -> str:
+    text = row.get(_COLUMN) if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise InputError(f"{where}: has no {_COLUMN!r} that is a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can say "\ud800", which no tokenizer takes
+        raise InputError(f"{where}: {_COLUMN!r} holds half a surrogate pair") from error
     return text
 
 
@@ -87,10 +113,12 @@ def _read_parquet(path: Path) -> Iterator[str]:
         file = pyarrow.parquet.ParquetFile(path)
         if _COLUMN not in file.schema_arrow.names:
             raise InputError(f"{path}: has no column {_COLUMN!r}")
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[_COLUMN]):
-            for text in batch.column(0).to_pylist():
-                yield _checked(text, str(path))
-    except (ArrowException, OSError) as error:
+        rows = chain.from_iterable(
+            batch.to_pylist() for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[_COLUMN])
+        )
+        for number, row in enumerate(rows, 1):
+            yield _text_of(row, f"{path}: row {number}")
+    except (ArrowException, OSError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{path}: not a readable Parquet file: {reason[0]}") from error
 
@@ -99,11 +127,19 @@ def _read_hub(source: str, option: str) -> Iterator[str]:
     require_extra("train", "datasets", "reading datasets of the hub")
     import datasets
 
-    name, _, split = source.partition(":")
+    match source.split(":"):
+        case [name]:
+            chosen, split = list[str](), "train"
+        case [name, split]:
+            chosen = []
+        case [name, configuration, split]:
+            chosen = [configuration]
+        case _:
+            raise InputError(f"{option} {source}: a dataset is NAME:CONFIGURATION:SPLIT at most")
     try:
-        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
-        for row in rows:
-            yield _checked(row.get(_COLUMN), f"{option} {source}")
+        rows = datasets.load_dataset(name, *chosen, split=split, streaming=True)
+        for number, row in enumerate(rows, 1):
+            yield _text_of(row, f"{option} {source}: row {number}")
     except InputError:
         raise
     except Exception as error:  # datasets raises a different type for every kind of failure

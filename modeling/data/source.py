@@ -18,11 +18,14 @@ from hybridize.modeling.data.windows import Windows, open_windows, pack, save_wi
 from hybridize.modeling.formats import read_config
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.load import load_model, load_tokenizer
+from hybridize.modeling.model import HybridForCausalLM
 
 TEACHER = "teacher"
 """The source that is no file: the model writes the text itself."""
 
 _DOCUMENTS_AT_ONCE = 256
+_BESIDE_WEIGHTS = (".json", ".txt", ".model")
+_VERSION = 1  # to be raised where the same arguments come to give other rows
 
 
 def load_windows(
@@ -57,16 +60,19 @@ def load_windows(
         raise InputError(f"{option} {TEACHER}: stands alone; leave out the other sources")
     if tokens is not None and tokens < length:
         raise InputError(f"{option}: {tokens} tokens are less than a row of {length}")
+    place = torch.device(device)
     path = None
     if cache is not None:
-        key = _key(sources, directory, length=length, tokens=tokens, seed=seed, dtype=str(dtype))
-        path = cache / f"windows-{key}.safetensors"
+        settings: dict[str, Any] = {"length": length, "tokens": tokens, "seed": seed}
+        if list(sources) == [TEACHER]:
+            settings |= {"device": place.type, "dtype": str(dtype)}
+        path = cache / f"windows-{_key(sources, directory, settings)}.safetensors"
         if path.exists():
             return open_windows(path)
     if list(sources) == [TEACHER]:
         if tokens is None:
             raise InputError(f"{option} {TEACHER}: say how many tokens to sample")
-        documents = _sampled(directory, tokens, seed, device, dtype, option)
+        documents = _sampled(directory, tokens, seed, place, dtype, option)
     else:
         documents = _tokenised(sources, directory, option)
     windows = pack(documents, length, tokens)
@@ -83,7 +89,7 @@ def _tokenised(sources: Sequence[str], directory: Path, option: str) -> Iterator
     with CheckpointReader(directory) as reader:
         vocabulary = read_config(reader)[1].vocab_size
     for source in sources:
-        texts = read_documents(source, option)
+        texts = (text for text in read_documents(source, option) if text)
         while batch := list(islice(texts, _DOCUMENTS_AT_ONCE)):
             for ids in tokenizer(batch, verbose=False).input_ids:
                 if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
@@ -100,31 +106,49 @@ def _sampled(
     directory: Path,
     tokens: int,
     seed: int,
-    device: torch.device | str,
+    device: torch.device,
     dtype: torch.dtype | None,
     option: str,
 ) -> Iterator[list[int]]:
     model = load_model(directory, dtype=dtype, device=device)
-    bos, eos = model.generation_config.bos_token_id, model.generation_config.eos_token_id
-    bos, eos = (token[0] if isinstance(token, list) else token for token in (bos, eos))
-    if bos is None and eos is None:
+    bos, eos = (_special_tokens(model, name) for name in ("bos_token_id", "eos_token_id"))
+    if not bos + eos:
         raise InputError(
             f"{option} {TEACHER}: {directory} says neither bos_token_id nor eos_token_id, so there "
             "is nothing to begin with; give text instead"
         )
-    return sample_documents(model, bos=bos, eos=eos, tokens=tokens, seed=seed)
+    if max(bos + eos) >= model.config.vocab_size:
+        raise InputError(
+            f"{directory}: documents begin or end with token {max(bos + eos)}, but the model's "
+            f"vocabulary has {model.config.vocab_size}"
+        )
+    return sample_documents(model, bos=bos[0] if bos else None, eos=eos, tokens=tokens, seed=seed)
 
 
-def _key(sources: Sequence[str], directory: Path, **settings: Any) -> str:
+def _special_tokens(model: HybridForCausalLM, name: str) -> list[int]:
+    """Return what generation or else the model itself is configured with: one, several, none."""
+    for config in (model.generation_config, model.config):
+        value = getattr(config, name, None)
+        if value is not None:
+            return list(value) if isinstance(value, list | tuple) else [value]
+    return []
+
+
+def _key(sources: Sequence[str], directory: Path, settings: dict[str, Any]) -> str:
     """Return a name for everything that decides the rows.
 
-    Files count by their contents, and so do the tokenizer and, where it writes the text, the
-    model: hashing its weights takes much less time than sampling from them.
+    Files count by their contents, wherever they lie; datasets of the hub by their names. So do all
+    small files beside the model, since which of them make a tokenizer is transformers' affair, and
+    where the model writes the text, its weights: to read and hash them takes much less time than
+    to sample, and their sizes and dates would take retrained weights for the old ones.
     """
-    paths = [directory / "tokenizer.json", directory / "tokenizer_config.json"]
-    if list(sources) == [TEACHER]:
-        paths += [directory / "config.json", *sorted(directory.glob("*.safetensors"))]
-    paths += [Path(source) for source in sources]
-    contents = [sha256_of(path) if path.is_file() else None for path in paths]
-    text = json.dumps([list(sources), contents, settings])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    decisive: list[Any] = [_VERSION, settings]
+    for source in sources:
+        path = Path(source)
+        known = path.is_file()
+        decisive.append([path.suffix.lower(), sha256_of(path)] if known else source)
+    suffixes = _BESIDE_WEIGHTS + ((".safetensors",) if list(sources) == [TEACHER] else ())
+    for path in sorted(directory.iterdir()):
+        if path.suffix in suffixes and path.is_file():
+            decisive.append([path.name, sha256_of(path)])
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]

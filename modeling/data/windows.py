@@ -45,7 +45,13 @@ class Windows:
         return self.ids[chosen].long(), self.seq_idx[chosen].long()
 
     def split(self, held_out: int) -> tuple["Windows", "Windows"]:
-        """Return all rows but the last ``held_out``, and those."""
+        """Return all rows but the last ``held_out``, and those.
+
+        Raises:
+            ValueError: there are fewer rows than that.
+        """
+        if not 0 <= held_out <= len(self):
+            raise ValueError(f"{held_out} of {len(self)} rows cannot be held out")
         border = len(self) - held_out
         return (
             Windows(self.ids[:border], self.seq_idx[:border]),

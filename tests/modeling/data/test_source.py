@@ -1,6 +1,8 @@
 """From files, or from the teacher itself, to rows of tokens."""
 
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -55,6 +57,53 @@ def test_rows_are_kept_and_found_until_anything_changes(model, text, tmp_path, m
     assert len(list(cache.iterdir())) == 5
 
 
+def test_a_file_is_known_by_its_contents_wherever_it_lies(model, text, tmp_path):
+    cache = tmp_path / "cache"
+    arguments = {"model": model, "length": 16, "tokens": 64, "cache": cache}
+    load_windows([text], **arguments)
+    load_windows([shutil.copy(text, tmp_path / "copy.jsonl")], **arguments)
+    assert len(list(cache.iterdir())) == 1
+    load_windows([text, text], **arguments)
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "generation_config.json", "tokenizer.json"])
+def test_a_changed_teacher_writes_anew(model, tmp_path, name):
+    """A file that is as large and as old as the one before, but another."""
+    teacher, cache = shutil.copytree(model, tmp_path / "teacher"), tmp_path / "cache"
+    arguments = {"model": teacher, "length": 16, "tokens": 96, "cache": cache}
+    first = load_windows(["teacher"], **arguments)
+    again = load_windows(["teacher"], **arguments)
+    assert torch.equal(first.ids, again.ids)
+    assert len(list(cache.iterdir())) == 1
+    path = teacher / name
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    if name == "model.safetensors":
+        content[-1] ^= 0x80  # a sign
+    else:
+        content = content.replace(b"\n", b" ", 1)
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    load_windows(["teacher"], **arguments)
+    assert path.stat().st_size == before.st_size
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_samples_of_another_dtype_are_others(model, tmp_path):
+    arguments = {"model": model, "length": 16, "tokens": 96, "cache": tmp_path / "cache"}
+    for dtype in (torch.float32, torch.float64):
+        load_windows(["teacher"], dtype=dtype, **arguments)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_texts_of_nothing_are_left_out(model, tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in ("ab", "", "cd", "")))
+    windows = load_windows([str(path)], model=model, length=1, tokens=None)
+    assert windows.ids.flatten().tolist().count(2) == 2
+
+
 def test_the_teacher_writes_the_same_for_the_same_seed(model):
     one, same, other = (
         load_windows(["teacher"], model=model, length=24, tokens=480, seed=seed).ids
@@ -65,17 +114,12 @@ def test_the_teacher_writes_the_same_for_the_same_seed(model):
     assert one.shape == (20, 24)
 
 
-@torch.no_grad()
-def test_samples_are_drawn_from_the_models_own_distribution(model):
-    """One row, drawn once more from runs of the whole text so far, without a cache."""
-    teacher = load_model(model, dtype=torch.float64)
-    drawn = list(sample_documents(teacher, bos=1, eos=None, tokens=48, seed=9))
-    generator = torch.Generator().manual_seed(9)
-    ids = torch.tensor([[1]])
-    while ids.shape[1] < 48:
-        chances = teacher(ids).logits[:, -1].float().softmax(-1)
-        ids = torch.cat([ids, torch.multinomial(chances, 1, generator=generator)], 1)
-    assert [token for document in drawn for token in document] == ids[0].tolist()
+@pytest.mark.parametrize("bos", [2, None])
+def test_a_beginning_that_is_the_end_does_not_repeat_itself(tmp_path, bos):
+    """As Qwen's and GPT-2's ``<|endoftext|>``."""
+    write_stock(tmp_path / "in", "llama", num_hidden_layers=1, bos_token_id=bos, eos_token_id=2)
+    windows = load_windows(["teacher"], model=tmp_path / "in", length=64, tokens=640)
+    assert len(windows.ids.unique()) > 30
 
 
 def test_documents_end_where_the_model_ends_them(model):
@@ -115,4 +159,10 @@ def test_a_tokenizer_beyond_the_vocabulary(tmp_path, text):
 def test_a_model_without_a_beginning(tmp_path):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, bos_token_id=None, eos_token_id=None)
     with pytest.raises(InputError, match="neither bos_token_id nor eos_token_id"):
+        load_windows(["teacher"], model=tmp_path / "in", length=8, tokens=80)
+
+
+def test_a_beginning_beyond_the_vocabulary(tmp_path):
+    write_stock(tmp_path / "in", "llama", num_hidden_layers=1, eos_token_id=[2, 64])
+    with pytest.raises(InputError, match="token 64, but the model's vocabulary has 64"):
         load_windows(["teacher"], model=tmp_path / "in", length=8, tokens=80)

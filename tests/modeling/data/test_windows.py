@@ -38,6 +38,10 @@ def test_rows_and_splits():
     assert ids.dtype == seq_idx.dtype == torch.int64
     training, held_out = windows.split(1)
     assert (training.ids.tolist(), held_out.ids.tolist()) == ([[1, 2, 3], [4, 5, 6]], [[7, 8, 9]])
+    assert [len(part) for part in windows.split(3)] == [0, 3]
+    for held_out in (4, -1):
+        with pytest.raises(ValueError, match="held out"):
+            windows.split(held_out)
 
 
 def test_saved_rows_come_back(tmp_path):

@@ -1,0 +1,1 @@
+"""Here so that pytest lets the folders below import this one's helpers, such as ``hybrids``."""
