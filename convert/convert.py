@@ -231,7 +231,7 @@ def convert(
             max_shard_size=max_shard_size,
             force=force,
             source=source_dir,
-            extra_files=plan.format.extra_files(plan.fit.config) | pictures,
+            extra_files={**plan.format.extra_files(plan.fit.config), **pictures},
         ) as writer:
             total = sum(spec.nbytes for spec in specs)
             with console.progress("converting", total, "bytes") as progress:

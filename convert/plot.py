@@ -18,6 +18,7 @@ def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:
     """
     require_extra("train", "matplotlib", "drawing a plot")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     counts = [len(point.kept) for point in curve.points]
     losses = [point.kl for point in curve.points]
@@ -30,7 +31,7 @@ def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:
     axes.set_xlabel("attention blocks kept")
     axes.set_ylabel("KL to the teacher, nats per token")
     axes.set_title("What each swap costs, before distillation")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

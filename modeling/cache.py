@@ -2,6 +2,7 @@
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from hybridize.modeling.config import HybridConfig
 
@@ -79,6 +80,7 @@ class SegmentCache(HybridCache):
     ) -> torch.Tensor:
         """Remember a block's convolution window."""
         layer = self.layers[layer_idx]
+        assert isinstance(layer, LinearAttentionCacheLayerMixin)
         layer.conv_states[state_idx] = conv_states
         layer.has_previous_state[state_idx] = True
         return conv_states
@@ -87,5 +89,7 @@ class SegmentCache(HybridCache):
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: object
     ) -> torch.Tensor:
         """Remember a block's SSM state."""
-        self.layers[layer_idx].recurrent_states[state_idx] = recurrent_states
+        layer = self.layers[layer_idx]
+        assert isinstance(layer, LinearAttentionCacheLayerMixin)
+        layer.recurrent_states[state_idx] = recurrent_states
         return recurrent_states

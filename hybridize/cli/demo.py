@@ -13,7 +13,7 @@ from hybridize.console import console, size_in_words
 @force_option
 @common_options
 def demo(output: Path | None, force: bool) -> None:
-    """Convert the bundled checkpoint, evaluate it, and open the result with transformers.
+    """Convert the bundled checkpoint, distil it, evaluate it, and open it with transformers.
 
     Offline, on a CPU, in a few minutes.
     """
@@ -50,7 +50,7 @@ def demo(output: Path | None, force: bool) -> None:
     exact = next(row.difference for row in result.rows if row.difference is not None)
     console.message(
         f"swapping nothing moves the logits of stock transformers by {exact:.2g}; "
-        "what the others lose is for distillation to get back"
+        "what a longer distillation gets back: benchmarks/recovery.py"
     )
     console.message(f"transformers, with {result.rows[-1].model}: {result.text!r}")
     console.message(f"in {result.seconds:.0f} s; checkpoints and results.json are in {output}")

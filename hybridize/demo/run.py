@@ -1,23 +1,29 @@
 """`hybridize demo`: the main job on the bundled checkpoint, offline, on a CPU, in minutes.
 
-Converts the checkpoint at several shares of attention, opens every result with plain
-transformers, sits the bundled exam with the original and the results, and tells how they did.
+Converts the checkpoint at several shares of attention, distils the smallest, opens the results
+with plain transformers, sits the bundled exam with all of them, and tells how they did.
 """
 
 import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT, EXAM
+from hybridize.demo.train import Settings
 from hybridize.demo.world import KNOWLEDGE_SUBJECTS, RECALL_SUBJECTS, World
 from hybridize.errors import HybridizeError, InputError
 
 KEPT = (8, 4, 2)
 """How many of the checkpoint's eight attention blocks the conversions keep."""
+
+DISTIL_TOKENS = 400_000
+_TEXT_SEED = 77
+_TEXT_DOCUMENTS = 3000
 
 _PROSE_SEED = 1_000_003
 _PROSE_DOCUMENTS = 60
@@ -62,7 +68,7 @@ class DemoResult:
 
     Attributes:
         rows: the original first.
-        text: what stock transformers writes with the smallest share of attention.
+        text: what stock transformers writes with the distilled model.
         seconds: how long it all took.
     """
 
@@ -87,6 +93,7 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         InputError: the directory exists and ``force`` is off.
         HybridizeError: a step failed.
     """
+    from hybridize.compress.distill.distill import distill
     from hybridize.convert.convert import convert
     from hybridize.evals import evaluate
 
@@ -95,36 +102,69 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     if output.exists() and not force:
         raise InputError(f"{output}: exists already; --force replaces what a demo left there")
     output.mkdir(parents=True, exist_ok=True)
-    directories = {}
+    text = _world_text(output / "world.jsonl")
+    directories = []
     for kept in KEPT:
-        name = f"attention-{kept}"
+        directory = output / f"attention-{kept}"
         console.message(f"converting: {kept} of 8 attention blocks kept")
-        result = convert(CHECKPOINT, output / name, attention=kept, force=force)
-        console.message(f"  {result.format}: {result.layout_after}")
-        directories[kept] = output / name
+        # Where nothing is swapped there is nothing to calibrate.
+        calibration = None if kept == max(KEPT) else text
+        found = convert(CHECKPOINT, directory, attention=kept, calibration=calibration, force=force)
+        console.message(f"  {found.format}: {found.layout_after}")
+        directories.append((_name(kept), directory))
+    kept = min(KEPT)
+    console.message(f"distilling: {kept} of 8 kept, {DISTIL_TOKENS:,} tokens")
+    distilled = output / f"attention-{kept}-distilled"
+    distill(
+        output / f"attention-{kept}",
+        distilled,
+        teacher=CHECKPOINT,
+        data=(str(text),),
+        data_tokens=DISTIL_TOKENS,
+        stages=("kl",),
+        tokens=DISTIL_TOKENS,
+        learning_rates={"kl": 3e-3},
+        batch_size=8,
+        device="cpu",
+        force=force,
+    )
+    directories.append((f"{_name(kept)}, distilled", distilled))
 
     console.message("opening with plain transformers")
-    exact = _stock_difference(directories[max(KEPT)])
-    text = _stock_text(directories[min(KEPT)])
+    exact = _stock_difference(directories[0][1])
+    written = _stock_text(distilled)
 
     console.message("sitting the exam: 9 subjects, 5 solved questions before each")
     prose = output / "prose.txt"
     prose.write_text(World().prose(_PROSE_SEED, _PROSE_DOCUMENTS), "utf-8")
     evaluation = evaluate(
-        [directories[kept] for kept in KEPT],
+        [directory for _, directory in directories],
         baseline=CHECKPOINT,
         tasks=("mmlu",),
         mmlu_dir=EXAM,
         perplexity=prose,
     )
-    rows = [_row("original", CHECKPOINT, evaluation.models[0], evaluation.models[0], None)]
-    for kept, scored in zip(KEPT, evaluation.models[1:], strict=True):
-        what = "nothing swapped" if kept == max(KEPT) else f"{kept} of 8 kept"
-        difference = exact if kept == max(KEPT) else None
-        rows.append(_row(what, directories[kept], scored, evaluation.models[0], difference))
-    done = DemoResult(tuple(rows), text, time.perf_counter() - started)
+    original, *others = evaluation.models
+    rows = [_row("original", CHECKPOINT, original, original, None)]
+    for (what, directory), scored in zip(directories, others, strict=True):
+        difference = exact if what == _name(max(KEPT)) else None
+        rows.append(_row(what, directory, scored, original, difference))
+    done = DemoResult(tuple(rows), written, time.perf_counter() - started)
     (output / "results.json").write_text(json.dumps(done.to_dict(), indent=2) + "\n", "utf-8")
     return done
+
+
+def _name(kept: int) -> str:
+    return "nothing swapped" if kept == max(KEPT) else f"{kept} of 8 kept"
+
+
+def _world_text(path: Path) -> Path:
+    """Write text like that which the checkpoint learned from, none of which it has read."""
+    mix = Settings().stages[-1].mix
+    documents = islice(World().documents(_TEXT_SEED, mix), _TEXT_DOCUMENTS)
+    lines = (json.dumps({"text": text}) for text in documents)
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
 
 
 def _row(

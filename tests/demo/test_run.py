@@ -14,10 +14,11 @@ def test_the_demo_converts_opens_and_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "KEPT", (8, 2))
+    monkeypatch.setattr(run, "DISTIL_TOKENS", 49_152)
     output = tmp_path / "out"
     assert main(["demo", "-o", str(output), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    original, same, hybrid = result["rows"]
+    original, same, hybrid, distilled = result["rows"]
     assert same["difference"] == 0.0
     assert (same["accuracy"], same["perplexity"]) == (original["accuracy"], original["perplexity"])
     assert same["recovery"] == original["recovery"] == 1.0
@@ -25,9 +26,9 @@ def test_the_demo_converts_opens_and_scores(
     assert min(original["knowledge"], original["recall"]) >= 0.85
     assert hybrid["layout"].count("*") == 2
     assert hybrid["cache_bytes"] < original["cache_bytes"] / 3
-    assert hybrid["perplexity"] > original["perplexity"]  # nothing has been distilled
+    assert original["perplexity"] < distilled["perplexity"] < hybrid["perplexity"]
     assert json.loads((output / "results.json").read_text()) == result
-    assert (output / "attention-2" / "config.json").exists()
+    assert (output / "attention-2-distilled" / "config.json").exists()
 
 
 def test_an_existing_directory_is_left_alone(tmp_path: Path) -> None:

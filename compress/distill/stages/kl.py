@@ -7,6 +7,7 @@ the segment and not on the row.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -70,7 +71,7 @@ class KL:
         student = self._pair.student
         head, scale = student.lm_head.weight, 1 / student.config.logits_scaling
         flat = hidden.to(head.dtype).flatten(0, 1)
-        options = {
+        options: dict[str, Any] = {
             "labels": labels[:, piece].flatten(),
             "label_weight": self._settings.label_weight,
         }
