@@ -24,8 +24,9 @@ from hybridize.console import console
     "--data",
     multiple=True,
     metavar="FILE|DATASET|teacher",
-    help="Text, JSON lines or Parquet, a dataset of the hub (NAME, NAME:SPLIT or NAME:CONFIG:SPLIT), "
-    "or teacher, which writes the text itself; may be repeated.  [default: teacher]",
+    help="Text, JSON lines or Parquet, a dataset of the hub (NAME, NAME:SPLIT or "
+    "NAME:CONFIGURATION:SPLIT), or teacher, which writes the text itself; may be repeated.  "
+    "[default: teacher]",
 )
 @count_option("--data-tokens", "How much text to use.  [default: what the longest stage needs]")
 @click.option(
