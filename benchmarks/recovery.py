@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=_count, default=500_000, help="to distil each case with")
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--cases", default=",".join(CASES), help="which, comma separated")
     parser.add_argument("--name", help="of the result; the model's directory name if not given")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")

@@ -210,6 +210,8 @@ class _BlockFit:
         weight = weight.unflatten(1, (padded.heads, -1)).transpose(0, 1).double()
         self._importance = weight.transpose(1, 2) @ weight  # (heads, head_dim, head_dim)
         self._step = nn.functional.softplus(mixer.dt_bias).view(self._heads, self._copies)
+        # What values are multiplied by, wherever a filter looks.
+        self._gain = mixer.conv1d.weight[: self._sizes.inner, 0].sum(-1, keepdim=True)
         device = self._step.device
         self._back = torch.zeros(self._heads, self._copies, dtype=torch.long, device=device)
         self._memory = torch.ones(self._heads, self._copies, device=device)
@@ -304,7 +306,7 @@ class _BlockFit:
         )
         newest = sizes.conv_width - 1
         back = self._back.flatten().repeat_interleave(sizes.head_dim)
-        values.scatter_(1, (newest - back)[:, None], 1.0)
+        values.scatter_(1, (newest - back)[:, None], self._gain)
         back = self._scores_back.repeat_interleave(sizes.d_state)
         scale = self._scale.repeat_interleave(sizes.d_state)
         keys.scatter_(1, (newest - back)[:, None], scale[:, None])

@@ -183,10 +183,10 @@ def attention_values(
     value = projections.pop("v")
     live = value.rms[value.rms > 0]
     usual = torch.where(value.rms > 0, value.rms, live.mean() if len(live) else 1.0)
-    value.scale_to(_VALUE_RMS)
+    value.scale_to(1.0)
     value.revive(config.initializer_range, generator)
     weight[gate : gate + x] = value.weight.repeat_interleave(heads_per_head, 0).flatten(0, 1)
-    offset[:x] = value.bias.repeat_interleave(heads_per_head, 0).flatten()
+    offset[:x] = _VALUE_RMS * value.bias.repeat_interleave(heads_per_head, 0).flatten()
 
     keys, queries = projections.pop("k"), projections.pop("q")
     for projection in (keys, queries):
@@ -201,6 +201,8 @@ def attention_values(
     in_bias[:gate] = _UNIT_GATE
     filters = torch.zeros(mamba.conv_channels, 1, mamba.conv_width)
     filters[:, :, -1] = 1.0
+    # Scaled here and not in the projection, whose small weights Adam's steps would throw about.
+    filters[:x] *= _VALUE_RMS
     memory = torch.logspace(math.log10(_SHORTEST_MEMORY), math.log10(_LONGEST_MEMORY), mamba.heads)
     step = torch.full((mamba.heads,), _STEP)
     out = pad_projection(

@@ -44,7 +44,7 @@ class DistillSettings:
     train: str = "mixers"
     temperature: float = 1.0
     label_weight: float = 0.0
-    warmup: float = 0.05
+    warmup: float = 0.1
     weight_decay: float = 0.0
     clip: float = 1.0
     validation: int = 16

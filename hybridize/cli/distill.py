@@ -40,7 +40,7 @@ from hybridize.console import console
 @count_option("--align-tokens", "Training tokens of the align stage.  [default: 2M]")
 @count_option("--hidden-tokens", "Training tokens of the hidden stage.  [default: 2M]")
 @count_option("--kl-tokens", "Training tokens of the kl stage.  [default: 8M]")
-@click.option("--align-lr", type=float, help="Peak learning rate of align.  [default: 0.003]")
+@click.option("--align-lr", type=float, help="Peak learning rate of align.  [default: 0.001]")
 @click.option("--hidden-lr", type=float, help="Peak learning rate of hidden.  [default: 0.001]")
 @click.option("--kl-lr", type=float, help="Peak learning rate of kl.  [default: 0.001]")
 @click.option("--seq-len", type=click.IntRange(min=2), default=512, show_default=True,
@@ -57,7 +57,7 @@ from hybridize.console import console
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the kl stage.")
 @click.option("--label-weight", type=float, default=0.0, show_default=True,
               help="Share of the cross-entropy to the text in the kl stage.")  # fmt: skip
-@click.option("--warmup", type=float, default=0.05, show_default=True,
+@click.option("--warmup", type=float, default=0.1, show_default=True,
               help="Share of the steps in which the learning rate rises.")  # fmt: skip
 @click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Of matrices.")
 @click.option("--clip", type=float, default=1.0, show_default=True,

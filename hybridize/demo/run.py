@@ -123,8 +123,8 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         data_tokens=DISTIL_TOKENS,
         stages=("kl",),
         tokens=DISTIL_TOKENS,
-        learning_rates={"kl": 3e-3},
-        batch_size=8,
+        learning_rates={"kl": 2e-3},
+        seq_len=256,
         device="cpu",
         force=force,
     )

@@ -39,7 +39,7 @@ STAGES = {"align": "Align", "hidden": "Hidden", "kl": "KL"}
 """Name on the command line, and of the module here, to the class in it."""
 
 DEFAULT_TOKENS = {"align": 2_000_000, "hidden": 2_000_000, "kl": 8_000_000}
-DEFAULT_LEARNING_RATES = {"align": 3e-3, "hidden": 1e-3, "kl": 1e-3}
+DEFAULT_LEARNING_RATES = {"align": 1e-3, "hidden": 1e-3, "kl": 1e-3}
 
 
 def check_stages(names: tuple[str, ...]) -> None:
