@@ -21,7 +21,7 @@ from hybridize.errors import HybridizeError, InputError
 KEPT = (8, 4, 2)
 """How many of the checkpoint's eight attention blocks the conversions keep."""
 
-DISTIL_TOKENS = 400_000
+DISTIL_TOKENS = 500_000
 _TEXT_SEED = 77
 _TEXT_DOCUMENTS = 3000
 
@@ -107,9 +107,11 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     for kept in KEPT:
         directory = output / f"attention-{kept}"
         console.message(f"converting: {kept} of 8 attention blocks kept")
-        # Where nothing is swapped there is nothing to calibrate.
-        calibration = None if kept == max(KEPT) else text
-        found = convert(CHECKPOINT, directory, attention=kept, calibration=calibration, force=force)
+        # Where nothing is swapped there is nothing to choose or to calibrate.
+        chosen: dict[str, Any] = {}
+        if kept < max(KEPT):
+            chosen = {"select": "sensitivity", "calibration": text, "calibration_tokens": 4096}
+        found = convert(CHECKPOINT, directory, attention=kept, force=force, **chosen)
         console.message(f"  {found.format}: {found.layout_after}")
         directories.append((_name(kept), directory))
     kept = min(KEPT)
