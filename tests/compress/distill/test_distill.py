@@ -51,9 +51,10 @@ def test_the_student_comes_closer_to_its_teacher(pair, tmp_path):
             for path in (teacher, student, tmp_path / "out")
         )
     far, near = ((want.exp() * (want - got)).sum(-1).mean() for got in (before, after))
-    assert near < 0.8 * far
-    for stage in result.stages:
-        assert stage.validation_after < 0.9 * stage.validation_before
+    assert near < 0.7 * far
+    align, kl = result.stages  # what align has learned, kl finds done
+    assert align.validation_after < 0.9 * align.validation_before
+    assert kl.validation_after < kl.validation_before
 
 
 @torch.no_grad()
