@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hybridize.errors import InputError
 from hybridize.kernels import registry, ssd_scan, ssd_step
+from hybridize.kernels.cpu import ssd_scan as cpu
 
 CHUNK = 16
 
@@ -83,7 +84,7 @@ def test_packed_sequences_do_not_see_each_other(seed, cuts):
     inputs = operands(1, 40, 2, 1, seed=seed)
     seq_idx = torch.zeros(1, 40, dtype=torch.long)
     for cut in cuts:
-        seq_idx[:, cut:] += 1
+        seq_idx[:, cut:] = 1 - seq_idx[:, cut:]  # a number comes again
     y, state = ssd_scan(**inputs, seq_idx=seq_idx, chunk_size=CHUNK)
     want_y, want_state = recurrence(**inputs, seq_idx=seq_idx)
     torch.testing.assert_close(y, want_y, rtol=1e-9, atol=1e-9)
@@ -156,15 +157,72 @@ def test_strided_operands_give_the_same(backend):
     torch.testing.assert_close(ssd_scan(**strided), ssd_scan(**inputs), rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_are_those_of_the_recurrence():
-    inputs = operands(1, 11, 2, 1, seed=11)
+@pytest.mark.parametrize(("heads", "groups"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_are_those_of_differences(monkeypatch, heads, groups, packed):
+    monkeypatch.setattr(cpu, "_TILE", 2 * heads * 4**2)  # two chunks a tile
+    inputs = operands(1, 11, heads, groups, seed=11)
     leaves = {k: v.requires_grad_() for k, v in inputs.items()}
     order = list(leaves)
+    seq_idx = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2]]) if packed else None
 
     def scan(*values):
-        return ssd_scan(**dict(zip(order, values, strict=True)), chunk_size=4)
+        named = dict(zip(order, values, strict=True))
+        return ssd_scan(**named, seq_idx=seq_idx, chunk_size=4)
 
     assert torch.autograd.gradcheck(scan, tuple(leaves.values()))
+
+
+def gradients(inputs, seq_idx, dy, dstate):
+    """Return y, the last state and the gradients of all inputs."""
+    leaves = {k: v.detach().requires_grad_() for k, v in inputs.items()}
+    y, state = ssd_scan(**leaves, seq_idx=seq_idx, dt_limit=(0.1, 1.5))
+    torch.autograd.backward([y, state], [dy.to(y.dtype), dstate.to(state.dtype)])
+    return {k: v.grad for k, v in leaves.items()}
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 300])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [
+        (torch.float64, 1e-11),
+        (torch.float32, 5e-5),
+        (torch.bfloat16, 5e-2),
+        (torch.float16, 6e-3),
+    ],
+)
+def test_gradients_are_those_of_the_recurrence(monkeypatch, length, packed, dtype, bound):
+    """Over more than one tile, at the chunk size that is chosen when none is given."""
+    inputs = operands(2, length, 16, 2, seed=length, dtype=dtype)
+    seq_idx = torch.arange(length).div(50, rounding_mode="floor").expand(2, -1) if packed else None
+    y_shape, state_shape = inputs["x"].shape, inputs["initial_state"].shape
+    generator = torch.Generator().manual_seed(1)
+    dy = torch.randn(y_shape, generator=generator, dtype=torch.float64).to(dtype)
+    dstate = torch.randn(state_shape, generator=generator)
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", "reference")
+    want = gradients({k: v.double() for k, v in inputs.items()}, seq_idx, dy, dstate)
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", "cpu")
+    got = gradients(inputs, seq_idx, dy, dstate)
+    for name, gradient in got.items():
+        assert gradient.dtype == dtype
+        error = (gradient.double() - want[name]).norm() / want[name].norm()
+        assert error < bound, name
+
+
+def test_the_backward_keeps_no_more_than_inputs_output_and_states():
+    inputs = operands(1, 4096, 2, 1, seed=12, dtype=torch.float32)
+    leaves = {k: v.requires_grad_() for k, v in inputs.items()}
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y, _ = ssd_scan(**leaves)
+    operands_and_output = sum(t.nbytes for t in leaves.values()) + y.nbytes
+    assert sum(kept.values()) < 2 * operands_and_output
 
 
 def test_an_unknown_backend_is_refused(monkeypatch):
