@@ -136,7 +136,7 @@ class Run:
         cached = self._written_down(pair, windows)
         shard(pair, self._ranks, self._device)
         if self._settings.gradient_checkpointing:
-            pair.student.gradient_checkpointing_enable()
+            pair.student.activation_checkpointing_enable()
             pair.student.train()
         everything = pair.mixers() | pair.parameters(self._settings.train)
         progress, saved = self._resumed()

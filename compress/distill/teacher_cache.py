@@ -13,6 +13,7 @@ from hybridize.modeling.model import HybridForCausalLM
 
 _ROWS_PER_FILE = 64
 _TOKENS_AT_ONCE = 4096
+_LOGITS_AT_ONCE = 1 << 24  # elements, 64 MiB in float32
 
 
 class TeacherCache:
@@ -60,9 +61,16 @@ class TeacherCache:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for part in rows.split(max(1, _TOKENS_AT_ONCE // windows.length)):
             ids, seq_idx = (tensor.to(teacher.device) for tensor in windows.rows(part))
-            logits = teacher(ids, seq_idx=seq_idx, use_cache=False).logits.float()
-            values, indices = logits.log_softmax(-1).topk(min(self._top, logits.shape[-1]))
-            yield indices.to("cpu", torch.int32), values.to("cpu", torch.float16)
+            hidden = teacher.model(ids, seq_idx=seq_idx, use_cache=False).last_hidden_state
+            head, scaling = teacher.lm_head.weight, teacher.config.logits_scaling
+            top, indices, values = min(self._top, len(head)), [], []
+            for chunk in hidden.flatten(0, 1).split(max(1, _LOGITS_AT_ONCE // len(head))):
+                logits = (chunk.to(head.dtype) @ head.T).float() / scaling
+                chosen = logits.log_softmax(-1).topk(top)
+                indices.append(chosen.indices.to("cpu", torch.int32))
+                values.append(chosen.values.to("cpu", torch.float16))
+            shape = (*ids.shape, top)
+            yield torch.cat(indices).view(shape), torch.cat(values).view(shape)
 
     def _path(self, number: int) -> Path:
         return self._directory / f"teacher-{self._top}-{number:06d}.safetensors"

@@ -77,12 +77,13 @@ class _Scan(torch.autograd.Function):
         scan = _Operands(x, step, log_decay, B, C, seq_idx)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         state, befores = scan.grouped(initial_state), []
-        for start, chunks, size in _tiles(x, chunk_size):
-            befores.append(state)
-            tile = scan.tile(start, chunks, size)
-            states = tile.states(state)
-            state = states[-1]
-            _write(y, tile.outputs(states), start)
+        with torch.autocast(x.device.type, enabled=False):  # dtypes are chosen here
+            for start, chunks, size in _tiles(x, chunk_size):
+                befores.append(state)
+                tile = scan.tile(start, chunks, size)
+                states = tile.states(state)
+                state = states[-1]
+                _write(y, tile.outputs(states), start)
         if D is not None:
             y.addcmul_(x, D.to(x.dtype)[:, None])
         ctx.chunk_size = chunk_size
@@ -98,12 +99,12 @@ class _Scan(torch.autograd.Function):
         dstep, dlog = torch.empty_like(step), torch.empty_like(log_decay)
         dD = None if D is None else (dy * x).sum((0, 1, 3), dtype=D.dtype)
         after = scan.grouped(dstate)
-        tiles = list(_tiles(x, ctx.chunk_size))
-        for (start, chunks, size), before in zip(reversed(tiles), reversed(befores), strict=True):
-            tile = scan.tile(start, chunks, size)
-            after = tile.gradients(
-                dy, tile.states(before), after, start, (dx, dstep, dlog, dB, dC)
-            )
+        into = (dx, dstep, dlog, dB, dC)
+        tiles = zip(reversed(_tiles(x, ctx.chunk_size)), reversed(befores), strict=True)
+        with torch.autocast(x.device.type, enabled=False):
+            for (start, chunks, size), before in tiles:
+                tile = scan.tile(start, chunks, size)
+                after = tile.gradients(dy, tile.states(before), after, start, into)
         if D is not None:
             dx.addcmul_(dy, D.to(dx.dtype)[:, None])
         return dx, dstep, dlog, dB, dC, dD, after.reshape(dstate.shape), None, None

@@ -210,6 +210,15 @@ def test_gradients_are_those_of_the_recurrence(monkeypatch, length, packed, dtyp
         assert error < bound, name
 
 
+def test_autocast_changes_nothing(backend):
+    inputs = operands(1, 40, 2, 1, seed=13, dtype=torch.float32)
+    dy, dstate = torch.ones_like(inputs["x"]), torch.ones_like(inputs["initial_state"])
+    want = gradients(inputs, None, dy, dstate)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = gradients(inputs, None, dy, dstate)
+    torch.testing.assert_close(got, want)
+
+
 def test_the_backward_keeps_no_more_than_inputs_output_and_states():
     inputs = operands(1, 4096, 2, 1, seed=12, dtype=torch.float32)
     leaves = {k: v.requires_grad_() for k, v in inputs.items()}

@@ -118,6 +118,6 @@ def test_earlier_graphs_are_let_go(model):
 
 def test_gradient_checkpointing_is_refused():
     model = build(MIXED).train()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     with pytest.raises(ValueError, match="gradient checkpointing"):
         model(tokens(1, 4), seq_idx=numbered([set()])[:, :4], cache=SegmentCache(model.config))
