@@ -7,9 +7,19 @@ traceback.
 
 
 class HybridizeError(Exception):
-    """A run that failed for a reason the user can act on (exit code 1)."""
+    """A run that failed for a reason the user can act on (exit code 1).
+
+    Args:
+        message: what a file holds may be quoted in it as it is: characters that would break the
+            line, or that a terminal obeys, are shown by their escapes.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        )
 
 
 class InputError(HybridizeError):

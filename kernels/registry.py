@@ -17,7 +17,7 @@ from hybridize.errors import InputError
 _IMPLEMENTATIONS = {
     "rms_norm": {"reference": "reference.norm"},
     "gated_rms_norm": {"reference": "reference.norm"},
-    "causal_conv1d": {"reference": "reference.conv"},
+    "causal_conv1d": {"reference": "reference.conv", "cpu": "cpu.conv"},
     "causal_conv1d_step": {"reference": "reference.conv"},
     "ssd_scan": {"reference": "reference.ssd_scan", "cpu": "cpu.ssd_scan"},
     "ssd_step": {"reference": "reference.ssd_step"},

@@ -19,22 +19,20 @@ def causal_conv1d(
         window = x.new_zeros(batch, width - 1, channels)
     padded = torch.cat([window.to(x.dtype), x], dim=1)
     if seq_idx is None:
-        y = F.conv1d(padded.transpose(1, 2), weight[:, None].to(x.dtype), groups=channels)
-        y = y.transpose(1, 2)
-    else:
-        # Taps that would reach into the sequence packed before this one see zeros, as they
-        # would at the start of a sequence of its own.
-        index = torch.cat([seq_idx[:, :1].expand(-1, width - 1), seq_idx], dim=1)
-        y = torch.zeros_like(x)
-        for tap in range(width):
-            same = (index[:, tap : tap + length] == seq_idx)[..., None]
-            y = y + padded[:, tap : tap + length] * same * weight[:, tap].to(x.dtype)
+        seq_idx = torch.zeros(batch, length, dtype=torch.long, device=x.device)
+    # Taps that would reach into the sequence packed before this one see zeros, as they would at
+    # the start of a sequence of its own. A number that comes again is another sequence.
+    index = (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(1)
+    index = F.pad(index, (width - 1, 0))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y = torch.zeros_like(x, dtype=wide)
+    for tap in range(width):
+        same = (index[:, tap : tap + length] == index[:, width - 1 :])[..., None]
+        y = y + padded[:, tap : tap + length] * same * weight[:, tap].to(wide)
     if bias is not None:
-        y = y + bias.to(x.dtype)
-    last = padded[:, length:]
-    if seq_idx is not None:
-        last = last * (index[:, length:] == seq_idx[:, -1:])[..., None]
-    return F.silu(y), last
+        y = y + bias.to(wide)
+    last = padded[:, length:] * (index[:, length:] == index[:, -1:])[..., None]
+    return F.silu(y).to(x.dtype), last
 
 
 def causal_conv1d_step(

@@ -94,7 +94,7 @@ def test_leaving_the_block_early_removes_everything(tmp_path, few, failure, adde
             for name, tensor in list(few.items())[:added]:
                 writer.add(name, tensor)
             assert list(tmp_path.rglob("out.partial-*"))
-            raise failure
+            raise failure("left early")
 
     with pytest.raises(failure):
         leave()

@@ -1,0 +1,19 @@
+"""Messages stay one line whatever they quote."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from hybridize.errors import HybridizeError, InputError
+
+
+@given(quoted=st.text())
+@example(quoted="two\nlines\r\x1b[31m\u2028 and \ud800 half a character")
+def test_a_message_is_one_line_whatever_it_quotes(quoted):
+    for error in (HybridizeError, InputError):
+        text = str(error(f"config.json: {quoted!s}: not a number"))
+        assert text.isprintable()
+        text.encode()
+
+
+def test_what_is_printable_stays_as_it_is():
+    assert str(InputError("größe.json: ‘日本’ \\n: no")) == "größe.json: ‘日本’ \\n: no"
