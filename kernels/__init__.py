@@ -5,6 +5,7 @@ time second; states are float32 or wider whatever the activations are.
 """
 
 import torch
+from torch import nn
 
 from hybridize.kernels.registry import implementation
 
@@ -14,9 +15,13 @@ __all__ = [
     "gated_rms_norm",
     "linear_kl_divergence",
     "linear_topk_kl_divergence",
+    "patch",
     "rms_norm",
+    "squared_relu",
     "ssd_scan",
     "ssd_step",
+    "swiglu",
+    "unpatch",
 ]
 
 
@@ -58,6 +63,23 @@ def gated_rms_norm(
     return implementation("gated_rms_norm", x.device)(
         x, gate, weight, eps, group_size=group_size, norm_before_gate=norm_before_gate
     )
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Gate with SiLU: what stands between a feed-forward block's linear layers.
+
+    Args:
+        gate, up: ``(..., width)``, of one dtype.
+
+    Returns:
+        ``silu(gate) * up`` (Shazeer 2020, arXiv 2002.05202, equation 6).
+    """
+    return implementation("swiglu", gate.device)(gate, up)
+
+
+def squared_relu(x: torch.Tensor) -> torch.Tensor:
+    """Square what is positive of ``x``; the rest is 0 (So et al. 2021, arXiv 2109.08668)."""
+    return implementation("squared_relu", x.device)(x)
 
 
 def causal_conv1d(
@@ -277,3 +299,32 @@ def linear_topk_kl_divergence(
         mask=mask,
         chunk_size=chunk_size,
     )
+
+
+def patch(model: nn.Module) -> int:
+    """Run a transformers model's Mamba-2 blocks and norms with these kernels; `unpatch` undoes it.
+
+    Weights, caches, ``generate`` and gradients work as before. Packed rows work too, given
+    ``seq_idx``, ``(batch, length)``.
+
+    Args:
+        model: transformers' own Granite-hybrid, Bamba, Nemotron-H or Mamba-2 model, or a part
+            of one.
+
+    Returns:
+        How many mixers were patched.
+
+    Raises:
+        InputError: the model has no Mamba-2 mixer that is known here, or one whose convolution
+            is not followed by SiLU.
+    """
+    from hybridize.kernels.stock import patch as patch_stock
+
+    return patch_stock(model)
+
+
+def unpatch(model: nn.Module) -> None:
+    """Give a model that was patched its own code back; any other stays as it is."""
+    from hybridize.kernels.stock import unpatch as unpatch_stock
+
+    unpatch_stock(model)

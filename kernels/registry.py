@@ -15,8 +15,10 @@ from hybridize.console import console
 from hybridize.errors import InputError
 
 _IMPLEMENTATIONS = {
-    "rms_norm": {"reference": "reference.norm"},
-    "gated_rms_norm": {"reference": "reference.norm"},
+    "rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm"},
+    "gated_rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm"},
+    "swiglu": {"reference": "reference.activation", "cpu": "cpu.activation"},
+    "squared_relu": {"reference": "reference.activation", "cpu": "cpu.activation"},
     "causal_conv1d": {"reference": "reference.conv", "cpu": "cpu.conv"},
     "causal_conv1d_step": {"reference": "reference.conv"},
     "ssd_scan": {"reference": "reference.ssd_scan", "cpu": "cpu.ssd_scan"},

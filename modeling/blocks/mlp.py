@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
+from hybridize.kernels import squared_relu, swiglu
 from hybridize.modeling.blocks.context import BlockContext
 from hybridize.modeling.blocks.sizes import MLPSizes
 from hybridize.modeling.config import HybridConfig
@@ -19,11 +20,13 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(hidden, width, bias=sizes.bias) if sizes.gated else None
         self.up_proj = nn.Linear(hidden, width, bias=sizes.bias)
         self.down_proj = nn.Linear(width, hidden, bias=sizes.bias)
-        self.act = ACT2FN[sizes.activation]
+        self.act = ACT2FN[sizes.activation] if sizes.activation != "relu2" else squared_relu
+        self.fused = sizes.activation in ("silu", "swish")
 
     def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
         """Map ``(batch, length, hidden)`` to the same, token by token."""
         del context
         if self.gate_proj is None:
             return self.down_proj(self.act(self.up_proj(x)))
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(swiglu(gate, up) if self.fused else self.act(gate) * up)

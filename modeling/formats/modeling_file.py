@@ -11,6 +11,7 @@ MODELING_FILE = "modeling_hybridize.py"
 
 _MODULES = (
     ("kernels", "reference/norm.py"),
+    ("kernels", "reference/activation.py"),
     ("kernels", "reference/conv.py"),
     ("kernels", "reference/ssd_step.py"),
     ("kernels", "cpu/ssd_scan.py"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hybridize.kernels import gated_rms_norm, rms_norm
+from hybridize.kernels.cpu import rows
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -11,9 +12,15 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+@pytest.fixture(params=["reference", "cpu"], autouse=True)
+def backend(request, monkeypatch):
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
+    monkeypatch.setattr(rows, "_TILE", 1)  # 32 rows at a time
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_rms_norm(dtype):
-    x, weight = draw(3, 4, 16).to(dtype), draw(16, seed=1).to(dtype)
+    x, weight = draw(3, 15, 16).to(dtype), draw(16, seed=1).to(dtype)
     wide = x.double()
     want = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
     got = rms_norm(x, weight, 1e-5)
@@ -38,3 +45,41 @@ def test_gated_rms_norm(norm_before_gate, group_size):
         x, gate, weight, 1e-5, group_size=group_size, norm_before_gate=norm_before_gate
     )
     torch.testing.assert_close(got, want)
+
+
+def test_the_gradient_of_rms_norm_is_that_of_differences():
+    leaves = [draw(3, 15, 16).requires_grad_(), draw(16, seed=1).requires_grad_()]
+    assert torch.autograd.gradcheck(lambda x, weight: rms_norm(x, weight, 1e-2), leaves)
+
+
+@pytest.mark.parametrize("norm_before_gate", [False, True])
+def test_the_gradient_of_gated_rms_norm_is_that_of_differences(norm_before_gate):
+    leaves = [draw(2, 17, 16), draw(2, 17, 16, seed=1), draw(16, seed=2)]
+
+    def norm(x, gate, weight):
+        return gated_rms_norm(
+            x, gate, weight, 1e-2, group_size=8, norm_before_gate=norm_before_gate
+        )
+
+    assert torch.autograd.gradcheck(norm, [leaf.requires_grad_() for leaf in leaves])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("norm_before_gate", [False, True])
+def test_backends_agree_in_narrow_dtypes(monkeypatch, dtype, norm_before_gate):
+    """To the bit in the forward: what was converted must stay what it was."""
+    leaves = [draw(70, 16), draw(70, 16, seed=1), draw(16, seed=2)]
+    leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
+    dy = draw(70, 16, seed=3).to(dtype)
+    results = {}
+    for name in ("reference", "cpu"):
+        monkeypatch.setenv("HYBRIDIZE_KERNELS", name)
+        plain = rms_norm(leaves[0], leaves[2], 1e-5)
+        gated = gated_rms_norm(*leaves, 1e-5, group_size=4, norm_before_gate=norm_before_gate)
+        results[name] = plain, gated, torch.autograd.grad(plain + gated, leaves, dy)
+    assert torch.equal(results["cpu"][0], results["reference"][0])
+    assert torch.equal(results["cpu"][1], results["reference"][1])
+    for mine, theirs in zip(results["cpu"][2], results["reference"][2], strict=True):
+        torch.testing.assert_close(
+            mine, theirs, rtol=64 * torch.finfo(dtype).eps, atol=64 * torch.finfo(dtype).eps
+        )

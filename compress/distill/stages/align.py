@@ -2,15 +2,19 @@
 
 As in MOHAWK's second stage (Bick et al. 2024, arXiv 2408.10189, section 3.2), blocks do not know
 of each other. One run of the teacher serves them all, and only one block's graph is alive at a
-time: as soon as a teacher block has given its output, its successor takes its gradient.
+time, for a few rows: as soon as a teacher block has given its output, its successor takes its
+gradient.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from hybridize.compress.distill.pair import Pair
 from hybridize.compress.distill.settings import DistillSettings
+
+_TOKENS_AT_ONCE = 1024
 
 
 class Align:
@@ -50,11 +54,15 @@ class Align:
         mixer = self._pair.student.model.blocks[index].mixer
 
         def compare(_: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-            with torch.set_grad_enabled(self._learns):
-                loss = relative_error(mixer(*inputs), output)
-                if self._learns:
-                    (loss / len(self._pair.swapped)).backward()
-            self._total += float(loss.detach())
+            x, context = inputs
+            for rows in torch.arange(len(x)).split(max(1, _TOKENS_AT_ONCE // x.shape[1])):
+                part = replace(context, seq_idx=context.seq_idx[rows])
+                with torch.set_grad_enabled(self._learns):
+                    loss = relative_error(mixer(x[rows], part), output[rows])
+                    loss = loss * (len(rows) / len(x))
+                    if self._learns:
+                        (loss / len(self._pair.swapped)).backward()
+                self._total += float(loss.detach())
 
         return compare
 

@@ -1,0 +1,22 @@
+"""Walking over the rows of some tensors, as many at a time as fit into the caches."""
+
+from collections.abc import Iterator
+
+import torch
+
+_TILE = 1 << 17
+"""Elements of one tensor at a time: 512 KiB in float32, half of a common second-level cache."""
+
+
+def row_tiles(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield views of ``(rows, width)``, the same rows of every tensor.
+
+    Args:
+        tensors: ``(..., width)`` each, the same leading dimensions. One that is written to has
+            to be contiguous, or the view would be a copy.
+    """
+    flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]
+    # Multiples of 32 rows: torch's vector loops round the last few elements of a call differently,
+    # and results should not depend on how many rows go at once.
+    at_once = max(1, _TILE // max(1, flat[0].shape[1]) // 32) * 32
+    yield from zip(*(tensor.split(at_once) for tensor in flat), strict=True)

@@ -1,0 +1,134 @@
+"""These kernels under transformers' own Granite-hybrid, Bamba, Nemotron-H and Mamba-2 models.
+
+transformers without mamba-ssm and causal-conv1d runs plain torch code for the scan and the
+convolution. All its Mamba-2 mixers are one class under several names; `patch` gives each of a
+model's mixers another ``forward``, and nothing else of the model or of transformers is touched.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from hybridize.errors import InputError
+from hybridize.kernels import (
+    causal_conv1d,
+    causal_conv1d_step,
+    gated_rms_norm,
+    rms_norm,
+    ssd_scan,
+    ssd_step,
+)
+
+_MIXERS = {"BambaMixer", "GraniteMoeHybridMambaLayer", "Mamba2Mixer", "NemotronHMamba2Mixer"}
+# Nemotron-H's plain norm rounds after its weight, ours and everybody else's before: not in here.
+_NORMS = {"BambaRMSNorm", "GraniteMoeHybridRMSNorm", "Mamba2RMSNorm"}
+
+
+def patch(model: nn.Module) -> int:
+    """See `hybridize.kernels.patch`."""
+    mixers = [module for module in model.modules() if type(module).__name__ in _MIXERS]
+    if not mixers:
+        raise InputError(
+            f"{type(model).__name__}: no Mamba-2 mixer that can be patched; "
+            f"known are {', '.join(sorted(_MIXERS))}"
+        )
+    for mixer in mixers:
+        if mixer.activation not in ("silu", "swish"):
+            raise InputError(f"{type(model).__name__}: its convolution's activation is not SiLU")
+    for module in model.modules():
+        if type(module).__name__ in _NORMS:
+            module.forward = partial(_norm, module)
+    for mixer in mixers:
+        mixer.forward = partial(_mixer, mixer)
+    return len(mixers)
+
+
+def unpatch(model: nn.Module) -> None:
+    """See `hybridize.kernels.unpatch`."""
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, partial) and forward.func in (_norm, _mixer):
+            del module.forward
+
+
+def _norm(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    return rms_norm(hidden_states, norm.weight, norm.variance_epsilon)
+
+
+def _mixer(
+    mixer: Any,
+    hidden_states: torch.Tensor,
+    cache: Any = None,
+    attention_mask: torch.Tensor | None = None,
+    seq_idx: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Do what the mixer's own ``forward`` does, ``(batch, length, hidden)`` to the same."""
+    del kwargs
+    window = state = None
+    if cache is not None:
+        window = cache.get_conv_state(mixer.layer_idx, state_idx=0)
+        state = cache.get_recurrent_state(mixer.layer_idx, state_idx=0)
+    mask = None if attention_mask is None else attention_mask[:, :, None]
+    projected = mixer.in_proj(_masked(hidden_states, mask))
+    gate, conv_input, dt = projected.split(
+        [mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1
+    )
+    weight, bias = mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias
+    if window is not None:  # the cache keeps one input more than the convolution looks back to
+        window = window[..., 1 - weight.shape[1] :].transpose(1, 2).clone()
+    if cache is not None:
+        cache.update_conv_state(
+            conv_input.transpose(1, 2), mixer.layer_idx, conv_kernel_size=weight.shape[1]
+        )
+    decay = -torch.exp(mixer.A_log.float())
+    if conv_input.shape[1] == 1 and window is not None and state is not None:
+        mixed = causal_conv1d_step(conv_input[:, 0], window, weight, bias)[:, None]
+        x, B, C = _split(mixer, _masked(mixed, mask))
+        wide = state.to(torch.promote_types(state.dtype, torch.float32))
+        y = ssd_step(
+            wide, x[:, 0], dt[:, 0], decay, B[:, 0], C[:, 0], D=mixer.D, dt_bias=mixer.dt_bias
+        )[:, None]
+        if wide is not state:
+            state.copy_(wide)
+    else:
+        mixed, _ = causal_conv1d(conv_input, weight, bias, window=window, seq_idx=seq_idx)
+        x, B, C = _split(mixer, _masked(mixed, mask))
+        y, last = ssd_scan(
+            x,
+            dt,
+            decay,
+            B,
+            C,
+            D=mixer.D,
+            dt_bias=mixer.dt_bias,
+            dt_limit=tuple(mixer.time_step_limit),
+            initial_state=state,
+            seq_idx=seq_idx,
+        )
+        if cache is not None:
+            cache.update_recurrent_state(last, layer_idx=mixer.layer_idx)
+    norm = mixer.norm
+    y = gated_rms_norm(
+        y.flatten(2), gate, norm.weight, norm.variance_epsilon, group_size=norm.group_size
+    )
+    output: torch.Tensor = mixer.out_proj(y.to(hidden_states.dtype))
+    return output
+
+
+def _masked(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return values if mask is None else (values * mask).to(values.dtype)
+
+
+def _split(mixer: Any, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Take the convolution's output apart into x per head, and B and C per group."""
+    shared = mixer.n_groups * mixer.ssm_state_size
+    x, B, C = mixed.split([mixer.intermediate_size, shared, shared], dim=-1)
+    groups = (mixer.n_groups, mixer.ssm_state_size)
+    return (
+        x.unflatten(-1, (mixer.num_heads, mixer.head_dim)),
+        B.unflatten(-1, groups),
+        C.unflatten(-1, groups),
+    )
