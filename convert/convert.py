@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,11 +12,13 @@ import torch
 
 from hybridize.console import console
 from hybridize.convert.calibrate import BlockError, Calibrator
-from hybridize.convert.initialise import ConvertedTensors
+from hybridize.convert.donor import Donor
+from hybridize.convert.initialise import ConvertedTensors, NewValues, first_values
 from hybridize.convert.plan import MambaChoice, Plan, plan_conversion
 from hybridize.convert.plot import draw_curve
 from hybridize.convert.select import Curve, Point, measure_swaps
 from hybridize.errors import InputError
+from hybridize.modeling.blocks.sizes import MambaSizes
 from hybridize.modeling.checkpoint import (
     CheckpointReader,
     CheckpointWriter,
@@ -37,7 +40,7 @@ _Result = TypeVar("_Result")
 _CONTEXT = 32 * 1024
 _WINDOW = 512  # tokens of calibration text in a row
 _SELECTIONS = ("uniform", "sensitivity")
-_INITS = ("attention", "random")
+_INITS = ("attention", "random")  # or a hybrid's directory
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def convert(
     keep: Sequence[int] | None = None,
     pattern: str | None = None,
     select: str = "uniform",
-    init: str = "attention",
+    init: str | Path = "attention",
     calibration: str | Path | None = None,
     calibration_tokens: int = 8192,
     ssm_groups: str | int = "heads",
@@ -123,9 +126,11 @@ def convert(
             of ``attention``, ``keep`` and ``pattern`` is given.
         select: how ``attention`` chooses: ``uniform`` spreads them evenly, ``sensitivity`` keeps
             those whose loss costs the most, measured on the calibration text.
-        init: first values of new blocks: ``attention`` (from the replaced block) or ``random``.
-        calibration: text that new blocks are fitted on: a file, a dataset, or ``teacher``, which
-            lets the model write it. None fits nothing, unless ``sensitivity`` asks for text.
+        init: first values of new blocks: ``attention`` (from the replaced block), ``random``, or
+            the directory of a hybrid of the same model, whose Mamba-2 blocks are taken over.
+        calibration: text that new blocks are fitted on, unless they are taken over: a file, a
+            dataset, or ``teacher``, which lets the model write it. None fits nothing, unless
+            ``sensitivity`` asks for text.
         calibration_tokens: how much of it, in tokens.
         ssm_groups: separate B and C per query head (``heads``), per key/value head (``kv``), or
             a number of groups that divides the heads.
@@ -147,12 +152,17 @@ def convert(
         InputError: an option or the source is wrong; nothing was written.
         HybridizeError: writing failed; the output is as it was before.
     """
-    _check_choices(select=select, init=init, format=format, dtype=dtype)
+    _check_choices(select=select, format=format, dtype=dtype)
     if ssm_expand not in (1, 2):
         raise InputError(f"--ssm-expand {ssm_expand}: choose 1 or 2")
     if d_state is not None and d_state < 1:
         raise InputError(f"--d-state {d_state}: it must be at least 1")
-    if calibration is not None and init != "attention":
+    donor_dir = None if init in _INITS else Path(init)
+    if donor_dir is not None and not donor_dir.is_dir():
+        raise InputError(
+            f"--init {init}: choose attention, random, or the directory of a converted model"
+        )
+    if calibration is not None and init != "attention" and select != "sensitivity":
         raise InputError(f"--calibration fits --init attention, not --init {init}")
     if select == "sensitivity":
         if keep is not None or pattern is not None:
@@ -160,15 +170,15 @@ def convert(
                 "--select sensitivity chooses what --attention keeps; leave out "
                 "--keep and --pattern"
             )
-        if init != "attention":
-            raise InputError(f"--select sensitivity needs --init attention, not {init}")
+        if init == "random":
+            raise InputError("--select sensitivity needs --init attention or a hybrid, not random")
         calibration = "teacher" if calibration is None else calibration
     options = {
         "attention": None if attention is None else str(attention),
         "keep": None if keep is None else list(keep),
         "pattern": pattern,
         "select": select,
-        "init": init,
+        "init": init if donor_dir is None else donor_dir.resolve().name,
         "calibration": None if calibration is None else Path(calibration).name,
         "calibration_tokens": calibration_tokens,
         "ssm_groups": str(ssm_groups),
@@ -179,11 +189,21 @@ def convert(
         "max_shard_size": max_shard_size,
     }
     source_dir, output = resolve(model), Path(output)
-    with CheckpointReader(source_dir, allow_nonfinite=allow_nonfinite) as reader:
+    with ExitStack() as opened:
+        reader = opened.enter_context(CheckpointReader(source_dir, allow_nonfinite=allow_nonfinite))
         source_format, config = read_config(reader)
         tensors = CheckpointTensors(reader, source_format, config)
-        mamba = MambaChoice(str(ssm_groups), ssm_expand, d_state, proj_bias=init == "attention")
+        mamba = MambaChoice(str(ssm_groups), ssm_expand, d_state, proj_bias=init != "random")
+        new_values: NewValues
         calibrator = curve = None
+        if donor_dir is None:
+
+            def new_values(index: int, sizes: MambaSizes) -> dict[str, torch.Tensor]:
+                values = first_values(tensors, index, sizes, config, str(init), seed)
+                return values if calibrator is None else calibrator.fit(index, sizes, values)
+
+        else:
+            new_values = opened.enter_context(Donor(donor_dir, config)).values
         if calibration is not None:
             place = choose_device(device)
             windows = load_windows(
@@ -195,10 +215,11 @@ def convert(
                 device=place,
                 option="--calibration",
             )
-            remember = select == "sensitivity"  # both measuring and writing need them
-            calibrator = Calibrator(tensors, config, windows, place, remember=remember)
+            if donor_dir is None:
+                remember = select == "sensitivity"  # both measuring and writing need them
+                calibrator = Calibrator(tensors, config, windows, place, remember=remember)
             if select == "sensitivity":
-                curve = measure_swaps(source_dir, tensors, mamba, calibrator, seed)
+                curve = measure_swaps(source_dir, mamba, new_values, windows, place)
         plan = plan_conversion(
             config,
             attention=None if attention is None else str(attention),
@@ -209,8 +230,7 @@ def convert(
             choose=None if curve is None else curve.keep,
         )
         wanted = DTYPES.get(dtype)
-        fit = None if calibrator is None else calibrator.fit
-        converted = ConvertedTensors(tensors, config, plan.target, init, seed, fit)
+        converted = ConvertedTensors(tensors, config, plan.target, new_values)
         adapted = AdaptedTensors(converted, plan.target, plan.fit.config)
         entries = plan.format.tensor_map(plan.fit.config)
         specs = [TensorSpec(e.disk, e.shape, wanted or adapted.dtype(e.ours[0])) for e in entries]
@@ -337,10 +357,9 @@ def _source_name(model: str | Path) -> str:
     return Path(model).resolve().name if Path(model).exists() else str(model)
 
 
-def _check_choices(*, select: str, init: str, format: str, dtype: str) -> None:
+def _check_choices(*, select: str, format: str, dtype: str) -> None:
     for option, value, choices in (
         ("--select", select, _SELECTIONS),
-        ("--init", init, _INITS),
         ("--format", format, ("auto", *FORMATS)),
         ("--dtype", dtype, ("auto", *DTYPES)),
     ):

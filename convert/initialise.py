@@ -36,20 +36,18 @@ _OUTPUT_SHRINK = 0.5
 _UNIT_GATE = 1.2784645427610738  # SiLU of this is 1
 
 
-Fit = Callable[[int, MambaSizes, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
-"""Given a block's place, sizes and first values: better ones."""
+NewValues = Callable[[int, MambaSizes], dict[str, torch.Tensor]]
+"""Given a new block's place and sizes: its values, by their names in the mixer."""
 
 
 class ConvertedTensors:
-    """The tensors of a converted model: the source's own, and first values for new blocks.
+    """The tensors of a converted model: the source's own, and those of new blocks.
 
     Args:
         source: the source's tensors.
         before: the source's configuration.
         after: the conversion's target; at swapped blocks it has Mamba-2 instead of attention.
-        init: ``attention`` (see the module) or ``random`` (as mamba_ssm starts a new model).
-        seed: of all that is random; a block's values depend on the seed and its index alone.
-        fit: makes better values of a block's first ones; see `calibrate`.
+        new_values: makes the new blocks', one block after the other.
     """
 
     def __init__(
@@ -57,12 +55,9 @@ class ConvertedTensors:
         source: Tensors,
         before: HybridConfig,
         after: HybridConfig,
-        init: str,
-        seed: int,
-        fit: Fit | None = None,
+        new_values: NewValues,
     ) -> None:
-        self._source, self._before, self._after = source, before, after
-        self._init, self._seed, self._fit = init, seed, fit
+        self._source, self._after, self._new_values = source, after, new_values
         self._swapped = {
             index
             for index, (old, new) in enumerate(zip(before.layout, after.layout, strict=True))
@@ -77,7 +72,7 @@ class ConvertedTensors:
             return self._source.get(name)
         if self._current is None or self._current[0] != index:
             self._current = None  # one block's tensors at a time
-            self._current = (index, self._first_values(index))
+            self._current = (index, self._values(index))
         return self._current[1][name.split(".mixer.")[1]]
 
     def dtype(self, name: str) -> torch.dtype:
@@ -93,12 +88,10 @@ class ConvertedTensors:
         index = int(name.split(".")[2])
         return index if index in self._swapped else None
 
-    def _first_values(self, index: int) -> dict[str, torch.Tensor]:
+    def _values(self, index: int) -> dict[str, torch.Tensor]:
         mamba = self._after.blocks[index]
         assert isinstance(mamba, MambaSizes)
-        values = first_values(self._source, index, mamba, self._before, self._init, self._seed)
-        if self._fit is not None:
-            values = self._fit(index, mamba, values)
+        values = self._new_values(index, mamba)
         dtype = self.dtype(f"model.blocks.{index}.mixer.in_proj.weight")
         return {name: value.to(dtype) for name, value in values.items()}
 
@@ -113,7 +106,7 @@ def first_values(
         index: the block's place.
         mamba: its sizes.
         config: the source's configuration.
-        init: ``attention`` or ``random``.
+        init: ``attention`` (see the module) or ``random`` (as mamba_ssm starts a new model).
         seed: of all that is random, together with the place.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + index)

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from hybridize.console import console
-from hybridize.convert.calibrate import Calibrator, new_mixer
-from hybridize.convert.initialise import first_values
+from hybridize.convert.calibrate import new_mixer
+from hybridize.convert.initialise import NewValues
 from hybridize.convert.plan import MambaChoice, mamba_sizes
 from hybridize.kernels import linear_kl_divergence
 from hybridize.modeling.blocks.mamba2 import Mamba2
@@ -21,7 +21,6 @@ from hybridize.modeling.blocks.sizes import AttentionSizes
 from hybridize.modeling.data.windows import Windows
 from hybridize.modeling.load import load_model
 from hybridize.modeling.model import HybridForCausalLM
-from hybridize.modeling.tensors import Tensors
 
 _TOKENS_AT_ONCE = 4096
 
@@ -55,26 +54,29 @@ class Curve:
 
 
 def measure_swaps(
-    source: Path, tensors: Tensors, mamba: MambaChoice, calibrator: Calibrator, seed: int
+    source: Path,
+    mamba: MambaChoice,
+    new_values: NewValues,
+    windows: Windows,
+    device: torch.device,
 ) -> Curve:
-    """Calibrate a block for every attention block, and measure what each swap costs.
+    """Make a block for every attention block, and measure what each swap costs.
 
     Args:
         source: the teacher's directory; the whole model is loaded, in float32.
-        tensors: the same, block by block.
         mamba: sizes of the new blocks.
-        calibrator: fits them, and has the text.
-        seed: of the new blocks' first values.
+        new_values: makes them.
+        windows: the text to measure on.
+        device: where to measure.
     """
-    teacher = load_model(source, dtype=torch.float32, device=calibrator.device)
+    teacher = load_model(source, dtype=torch.float32, device=device)
     config, mixers = teacher.config, {}
     for index, attention in enumerate(config.blocks):
         if isinstance(attention, AttentionSizes):
             sizes = mamba_sizes(attention, config.hidden_size, mamba)
-            start = first_values(tensors, index, sizes, config, "attention", seed)
-            values = calibrator.fit(index, sizes, start)
-            mixers[index] = new_mixer(config, sizes, index, values, calibrator.device)
-    return sensitivity_curve(teacher, mixers, calibrator.windows)
+            values = new_values(index, sizes)
+            mixers[index] = new_mixer(config, sizes, index, values, device)
+    return sensitivity_curve(teacher, mixers, windows)
 
 
 @torch.no_grad()

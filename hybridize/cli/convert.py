@@ -37,10 +37,11 @@ from hybridize.console import console, size_in_words
 )
 @click.option(
     "--init",
-    type=click.Choice(["attention", "random"]),
+    metavar="attention|random|DIR",
     default="attention",
     show_default=True,
-    help="First values of the new blocks: from the attention they replace, or random.",
+    help="First values of the new blocks: from the attention they replace, random, or the "
+    "Mamba-2 blocks of a hybrid of the same MODEL, such as one whose blocks were aligned.",
 )
 @click.option(
     "--calibration",

@@ -152,7 +152,8 @@ def test_convert_reports_and_records(tmp_path):
         ({"calibration": "teacher", "calibration_tokens": 300}, "calibration needs 2 or more"),
         ({"calibration": "missing.txt"}, "--calibration missing.txt: no such file"),
         ({"select": "sensitivity", "keep": (1,)}, "leave out --keep"),
-        ({"select": "sensitivity", "init": "random"}, "needs --init attention"),
+        ({"select": "sensitivity", "init": "random"}, "needs --init attention or a hybrid"),
+        ({"init": "nowhere"}, "--init nowhere: choose attention, random, or the directory"),
     ],
 )
 def test_bad_options(tmp_path, options, complaint):

@@ -1,0 +1,227 @@
+"""How much memory each way of distilling takes, beside a plain forward and plain training.
+
+Writes a random Llama, converts it, and runs each case in a process of its own, for a few steps on
+the same batch of text:
+
+    python benchmarks/distill_memory.py
+    python benchmarks/distill_memory.py --hidden 1024 --layers 16 --vocabulary 128000
+
+Memory is the most that a process held beyond what it held after its imports.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hybridize.console import console, size_in_words
+
+STEPS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--vocabulary", type=int, default=32_000)
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--case", choices=["prepare", *CASES], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case == "prepare":
+        prepare(options)
+        return
+    if options.case:
+        print(_measured(CASES[options.case], options))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        options.folder = Path(folder)
+        # Not here: a process starts with its parent's size as the most that it ever held.
+        _in_process("prepare", options)
+        report({name: int(_in_process(name, options)) for name in CASES}, options)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Write the teacher, the student and the text."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from hybridize import convert
+
+    torch.manual_seed(0)
+    teacher = options.folder / "teacher"
+    config = LlamaConfig(
+        hidden_size=options.hidden,
+        intermediate_size=options.hidden * 8 // 3,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden // 64,
+        num_key_value_heads=max(1, options.hidden // 256),
+        vocab_size=options.vocabulary,
+    )
+    LlamaForCausalLM(config).save_pretrained(teacher)
+    words = {f"w{i}": i for i in range(options.vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="w1", eos_token="w2")
+    wrapped.save_pretrained(teacher)
+    draw, count = random.Random(0), 2 * options.batch_size * options.seq_len
+    text = " ".join(f"w{draw.randrange(options.vocabulary)}" for _ in range(count))
+    (options.folder / "text.txt").write_text(text)
+    convert(teacher, options.folder / "student", attention="25%")
+
+
+def forward(options: argparse.Namespace) -> None:
+    """Run the teacher once on the batch."""
+    import torch
+
+    from hybridize.modeling.load import load_model
+
+    model = load_model(options.folder / "teacher", dtype=torch.float32)
+    with torch.no_grad():
+        model(_batch(options), use_cache=False)
+
+
+def train_alone(options: argparse.Namespace) -> None:
+    """Train all of the student on the text, its logits a thousand tokens at a time."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from torch.utils.checkpoint import checkpoint
+
+    from hybridize.modeling.load import load_model
+
+    model = load_model(options.folder / "student", dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    ids = _batch(options)
+
+    def loss(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(model.lm_head(hidden), labels, reduction="sum")
+
+    for _ in range(STEPS):
+        hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+        pieces = zip(hidden.split(1024), ids[:, 1:].flatten().split(1024), strict=True)
+        total = sum(checkpoint(loss, *piece, use_reentrant=False) for piece in pieces)
+        (total / ids.numel()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _distilled(**settings: object) -> Callable[[argparse.Namespace], None]:
+    def run(options: argparse.Namespace) -> None:
+        from hybridize import distill
+
+        distill(
+            options.folder / "student",
+            options.folder / "distilled",
+            teacher=options.folder / "teacher",
+            data=(str(options.folder / "text.txt"),),
+            tokens=STEPS * options.batch_size * options.seq_len,
+            seq_len=options.seq_len,
+            batch_size=options.batch_size,
+            validation=1,
+            device="cpu",
+            force=True,
+            **settings,
+        )
+
+    return run
+
+
+CASES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "forward": forward,
+    "align": _distilled(stages=("align",)),
+    "train-alone": train_alone,
+    "kl-cached": _distilled(stages=("kl",), train="all", cache_teacher=32),
+    "kl": _distilled(stages=("kl",), train="all"),
+    "kl-mixers": _distilled(stages=("kl",), train="mixers"),
+    "kl-checkpointing": _distilled(stages=("kl",), train="all", gradient_checkpointing=True),
+}
+WORDS = {
+    "forward": ("the teacher's forward, no gradients", None),
+    "align": ("align", "forward"),
+    "train-alone": ("training all of the student on the text", None),
+    "kl-cached": ("kl --train all --cache-teacher 32", "train-alone"),
+    "kl": ("kl --train all", "train-alone"),
+    "kl-mixers": ("kl --train mixers", "train-alone"),
+    "kl-checkpointing": ("kl --train all --gradient-checkpointing", "train-alone"),
+}
+
+
+def report(peaks: dict[str, int], options: argparse.Namespace) -> None:
+    """Print the table and write the figures down."""
+    ratios = {
+        name: None if beside is None else peaks[name] / peaks[beside]
+        for name, (_, beside) in WORDS.items()
+    }
+    console.table(
+        ["memory of distillation", "peak", "ratio"],
+        [
+            (
+                words,
+                size_in_words(peaks[name]),
+                "" if beside is None else f"{ratios[name]:.2f} × {WORDS[beside][0]}",
+            )
+            for name, (words, beside) in WORDS.items()
+        ],
+        caption=f"A Llama of {options.layers} layers × {options.hidden} with "
+        f"{options.vocabulary:,} tokens, a quarter of its attention kept; "
+        f"{options.batch_size} × {options.seq_len} tokens, float32, {platform.machine()}.",
+    )
+    settings = ("hidden", "layers", "vocabulary", "seq_len", "batch_size")
+    result = {
+        "benchmark": "distill_memory",
+        "machine": {"cpus": os.cpu_count(), "processor": platform.machine()},
+        "versions": {name: version(name) for name in ("hybridize", "torch")},
+        "settings": {name: getattr(options, name) for name in settings},
+        "peak_bytes": peaks,
+        "ratios": ratios,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "distill_memory.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    console.message(f"written: {path}")
+
+
+def _in_process(name: str, options: argparse.Namespace) -> str:
+    """Run a case of `options` in a process of its own; return the last line that it printed."""
+    console.message(f"case: {WORDS[name][0] if name in WORDS else name}")
+    values = ("hidden", "layers", "vocabulary", "seq_len", "batch_size", "folder")
+    arguments = [f"--{key.replace('_', '-')}={getattr(options, key)}" for key in values]
+    command = [sys.executable, __file__, f"--case={name}", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.splitlines()[-1] if done.stdout else ""
+
+
+def _measured(case: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    import matplotlib.figure  # noqa: F401
+    import transformers.modeling_utils  # noqa: F401
+
+    import hybridize.compress.distill.distill
+    import hybridize.modeling.load  # noqa: F401
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    case(options)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def _batch(options: argparse.Namespace) -> Any:
+    from hybridize.modeling.load import load_tokenizer
+
+    text = (options.folder / "text.txt").read_text()
+    ids = load_tokenizer(options.folder / "teacher")(text, return_tensors="pt").input_ids
+    return ids[0, : options.batch_size * options.seq_len].view(options.batch_size, -1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""New blocks that are taken over from a hybrid of the same model."""
+
+import pytest
+import torch
+
+import hybridize
+from hybridize.errors import InputError
+from hybridize.modeling.data.source import load_windows
+from hybridize.modeling.load import load_model
+from hybridize.modeling.save import save_model
+from tiny import write_stock, write_tokenizer
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A Llama, and a hybrid of it without any attention whose new blocks are unlike any others."""
+    write_stock(tmp_path / "in", "llama")
+    write_tokenizer(tmp_path / "in")
+    hybridize.convert(tmp_path / "in", tmp_path / "start", attention=0)
+    donor = load_model(tmp_path / "start", dtype=torch.float32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for block in donor.model.blocks[::2]:
+            for parameter in block.mixer.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    start, step = tmp_path / "start", {"command": "test", "options": {}, "seed": 0, "metrics": {}}
+    save_model(dict(donor.named_parameters()), tmp_path / "donor", like=start, step=step)
+    return tmp_path / "in"
+
+
+def mixers(directory):
+    model = load_model(directory, dtype=torch.float32)
+    return [block.mixer for block in model.model.blocks]
+
+
+@pytest.mark.parametrize("format_", ["auto", "hybridize"])
+def test_blocks_are_the_donors_and_the_rest_the_models_own(source, tmp_path, format_):
+    donor, original = mixers(tmp_path / "donor"), mixers(source)
+    hybridize.convert(source, tmp_path / "out", keep=(1,), init=tmp_path / "donor", format=format_)
+    for index, mixer in enumerate(mixers(tmp_path / "out")):
+        wanted = original[index] if index % 2 or index == 2 else donor[index]
+        assert mixer.state_dict().keys() == wanted.state_dict().keys()
+        for name, value in mixer.state_dict().items():
+            assert torch.equal(value, wanted.state_dict()[name]), (index, name)
+
+
+def test_selection_measures_the_donors_blocks(source, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("A few words to measure on, again and again. " * 60)
+    options = {"attention": 2, "select": "sensitivity", "calibration": text}
+    options["calibration_tokens"] = 1000
+    donated = hybridize.convert(source, tmp_path / "out", init=tmp_path / "donor", **options)
+    fitted = hybridize.convert(source, tmp_path / "fitted", **options)
+    assert donated.errors == ()  # nothing was fitted
+    assert fitted.errors
+    assert donated.curve[-1].kl != fitted.curve[-1].kl
+    # The curve's end is the donor itself, on the very text.
+    with torch.no_grad():
+        windows = load_windows([str(text)], model=source, length=256, tokens=1000)
+        ids, seq_idx = windows.rows(torch.arange(len(windows)))
+        want, got = (
+            load_model(path, dtype=torch.float64)(
+                ids, seq_idx=seq_idx, use_cache=False
+            ).logits.log_softmax(-1)
+            for path in (source, tmp_path / "donor")
+        )
+    kl = float((want.exp() * (want - got)).sum(-1).mean())
+    assert donated.curve[-1].kl == pytest.approx(kl, rel=1e-4)
+
+
+def test_a_donor_of_another_shape_is_refused(source, tmp_path):
+    write_stock(tmp_path / "deep", "llama", num_hidden_layers=5)
+    write_stock(tmp_path / "wide", "llama", hidden_size=48, num_attention_heads=6)
+    for name, complaint in (("deep", "number of blocks is 8"), ("wide", "hidden size is 32")):
+        with pytest.raises(InputError, match=f"--init .*donor: its {complaint}"):
+            hybridize.convert(tmp_path / name, tmp_path / "out", init=tmp_path / "donor")
+    with pytest.raises(InputError, match=r"donor: block \d has d_state 8, and the new one 16"):
+        hybridize.convert(source, tmp_path / "out", init=tmp_path / "donor", d_state=16)
+    with pytest.raises(InputError, match=r"in: block \d is not Mamba-2 there; .*--attention 0%"):
+        hybridize.convert(source, tmp_path / "out", init=source)
+    with pytest.raises(InputError, match="--calibration fits --init attention"):
+        hybridize.convert(source, tmp_path / "out", init=tmp_path / "donor", calibration="teacher")
+    assert not (tmp_path / "out").exists()
