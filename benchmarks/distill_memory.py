@@ -11,17 +11,15 @@ Memory is the most that a process held beyond what it held after its imports.
 
 import argparse
 import json
-import os
-import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+import torch
+from measuring import machine, memory_now, memory_peak
 
 from hybridize.console import console, size_in_words
 
@@ -36,25 +34,20 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--case", choices=["prepare", *CASES], help=argparse.SUPPRESS)
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.case == "prepare":
-        prepare(options)
-        return
     if options.case:
         print(_measured(CASES[options.case], options))
         return
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
-        # Not here: a process starts with its parent's size as the most that it ever held.
-        _in_process("prepare", options)
-        report({name: int(_in_process(name, options)) for name in CASES}, options)
+        prepare(options)
+        report({name: _in_process(name, options) for name in CASES}, options)
 
 
 def prepare(options: argparse.Namespace) -> None:
     """Write the teacher, the student and the text."""
-    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -84,8 +77,6 @@ def prepare(options: argparse.Namespace) -> None:
 
 def forward(options: argparse.Namespace) -> None:
     """Run the teacher once on the batch."""
-    import torch
-
     from hybridize.modeling.load import load_model
 
     model = load_model(options.folder / "teacher", dtype=torch.float32)
@@ -95,7 +86,6 @@ def forward(options: argparse.Namespace) -> None:
 
 def train_alone(options: argparse.Namespace) -> None:
     """Train all of the student on the text, its logits a thousand tokens at a time."""
-    import torch
     from torch.nn.functional import cross_entropy
     from torch.utils.checkpoint import checkpoint
 
@@ -176,13 +166,12 @@ def report(peaks: dict[str, int], options: argparse.Namespace) -> None:
         ],
         caption=f"A Llama of {options.layers} layers × {options.hidden} with "
         f"{options.vocabulary:,} tokens, a quarter of its attention kept; "
-        f"{options.batch_size} × {options.seq_len} tokens, float32, {platform.machine()}.",
+        f"{options.batch_size} × {options.seq_len} tokens, float32.",
     )
     settings = ("hidden", "layers", "vocabulary", "seq_len", "batch_size")
     result = {
         "benchmark": "distill_memory",
-        "machine": {"cpus": os.cpu_count(), "processor": platform.machine()},
-        "versions": {name: version(name) for name in ("hybridize", "torch")},
+        "machine": machine(torch.device("cpu")),
         "settings": {name: getattr(options, name) for name in settings},
         "peak_bytes": peaks,
         "ratios": ratios,
@@ -193,14 +182,14 @@ def report(peaks: dict[str, int], options: argparse.Namespace) -> None:
     console.message(f"written: {path}")
 
 
-def _in_process(name: str, options: argparse.Namespace) -> str:
-    """Run a case of `options` in a process of its own; return the last line that it printed."""
-    console.message(f"case: {WORDS[name][0] if name in WORDS else name}")
+def _in_process(name: str, options: argparse.Namespace) -> int:
+    """Return a case's peak, measured in a process of its own."""
+    console.message(f"case: {WORDS[name][0]}")
     values = ("hidden", "layers", "vocabulary", "seq_len", "batch_size", "folder")
     arguments = [f"--{key.replace('_', '-')}={getattr(options, key)}" for key in values]
     command = [sys.executable, __file__, f"--case={name}", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.splitlines()[-1] if done.stdout else ""
+    return int(done.stdout.splitlines()[-1])
 
 
 def _measured(case: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
@@ -210,12 +199,12 @@ def _measured(case: Callable[[argparse.Namespace], None], options: argparse.Name
     import hybridize.compress.distill.distill
     import hybridize.modeling.load  # noqa: F401
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory_now()
     case(options)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return memory_peak() - before
 
 
-def _batch(options: argparse.Namespace) -> Any:
+def _batch(options: argparse.Namespace) -> torch.Tensor:
     from hybridize.modeling.load import load_tokenizer
 
     text = (options.folder / "text.txt").read_text()

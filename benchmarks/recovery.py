@@ -8,13 +8,16 @@ teacher's:
     python benchmarks/recovery.py --model DIR --perplexity FILE     # any other
     python benchmarks/recovery.py --cases kept --tokens 2M          # some of it, for longer
 
-Every row changes one choice of the one called "reference".
+The reference aligns a new block for every attention block, keeps the attention that costs the most
+by sensitivity measured with those, and trains the new blocks that are left end to end. Every other
+row changes something of it.
 """
 
 import argparse
 import json
 import tempfile
 import time
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -22,33 +25,61 @@ from typing import Any
 
 from hybridize import convert, distill, evaluate
 from hybridize.console import console
-from hybridize.demo import CHECKPOINT
+from hybridize.demo import CHECKPOINT, EXAM
 from hybridize.demo.train import Settings
-from hybridize.demo.world import World
+from hybridize.demo.world import RECALL_SUBJECTS, World
 
 KEPT = "25%"
 TEXT_SEED = 77
 PROSE_SEED = 1_000_003
+ALIGN_SHARE = 1.0
+"""Tokens of the alignment, as a share of the distillation's."""
 
-Case = tuple[str, dict[str, Any], dict[str, Any]]
-"""A name, what it changes in the conversion, and in the distillation."""
 
-REFERENCE: dict[str, Any] = {"attention": KEPT, "select": "sensitivity"}
+@dataclass(frozen=True)
+class Case:
+    """One way to a good hybrid.
+
+    Attributes:
+        name: what is done otherwise than in the reference.
+        convert: options of the conversion.
+        aligned: whether new blocks are aligned before attention is chosen.
+        train: what the distillation trains.
+        rate: its learning rate as a multiple of ``--learning-rate``.
+        times: its tokens as a multiple of ``--tokens``.
+    """
+
+    name: str
+    convert: dict[str, Any] = field(default_factory=dict)
+    aligned: bool = True
+    train: str = "mixers"
+    rate: float = 1.0
+    times: float = 1.0
+
+
+_UNIFORM = {"select": "uniform"}
+_UNFITTED = {"select": "uniform", "calibration": None}
 CASES: dict[str, list[Case]] = {
-    "reference": [("reference: calibrated, by sensitivity", {}, {})],
+    "reference": [Case("reference: aligned, then selected")],
+    "select": [
+        Case("selected before aligning, none of it", aligned=False),
+        Case("aligned, evenly spread", _UNIFORM),
+        Case("neither: calibrated, evenly spread", _UNIFORM, aligned=False),
+    ],
     "init": [
-        ("init random", {"select": "uniform", "init": "random", "calibration": None}, {}),
-        ("init attention, uncalibrated", {"select": "uniform", "calibration": None}, {}),
-        ("calibrated, uniform selection", {"select": "uniform"}, {}),
+        Case("evenly spread, attention's weights alone", _UNFITTED, aligned=False),
+        Case("evenly spread, random", _UNFITTED | {"init": "random"}, aligned=False),
     ],
-    "stages": [("align, then kl", {}, {"stages": ("align", "kl")})],
-    "train": [("train all", {}, {"train": "all"})],
+    "train": [Case("all of it trains, at half the rate", train="all", rate=0.5)],
     "sizes": [
-        ("one B and C per KV head", {"ssm_groups": "kv"}, {}),
-        ("state twice as large", {"d_state": 2.0}, {}),
-        ("twice as wide", {"ssm_expand": 2}, {}),
+        Case("neither, one B and C per KV head", _UNIFORM | {"ssm_groups": "kv"}, aligned=False),
+        Case("neither, state twice as large", _UNIFORM | {"d_state": 2.0}, aligned=False),
+        Case("neither, twice as wide", _UNIFORM | {"ssm_expand": 2}, aligned=False),
     ],
-    "kept": [(f"{kept} of attention", {"attention": kept}, {}) for kept in ("0%", "12%", "50%")],
+    "kept": [
+        Case(f"{share} of attention kept", {"attention": share}) for share in ("0%", "12%", "50%")
+    ],
+    "longer": [Case("six times the tokens", times=6.0)],
 }
 
 
@@ -57,67 +88,120 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("--data", help="text to learn from; the bundled world's, or teacher")
     parser.add_argument("--perplexity", type=Path, help="held-out text; the bundled world's")
-    parser.add_argument("--tokens", type=_count, default=500_000, help="to distil each case with")
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--tokens", type=_count, default=250_000, help="to distil each case with")
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--cases", default=",".join(CASES), help="which, comma separated")
     parser.add_argument("--name", help="of the result; the model's directory name if not given")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        cases = [case for group in options.cases.split(",") for case in CASES[group]]
+        outputs = [Path(folder) / f"distilled-{number}" for number in range(len(cases))]
         rows = [
-            measure(case, options, Path(folder))
-            for group in options.cases.split(",")
-            for case in CASES[group]
+            recover(case, options, Path(folder), output)
+            for case, output in zip(cases, outputs, strict=True)
         ]
+        score(rows, outputs, options, texts(options, Path(folder))[1])
     report(rows, options)
 
 
-def measure(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path) -> dict[str, Any]:
     """Convert and distil one case; return its figures."""
-    name, changes, training = case
-    console.message(f"case: {name}")
-    data, prose = texts(options, folder)
-    chosen = REFERENCE | {"calibration": data} | changes
+    console.message(f"case: {case.name}")
+    data, _ = texts(options, folder)
+    chosen = {"attention": KEPT, "select": "sensitivity", "calibration": data} | case.convert
     if isinstance(chosen.get("d_state"), float):  # a multiple of the head dim
         raw = json.loads((options.model / "config.json").read_text())
         head_dim = raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]
         chosen["d_state"] = int(chosen["d_state"] * head_dim)
+    learning = {
+        "teacher": options.model,
+        "data": (data,),
+        "seq_len": options.seq_len,
+        "batch_size": options.batch_size,
+        "validate_every": 10**6,
+        "force": True,
+    }
     started = time.perf_counter()
+    spent = 0
+    if case.aligned:
+        donor, spent = aligned(data, options, learning, folder)
+        chosen["init"] = donor
+        if chosen["select"] == "uniform":
+            chosen["calibration"] = None
     converted = convert(options.model, folder / "converted", force=True, **chosen)
-    conversion = time.perf_counter() - started
-    stages = training.get("stages", ("kl",))
     result = distill(
         folder / "converted",
-        folder / "distilled",
-        teacher=options.model,
-        data=(data,),
-        data_tokens=options.tokens,
-        stages=stages,
-        stage_tokens=dict.fromkeys(stages, options.tokens // len(stages)),
-        learning_rates={"kl": options.learning_rate},
-        seq_len=options.seq_len,
-        batch_size=options.batch_size,
-        validate_every=10**6,
-        force=True,
-        train=training.get("train", "mixers"),
+        output,
+        stages=("kl",),
+        tokens=int(options.tokens * case.times),
+        data_tokens=int(options.tokens * case.times),
+        learning_rates={"kl": options.learning_rate * case.rate},
+        train=case.train,
+        **learning,
     )
-    scored = evaluate([folder / "distilled"], baseline=options.model, perplexity=prose)
-    teacher, student = (model.perplexity.perplexity for model in scored.models)
-    kl = next(stage for stage in result.stages if stage.stage == "kl")
+    seconds = time.perf_counter() - started
+    (kl,) = result.stages
     return {
-        "case": name,
+        "case": case.name,
         "kept": list(converted.kept),
         "layout": converted.layout_after,
         "parameters": converted.parameters_after,
         "kl_before": kl.validation_before,
         "kl_after": kl.validation_after,
-        "perplexity_ratio": student / teacher,
-        "tokens": sum(stage.tokens for stage in result.stages),
-        "convert_s": conversion,
-        "distill_s": sum(stage.seconds for stage in result.stages),
+        "tokens": spent + kl.tokens,
+        "seconds": seconds,
     }
+
+
+def score(
+    rows: list[dict[str, Any]], models: list[Path], options: argparse.Namespace, prose: Path
+) -> None:
+    """Add what only the finished models tell: perplexity, and the exam of the bundled one."""
+    bundled = options.model == CHECKPOINT
+    scored = evaluate(
+        models,
+        baseline=options.model,
+        perplexity=prose,
+        tasks=("mmlu",) if bundled else (),
+        mmlu_dir=EXAM if bundled else None,
+    )
+    teacher, *students = scored.models
+    for row, student in zip(rows, students, strict=True):
+        row["perplexity_ratio"] = student.perplexity.perplexity / teacher.perplexity.perplexity
+        if bundled:
+            for name, subjects in (("exam", None), ("recall", RECALL_SUBJECTS)):
+                row[name] = accuracy(student, subjects) / accuracy(teacher, subjects)
+
+
+def aligned(
+    data: str, options: argparse.Namespace, learning: dict[str, Any], folder: Path
+) -> tuple[Path, int]:
+    """Return a hybrid whose new blocks, one for every attention block, are aligned, and its tokens.
+
+    Every case starts from the same one.
+    """
+    donor, tokens = folder / "aligned", int(options.tokens * ALIGN_SHARE)
+    if not donor.exists():
+        convert(options.model, folder / "all", attention="0%", calibration=data, force=True)
+        distill(
+            folder / "all", donor, stages=("align",), tokens=tokens, data_tokens=tokens, **learning
+        )
+    return donor, tokens
+
+
+def accuracy(model: Any, subjects: tuple[str, ...] | None) -> float:
+    """Return the share of right answers, over all subjects or some."""
+    wanted = None if subjects is None else {f"mmlu_{subject}" for subject in subjects}
+    found = [
+        metric
+        for metric in model.metrics
+        if metric.metric == "acc"
+        and (metric.task in wanted if wanted else metric.task.startswith("mmlu_"))
+    ]
+    return sum(m.value * m.questions for m in found) / sum(m.questions for m in found)
 
 
 def texts(options: argparse.Namespace, folder: Path) -> tuple[str, Path]:
@@ -127,7 +211,7 @@ def texts(options: argparse.Namespace, folder: Path) -> tuple[str, Path]:
         path = folder / "world.jsonl"
         if not path.exists():
             documents = World().documents(TEXT_SEED, Settings().stages[-1].mix)
-            lines = [json.dumps({"text": text}) for text in islice(documents, 6000)]
+            lines = [json.dumps({"text": text}) for text in islice(documents, 12_000)]
             path.write_text("\n".join(lines))
         data = str(path)
     if prose is None:
@@ -139,8 +223,11 @@ def texts(options: argparse.Namespace, folder: Path) -> tuple[str, Path]:
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Print the table, draw the plot, and write the figures down."""
     name = options.name or options.model.resolve().name
+    exam = "exam" in rows[0]
     console.table(
-        ["case", "kept", "KL before", "KL after", "perplexity", "tokens", "seconds"],
+        ["case", "kept", "KL before", "KL after", "perplexity"]
+        + (["exam", "recall"] if exam else [])
+        + ["tokens", "seconds"],
         [
             (
                 row["case"],
@@ -148,20 +235,23 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
                 f"{row['kl_before']:.3f}",
                 f"{row['kl_after']:.3f}",
                 f"{row['perplexity_ratio']:.3f} ×",
+                *((f"{row['exam']:.1%}", f"{row['recall']:.1%}") if exam else ()),
                 f"{row['tokens']:,}",
-                f"{row['convert_s'] + row['distill_s']:.0f}",
+                f"{row['seconds']:.0f}",
             )
             for row in rows
         ],
         title=f"Recovery of {name}",
         caption="KL to the teacher in nats per token, on held-out rows, before and after the kl "
-        "stage; perplexity on held-out text as a multiple of the teacher's.",
+        "stage; perplexity on held-out text as a multiple of the teacher's"
+        + (", exam and recall accuracy as shares of the teacher's." if exam else "."),
     )
     result = {
         "benchmark": "recovery",
         "model": name,
         "settings": {
             "tokens": options.tokens,
+            "align_tokens": int(options.tokens * ALIGN_SHARE),
             "seq_len": options.seq_len,
             "batch_size": options.batch_size,
             "learning_rate": options.learning_rate,

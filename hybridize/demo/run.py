@@ -1,7 +1,8 @@
 """`hybridize demo`: the main job on the bundled checkpoint, offline, on a CPU, in minutes.
 
-Converts the checkpoint at several shares of attention, distils the smallest, opens the results
-with plain transformers, sits the bundled exam with all of them, and tells how they did.
+Aligns a Mamba-2 block for every attention block, finds out with those which attention to keep,
+distils the hybrid, opens the results with plain transformers, sits the bundled exam with all of
+them, and tells how they did.
 """
 
 import json
@@ -18,10 +19,12 @@ from hybridize.demo.train import Settings
 from hybridize.demo.world import KNOWLEDGE_SUBJECTS, RECALL_SUBJECTS, World
 from hybridize.errors import HybridizeError, InputError
 
-KEPT = (8, 4, 2)
-"""How many of the checkpoint's eight attention blocks the conversions keep."""
+KEPT = 2
+"""How many of the checkpoint's eight attention blocks the hybrid keeps."""
 
-DISTIL_TOKENS = 500_000
+ALIGN_TOKENS = 250_000
+DISTIL_TOKENS = 300_000
+_LEARNING = {"seq_len": 512, "batch_size": 8, "device": "cpu"}
 _TEXT_SEED = 77
 _TEXT_DOCUMENTS = 3000
 
@@ -103,37 +106,47 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         raise InputError(f"{output}: exists already; --force replaces what a demo left there")
     output.mkdir(parents=True, exist_ok=True)
     text = _world_text(output / "world.jsonl")
-    directories = []
-    for kept in KEPT:
-        directory = output / f"attention-{kept}"
-        console.message(f"converting: {kept} of 8 attention blocks kept")
-        # Where nothing is swapped there is nothing to choose or to calibrate.
-        chosen: dict[str, Any] = {}
-        if kept < max(KEPT):
-            chosen = {"select": "sensitivity", "calibration": text, "calibration_tokens": 4096}
-        found = convert(CHECKPOINT, directory, attention=kept, force=force, **chosen)
-        console.message(f"  {found.format}: {found.layout_after}")
-        directories.append((_name(kept), directory))
-    kept = min(KEPT)
-    console.message(f"distilling: {kept} of 8 kept, {DISTIL_TOKENS:,} tokens")
-    distilled = output / f"attention-{kept}-distilled"
+    calibrated: dict[str, Any] = {"calibration": text, "calibration_tokens": 4096, "force": force}
+    learning: dict[str, Any] = {"teacher": CHECKPOINT, "data": (str(text),), "force": force}
+    learning |= _LEARNING
+
+    console.message("converting: nothing swapped, to see that nothing changes")
+    whole = convert(CHECKPOINT, output / "attention-8", attention="100%", force=force)
+    console.message(f"  {whole.format}: {whole.layout_after}")
+    console.message("converting: all swapped, every new block fitted to its attention block")
+    none = convert(CHECKPOINT, output / "attention-0-start", attention=0, **calibrated)
+    console.message(f"  {none.format}: {none.layout_after}")
+    console.message(f"distilling: every new block by itself, {ALIGN_TOKENS:,} tokens")
+    aligned = output / "attention-0"
+    distill(none.output, aligned, stages=("align",), tokens=ALIGN_TOKENS, **learning)
+    console.message(f"converting: with those blocks, {KEPT} of 8 attention blocks kept")
+    hybrid = convert(
+        CHECKPOINT,
+        output / f"attention-{KEPT}",
+        attention=KEPT,
+        select="sensitivity",
+        init=aligned,
+        **calibrated,
+    )
+    console.message(f"  {hybrid.format}: {hybrid.layout_after}")
+    console.message(f"distilling: the whole hybrid, {DISTIL_TOKENS:,} tokens")
+    distilled = output / f"attention-{KEPT}-distilled"
     distill(
-        output / f"attention-{kept}",
+        hybrid.output,
         distilled,
-        teacher=CHECKPOINT,
-        data=(str(text),),
-        data_tokens=DISTIL_TOKENS,
         stages=("kl",),
         tokens=DISTIL_TOKENS,
-        learning_rates={"kl": 2e-3},
-        seq_len=256,
-        device="cpu",
-        force=force,
+        **learning,
     )
-    directories.append((f"{_name(kept)}, distilled", distilled))
+    directories = [
+        ("nothing swapped", whole.output),
+        ("none kept, aligned", aligned),
+        (f"{KEPT} of 8 kept, aligned", hybrid.output),
+        (f"{KEPT} of 8 kept, distilled", distilled),
+    ]
 
     console.message("opening with plain transformers")
-    exact = _stock_difference(directories[0][1])
+    exact = _stock_difference(whole.output)
     written = _stock_text(distilled)
 
     console.message("sitting the exam: 9 subjects, 5 solved questions before each")
@@ -149,15 +162,11 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     original, *others = evaluation.models
     rows = [_row("original", CHECKPOINT, original, original, None)]
     for (what, directory), scored in zip(directories, others, strict=True):
-        difference = exact if what == _name(max(KEPT)) else None
+        difference = exact if directory == whole.output else None
         rows.append(_row(what, directory, scored, original, difference))
     done = DemoResult(tuple(rows), written, time.perf_counter() - started)
     (output / "results.json").write_text(json.dumps(done.to_dict(), indent=2) + "\n", "utf-8")
     return done
-
-
-def _name(kept: int) -> str:
-    return "nothing swapped" if kept == max(KEPT) else f"{kept} of 8 kept"
 
 
 def _world_text(path: Path) -> Path:

@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from hybridize.kernels.cpu.rows import row_tiles
+from hybridize.kernels.cpu.rows import is_one_tile, row_tiles
+from hybridize.kernels.reference import norm as reference
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """See `hybridize.kernels.rms_norm`."""
+    if is_one_tile(x):
+        return reference.rms_norm(x, weight, eps)
     y: torch.Tensor = _RMSNorm.apply(x, weight, eps)
     return y
 
@@ -28,6 +31,10 @@ def gated_rms_norm(
     norm_before_gate: bool = False,
 ) -> torch.Tensor:
     """See `hybridize.kernels.gated_rms_norm`."""
+    if is_one_tile(x):
+        return reference.gated_rms_norm(
+            x, gate, weight, eps, group_size=group_size, norm_before_gate=norm_before_gate
+        )
     y: torch.Tensor = _GatedRMSNorm.apply(x, gate, weight, eps, group_size, norm_before_gate)
     return y
 

@@ -8,6 +8,11 @@ _TILE = 1 << 17
 """Elements of one tensor at a time: 512 KiB in float32, half of a common second-level cache."""
 
 
+def is_one_tile(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor is one tile, and no gradient is wanted: plain code then is as good."""
+    return tensor.numel() <= _TILE and not torch.is_grad_enabled()
+
+
 def row_tiles(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """Yield views of ``(rows, width)``, the same rows of every tensor.
 

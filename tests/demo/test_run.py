@@ -1,4 +1,4 @@
-"""The demo as a user runs it, on fewer conversions."""
+"""The demo as a user runs it, on fewer tokens."""
 
 import json
 from pathlib import Path
@@ -13,20 +13,21 @@ from hybridize.errors import InputError
 def test_the_demo_converts_opens_and_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "KEPT", (8, 2))
+    monkeypatch.setattr(run, "ALIGN_TOKENS", 32_768)
     monkeypatch.setattr(run, "DISTIL_TOKENS", 32_768)
     output = tmp_path / "out"
     assert main(["demo", "-o", str(output), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    original, same, hybrid, distilled = result["rows"]
+    original, same, none, hybrid, distilled = result["rows"]
     assert same["difference"] == 0.0
     assert (same["accuracy"], same["perplexity"]) == (original["accuracy"], original["perplexity"])
     assert same["recovery"] == original["recovery"] == 1.0
     assert original["accuracy"] >= 0.85
     assert min(original["knowledge"], original["recall"]) >= 0.85
+    assert none["layout"].count("*") == 0
     assert hybrid["layout"].count("*") == 2
-    assert hybrid["cache_bytes"] < original["cache_bytes"] / 3
-    assert hybrid["perplexity"] > original["perplexity"]
+    assert none["cache_bytes"] < hybrid["cache_bytes"] < original["cache_bytes"] / 3
+    assert none["perplexity"] > hybrid["perplexity"] > original["perplexity"]
     # Eight steps show that it was trained; how well, the whole demo shows.
     assert distilled["layout"] == hybrid["layout"]
     assert distilled["perplexity"] not in (hybrid["perplexity"], original["perplexity"])

@@ -1,0 +1,210 @@
+"""A whole hybrid beside the Transformer it came from, and beside stock transformers running it.
+
+    python benchmarks/end_to_end.py
+    python benchmarks/end_to_end.py --attention 25% --lengths 4096,16384
+
+Writes a random Llama of 35 million parameters, converts it with the default options, and times the
+prefill at each length, and the decoding of one sequence behind the longest prompt. Speed does not
+depend on the weights. Every model runs in turn within each round.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import interleaved, machine
+
+from hybridize import convert, load_model
+from hybridize.console import console
+
+DECODED = 16
+OURS, STOCK, BEFORE = "hybridize", "transformers, same hybrid", "transformers, the Transformer"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--attention", default="10%", help="how much of it the hybrid keeps")
+    parser.add_argument("--layers", type=int, default=10)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--lengths", default="4096,8192,32768", help="of prompts")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    lengths = [int(length) for length in options.lengths.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        models, facts = prepare(Path(folder), options, max(lengths), device)
+        rows = []
+        for length in lengths:
+            console.message(f"prefill of {length:,} tokens")
+            rows += timed(prefills(models, length, device), "prefill", length, length, options)
+        console.message(f"decoding behind {max(lengths):,} tokens")
+        decoding = decoders(models, max(lengths), device)
+        rows += timed(decoding, "decode", max(lengths), DECODED, options)
+    report(rows, facts, options, device)
+
+
+def prepare(
+    folder: Path, options: argparse.Namespace, longest: int, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write both checkpoints; return the models and what there is to know about them."""
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=options.hidden,
+        intermediate_size=options.hidden * 8 // 3,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden // 64,
+        num_key_value_heads=options.hidden // 64,
+        vocab_size=8000,
+        max_position_embeddings=longest + DECODED + 1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "before")
+    result = convert(folder / "before", folder / "hybrid", attention=options.attention)
+    wanted = {"dtype": torch.float32 if device.type == "cpu" else torch.bfloat16}
+
+    def stock(directory: Path) -> Any:
+        return AutoModelForCausalLM.from_pretrained(directory, **wanted).to(device).eval()
+
+    models = {
+        OURS: load_model(folder / "hybrid", **wanted, device=device),
+        STOCK: stock(folder / "hybrid"),
+        BEFORE: stock(folder / "before"),
+    }
+    return models, {
+        "layout": result.layout_after,
+        "parameters_before": result.parameters_before,
+        "parameters": result.parameters_after,
+        "format": result.format,
+    }
+
+
+def prefills(
+    models: dict[str, Any], length: int, device: torch.device
+) -> dict[str, Callable[[], object]]:
+    """Return for every model the work of taking in a prompt, its cache filled."""
+    ids = torch.randint(0, 8000, (1, length), device=device)
+
+    def prefill(model: Any) -> Any:
+        with torch.no_grad():
+            return model(ids, use_cache=True, logits_to_keep=1)
+
+    return {name: lambda model=model: prefill(model) for name, model in models.items()}
+
+
+def decoders(
+    models: dict[str, Any], length: int, device: torch.device
+) -> dict[str, Callable[[], object]]:
+    """Return for every model the work of decoding some tokens; each call goes on where it was."""
+    filled = {name: work() for name, work in prefills(models, length, device).items()}
+    caches = {name: o.cache for name, o in filled.items()}
+    token = torch.zeros(1, 1, dtype=torch.long, device=device)
+
+    def decode(name: str) -> None:
+        with torch.no_grad():
+            for _ in range(DECODED):
+                models[name](token, use_cache=True, cache=caches[name])
+
+    return {name: lambda name=name: decode(name) for name in models}
+
+
+def timed(
+    works: dict[str, Callable[[], object]],
+    what: str,
+    length: int,
+    tokens: int,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    measured = interleaved(works, torch.device(options.device), options.rounds)
+    return [
+        {
+            "what": what,
+            "context": length,
+            "model": name,
+            "tokens_per_s": tokens / figures["median_s"],
+            **figures,
+        }
+        for name, figures in measured.items()
+    ]
+
+
+def report(
+    rows: list[dict[str, Any]],
+    facts: dict[str, Any],
+    options: argparse.Namespace,
+    device: torch.device,
+) -> None:
+    """Print the table, draw the plot, and write the figures down."""
+    described = machine(device)
+    ours = {(r["what"], r["context"]): r["tokens_per_s"] for r in rows if r["model"] == OURS}
+    console.table(
+        ["", "context", "model", "tokens/s", "spread", "hybridize is"],
+        [
+            (
+                row["what"],
+                f"{row['context']:,}",
+                row["model"],
+                f"{row['tokens_per_s']:,.1f}",
+                f"±{row['spread'] / 2:.0%}",
+                ""
+                if row["model"] == OURS
+                else f"{ours[row['what'], row['context']] / row['tokens_per_s']:.1f} × as fast",
+            )
+            for row in rows
+        ],
+        caption=f"{described['device']}, {described['threads']} threads; a Llama of "
+        f"{facts['parameters_before'] / 1e6:.0f} M parameters and its hybrid, "
+        f"{facts['parameters'] / 1e6:.0f} M ({facts['layout']}); one sequence, medians of "
+        f"{options.rounds} rounds in turn.",
+    )
+    result = {
+        "benchmark": "end_to_end",
+        "machine": described,
+        "settings": {
+            name: getattr(options, name) for name in ("attention", "layers", "hidden", "rounds")
+        },
+        "models": facts,
+        "rows": rows,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"end_to_end-{device.type}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    draw(rows, described["device"], path.with_suffix(".png"))
+    console.message(f"written: {path} and {path.with_suffix('.png').name}")
+
+
+def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
+    """Draw prefill speed against length, a line for each model."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for name, colour in ((OURS, "#2a6f97"), (STOCK, "#b56576"), (BEFORE, "#888888")):
+        points = [row for row in rows if row["model"] == name and row["what"] == "prefill"]
+        axes.plot(
+            [row["context"] for row in points],
+            [row["tokens_per_s"] for row in points],
+            "o-",
+            color=colour,
+            label=name,
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks([r["context"] for r in rows if r["model"] == OURS and r["what"] == "prefill"])
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick / 1024:.0f}k")
+    axes.set_xlabel("prompt, tokens")
+    axes.set_ylabel("prefill, tokens/s")
+    axes.set_title(f"Prefill on {device}")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
