@@ -1,16 +1,14 @@
 """`hybridize convert`: a Transformer checkpoint becomes a hybrid, one tensor at a time."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from hybridize.console import console
 from hybridize.convert.calibrate import BlockError, Calibrator
 from hybridize.convert.donor import Donor
 from hybridize.convert.initialise import ConvertedTensors, NewValues, first_values
@@ -19,23 +17,16 @@ from hybridize.convert.plot import draw_curve
 from hybridize.convert.select import Curve, Point, measure_swaps
 from hybridize.errors import InputError
 from hybridize.modeling.blocks.sizes import MambaSizes
-from hybridize.modeling.checkpoint import (
-    CheckpointReader,
-    CheckpointWriter,
-    TensorSpec,
-    check_output,
-)
+from hybridize.modeling.checkpoint import CheckpointReader, TensorSpec, check_output
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.data.source import load_windows
-from hybridize.modeling.formats import FORMATS, Entry, read_config
+from hybridize.modeling.formats import FORMATS, read_config
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.layout import ATTENTION, Layout
 from hybridize.modeling.placement import DTYPES, choose_device
-from hybridize.modeling.tensors import AdaptedTensors, CheckpointTensors, Tensors
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+from hybridize.modeling.stream import outgoing, source_name, write
+from hybridize.modeling.tensors import CheckpointTensors
 
 _CONTEXT = 32 * 1024
 _WINDOW = 512  # tokens of calibration text in a row
@@ -231,47 +222,41 @@ def convert(
         )
         wanted = DTYPES.get(dtype)
         converted = ConvertedTensors(tensors, config, plan.target, new_values)
-        adapted = AdaptedTensors(converted, plan.target, plan.fit.config)
-        entries = plan.format.tensor_map(plan.fit.config)
-        specs = [TensorSpec(e.disk, e.shape, wanted or adapted.dtype(e.ours[0])) for e in entries]
-        result = _describe(plan, reader, output, source_format.name, specs, curve, dry_run)
+        model_out = outgoing(converted, plan.target, plan.format, plan.fit, wanted)
+        result = _describe(
+            plan, reader, output, source_format.name, model_out.specs, curve, dry_run
+        )
         if dry_run:
             return result
         check_output(output, source_dir, force=force)
         reader.hash_in_background()
         plan.fit.config.dtype = wanted or config.dtype
-        raw = plan.format.from_hybrid(plan.fit.config)
-        if plan.format is source_format:
-            raw = {**reader.config, **raw}  # what we do not understand, we do not lose
-        pictures = {} if curve is None else {"sensitivity.png": draw_curve(curve, plan.kept)}
-        with CheckpointWriter(
-            output,
-            specs,
-            config=raw,
-            max_shard_size=max_shard_size,
-            force=force,
-            source=source_dir,
-            extra_files={**plan.format.extra_files(plan.fit.config), **pictures},
-        ) as writer:
-            total = sum(spec.nbytes for spec in specs)
-            with console.progress("converting", total, "bytes") as progress:
-                jobs = zip(entries, specs, strict=True)
-                for spec, parts in _one_ahead(jobs, lambda job: (job[1], _parts(*job, adapted))):
-                    writer.add(spec.name, *parts)
-                    progress.advance(spec.nbytes)
+
+        def finished(files: int) -> dict[str, Any]:
+            nonlocal result
             fitted = () if calibrator is None else calibrator.errors
             errors = tuple(error for error in fitted if error.block in plan.layout.swapped)
-            result = replace(result, files=len(writer.files), errors=errors)
-            writer.finish(
-                {
-                    "command": "convert",
-                    "options": options,
-                    "seed": seed,
-                    "source": {"name": _source_name(model), "sha256": reader.sha256()},
-                    "metrics": _metrics(plan, result),
-                }
-            )
-            return result
+            result = replace(result, files=files, errors=errors)
+            return {
+                "command": "convert",
+                "options": options,
+                "seed": seed,
+                "source": {"name": source_name(model), "sha256": reader.sha256()},
+                "metrics": _metrics(plan, result),
+            }
+
+        write(
+            model_out,
+            output,
+            reader=reader,
+            source_format=source_format,
+            step=finished,
+            label="converting",
+            force=force,
+            max_shard_size=max_shard_size,
+            extra_files={} if curve is None else {"sensitivity.png": draw_curve(curve, plan.kept)},
+        )
+        return result
 
 
 def _metrics(plan: Plan, result: ConversionResult) -> dict[str, Any]:
@@ -290,26 +275,6 @@ def _metrics(plan: Plan, result: ConversionResult) -> dict[str, Any]:
     if result.curve:
         metrics["sensitivity"] = [asdict(point) for point in result.curve]
     return metrics
-
-
-def _parts(entry: Entry, spec: TensorSpec, tensors: Tensors) -> list[torch.Tensor]:
-    """Return what one tensor on disk is stacked from."""
-    return [tensors.get(name).to(spec.dtype) for name in entry.ours]
-
-
-def _one_ahead(items: Iterable[_Item], work: Callable[[_Item], _Result]) -> Iterator[_Result]:
-    """Yield ``work`` of each item, doing the next in a thread while one is looked at.
-
-    Reading then overlaps with writing, at the cost of one more result in memory.
-    """
-    with ThreadPoolExecutor(1, "read") as pool:
-        coming: Future[_Result] | None = None
-        for item in items:
-            ready, coming = coming, pool.submit(work, item)
-            if ready is not None:
-                yield ready.result()
-        if coming is not None:
-            yield coming.result()
 
 
 def _describe(
@@ -350,11 +315,6 @@ def _describe(
 
 def _count(shapes: Iterable[tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes)
-
-
-def _source_name(model: str | Path) -> str:
-    """Name a source without the path of this machine: a hub id, or the directory's own name."""
-    return Path(model).resolve().name if Path(model).exists() else str(model)
 
 
 def _check_choices(*, select: str, format: str, dtype: str) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from hybridize.errors import InputError
 from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.formats import FORMATS, HYBRID_FORMATS, CannotHoldError, Fit, Format
+from hybridize.modeling.formats import Fit, Format
+from hybridize.modeling.formats.choose import choose_format
 from hybridize.modeling.formats.stock_hybrid import pad_heads
 from hybridize.modeling.layout import ATTENTION, MAMBA, Layout
 
@@ -141,33 +142,6 @@ def mamba_sizes(attention: AttentionSizes, hidden: int, choice: MambaChoice) -> 
         d_state=choice.d_state or attention.head_dim,
         proj_bias=choice.proj_bias,
     )
-
-
-def choose_format(config: HybridConfig, name: str) -> tuple[Format, Fit, str]:
-    """Return the format to write, the model as it holds it, and why.
-
-    Raises:
-        InputError: the named format cannot hold the model.
-    """
-    if name != "auto":
-        chosen = FORMATS[name]
-        try:
-            return chosen, chosen.fit(config), "as asked"
-        except CannotHoldError as error:
-            raise InputError(f"--format {name}: {name} cannot hold the result: {error}") from None
-    passed_over = []
-    for candidate in HYBRID_FORMATS:
-        chosen = FORMATS[candidate]
-        try:
-            fit = chosen.fit(config)
-        except CannotHoldError as error:
-            passed_over.append(f"not {candidate}: {error}")
-            continue
-        if fit.exact:
-            reason = "the first stock format that holds it exactly"
-            return chosen, fit, "; ".join(passed_over) if chosen.name == "hybridize" else reason
-        passed_over.append(f"not {candidate}: {'; '.join(fit.notes)}")
-    raise AssertionError("hybridize's own format holds every model")
 
 
 def _choose_layout(

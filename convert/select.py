@@ -5,7 +5,6 @@ from the teacher's next-token distribution the least, and all are measured again
 costs depends on which others are gone, so one measurement of each would not do.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +14,12 @@ from hybridize.console import console
 from hybridize.convert.calibrate import new_mixer
 from hybridize.convert.initialise import NewValues
 from hybridize.convert.plan import MambaChoice, mamba_sizes
-from hybridize.kernels import linear_kl_divergence
 from hybridize.modeling.blocks.mamba2 import Mamba2
 from hybridize.modeling.blocks.sizes import AttentionSizes
 from hybridize.modeling.data.windows import Windows
 from hybridize.modeling.load import load_model
 from hybridize.modeling.model import HybridForCausalLM
-
-_TOKENS_AT_ONCE = 4096
+from hybridize.modeling.probe import Probe, batches_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def sensitivity_curve(
     """
     blocks, places = teacher.model.blocks, sorted(mixers)
     attention = {place: blocks[place].mixer for place in places}
-    batches = [_Batch(teacher, *windows.rows(rows)) for rows in _split(windows)]
+    batches = [Probe(teacher, *windows.rows(rows)) for rows in batches_of(windows)]
     left, points = list(places), [Point(tuple(range(len(places))), 0.0)]
     runs = len(batches) * len(places) * (len(places) + 1) // 2
     try:
@@ -105,7 +102,7 @@ def sensitivity_curve(
                 for batch in batches:
                     for place, x in batch.inputs(left):
                         blocks[place].mixer = mixers[place]
-                        costs[place] += batch.divergence(x, place) * batch.share(windows)
+                        costs[place] += batch.divergence(x, place) * batch.rows / len(windows)
                         blocks[place].mixer = attention[place]
                         progress.advance()
                 cheapest = min(costs, key=costs.__getitem__)
@@ -117,51 +114,3 @@ def sensitivity_curve(
         for place in places:
             blocks[place].mixer = attention[place]
     return Curve(tuple(points))
-
-
-class _Batch:
-    """Some text and what the teacher makes of it.
-
-    Args:
-        model: the teacher, with all of its attention.
-        ids, seq_idx: ``(rows, length)``.
-    """
-
-    def __init__(self, model: HybridForCausalLM, ids: torch.Tensor, seq_idx: torch.Tensor) -> None:
-        self._model, self._rows = model, len(ids)
-        self._embedded = model.model.embed_tokens(ids.to(model.device))
-        self._embedded = self._embedded * model.config.embedding_multiplier
-        self._context = model.model.block_context(self._embedded, seq_idx.to(model.device))
-        self._wanted = self._run(self._embedded, 0)
-
-    def inputs(self, places: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield what the blocks at some places see in the model as it is now."""
-        x = self._embedded
-        for place, block in enumerate(self._model.model.blocks[: places[-1] + 1]):
-            if place in places:
-                yield place, x
-            x = block(x, self._context)
-
-    def divergence(self, x: torch.Tensor, place: int) -> float:
-        """Return the KL from the teacher of the model as it is now, given a block's input."""
-        head = self._model.lm_head.weight
-        scale = 1 / self._model.config.logits_scaling
-        return float(
-            linear_kl_divergence(
-                self._run(x, place), head, self._wanted, head, scales=(scale, scale)
-            )
-        )
-
-    def share(self, windows: Windows) -> float:
-        """Return which part of the text this is."""
-        return self._rows / len(windows)
-
-    def _run(self, x: torch.Tensor, place: int) -> torch.Tensor:
-        for block in self._model.model.blocks[place:]:
-            x = block(x, self._context)
-        return self._model.model.norm(x).flatten(0, 1)
-
-
-def _split(windows: Windows) -> Iterable[torch.Tensor]:
-    rows = max(1, _TOKENS_AT_ONCE // windows.length)
-    return torch.arange(len(windows)).split(rows)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from hybridize.modeling.blocks.context import BlockContext
+from hybridize.modeling.blocks.norm import RMSNorm
 from hybridize.modeling.blocks.rope import RotaryEmbedding
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.model import HybridBlock, HybridForCausalLM
@@ -38,6 +39,12 @@ class BlockwiseModel:
     def context(self, x: torch.Tensor, seq_idx: torch.Tensor | None = None) -> BlockContext:
         """Return the blocks' surroundings for ``x``, see `HybridForCausalLM.forward`."""
         return self._empty.model.block_context(x, seq_idx)
+
+    def last_norm(self) -> RMSNorm:
+        """Read the norm in front of the head."""
+        norm = RMSNorm(self.config.hidden_size, self.config.norm_eps).requires_grad_(False)
+        norm.weight.copy_(self._tensors.get("model.norm.weight"))
+        return norm.to(self._device)
 
     def block(self, index: int) -> HybridBlock:
         """Read one block's weights; it lives for as long as the caller holds on to it."""

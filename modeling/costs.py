@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
+from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes
 from hybridize.modeling.config import HybridConfig
 
 
@@ -29,12 +29,17 @@ def cache_cost(config: HybridConfig, context: int, width: int) -> CacheCost:
         context: tokens.
         width: bytes per element of keys, values and convolution windows; states are float32.
     """
+    costs = [block_cache_cost(block, context, width) for block in config.blocks]
+    return CacheCost(context, sum(cost.kv for cost in costs), sum(cost.state for cost in costs))
+
+
+def block_cache_cost(block: BlockSizes, context: int, width: int) -> CacheCost:
+    """Return what one sequence's cache takes in one block; see `cache_cost`."""
     kv = state = 0
-    for block in config.blocks:
-        if isinstance(block, AttentionSizes):
-            tokens = min(context, (block.sliding_window or context + 1) - 1)
-            kv += 2 * tokens * block.kv_heads * block.head_dim * width
-        elif isinstance(block, MambaSizes):
-            state += 4 * block.heads * block.head_dim * block.d_state
-            state += (block.conv_width - 1) * block.conv_channels * width
+    if isinstance(block, AttentionSizes):
+        tokens = min(context, (block.sliding_window or context + 1) - 1)
+        kv = 2 * tokens * block.kv_heads * block.head_dim * width
+    elif isinstance(block, MambaSizes):
+        state = 4 * block.heads * block.head_dim * block.d_state
+        state += (block.conv_width - 1) * block.conv_channels * width
     return CacheCost(context, kv, state)

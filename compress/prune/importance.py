@@ -1,0 +1,177 @@
+"""Measuring what matters in a model, by forward passes over some text.
+
+Units (channels, heads) are worth what they write to the residual stream: the power of their
+activations times that of the weights that read them. It is zero where either is, and comparable
+between units of a block. Blocks are worth the KL divergence that skipping them costs, as in
+MiniPuzzle (Nemotron-H, arXiv 2504.03624, section 4.1), and next to it the angle by which they turn
+the residual stream (Men et al. 2024, arXiv 2403.03853, equation 1).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hybridize.compress.prune.axes import AXES
+from hybridize.compress.prune.axes.base import Seen
+from hybridize.compress.prune.scores import Scores
+from hybridize.console import console
+from hybridize.kernels import causal_conv1d
+from hybridize.modeling.blocks.attention import Attention
+from hybridize.modeling.blocks.mamba2 import Mamba2
+from hybridize.modeling.blocks.mlp import FeedForward
+from hybridize.modeling.blockwise import BlockwiseModel
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.data.windows import Windows
+from hybridize.modeling.load import load_model
+from hybridize.modeling.probe import Probe, batches_of
+from hybridize.modeling.tensors import Tensors
+
+_OUTPUTS = {Attention: "o_proj", Mamba2: "out_proj", FeedForward: "down_proj"}
+
+
+@torch.no_grad()
+def measure(
+    directory: Path,
+    tensors: Tensors,
+    config: HybridConfig,
+    windows: Windows,
+    device: torch.device,
+    *,
+    source: str,
+    offload: bool = False,
+) -> Scores:
+    """Measure everything at once.
+
+    Args:
+        directory, tensors, config: the model.
+        windows: the text.
+        device: where blocks run, in float32.
+        source: SHA-256 of the checkpoint, for the record.
+        offload: hold one block in memory at a time; blocks are then judged by their influence
+            alone, which takes the place of the divergence.
+    """
+    units = _Units(config)
+    model = BlockwiseModel(tensors, config, device)
+    batches = [windows.rows(rows) for rows in batches_of(windows)]
+    stream = [model.embed(ids) for ids, _ in batches]
+    influence = []
+    with console.progress("measuring blocks", len(config.blocks), "blocks") as progress:
+        for place in range(len(config.blocks)):
+            block, turned = model.block(place), 0.0
+            for number, (x, (_, seq_idx)) in enumerate(zip(stream, batches, strict=True)):
+                units.see_stream(place, x, block.norm(x))
+                with units.watching(block.mixer):
+                    after = block(x, model.context(x, seq_idx.to(device)))
+                cosine = torch.nn.functional.cosine_similarity(x, after, dim=-1)
+                turned += float((1 - cosine).sum()) / windows.tokens
+                stream[number] = after
+            influence.append(turned)
+            units.finish(place, block.mixer, windows.tokens)
+            progress.advance()
+    norm = model.last_norm()
+    for x in stream:
+        units.see_stream(len(config.blocks), x, norm(x))
+    turned_by = torch.tensor(influence)
+    return Scores(
+        units=units.scores(windows.tokens),
+        blocks=turned_by if offload else _skipped(directory, windows, device),
+        influence=turned_by,
+        stream=units.stream / windows.tokens,
+        gated=units.gated,
+        source=source,
+        tokens=windows.tokens,
+    )
+
+
+def _skipped(directory: Path, windows: Windows, device: torch.device) -> torch.Tensor:
+    """Return the divergence that skipping each block costs, ``(blocks,)``."""
+    model = load_model(directory, dtype=torch.float32, device=device)
+    places = range(len(model.model.blocks))
+    costs = torch.zeros(len(places))
+    with console.progress("skipping blocks", len(places) * len(windows), "runs") as progress:
+        for rows in batches_of(windows):
+            probe = Probe(model, *windows.rows(rows))
+            for place, x in probe.inputs(places):
+                costs[place] += probe.divergence(x, place + 1) * probe.rows / len(windows)
+                progress.advance(probe.rows)
+    return costs
+
+
+class _Units:
+    """Sums over the text of what the units of all blocks do."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        self._config = config
+        self._sums: dict[str, torch.Tensor] = {}
+        self._normed = torch.zeros(config.hidden_size, dtype=torch.float64)
+        self._scores: dict[str, dict[int, torch.Tensor]] = {}
+        self.stream = torch.zeros(len(config.blocks) + 1, config.hidden_size, dtype=torch.float64)
+        self.gated: dict[int, torch.Tensor] = {}
+
+    def see_stream(self, place: int, x: torch.Tensor, normed: torch.Tensor) -> None:
+        """Take note of the residual stream before and behind a norm."""
+        self.stream[place] += _squares(x)
+        self._normed += _squares(normed)
+
+    @contextmanager
+    def watching(self, mixer: nn.Module) -> Iterator[None]:
+        """Take note of what a mixer does within."""
+        last = mixer.get_submodule(_OUTPUTS[type(mixer)])
+        hooks = [last.register_forward_pre_hook(lambda _, given: self._add("output", *given))]
+        if isinstance(mixer, Mamba2):
+            hooks += [
+                mixer.norm.register_forward_pre_hook(self._see_gate),
+                mixer.in_proj.register_forward_hook(partial(self._see_state, mixer)),
+            ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def finish(self, place: int, mixer: nn.Module, tokens: int) -> None:
+        """Work out the scores of a block, and forget its sums."""
+        means = {name: total / tokens for name, total in self._sums.items()}
+        self._sums = {}
+        weight = mixer.get_submodule(_OUTPUTS[type(mixer)]).weight
+        reads = weight.double().square().sum(0).cpu()
+        state = means["B"] * means["C"] if "B" in means else None
+        if "gated" in means:
+            self.gated[place] = means["gated"]
+        self._score(place, Seen(means["output"] * reads, state))
+
+    def scores(self, tokens: int) -> dict[str, dict[int, torch.Tensor]]:
+        """Return the scores of all axes that the model has."""
+        self._score(-1, Seen(self._normed / tokens))
+        return self._scores
+
+    def _score(self, place: int, seen: Seen) -> None:
+        for name, axis in AXES.items():
+            if place in axis.places(self._config):
+                found = axis.scores(self._config, place, seen)
+                self._scores.setdefault(name, {})[place] = found
+
+    def _add(self, name: str, values: torch.Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0) + _squares(values)
+
+    def _see_gate(self, _: nn.Module, given: tuple[torch.Tensor, torch.Tensor]) -> None:
+        y, gate = given
+        self._add("gated", y * nn.functional.silu(gate))
+
+    def _see_state(self, mixer: Mamba2, _: nn.Module, __: object, projected: torch.Tensor) -> None:
+        sizes = mixer.sizes
+        _, conv_input, _ = projected.split([sizes.inner, sizes.conv_channels, sizes.heads], -1)
+        mixed, _ = causal_conv1d(conv_input, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias)
+        shared = sizes.groups * sizes.d_state
+        _, B, C = mixed.split([sizes.inner, shared, shared], -1)
+        self._add("B", B)
+        self._add("C", C)
+
+
+def _squares(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of squares over all tokens, ``(width,)`` float64."""
+    return values.flatten(0, -2).square().sum(0, dtype=torch.float64).cpu()
