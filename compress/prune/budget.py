@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 
+from hybridize.console import size_in_words
 from hybridize.errors import InputError
 from hybridize.modeling.blocks.sizes import BlockSizes
 from hybridize.modeling.config import HybridConfig
@@ -92,7 +93,7 @@ class Memory(Budget):
     def in_words(self, cost: float) -> str:
         """See `Budget.in_words`."""
         sequences = f" × {self.batch}" if self.batch > 1 else ""
-        return f"{cost / 2**30:,.3g} GiB at {self.context:,} tokens{sequences}"
+        return f"{size_in_words(int(cost))} at {self.context:,} tokens{sequences}"
 
 
 def parse_parameters(text: str, config: HybridConfig) -> Parameters:

@@ -50,7 +50,7 @@ def measure(
         directory, tensors, config: the model.
         windows: the text.
         device: where blocks run, in float32.
-        source: SHA-256 of the checkpoint, for the record.
+        source: a hash of the checkpoint, for the record.
         offload: hold one block in memory at a time; blocks are then judged by their influence
             alone, which takes the place of the divergence.
     """
@@ -80,7 +80,7 @@ def measure(
         units=units.scores(windows.tokens),
         blocks=turned_by if offload else _skipped(directory, windows, device),
         influence=turned_by,
-        stream=units.stream / windows.tokens,
+        stream=(units.stream / windows.tokens).float(),
         gated=units.gated,
         source=source,
         tokens=windows.tokens,
@@ -137,11 +137,11 @@ class _Units:
         """Work out the scores of a block, and forget its sums."""
         means = {name: total / tokens for name, total in self._sums.items()}
         self._sums = {}
-        weight = mixer.get_submodule(_OUTPUTS[type(mixer)]).weight
+        weight = mixer.get_parameter(f"{_OUTPUTS[type(mixer)]}.weight")
         reads = weight.double().square().sum(0).cpu()
         state = means["B"] * means["C"] if "B" in means else None
         if "gated" in means:
-            self.gated[place] = means["gated"]
+            self.gated[place] = means["gated"].float()
         self._score(place, Seen(means["output"] * reads, state))
 
     def scores(self, tokens: int) -> dict[str, dict[int, torch.Tensor]]:
@@ -153,7 +153,7 @@ class _Units:
         for name, axis in AXES.items():
             if place in axis.places(self._config):
                 found = axis.scores(self._config, place, seen)
-                self._scores.setdefault(name, {})[place] = found
+                self._scores.setdefault(name, {})[place] = found.float()
 
     def _add(self, name: str, values: torch.Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0) + _squares(values)
@@ -162,12 +162,15 @@ class _Units:
         y, gate = given
         self._add("gated", y * nn.functional.silu(gate))
 
-    def _see_state(self, mixer: Mamba2, _: nn.Module, __: object, projected: torch.Tensor) -> None:
+    def _see_state(
+        self, mixer: Mamba2, _: nn.Module, given: object, projected: torch.Tensor
+    ) -> None:
         sizes = mixer.sizes
-        _, conv_input, _ = projected.split([sizes.inner, sizes.conv_channels, sizes.heads], -1)
-        mixed, _ = causal_conv1d(conv_input, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias)
+        conv_input = projected.split([sizes.inner, sizes.conv_channels, sizes.heads], -1)[1]
+        weight, bias = mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias
+        mixed = causal_conv1d(conv_input, weight, bias)[0]
         shared = sizes.groups * sizes.d_state
-        _, B, C = mixed.split([sizes.inner, shared, shared], -1)
+        B, C = mixed.split([sizes.inner, shared, shared], -1)[1:]
         self._add("B", B)
         self._add("C", C)
 

@@ -24,7 +24,7 @@ class Scores:
             behind a block.
         stream: ``(blocks + 1, hidden)``, mean square of the residual stream before each norm.
         gated: by place, ``(inner,)``, mean square of what goes into a Mamba-2 block's norm.
-        source: SHA-256 of the checkpoint.
+        source: a hash of the checkpoint's weights.
         tokens: how much text they were measured on.
     """
 
@@ -57,7 +57,7 @@ class Scores:
 
         Args:
             path: the file.
-            source: SHA-256 of the checkpoint that they have to be of.
+            source: the hash of the checkpoint that they have to be of.
 
         Raises:
             InputError: it is no such file, or of another checkpoint.

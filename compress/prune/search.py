@@ -89,8 +89,8 @@ def search(
         fits &= costs <= budget.limit
         if not bool(fits.any()):
             raise InputError(
-                f"no model along {', '.join(axes)} has {budget.in_words(budget.limit)} or less "
-                f"within all budgets; the smallest there is: {budget.in_words(float(costs.min()))}"
+                f"no model along {', '.join(axes)} stays within {budget.in_words(budget.limit)}; "
+                f"the smallest there is: {budget.in_words(float(costs.min()))}"
             )
     ranked = damage.masked_fill(~fits, math.inf).flatten()
     values, places = ranked.topk(min(best, int(fits.sum())), largest=False)

@@ -39,6 +39,10 @@ COMMANDS = {
         "hybridize.cli.distill:distill",
         "Teach a converted checkpoint what its original does.",
     ),
+    "prune": Entry(
+        "hybridize.cli.prune:prune",
+        "Cut a model down to a budget of parameters or memory.",
+    ),
     "eval": Entry(
         "hybridize.cli.evaluate:evaluate",
         "Measure accuracy and perplexity of checkpoints with lm-eval.",

@@ -34,7 +34,9 @@ def linear_kl_divergence(
     wide = torch.promote_types(hidden.dtype, torch.float32)
 
     def loss(logits: torch.Tensor, place: slice) -> torch.Tensor:
-        target = (target_hidden[place] @ target_weight.T).to(wide) * (scales[1] / temperature)
+        # The teacher gets no gradient, even where its tensors ask for one.
+        target = (target_hidden[place].detach() @ target_weight.detach().T).to(wide)
+        target = target * (scales[1] / temperature)
         wanted = target.log_softmax(-1)
         got = (logits / temperature).log_softmax(-1)
         # Where the teacher gives no probability at all, 0 · -inf is 0 and not NaN.

@@ -34,6 +34,8 @@ def choose_format(
             passed_over.append(f"not {before.name}: {error}")
     for candidate in HYBRID_FORMATS:
         chosen = FORMATS[candidate]
+        if chosen is before:
+            continue
         try:
             fit = chosen.fit(config)
         except CannotHoldError as error:

@@ -79,6 +79,8 @@ class NemotronH(Format):
         require(not config.tie_word_embeddings, "its embeddings and head are not tied")
         require(not config.residual_in_fp32, "its residual stream is not kept in float32")
         require_no_multipliers(config)
+        # Without any, transformers' model asks its cache for a length that it does not have.
+        require(attention is not None, "it has attention somewhere")
         if attention is not None:
             require(not attention.rope, "its attention has no RoPE")
             plain = not (attention.qkv_bias or attention.out_bias or attention.qk_norm)

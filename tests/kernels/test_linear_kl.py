@@ -106,6 +106,18 @@ def test_only_what_wants_a_gradient_gets_one():
         assert not linear_kl_divergence(*given).requires_grad
 
 
+def test_a_teacher_that_asks_for_gradients_gets_none():
+    student_and_teacher = [tensor.requires_grad_() for tensor in operands()]
+    loss = linear_kl_divergence(*student_and_teacher)
+    loss.backward()
+    assert student_and_teacher[0].grad is not None
+    assert student_and_teacher[2].grad is student_and_teacher[3].grad is None
+    frozen = [tensor.detach() for tensor in student_and_teacher[:2]]
+    torch.testing.assert_close(
+        linear_kl_divergence(*frozen, *student_and_teacher[2:]), loss.detach()
+    )
+
+
 def test_nothing_that_counts_is_zero_and_not_nan():
     given = operands()
     loss = linear_kl_divergence(*given, mask=torch.zeros(13, dtype=torch.bool))

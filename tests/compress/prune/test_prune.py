@@ -1,0 +1,114 @@
+"""The command on checkpoints of every kind, from the command line and from Python."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+import hybridize
+from hybridize.__main__ import main
+from hybridize.compress.prune.scores import Scores
+from hybridize.errors import InputError
+from tiny import tokens, write_stock, write_tokenizer
+
+TEXT = "A few words to measure on, again and again, with Other Letters in it 0123. " * 40
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_stock(tmp_path / "in", "llama")
+    write_tokenizer(tmp_path / "in")
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path / "in"
+
+
+OPTIONS = {"calibration_tokens": 2048, "candidates": 4}
+
+
+@pytest.mark.parametrize(
+    "architecture", ["llama", "qwen2", "qwen3", "granitemoehybrid", "bamba", "nemotron_h", "mamba2"]
+)
+@torch.no_grad()
+def test_every_architecture_becomes_smaller_and_opens(tmp_path, architecture):
+    write_stock(tmp_path / "in", architecture)
+    write_tokenizer(tmp_path / "in")
+    (tmp_path / "text.txt").write_text(TEXT)
+    options = {"calibration": tmp_path / "text.txt", **OPTIONS}
+    result = hybridize.prune(tmp_path / "in", tmp_path / "out", params="75%", **options)
+    assert result.parameters_after <= 0.75 * result.parameters_before
+    chosen = result.candidates[0]
+    assert chosen.chosen
+    assert chosen.kl == min(candidate.kl for candidate in result.candidates)
+    model = hybridize.load_model(tmp_path / "out", dtype=torch.float32)
+    assert sum(p.numel() for p in model.parameters()) == result.parameters_after
+    ids = tokens()
+    assert hybridize.verify(tmp_path / "out")
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    torch.testing.assert_close(stock(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_whole_command(source, tmp_path, capsys):
+    command = ["prune", str(source), "-o", str(tmp_path / "out"), "--params", "80%"]
+    command += ["--calibration", str(tmp_path / "text.txt"), "--calibration-tokens", "2k"]
+    command += ["--scores", str(tmp_path / "s.safetensors"), "--candidates", "3", "--json"]
+    assert main([*command, "--dry-run"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert not (tmp_path / "out").exists()
+    assert main(command) == 0  # with the scores that the first has left
+    done = json.loads(capsys.readouterr().out)
+    assert {**planned, "dry_run": False} == done
+    history = json.loads((tmp_path / "out" / "hybridize.json").read_text())
+    assert "prune" in json.dumps(history)
+    assert (tmp_path / "out" / "importance.png").read_bytes().startswith(b"\x89PNG")
+    assert main(command) == 2  # it exists
+    assert "--force" in capsys.readouterr().err
+
+
+def test_one_block_at_a_time_measures_no_candidate(source, tmp_path):
+    result = hybridize.prune(
+        source, tmp_path / "out", params="80%", calibration=tmp_path / "text.txt",
+        offload=True, **OPTIONS,
+    )  # fmt: skip
+    assert {candidate.kl for candidate in result.candidates} == {None}
+    assert result.parameters_after <= 0.8 * result.parameters_before
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({}, "give a budget: --params 70% or --memory"),
+        ({"params": "many"}, "--params many: give a share"),
+        ({"memory": "12@3"}, "--memory 12@3: give SIZE@CONTEXT"),
+        ({"params": "50%", "axes": ("length",)}, "--axes length: choose some of depth, ffn"),
+        ({"params": "1%"}, "the smallest there is"),
+        ({"params": "50%", "calibration": "nowhere.txt"}, "--calibration nowhere.txt"),
+        ({"params": "50%", "calibration_tokens": 300}, "two rows of 256 or more"),
+        ({"params": "50%", "multiple_of": 0}, "--multiple-of 0"),
+        ({"params": "50%", "format": "gguf"}, "--format gguf: choose one of"),
+    ],
+)
+def test_bad_options_are_one_clear_error(source, tmp_path, options, complaint):
+    given_ = {"calibration": tmp_path / "text.txt", **OPTIONS, **options}
+    with pytest.raises(InputError, match=complaint.replace("%", "%")):
+        hybridize.prune(source, tmp_path / "out", **given_)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_another_checkpoint_are_refused(source, tmp_path):
+    options = {"params": "80%", "calibration": tmp_path / "text.txt", **OPTIONS}
+    hybridize.prune(source, tmp_path / "out", scores=tmp_path / "scores", **options)
+    write_stock(tmp_path / "other", "llama", seed=1)
+    write_tokenizer(tmp_path / "other")
+    with pytest.raises(InputError, match="measured on another checkpoint"):
+        hybridize.prune(tmp_path / "other", tmp_path / "no", scores=tmp_path / "scores", **options)
+
+
+@given(data=st.binary(max_size=300))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_other_file_is_no_scores(tmp_path, data):
+    (tmp_path / "scores").write_bytes(data)
+    with pytest.raises(InputError, match="not scores that prune has written"):
+        Scores.load(tmp_path / "scores", "")
