@@ -83,8 +83,9 @@ def distill(
         **settings,
     )
     student_dir, teacher_dir, output = resolve(student), resolve(teacher), Path(output)
-    swapped = check_pair(student_dir, teacher_dir)
-    if not swapped and (chosen.train == "mixers" or set(stages) != {"kl"}):
+    whole = chosen.train == "all" and set(stages) == {"kl"}
+    swapped = check_pair(student_dir, teacher_dir, any_shape=whole)
+    if not swapped and not whole:
         raise InputError(
             f"{student}: no block of it replaced attention of the teacher; "
             "--stages kl --train all trains the rest"

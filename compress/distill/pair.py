@@ -15,6 +15,9 @@ from hybridize.modeling.load import load_model, load_tokenizer
 from hybridize.modeling.model import HybridForCausalLM
 
 
+_PRUNED = ", or train a pruned one with --stages kl --train all"
+
+
 @dataclass
 class Pair:
     """Two models over the same text.
@@ -43,26 +46,37 @@ class Pair:
         return self.mixers() if train == "mixers" else dict(self.student.named_parameters())
 
 
-def check_pair(student: Path, teacher: Path) -> tuple[int, ...]:
+def check_pair(student: Path, teacher: Path, *, any_shape: bool = False) -> tuple[int, ...]:
     """Check that a student can learn from a teacher; return the swapped blocks' places.
 
     Reads configurations and tokenizers, no weights.
 
+    Args:
+        student, teacher: their directories.
+        any_shape: whether a student may have other blocks and another hidden size, as a pruned
+            one has; its swapped blocks then are none.
+
     Raises:
-        InputError: they do not match, or nothing was swapped.
+        InputError: they do not match.
     """
     with CheckpointReader(student) as reader:
         ours = read_config(reader)[1]
     with CheckpointReader(teacher) as reader:
         theirs = read_config(reader)[1]
-    for name in ("hidden_size", "vocab_size"):
+    for name in ("vocab_size", *(() if any_shape else ("hidden_size",))):
         mine, wanted = getattr(ours, name), getattr(theirs, name)
         if mine != wanted:
             raise InputError(
                 f"{student}: its {name} is {mine} and the teacher's {wanted}; "
                 "give the model that it was converted from as --teacher"
+                + (_PRUNED if name == "hidden_size" else "")
             )
-    swapped = _swapped(student, ours, theirs)
+    try:
+        swapped = _swapped(student, ours, theirs)
+    except InputError:
+        if not any_shape:
+            raise
+        swapped = ()
     if load_tokenizer(student).get_vocab() != load_tokenizer(teacher).get_vocab():
         raise InputError(
             f"{student}: its tokenizer is not the teacher's; both have to read the same tokens"
@@ -101,7 +115,7 @@ def _swapped(student: Path, ours: HybridConfig, theirs: HybridConfig) -> tuple[i
     if len(ours.blocks) != len(theirs.blocks):
         raise InputError(
             f"{student}: has {len(ours.blocks)} blocks and the teacher {len(theirs.blocks)}; "
-            "give the model that it was converted from as --teacher"
+            f"give the model that it was converted from as --teacher{_PRUNED}"
         )
     swapped = []
     for index, (mine, wanted) in enumerate(zip(ours.blocks, theirs.blocks, strict=True)):
