@@ -112,8 +112,8 @@ class _Convolution(torch.autograd.Function):
             kernels.conv_backward[batch * programs, triton.cdiv(channels, _CHANNELS)](
                 x, weight, bias, window, index, dy, dx, dwindow, sums,
                 *x.stride()[:2], *dy.stride()[:2], length, channels, programs,
-                WIDTH=width, TILES=_TILES, BLOCK_T=_TOKENS, BLOCK_C=_CHANNELS,
-                ACC=accumulator(x.dtype), num_warps=4,
+                WIDTH=width, SUMS=triton.next_power_of_2(width + 1), TILES=_TILES,
+                BLOCK_T=_TOKENS, BLOCK_C=_CHANNELS, ACC=accumulator(x.dtype), num_warps=4,
             )  # fmt: skip
         total = sums.sum(0)
         dweight = total[:width].T.to(weight.dtype)

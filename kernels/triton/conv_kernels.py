@@ -85,8 +85,8 @@ def conv_forward(
 def conv_backward(
     x_ptr, weight_ptr, bias_ptr, window_ptr, index_ptr, dy_ptr, dx_ptr, dwindow_ptr, sums_ptr,
     x_b, x_t, dy_b, dy_t, length, channels, programs,
-    WIDTH: tl.constexpr, TILES: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
-    ACC: tl.constexpr,
+    WIDTH: tl.constexpr, SUMS: tl.constexpr, TILES: tl.constexpr, BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of some tiles of places, and their sums for the weight and bias."""
     batch = (tl.program_id(0) // programs).to(tl.int64)
@@ -98,10 +98,9 @@ def conv_backward(
         window_ptr += batch * (WIDTH - 1) * channels
     if index_ptr is not None:
         index_ptr += batch * length
-    sums_ptr += tl.program_id(0).to(tl.int64) * (WIDTH + 1) * channels + channel
+    row = tl.arange(0, SUMS)[:, None]  # of each tap, and of the bias behind them
+    sums = tl.zeros((SUMS, BLOCK_C), ACC)
     first = tl.program_id(0) % programs * (TILES * BLOCK_T)
-    for tap in tl.static_range(WIDTH + 1):
-        tl.store(sums_ptr + tap * channels, tl.zeros((BLOCK_C,), ACC), mask=known)
     for tile in range(0, TILES):
         place = first + tile * BLOCK_T + tl.arange(0, BLOCK_T)
         values = _inputs(x_ptr, window_ptr, x_t, place, channel, length, channels, WIDTH, ACC)
@@ -118,16 +117,14 @@ def conv_backward(
                 )  # fmt: skip
             )
             if tap == 0:  # all outputs pass under any tap; they are counted under this one
-                to = sums_ptr + WIDTH * channels
-                tl.store(to, tl.load(to, mask=known) + tl.sum(dsum, 0), mask=known)
+                sums += tl.where(row == WIDTH, tl.sum(dsum, 0)[None, :], 0.0)
             if index_ptr is not None:
                 here = _sequence(index_ptr, token + (WIDTH - 1), length, WIDTH)
                 mine = _sequence(index_ptr, place, length, WIDTH)
                 dsum = tl.where((here == mine)[:, None], dsum, 0.0)
             weight = tl.load(weight_ptr + channel * WIDTH + tap, mask=known, other=0.0).to(ACC)
             dvalues += dsum * weight[None, :]
-            to = sums_ptr + tap * channels
-            tl.store(to, tl.load(to, mask=known) + tl.sum(dsum * values, 0), mask=known)
+            sums += tl.where(row == tap, tl.sum(dsum * values, 0)[None, :], 0.0)
         token = (place - (WIDTH - 1)).to(tl.int64)
         inside = ((token >= 0) & (token < length))[:, None] & known[None, :]
         target = dx_ptr + (batch * length + token)[:, None] * channels + channel[None, :]
@@ -137,6 +134,8 @@ def conv_backward(
             target = dwindow_ptr + (batch * (WIDTH - 1) + place)[:, None] * channels
             target += channel[None, :]
             tl.store(target, dvalues.to(dwindow_ptr.dtype.element_ty), mask=inside)
+    target = sums_ptr + (tl.program_id(0).to(tl.int64) * (WIDTH + 1) + row) * channels
+    tl.store(target + channel[None, :], sums, mask=(row <= WIDTH) & known[None, :])
 
 
 @triton.jit
