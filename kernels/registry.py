@@ -22,7 +22,11 @@ _IMPLEMENTATIONS = {
     "squared_relu": {"reference": "reference.activation", "cpu": "cpu.activation"},
     "causal_conv1d": {"reference": "reference.conv", "cpu": "cpu.conv", "triton": "triton.conv"},
     "causal_conv1d_step": {"reference": "reference.conv", "triton": "triton.conv"},
-    "ssd_scan": {"reference": "reference.ssd_scan", "cpu": "cpu.ssd_scan", "triton": "triton.ssd_scan"},
+    "ssd_scan": {
+        "reference": "reference.ssd_scan",
+        "cpu": "cpu.ssd_scan",
+        "triton": "triton.ssd_scan",
+    },
     "ssd_step": {"reference": "reference.ssd_step", "triton": "triton.ssd_step"},
     "linear_kl_divergence": {"reference": "reference.linear_kl", "triton": "triton.linear_kl"},
     "linear_topk_kl_divergence": {"reference": "reference.linear_kl"},
@@ -70,7 +74,9 @@ def _check(preferred: str, device: str) -> None:
         )
     if preferred == "triton":
         if not _has_triton():
-            raise InputError("HYBRIDIZE_KERNELS=triton: triton is not installed; pip install triton")
+            raise InputError(
+                "HYBRIDIZE_KERNELS=triton: triton is not installed; pip install triton"
+            )
         if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             raise InputError(
                 f"HYBRIDIZE_KERNELS=triton: no kernels for {device} tensors; "

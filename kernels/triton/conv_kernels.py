@@ -46,9 +46,7 @@ def _sums(
     if bias_ptr is not None:
         total += tl.load(bias_ptr + channel, mask=known, other=0.0).to(ACC)[None, :]
     for tap in tl.static_range(WIDTH):
-        values = _inputs(
-            x_ptr, window_ptr, x_t, token + tap, channel, length, channels, WIDTH, ACC
-        )
+        values = _inputs(x_ptr, window_ptr, x_t, token + tap, channel, length, channels, WIDTH, ACC)
         if index_ptr is not None:
             here = _sequence(index_ptr, token + (WIDTH - 1), length, WIDTH)
             there = _sequence(index_ptr, token + tap, length, WIDTH)
@@ -110,12 +108,11 @@ def conv_backward(
             there = ((token >= 0) & (token < length))[:, None] & known[None, :]
             source = dy_ptr + token.to(tl.int64)[:, None] * dy_t + channel[None, :]
             dy = tl.load(source, mask=there, other=0.0).to(ACC)
-            dsum = dy * silu_slope(
-                _sums(
-                    x_ptr, window_ptr, weight_ptr, bias_ptr, index_ptr, x_t, token, channel,
-                    length, channels, WIDTH, ACC,
-                )  # fmt: skip
-            )
+            total = _sums(
+                x_ptr, window_ptr, weight_ptr, bias_ptr, index_ptr, x_t, token, channel, length,
+                channels, WIDTH, ACC,
+            )  # fmt: skip
+            dsum = dy * silu_slope(total)
             if tap == 0:  # all outputs pass under any tap; they are counted under this one
                 sums += tl.where(row == WIDTH, tl.sum(dsum, 0)[None, :], 0.0)
             if index_ptr is not None:

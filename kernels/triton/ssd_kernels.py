@@ -57,9 +57,7 @@ def scan_forward(
         queries = load_rows(C_ptr, C_t, at, valid, n, N).to(DOT)
         weights = tl.dot(queries, tl.trans(keys), out_dtype=ACC, input_precision=PRECISION)
         weights *= decay_between(total, index, seq_ptr is not None) * step[None, :]
-        carried = tl.dot(
-            queries, tl.trans(state).to(DOT), out_dtype=ACC, input_precision=PRECISION
-        )
+        carried = tl.dot(queries, tl.trans(state).to(DOT), out_dtype=ACC, input_precision=PRECISION)
         y = into[:, None] * carried
         y += tl.dot(weights.to(DOT), x.to(DOT), out_dtype=ACC, input_precision=PRECISION)
         if D_ptr is not None:
@@ -186,9 +184,7 @@ def scan_gradients(
             keys, tl.trans(after.to(DOT)), out_dtype=ACC, input_precision=PRECISION
         )
         leaving = tl.sum(values * dvalues, 1)
-        dvalues += tl.dot(
-            tl.trans(weights), dy.to(DOT), out_dtype=ACC, input_precision=PRECISION
-        )
+        dvalues += tl.dot(tl.trans(weights), dy.to(DOT), out_dtype=ACC, input_precision=PRECISION)
         entering = tl.dot(
             (dy * into[:, None]).to(DOT), before.to(DOT), out_dtype=ACC, input_precision=PRECISION
         )

@@ -31,9 +31,7 @@ def ssd_step(
 ) -> torch.Tensor:
     """See `hybridize.kernels.ssd_step`."""
     if wants_gradient(state, x, dt, A, B, C, D, dt_bias):  # a state changed in place has none here
-        return reference.ssd_step(
-            state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit
-        )
+        return reference.ssd_step(state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit)
     batch, heads, head_dim, d_state = state.shape
     x, B, C = (inner_contiguous(t, 2) for t in (x, B, C))
     dt = inner_contiguous(dt)
