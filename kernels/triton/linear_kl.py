@@ -28,7 +28,7 @@ def linear_kl_divergence(
 ) -> torch.Tensor:
     """See `hybridize.kernels.linear_kl_divergence`."""
     count = tokens_that_count(hidden, mask)
-    mixed = labels is not None and label_weight > 0
+    counted = labels if label_weight else None
 
     def step(
         logits: torch.Tensor, place: slice, wants_gradient: bool
@@ -38,7 +38,7 @@ def linear_kl_divergence(
         target = target_hidden[place] @ target_weight.T
         with torch.cuda.device_of(logits):
             kernels.kl_rows[(tokens,)](
-                logits, target, labels[place].contiguous() if mixed else None,
+                logits, target, None if counted is None else counted[place].contiguous(),
                 None if mask is None else mask[place].contiguous(), losses, vocab, count,
                 SCALE=float(scales[0]), TARGET_SCALE=float(scales[1]),
                 TEMPERATURE=float(temperature), LABEL_WEIGHT=float(label_weight),

@@ -72,8 +72,9 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         call = _Call(x, B, dt_limit, chunk_size)
         x, dt, B, C = (inner_contiguous(t, dims) for t, dims in ((x, 2), (dt, 1), (B, 2), (C, 2)))
-        A, D, dt_bias, initial_state = (
-            None if t is None else t.contiguous() for t in (A, D, dt_bias, initial_state)
+        A, (D, dt_bias, initial_state) = (
+            A.contiguous(),
+            (None if t is None else t.contiguous() for t in (D, dt_bias, initial_state)),
         )
         y = x.new_empty(x.shape)
         state = x.new_empty(call.state_shape, dtype=wide_dtype(x.dtype))
