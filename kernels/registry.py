@@ -4,6 +4,7 @@ A new kernel is one new file and one line in ``_IMPLEMENTATIONS``.
 """
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from functools import cache
@@ -15,51 +16,74 @@ from hybridize.console import console
 from hybridize.errors import InputError
 
 _IMPLEMENTATIONS = {
-    "rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm"},
-    "gated_rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm"},
+    "rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm", "triton": "triton.norm"},
+    "gated_rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm", "triton": "triton.norm"},
     "swiglu": {"reference": "reference.activation", "cpu": "cpu.activation"},
     "squared_relu": {"reference": "reference.activation", "cpu": "cpu.activation"},
-    "causal_conv1d": {"reference": "reference.conv", "cpu": "cpu.conv"},
-    "causal_conv1d_step": {"reference": "reference.conv"},
-    "ssd_scan": {"reference": "reference.ssd_scan", "cpu": "cpu.ssd_scan"},
-    "ssd_step": {"reference": "reference.ssd_step"},
-    "linear_kl_divergence": {"reference": "reference.linear_kl"},
+    "causal_conv1d": {"reference": "reference.conv", "cpu": "cpu.conv", "triton": "triton.conv"},
+    "causal_conv1d_step": {"reference": "reference.conv", "triton": "triton.conv"},
+    "ssd_scan": {
+        "reference": "reference.ssd_scan",
+        "cpu": "cpu.ssd_scan",
+        "triton": "triton.ssd_scan",
+    },
+    "ssd_step": {"reference": "reference.ssd_step", "triton": "triton.ssd_step"},
+    "linear_kl_divergence": {"reference": "reference.linear_kl", "triton": "triton.linear_kl"},
     "linear_topk_kl_divergence": {"reference": "reference.linear_kl"},
 }
 
-_BACKENDS = ("reference", "cpu")
+_BACKENDS = ("triton", "cpu", "reference")
+"""From the most to the least particular: what has no kernel in one has its kernel in the next."""
 
 
 def implementation(operation: str, device: torch.device) -> Callable[..., Any]:
     """Return the function that carries out ``operation`` on tensors of ``device``.
 
-    The fast torch path serves every device; the reference does where it is as fast as torch
-    gets. ``HYBRIDIZE_KERNELS=reference|cpu`` prefers one backend for all operations that have it.
+    Triton kernels serve CUDA devices, fast torch paths every other; the reference does where it is
+    as fast as torch gets. ``HYBRIDIZE_KERNELS=reference|cpu|triton`` prefers one backend for all
+    operations that have it.
 
     Raises:
-        InputError: ``HYBRIDIZE_KERNELS`` names no backend.
+        InputError: ``HYBRIDIZE_KERNELS`` names no backend, or one that cannot run here.
     """
-    del device  # no kernel of one device only is registered yet
-    return _load(operation, os.environ.get("HYBRIDIZE_KERNELS", ""))
+    return _load(operation, device.type, os.environ.get("HYBRIDIZE_KERNELS", ""))
 
 
 @cache
-def _load(operation: str, preferred: str) -> Callable[..., Any]:
-    choices = _IMPLEMENTATIONS[operation]
-    backend = preferred or "cpu"
+def _load(operation: str, device: str, preferred: str) -> Callable[..., Any]:
     if preferred:
+        _check(preferred, device)
         _announce(preferred)
-    if backend not in choices:
-        backend = "reference"
-    module = importlib.import_module(f"hybridize.kernels.{choices[backend]}")
+    backend = preferred or ("triton" if device == "cuda" and _has_triton() else "cpu")
+    choices = _IMPLEMENTATIONS[operation]
+    chosen = next(name for name in _BACKENDS[_BACKENDS.index(backend) :] if name in choices)
+    module = importlib.import_module(f"hybridize.kernels.{choices[chosen]}")
     found: Callable[..., Any] = getattr(module, operation)
     return found
 
 
 @cache
-def _announce(preferred: str) -> None:
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _check(preferred: str, device: str) -> None:
     if preferred not in _BACKENDS:
         raise InputError(
             f"HYBRIDIZE_KERNELS={preferred}: no such backend; choose one of {', '.join(_BACKENDS)}"
         )
+    if preferred == "triton":
+        if not _has_triton():
+            raise InputError(
+                "HYBRIDIZE_KERNELS=triton: triton is not installed; pip install triton"
+            )
+        if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise InputError(
+                f"HYBRIDIZE_KERNELS=triton: no kernels for {device} tensors; "
+                "leave it unset, or test them with TRITON_INTERPRET=1"
+            )
+
+
+@cache
+def _announce(preferred: str) -> None:
     console.message(f"kernels: {preferred} (HYBRIDIZE_KERNELS)")

@@ -16,6 +16,11 @@ _LOGITS_AT_ONCE = 1 << 24  # elements, 64 MiB in float32
 _Loss = Callable[[torch.Tensor, slice], torch.Tensor]
 """From a chunk's logits ``(tokens, vocab)`` and its place: each token's loss, ``(tokens,)``."""
 
+ChunkStep = Callable[[torch.Tensor, slice, bool], tuple[torch.Tensor, torch.Tensor | None]]
+"""From a chunk's logits as the head gives them, which it may overwrite, its place, and whether a
+gradient is wanted: the chunk's part of the loss, and its gradient by these logits in their dtype.
+"""
+
 
 def linear_kl_divergence(
     hidden: torch.Tensor,
@@ -97,9 +102,40 @@ def _chunked(
             total = total + label_weight * counted * (of_labels - total)
         return total if mask is None else total * mask[place].to(total.dtype)
 
-    count = len(hidden) if mask is None else int(mask.sum())
+    def step(
+        raw: torch.Tensor, place: slice, wants_gradient: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        logits = raw.to(torch.promote_types(raw.dtype, torch.float32)) * scale
+        with torch.enable_grad():
+            logits.requires_grad_(wants_gradient)
+            part = loss(logits, place).sum() / count
+        if not part.requires_grad:
+            return part, None
+        (gradient,) = torch.autograd.grad(part, logits)
+        return part.detach(), (gradient * scale).to(raw.dtype)
+
+    count = tokens_that_count(hidden, mask)
+    return chunked_loss(hidden, weight, step if count else None, chunk_size)
+
+
+def tokens_that_count(hidden: torch.Tensor, mask: torch.Tensor | None) -> int:
+    """Return over how many tokens the mean is taken."""
+    return len(hidden) if mask is None else int(mask.sum())
+
+
+def chunked_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, step: ChunkStep | None, chunk_size: int | None
+) -> torch.Tensor:
+    """Return the sum over chunks of what ``step`` says of each; 0 without one.
+
+    Args:
+        hidden: ``(tokens, hidden)``; gets a gradient.
+        weight: ``(vocab, hidden)``; gets a gradient.
+        step: called once for each chunk, in the forward.
+        chunk_size: tokens of a chunk; as many as fill 64 MiB if None.
+    """
     chunk_size = chunk_size or max(1, _LOGITS_AT_ONCE // len(weight))
-    result: torch.Tensor = _ChunkedLoss.apply(hidden, weight, scale, loss, count, chunk_size)
+    result: torch.Tensor = _ChunkedLoss.apply(hidden, weight, step, chunk_size)
     return result
 
 
@@ -111,9 +147,7 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
-        scale: float,
-        loss: _Loss,
-        count: int,
+        step: ChunkStep | None,
         chunk_size: int,
     ) -> torch.Tensor:
         """Add up the loss, and the gradients that are asked for."""
@@ -122,18 +156,14 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
         total = torch.zeros((), dtype=wide, device=hidden.device)
-        for start in range(0, len(hidden) if count else 0, chunk_size):
+        for start in range(0, len(hidden) if step else 0, chunk_size):
+            assert step is not None
             place = slice(start, min(start + chunk_size, len(hidden)))
             rows = hidden[place]
-            logits = (rows @ weight.T).to(wide) * scale
-            with torch.enable_grad():
-                logits.requires_grad_(wants_hidden or wants_weight)
-                part = loss(logits, place).sum() / count
-            total += part.detach()
-            if not part.requires_grad:
+            part, gradient = step(rows @ weight.T, place, wants_hidden or wants_weight)
+            total += part
+            if gradient is None:
                 continue
-            (gradient,) = torch.autograd.grad(part, logits)
-            gradient = (gradient * scale).to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[place] = gradient @ weight
             if grad_weight is not None:
@@ -150,8 +180,6 @@ class _ChunkedLoss(torch.autograd.Function):
         return (
             None if hidden is None else (hidden * grad).to(hidden.dtype),
             None if weight is None else (weight * grad).to(ctx.weight_dtype),
-            None,
-            None,
             None,
             None,
         )

@@ -1,0 +1,202 @@
+"""The Triton kernels at the size of an 8B hybrid, beside their peers, on this machine's GPU.
+
+    benchmarks/kernels_gpu.sh                    # correctness first, then this
+    python benchmarks/kernels_gpu.py --only ssd_scan,ssd_step
+
+Peers are mamba_ssm, causal_conv1d, flash-linear-attention and plain torch, where they import; what
+each gives is compared with ours. The floor is the larger of the operations over the rate of a large
+matrix product and the bytes over the bandwidth of a large copy, both measured in the same run.
+``--tiny`` runs everything at toy size, in Triton's interpreter too: it checks the script alone.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from kernels_gpu_operations import OPERATIONS, Case, Sizes
+from measuring import bandwidth, machine, matrix_rate
+
+from hybridize.console import console
+
+HYBRID_8B = Sizes(
+    batch=8, tokens=4096, heads=128, head_dim=64, state=128, groups=8, hidden=4096,
+    vocabulary=128_256, decoding=256, dtype=torch.bfloat16,
+)  # fmt: skip
+TINY = Sizes(
+    batch=1, tokens=40, heads=4, head_dim=16, state=16, groups=2, hidden=32,
+    vocabulary=100, decoding=2, dtype=torch.float32,
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", help="operations, comma separated; all if left out")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    if not torch.cuda.is_available() and not options.tiny:
+        raise SystemExit("error: no CUDA device here; benchmarks/kernels.py measures the processor")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    os.environ["HYBRIDIZE_KERNELS"] = "triton"
+    sizes = TINY if options.tiny else HYBRID_8B
+    rate, moved = matrix_rate(device, sizes.dtype), bandwidth(device)
+    console.message(f"matrix products: {rate / 1e12:,.1f} TFLOP/s; copies: {moved / 1e9:,.0f} GB/s")
+    rows = []
+    for name in options.only.split(",") if options.only else OPERATIONS:
+        rows += measure(name, OPERATIONS[name](sizes, device), rate, moved, options.rounds)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    report(rows, rate, moved, sizes, device, options)
+
+
+def measure(name: str, case: Case, rate: float, moved: float, rounds: int) -> list[dict[str, Any]]:
+    """Time an operation and its peers: forward, and forward with backward where there is one."""
+    rows = []
+    directions = [("forward", False, 1.0), ("forward+backward", True, 3.0)]
+    for direction, backward, factor in directions if case.differentiable else directions[:1]:
+        runs, ours = {}, None
+        for peer, work in case.works.items():
+            run = _runner(case, work, backward)
+            started = time.perf_counter()
+            try:
+                output = _finished(run, case.device)
+            except Exception as error:  # a peer's own matter, unless it is us
+                if ours is None:
+                    raise
+                console.message(f"{name}, {peer}: left out, {type(error).__name__}: {error}")
+                continue
+            row = {
+                "operation": name,
+                "direction": direction,
+                "implementation": peer,
+                "first_call_s": time.perf_counter() - started,
+                "floor_s": max(factor * case.operations / rate, factor * case.bytes / moved),
+            }
+            if ours is None:
+                ours = output
+            row["differs_from_ours"] = float(
+                (output.double() - ours.double()).norm() / ours.double().norm()
+            )
+            row["peak_bytes"] = _peak(run, case.device)
+            runs[peer] = (run, row)
+            rows.append(row)
+        seconds: dict[str, list[float]] = {peer: [] for peer in runs}
+        for _ in range(rounds):  # in turn, so that clocks that change do so for all
+            for peer, (run, _) in runs.items():
+                seconds[peer].append(_seconds(run, case.device))
+        for peer, (_, row) in runs.items():
+            low, middle, high = statistics.quantiles(seconds[peer], n=4, method="inclusive")
+            row |= {"median_s": middle, "spread": (high - low) / middle}
+        console.message(f"{name}, {direction}: {', '.join(runs)}")
+    return rows
+
+
+def _runner(case: Case, work: Callable[..., torch.Tensor], backward: bool) -> Callable[[], Any]:
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            return work(**case.inputs)
+
+    def both() -> torch.Tensor:
+        output = work(**case.inputs)
+        wanted = [value for value in case.inputs.values() if value.requires_grad]
+        return torch.autograd.grad(output, wanted, torch.ones_like(output))[0]
+
+    return both if backward else forward
+
+
+def _finished(run: Callable[[], torch.Tensor], device: torch.device) -> torch.Tensor:
+    output = run().clone()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return output
+
+
+def _peak(run: Callable[[], Any], device: torch.device) -> int | None:
+    """Return the most memory that a run takes beyond its operands."""
+    if device.type != "cuda":
+        return None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Time a run on the GPU's own clock, which leaves out what the launch took on the processor."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def report(
+    rows: list[dict[str, Any]],
+    rate: float,
+    moved: float,
+    sizes: Sizes,
+    device: torch.device,
+    options: argparse.Namespace,
+) -> None:
+    """Print the table, draw the plot, and write the figures down under the device's name."""
+    from kernels import draw
+
+    for row in rows:
+        row["tokens"] = sizes.tokens
+    described = machine(device)
+    console.table(
+        ["operation", "", "implementation", "ms", "× floor", "× ours", "peak", "differs", "first"],
+        [_cells(row, rows) for row in rows],
+        caption=f"{described['device']}, {sizes}. Medians of {options.rounds} rounds, in turn; "
+        "peaks beyond the operands; first calls, in seconds, with compilation.",
+    )
+    result = {
+        "benchmark": "kernels_gpu",
+        "machine": described,
+        "settings": {"sizes": str(sizes), "rounds": options.rounds},
+        "matrix_flops_per_s": rate,
+        "bandwidth_bytes_per_s": moved,
+        "rows": rows,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^A-Za-z0-9]+", "-", described["device"]).strip("-")
+    path = options.output / f"kernels-{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    draw(rows, described["device"], path.with_suffix(".png"))
+    console.message(f"written: {path} and {path.with_suffix('.png').name}")
+
+
+def _cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[object, ...]:
+    same = ("operation", "direction")
+    ours = next(other for other in rows if all(other[key] == row[key] for key in same))
+    peak = row["peak_bytes"]
+    return (
+        row["operation"],
+        row["direction"],
+        row["implementation"],
+        f"{row['median_s'] * 1e3:.3f} ±{row['spread'] / 2:.0%}",
+        f"{row['median_s'] / row['floor_s']:.1f}",
+        "" if ours is row else f"{row['median_s'] / ours['median_s']:.2f}",
+        "" if peak is None else f"{peak / 2**20:,.0f} MiB",
+        "" if ours is row else f"{row['differs_from_ours']:.1e}",
+        f"{row['first_call_s']:.1f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The Triton kernels on this machine's GPU: correctness, then timings, within ten minutes.
+#
+#   benchmarks/kernels_gpu.sh [PYTHON]     an environment with hybridize, its dev extra, and CUDA
+#
+# Results go to benchmarks/results/kernels-<device>.json and .png.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${1:-python}
+
+export TRITON_INTERPRET=0
+timeout 240 "$python" -m pytest -q -p no:cacheprovider tests/kernels/test_triton_*.py
+timeout 360 "$python" benchmarks/kernels_gpu.py

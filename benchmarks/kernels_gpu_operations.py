@@ -1,0 +1,235 @@
+"""What `kernels_gpu.py` measures: each operation on random operands, ours and its peers."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from hybridize import kernels
+
+Work = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the operands are; ``decoding`` is the batch of the single steps."""
+
+    batch: int
+    tokens: int
+    heads: int
+    head_dim: int
+    state: int
+    groups: int
+    hidden: int
+    vocabulary: int
+    decoding: int
+    dtype: torch.dtype
+
+    @property
+    def inner(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def channels(self) -> int:
+        return self.inner + 2 * self.groups * self.state
+
+
+@dataclass
+class Case:
+    """An operation on its operands.
+
+    Attributes:
+        inputs: the operands; those that take gradients require them.
+        works: by name, ours first: given the operands, the output.
+        operations, bytes: the least that it has to compute and to move.
+        differentiable: whether there is a backward to measure.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    works: dict[str, Work]
+    operations: float
+    bytes: float
+    device: torch.device
+    differentiable: bool = True
+
+
+class _Draw:
+    def __init__(self, sizes: Sizes, device: torch.device) -> None:
+        self._dtype, self._device = sizes.dtype, device
+
+    def __call__(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        made = torch.randn(*shape, device=self._device, dtype=dtype or self._dtype)
+        return made.requires_grad_()
+
+
+def _scan_operands(sizes: Sizes, device: torch.device, *lead: int) -> dict[str, torch.Tensor]:
+    draw = _Draw(sizes, device)
+    return {
+        "x": draw(*lead, sizes.heads, sizes.head_dim),
+        "dt": draw(*lead, sizes.heads),
+        "A": (-torch.rand(sizes.heads, device=device) - 0.1).requires_grad_(),
+        "B": draw(*lead, sizes.groups, sizes.state),
+        "C": draw(*lead, sizes.groups, sizes.state),
+        "D": draw(sizes.heads, dtype=torch.float32),
+        "dt_bias": draw(sizes.heads, dtype=torch.float32),
+    }
+
+
+def ssd_scan(sizes: Sizes, device: torch.device) -> Case:
+    inputs = _scan_operands(sizes, device, sizes.batch, sizes.tokens)
+
+    def mamba_ssm(x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
+        scan = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
+        return scan.mamba_chunk_scan_combined(
+            x, dt, A, B, C, chunk_size=256, D=D, dt_bias=dt_bias, dt_softplus=True
+        )
+
+    def fla(x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
+        gla = importlib.import_module("fla.ops.simple_gla")
+        step = F.softplus(dt.float() + dt_bias)
+        keys, queries = (t.repeat_interleave(x.shape[2] // t.shape[2], 2) for t in (B, C))
+        values = (x * step[..., None]).to(x.dtype)
+        y, _ = gla.chunk_simple_gla(queries, keys, values, step * A, scale=1.0)
+        return y + D.to(x.dtype)[:, None] * x
+
+    works: dict[str, Work] = {"hybridize": lambda **given: kernels.ssd_scan(**given)[0]}
+    works |= _available(mamba_ssm=mamba_ssm, fla=fla)
+    # The least over chunk sizes Q: 2·Q·(N·groups/heads + P), half of it masked, and 4·N·P a token.
+    within = 64 * (sizes.state * sizes.groups / sizes.heads + sizes.head_dim)
+    each = sizes.heads * (within + 4 * sizes.state * sizes.head_dim)
+    moved = _bytes(inputs) + inputs["x"].nbytes
+    return Case(inputs, works, sizes.batch * sizes.tokens * each, moved, device)
+
+
+def ssd_step(sizes: Sizes, device: torch.device) -> Case:
+    inputs = _scan_operands(sizes, device, sizes.decoding)
+    shape = (sizes.decoding, sizes.heads, sizes.head_dim, sizes.state)
+    states = {name: torch.zeros(shape, device=device) for name in ("hybridize", "mamba_ssm")}
+
+    def ours(**given: torch.Tensor) -> torch.Tensor:
+        return kernels.ssd_step(states["hybridize"], **given)
+
+    def mamba_ssm(x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
+        update = importlib.import_module("mamba_ssm.ops.triton.selective_state_update")
+        heads, head_dim, state = x.shape[1], x.shape[2], B.shape[-1]
+        return update.selective_state_update(
+            states["mamba_ssm"],
+            x,
+            dt[..., None].expand(-1, -1, head_dim),
+            A[:, None, None].expand(heads, head_dim, state),
+            B,
+            C,
+            D=D[:, None].expand(heads, head_dim),
+            dt_bias=dt_bias[:, None].expand(heads, head_dim),
+            dt_softplus=True,
+        )
+
+    works = {"hybridize": ours, **_available(mamba_ssm=mamba_ssm)}
+    state = states["hybridize"]
+    moved = _bytes(inputs) + inputs["x"].nbytes + 2 * state.nbytes
+    return Case(inputs, works, 5 * state.numel(), moved, device, differentiable=False)
+
+
+def causal_conv1d(sizes: Sizes, device: torch.device) -> Case:
+    draw = _Draw(sizes, device)
+    inputs = {
+        "x": draw(sizes.batch, sizes.tokens, sizes.channels),
+        "weight": draw(sizes.channels, 4),
+        "bias": draw(sizes.channels),
+    }
+
+    def torch_conv1d(x, weight, bias):  # type: ignore[no-untyped-def]
+        y = F.conv1d(x.mT, weight[:, None], bias, padding=3, groups=len(weight))
+        return F.silu(y[..., : x.shape[1]]).mT
+
+    def causal_conv1d(x, weight, bias):  # type: ignore[no-untyped-def]
+        module = importlib.import_module("causal_conv1d")
+        return module.causal_conv1d_fn(x.mT, weight, bias, activation="silu").mT
+
+    works: dict[str, Work] = {"hybridize": lambda **given: kernels.causal_conv1d(**given)[0]}
+    works |= {"torch": torch_conv1d, **_available(causal_conv1d=causal_conv1d)}
+    moved = _bytes(inputs) + inputs["x"].nbytes
+    return Case(inputs, works, 8 * inputs["x"].numel(), moved, device)
+
+
+def gated_rms_norm(sizes: Sizes, device: torch.device) -> Case:
+    draw, group = _Draw(sizes, device), sizes.inner // sizes.groups
+    shape = (sizes.batch, sizes.tokens, sizes.inner)
+    inputs = {"x": draw(*shape), "gate": draw(*shape), "weight": draw(sizes.inner)}
+
+    def plain(x, gate, weight):  # type: ignore[no-untyped-def]
+        wide = (x.float() * F.silu(gate.float())).unflatten(-1, (-1, group))
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)
+        return weight * wide.flatten(-2).to(x.dtype)
+
+    def mamba_ssm(x, gate, weight):  # type: ignore[no-untyped-def]
+        gated = importlib.import_module("mamba_ssm.ops.triton.layernorm_gated")
+        return gated.rmsnorm_fn(
+            x, weight, None, z=gate, eps=1e-5, group_size=group, norm_before_gate=False
+        )
+
+    works: dict[str, Work] = {
+        "hybridize": lambda **given: kernels.gated_rms_norm(**given, eps=1e-5, group_size=group),
+        "torch": plain,
+        **_available(mamba_ssm=mamba_ssm),
+    }
+    moved = _bytes(inputs) + inputs["x"].nbytes
+    return Case(inputs, works, 10 * inputs["x"].numel(), moved, device)
+
+
+def rms_norm(sizes: Sizes, device: torch.device) -> Case:
+    draw = _Draw(sizes, device)
+    inputs = {"x": draw(sizes.batch, sizes.tokens, sizes.hidden), "weight": draw(sizes.hidden)}
+    works: dict[str, Work] = {
+        "hybridize": lambda **given: kernels.rms_norm(**given, eps=1e-5),
+        "torch": lambda x, weight: F.rms_norm(x, weight.shape, weight, 1e-5),
+    }
+    moved = _bytes(inputs) + inputs["x"].nbytes
+    return Case(inputs, works, 4 * inputs["x"].numel(), moved, device)
+
+
+def linear_kl_divergence(sizes: Sizes, device: torch.device) -> Case:
+    draw, small = _Draw(sizes, device), sizes.hidden**-0.5
+    heads = [(draw(sizes.vocabulary, sizes.hidden).detach() * small) for _ in range(2)]
+    inputs = {
+        "hidden": draw(sizes.tokens, sizes.hidden),
+        "weight": heads[0].requires_grad_(),
+        "target_hidden": draw(sizes.tokens, sizes.hidden).detach(),
+        "target_weight": heads[1],
+    }
+
+    def unfused(hidden, weight, target_hidden, target_weight):  # type: ignore[no-untyped-def]
+        wanted = (target_hidden @ target_weight.T).float().log_softmax(-1)
+        got = (hidden @ weight.T).float().log_softmax(-1)
+        return F.kl_div(got, wanted, reduction="batchmean", log_target=True)
+
+    works: dict[str, Work] = {"hybridize": kernels.linear_kl_divergence, "torch": unfused}
+    operations = 4 * sizes.tokens * sizes.vocabulary * sizes.hidden
+    return Case(inputs, works, operations, _bytes(inputs), device)
+
+
+OPERATIONS: dict[str, Callable[[Sizes, torch.device], Case]] = {
+    operation.__name__: operation
+    for operation in (
+        ssd_scan,
+        ssd_step,
+        causal_conv1d,
+        gated_rms_norm,
+        rms_norm,
+        linear_kl_divergence,
+    )
+}
+
+
+def _available(**peers: Any) -> dict[str, Work]:
+    """Return the peers whose package is installed."""
+    from importlib.util import find_spec
+
+    return {name: work for name, work in peers.items() if find_spec(name) is not None}
+
+
+def _bytes(inputs: dict[str, torch.Tensor]) -> float:
+    return float(sum(tensor.nbytes for tensor in inputs.values()))

@@ -1,0 +1,120 @@
+"""The causal convolution with SiLU in one launch each way; the backward keeps the inputs alone."""
+
+from typing import Any
+
+import torch
+import triton
+from torch.autograd.function import once_differentiable
+
+from hybridize.kernels.reference import conv as reference
+from hybridize.kernels.triton import conv_kernels as kernels
+from hybridize.kernels.triton.launch import (
+    accumulator,
+    inner_contiguous,
+    sequence_numbers,
+    wants_gradient,
+    wide_dtype,
+)
+
+_TOKENS, _CHANNELS = 16, 128
+_TILES = 8
+"""Tiles of the backward's programs: each program has one row of the weight's gradient."""
+
+
+def causal_conv1d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    window: torch.Tensor | None = None,
+    seq_idx: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `hybridize.kernels.causal_conv1d`."""
+    index = sequence_numbers(seq_idx)
+    y: torch.Tensor = _Convolution.apply(x, weight, bias, window, index)
+    return y, _last(x, window, index, weight.shape[1] - 1)
+
+
+def causal_conv1d_step(
+    x: torch.Tensor,
+    window: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See `hybridize.kernels.causal_conv1d_step`."""
+    if wants_gradient(x, window, weight, bias):  # a window changed in place has none here
+        return reference.causal_conv1d_step(x, window, weight, bias)
+    batch, channels = x.shape
+    x, weight = inner_contiguous(x), weight.contiguous()
+    y = x.new_empty(x.shape)
+    with torch.cuda.device_of(x):
+        kernels.conv_step[batch, triton.cdiv(channels, _CHANNELS)](
+            x, window, weight, None if bias is None else bias.contiguous(), y,
+            x.stride(0), *window.stride(), channels,
+            WIDTH=weight.shape[1], BLOCK_C=_CHANNELS, ACC=accumulator(x.dtype), num_warps=1,
+        )  # fmt: skip
+    return y
+
+
+def _last(
+    x: torch.Tensor, window: torch.Tensor | None, index: torch.Tensor | None, before: int
+) -> torch.Tensor:
+    """Return the inputs that the next call's window is made of."""
+    batch, length, channels = x.shape
+    last = x[:, max(0, length - before) :]
+    if index is not None:
+        last = last * (index[:, max(0, length - before) :] == index[:, -1:])[..., None]
+    if length >= before:
+        return last
+    if window is None:
+        window = x.new_zeros(batch, before, channels)
+    front = window[:, length:].to(x.dtype)
+    if index is not None:  # the window is of the first sequence
+        front = front * (index[:, -1:] == 0)[..., None]
+    return torch.cat([front, last], dim=1)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        window: torch.Tensor | None,
+        index: torch.Tensor | None,
+    ) -> torch.Tensor:
+        batch, length, channels = x.shape
+        x, weight = inner_contiguous(x), weight.contiguous()
+        bias, window = (None if t is None else t.contiguous() for t in (bias, window))
+        y = x.new_empty(x.shape)
+        blocks = triton.cdiv(length, _TOKENS), triton.cdiv(channels, _CHANNELS)
+        with torch.cuda.device_of(x):
+            kernels.conv_forward[batch * blocks[0], blocks[1]](
+                x, weight, bias, window, index, y, *x.stride()[:2], length, channels, blocks[0],
+                WIDTH=weight.shape[1], BLOCK_T=_TOKENS, BLOCK_C=_CHANNELS,
+                ACC=accumulator(x.dtype), num_warps=4,
+            )  # fmt: skip
+        ctx.save_for_backward(x, weight, bias, window, index)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, bias, window, index = ctx.saved_tensors
+        batch, length, channels = x.shape
+        width, dy = weight.shape[1], inner_contiguous(dy)
+        dx = x.new_empty(x.shape)
+        dwindow = None if window is None else window.new_empty(window.shape)
+        programs = triton.cdiv(length + width - 1, _TOKENS * _TILES)
+        sums = x.new_empty(batch * programs, width + 1, channels, dtype=wide_dtype(x.dtype))
+        with torch.cuda.device_of(x):
+            kernels.conv_backward[batch * programs, triton.cdiv(channels, _CHANNELS)](
+                x, weight, bias, window, index, dy, dx, dwindow, sums,
+                *x.stride()[:2], *dy.stride()[:2], length, channels, programs,
+                WIDTH=width, SUMS=triton.next_power_of_2(width + 1), TILES=_TILES,
+                BLOCK_T=_TOKENS, BLOCK_C=_CHANNELS, ACC=accumulator(x.dtype), num_warps=4,
+            )  # fmt: skip
+        total = sums.sum(0)
+        dweight = total[:width].T.to(weight.dtype)
+        return dx, dweight, None if bias is None else total[width].to(bias.dtype), dwindow, None

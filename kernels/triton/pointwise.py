@@ -1,0 +1,34 @@
+"""Functions of single elements that several kernels share."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sigmoid(x):
+    """Return the logistic function, without overflow for any ``x``."""
+    small = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1 / (1 + small), small / (1 + small))
+
+
+@triton.jit
+def silu(x):
+    """Return ``x · sigmoid(x)``."""
+    return x * sigmoid(x)
+
+
+@triton.jit
+def silu_slope(x):
+    """Return the derivative of `silu`."""
+    s = sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+@triton.jit
+def softplus(x):
+    """Return ``log(1 + exp(x))``, to full relative precision where it is small."""
+    small = tl.exp(-tl.abs(x))
+    above = 1 + small
+    # log1p after Kahan: what rounding took from 1 + small is given back as a factor.
+    log = tl.where(above == 1, small, tl.log(above) * (small / tl.where(above == 1, 1, above - 1)))
+    return tl.maximum(x, 0.0) + log

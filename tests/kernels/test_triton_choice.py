@@ -1,0 +1,75 @@
+"""When the Triton kernels are chosen, and that all of them compile for a GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from on_triton import DEVICE, draw
+
+from hybridize.errors import InputError
+from hybridize.kernels import causal_conv1d, registry, rms_norm, squared_relu
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    registry._load.cache_clear()
+
+
+def chosen(operation, device):
+    return registry.implementation(operation, device).__module__
+
+
+def test_cuda_devices_get_them_and_others_do_not(monkeypatch):
+    monkeypatch.delenv("HYBRIDIZE_KERNELS", raising=False)
+    assert chosen("ssd_scan", CUDA) == "hybridize.kernels.triton.ssd_scan"
+    assert chosen("squared_relu", CUDA) == "hybridize.kernels.cpu.activation"
+    assert chosen("ssd_scan", CPU) == "hybridize.kernels.cpu.ssd_scan"
+
+
+def test_devices_without_triton_get_torch(monkeypatch):
+    monkeypatch.delenv("HYBRIDIZE_KERNELS", raising=False)
+    monkeypatch.setattr(registry, "_has_triton", lambda: False)
+    assert chosen("ssd_scan", CUDA) == "hybridize.kernels.cpu.ssd_scan"
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", "triton")
+    with pytest.raises(InputError, match="triton is not installed"):
+        chosen("ssd_scan", CUDA)
+
+
+def test_they_are_refused_where_they_cannot_run(monkeypatch):
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(InputError, match="no kernels for cpu tensors"):
+        chosen("ssd_scan", CPU)
+
+
+def test_the_public_operations_run_them(monkeypatch):
+    x, weight = draw(2, 5, 8), draw(8, 4)
+    want = causal_conv1d(x.cpu(), weight.cpu())[0], rms_norm(x.cpu(), weight[:, 0].cpu(), 1e-5)
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", "triton")
+    got = causal_conv1d(x, weight)[0], rms_norm(x, weight[:, 0], 1e-5)
+    assert x.device.type == DEVICE
+    for mine, right in zip(got, want, strict=True):
+        torch.testing.assert_close(mine.cpu(), right)
+    assert squared_relu(x).shape == x.shape  # has no kernel here: torch's
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles for NVIDIA on Linux")
+def test_all_of_them_compile_for_hopper(tmp_path):
+    """With no GPU at hand: this is what the interpreter cannot tell."""
+    script = Path(__file__).with_name("compile_for_hopper.py")
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, script, "bfloat16"], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    kernels = {line.split("\t")[0] for line in run.stdout.splitlines()}
+    assert kernels == {
+        "scan_forward", "scan_states", "scan_gradients", "_step",
+        "conv_forward", "conv_backward", "conv_step",
+        "norm_forward", "norm_backward", "kl_rows",
+    }  # fmt: skip

@@ -1,0 +1,79 @@
+"""The Triton kernels of the causal convolution against its plain form in float64."""
+
+import pytest
+import torch
+from on_triton import DEVICE, DTYPES, draw, error, exact, poisoned  # noqa: F401
+
+from hybridize.kernels.reference import conv as plain
+from hybridize.kernels.triton import conv
+
+BOUNDS = dict(zip(DTYPES, (1e-12, 1e-6, 5e-3, 6e-4), strict=True))
+
+
+def check(length, width, *, dtype=torch.float64, options=("bias", "window"), seq_idx=None):
+    """Compare outputs, windows and all gradients."""
+    inputs = {
+        "x": draw(2, length, 5, dtype=dtype),
+        "weight": draw(5, width, seed=1, dtype=dtype),
+        "bias": draw(5, seed=2, dtype=dtype),
+        "window": draw(2, width - 1, 5, seed=3, dtype=dtype),
+    }
+    inputs = {k: v for k, v in inputs.items() if k in ("x", "weight", *options)}
+    found = []
+    for module, leaves in ((conv, {k: v.requires_grad_() for k, v in inputs.items()}),
+                           (plain, exact(inputs))):  # fmt: skip
+        y, last = module.causal_conv1d(**leaves, seq_idx=seq_idx)
+        gradients = torch.autograd.grad(
+            [y, last],
+            list(leaves.values()),
+            [draw(*y.shape, seed=4).to(y.dtype), draw(*last.shape, seed=5).to(y.dtype)],
+            materialize_grads=True,
+        )
+        found.append([y, last, *gradients])
+    for mine, right in zip(*found, strict=True):
+        assert error(mine, right) < BOUNDS[dtype] or mine.numel() == 0
+    assert {mine.dtype for mine in found[0]} == {dtype}
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 131])
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_convolution_and_its_continuation(length, width):
+    check(length, width)
+
+
+@pytest.mark.parametrize("options", [(), ("bias",), ("window",)])
+def test_what_is_left_out_counts_as_nothing(options):
+    check(2, 4, options=options)
+    check(19, 4, options=options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_narrow_dtypes_stay_within_their_bounds(dtype):
+    check(40, 4, dtype=dtype)
+
+
+@pytest.mark.parametrize("options", [("bias",), ("bias", "window")])
+@pytest.mark.parametrize("length", [2, 3, 12])
+def test_packed_sequences_begin_with_an_empty_window(length, options):
+    index = torch.tensor(
+        [[0, 0, 1, 0, 0, 0, 0, 0, 3, 3, 3, 3], [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]]
+    )
+    check(length, 4, options=options, seq_idx=index[:, :length].to(DEVICE))
+
+
+def test_parts_of_a_wider_tensor_are_read_in_place():
+    wide, weight = draw(2, 9, 15), draw(5, 4, seed=1)
+    for x in (wide[..., 3:8], wide[..., ::3]):
+        assert error(conv.causal_conv1d(x, weight)[0], plain.causal_conv1d(x, weight)[0]) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_steps_make_the_whole(dtype, width):
+    x, weight, bias = draw(2, 6, 5, dtype=dtype), draw(5, width, dtype=dtype), draw(5, dtype=dtype)
+    want, last = plain.causal_conv1d(x.double(), weight.double(), bias.double())
+    window = torch.zeros(2, width - 1, 5, dtype=dtype, device=DEVICE)
+    for t in range(6):
+        y = conv.causal_conv1d_step(x[:, t], window, weight, bias)
+        assert error(y, want[:, t]) < BOUNDS[dtype]
+    assert torch.equal(window, last.to(dtype))

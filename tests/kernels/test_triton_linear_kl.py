@@ -1,0 +1,60 @@
+"""The Triton kernel of the divergence between heads against the formula on whole logits."""
+
+import pytest
+import torch
+from on_triton import DEVICE, DTYPES, draw, error, exact, poisoned  # noqa: F401
+from test_linear_kl import LABELS, MASK, OPTIONS, plain
+
+from hybridize.kernels.triton import linear_kl
+
+BOUNDS = dict(zip(DTYPES, (1e-12, 2e-6, 3e-2, 4e-3), strict=True))
+
+
+def operands(tokens=13, vocab=29, dtype=torch.float64):
+    shapes = ((tokens, 7), (vocab, 7), (tokens, 5), (vocab, 5))
+    return [draw(*shape, seed=seed, dtype=dtype) for seed, shape in enumerate(shapes)]
+
+
+def check(given, bound, options, **more):
+    options = {k: v.to(DEVICE) if torch.is_tensor(v) else v for k, v in options.items()}
+    student, right = [t.requires_grad_() for t in given[:2]], exact(given)
+    got = linear_kl.linear_kl_divergence(*given, **options, **more)
+    want = plain(*right, **options)
+    assert error(got, want) < bound
+    gradients = torch.autograd.grad(3 * got, student), torch.autograd.grad(3 * want, right[:2])
+    for mine, theirs in zip(*gradients, strict=True):
+        assert error(mine, theirs) < bound
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4, 13])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "+".join(o) or "plain")
+def test_equals_the_formula_on_whole_logits(options, chunk_size):
+    check(operands(), 1e-11, options, chunk_size=chunk_size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_narrow_dtypes_stay_within_their_rounding(dtype):
+    check(operands(dtype=dtype), BOUNDS[dtype], {"labels": LABELS, "label_weight": 0.3})
+
+
+def test_vocabularies_of_more_than_a_block(monkeypatch):
+    monkeypatch.setattr(linear_kl, "_BLOCK", 16)
+    check(operands(vocab=37), 1e-11, {"mask": MASK, "labels": LABELS, "label_weight": 0.5})
+
+
+def test_a_teacher_that_is_certain_gives_no_nan():
+    given = operands(dtype=torch.float32)
+    given[2].mul_(1e4)
+    loss = linear_kl.linear_kl_divergence(given[0].requires_grad_(), *given[1:])
+    (gradient,) = torch.autograd.grad(loss, given[0])
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+
+
+def test_nothing_that_counts_is_zero_and_not_nan():
+    given = operands()
+    nothing = torch.zeros(13, dtype=torch.bool, device=DEVICE)
+    loss = linear_kl.linear_kl_divergence(given[0].requires_grad_(), *given[1:], mask=nothing)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not given[0].grad.any()

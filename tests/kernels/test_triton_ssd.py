@@ -1,0 +1,140 @@
+"""The Triton kernels of the state-space scan against its recurrence in float64."""
+
+import pytest
+import torch
+from on_triton import DEVICE, DTYPES, draw, error, exact, poisoned  # noqa: F401
+
+from hybridize.kernels.reference.ssd_scan import ssd_scan as recurrence
+from hybridize.kernels.reference.ssd_step import ssd_step as plain_step
+from hybridize.kernels.triton.ssd_scan import ssd_scan
+from hybridize.kernels.triton.ssd_step import ssd_step
+
+CHUNK = 16
+BOUNDS = dict(zip(DTYPES, (1e-11, 3e-5, 4e-2, 5e-3), strict=True))
+
+
+def operands(batch, length, heads, groups, dtype=torch.float64, head_dim=5, d_state=7):
+    return {
+        "x": draw(batch, length, heads, head_dim, seed=length, dtype=dtype),
+        "dt": draw(batch, length, heads, seed=1, dtype=dtype),
+        "A": -draw(heads, seed=2).exp().to(dtype),
+        "B": draw(batch, length, groups, d_state, seed=3, dtype=dtype),
+        "C": draw(batch, length, groups, d_state, seed=4, dtype=dtype),
+        "D": draw(heads, seed=5, dtype=dtype),
+        "dt_bias": draw(heads, seed=6, dtype=dtype),
+        "initial_state": draw(batch, heads, head_dim, d_state, seed=7, dtype=dtype),
+    }
+
+
+def with_gradients(scan, leaves, **options):
+    y, state = scan(**leaves, **options)
+    dy, dstate = draw(*y.shape, seed=8).to(y.dtype), draw(*state.shape, seed=9).to(state.dtype)
+    wanted = [leaf for leaf in leaves.values() if leaf is not None]
+    return y, state, *torch.autograd.grad([y, state], wanted, [dy, dstate])
+
+
+def check(inputs, bound, **options):
+    """Compare outputs, states and all gradients."""
+    leaves = {k: v.requires_grad_() for k, v in inputs.items()}
+    got = with_gradients(ssd_scan, leaves, chunk_size=CHUNK, **options)
+    want = with_gradients(recurrence, exact(inputs), **options)
+    names = ("y", "state", *inputs)
+    for name, mine, right in zip(names, got, want, strict=True):
+        assert error(mine, right) < bound, name
+    assert [g.dtype for g in got[2:]] == [leaf.dtype for leaf in inputs.values()]
+    assert got[0].dtype == inputs["x"].dtype
+
+
+@pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 37])
+@pytest.mark.parametrize(("batch", "heads", "groups"), [(1, 1, 1), (2, 6, 3), (1, 4, 1)])
+def test_scan_is_the_recurrence(length, batch, heads, groups):
+    check(operands(batch, length, heads, groups), 1e-11)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("length", [17, 37])
+def test_narrow_dtypes_stay_within_their_bounds(dtype, length):
+    check(operands(2, length, 4, 2, dtype=dtype), BOUNDS[dtype])
+
+
+def test_packed_sequences_do_not_see_each_other():
+    index = torch.zeros(2, 53, dtype=torch.long, device=DEVICE)
+    for row, cuts in enumerate(([3, 16, 17, 40], [31])):
+        for cut in cuts:
+            index[row, cut:] = 1 - index[row, cut:]  # a number comes again
+    check(operands(2, 53, 4, 2), 1e-11, seq_idx=index)
+
+
+def test_steps_keep_to_their_limits():
+    check(operands(1, 21, 4, 2), 1e-11, dt_limit=(0.3, 0.9))
+
+
+def test_what_is_left_out_counts_as_nothing():
+    inputs = operands(1, 21, 2, 1)
+    without = {k: v for k, v in inputs.items() if k not in ("D", "dt_bias", "initial_state")}
+    check(without, 1e-11)
+
+
+def test_chunks_of_any_size_and_strided_operands():
+    inputs = operands(1, 21, 2, 1)
+    want = recurrence(**inputs)
+    strided = {k: v.repeat_interleave(2, -1)[..., ::2] for k, v in inputs.items()}
+    for size in (None, 1, 5, 32):
+        for mine, right in zip(ssd_scan(**strided, chunk_size=size), want, strict=True):
+            assert error(mine, right) < 1e-12
+
+
+def test_parts_of_a_wider_tensor_are_read_in_place():
+    inputs = operands(2, 19, 2, 1)
+    wide = torch.cat([inputs["x"].flatten(2), inputs["B"].flatten(2), inputs["dt"]], -1)
+    split = wide.split([10, 7, 2], -1)
+    parts = {"x": split[0].unflatten(2, (2, 5)), "B": split[1].unflatten(2, (1, 7)), "dt": split[2]}
+    for mine, right in zip(ssd_scan(**(inputs | parts)), recurrence(**inputs), strict=True):
+        assert error(mine, right) < 1e-12
+
+
+def test_a_step_of_minus_infinity_leaves_no_trace():
+    inputs = operands(1, 30, 2, 1)
+    inputs["dt"][:, 10:20] = -torch.inf
+    check(inputs, 1e-11)
+
+
+def test_strong_decay_neither_overflows_nor_vanishes():
+    inputs = operands(1, 40, 2, 1, dtype=torch.float32)
+    inputs["A"] = torch.tensor([-200.0, -1e-4], device=DEVICE)
+    check(inputs, 1e-4)
+
+
+def test_halves_make_the_whole():
+    inputs = operands(2, 50, 4, 2)
+    whole, last = ssd_scan(**inputs, chunk_size=CHUNK)
+    timed = ("x", "dt", "B", "C")
+    first = {k: v[:, :23] if k in timed else v for k, v in inputs.items()}
+    second = {k: v[:, 23:] if k in timed else v for k, v in inputs.items()}
+    y, state = ssd_scan(**first, chunk_size=CHUNK)
+    z, state = ssd_scan(**(second | {"initial_state": state}), chunk_size=CHUNK)
+    assert error(torch.cat([y, z], 1), whole) < 1e-12
+    assert error(state, last) < 1e-12
+
+
+def test_gradients_are_those_of_differences():
+    inputs = {k: v.requires_grad_() for k, v in operands(1, 3, 1, 1, head_dim=1, d_state=2).items()}
+
+    def scan(*values):
+        return ssd_scan(**dict(zip(inputs, values, strict=True)), chunk_size=2)
+
+    assert torch.autograd.gradcheck(scan, tuple(inputs.values()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_is_the_scan_of_one_token(dtype):
+    inputs = operands(2, 1, 6, 3, dtype=dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    state = inputs.pop("initial_state").to(wide).mT.contiguous().mT  # of any layout
+    now = {k: v[:, 0] if k in ("x", "dt", "B", "C") else v for k, v in inputs.items()}
+    right = state.double().clone()
+    want = plain_step(right, **{k: v.double() for k, v in now.items()}, dt_limit=(0.2, 1.5))
+    got = ssd_step(state, **now, dt_limit=(0.2, 1.5))
+    assert got.dtype == dtype
+    assert error(got, want) < BOUNDS[dtype]
+    assert error(state, right) < BOUNDS[wide]
