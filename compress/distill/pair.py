@@ -14,7 +14,6 @@ from hybridize.modeling.formats import read_config
 from hybridize.modeling.load import load_model, load_tokenizer
 from hybridize.modeling.model import HybridForCausalLM
 
-
 _PRUNED = ", or train a pruned one with --stages kl --train all"
 
 
