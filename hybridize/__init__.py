@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hybridize.compress.prune.prune import prune
     from hybridize.convert.convert import convert
     from hybridize.evals import evaluate
+    from hybridize.evals.bench.bench import bench
+    from hybridize.evals.bench.predict import predict
     from hybridize.modeling.cache import HybridCache
     from hybridize.modeling.config import HybridConfig
     from hybridize.modeling.inspect import inspect
@@ -34,6 +36,7 @@ __all__ = [
     "InputError",
     "Layout",
     "__version__",
+    "bench",
     "convert",
     "distill",
     "evaluate",
@@ -41,6 +44,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "prune",
+    "predict",
     "verify",
 ]
 
@@ -49,12 +53,14 @@ _HOMES = {
     "HybridConfig": "hybridize.modeling.config",
     "HybridForCausalLM": "hybridize.modeling.model",
     "Layout": "hybridize.modeling.layout",
+    "bench": "hybridize.evals.bench.bench",
     "distill": "hybridize.compress.distill.distill",
     "evaluate": "hybridize.evals",
     "inspect": "hybridize.modeling.inspect",
     "load_model": "hybridize.modeling.load",
     "load_tokenizer": "hybridize.modeling.load",
     "prune": "hybridize.compress.prune.prune",
+    "predict": "hybridize.evals.bench.predict",
     "verify": "hybridize.modeling.verify",
 }
 

@@ -47,6 +47,10 @@ COMMANDS = {
         "hybridize.cli.evaluate:evaluate",
         "Measure accuracy and perplexity of checkpoints with lm-eval.",
     ),
+    "bench": Entry(
+        "hybridize.cli.bench:bench",
+        "Measure speed and memory of checkpoints.",
+    ),
     "generate": Entry(
         "hybridize.cli.generate:generate",
         "Continue a text with a checkpoint.",
