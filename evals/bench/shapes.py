@@ -48,7 +48,7 @@ def find_shape(model: str | Path) -> HybridConfig:
 
 
 def _llama(layers: int, hidden: int, heads: int, ffn: int) -> HybridConfig:
-    pair = [AttentionSizes(heads, 8, 128), MLPSizes(ffn)]
+    pair: list[BlockSizes] = [AttentionSizes(heads, 8, 128), MLPSizes(ffn)]
     rope = {"rope_type": "default", "rope_theta": 500000.0}
     return HybridConfig.from_blocks(
         pair * layers, vocab_size=128256, hidden_size=hidden, rope_parameters=rope
