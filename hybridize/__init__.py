@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hybridize.evals import evaluate
     from hybridize.evals.bench.bench import bench
     from hybridize.evals.bench.predict import predict
+    from hybridize.evals.report.report import report
     from hybridize.modeling.cache import HybridCache
     from hybridize.modeling.config import HybridConfig
     from hybridize.modeling.inspect import inspect
@@ -45,6 +46,7 @@ __all__ = [
     "load_tokenizer",
     "prune",
     "predict",
+    "report",
     "verify",
 ]
 
@@ -61,6 +63,7 @@ _HOMES = {
     "load_tokenizer": "hybridize.modeling.load",
     "prune": "hybridize.compress.prune.prune",
     "predict": "hybridize.evals.bench.predict",
+    "report": "hybridize.evals.report.report",
     "verify": "hybridize.modeling.verify",
 }
 

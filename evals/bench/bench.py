@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hybridize.console import console
 from hybridize.errors import InputError
 from hybridize.evals.bench.results import BenchResult, BenchRow, Point, Ratios, Spread
+from hybridize.evals.commit import current_commit
 from hybridize.evals.output import check_output
 from hybridize.modeling.hub import resolve
 
@@ -107,6 +108,7 @@ def bench(
         rows=tuple(rows),
         baseline=None if baseline is None else str(baseline),
         machine=machine,
+        commit=current_commit(),
         options={
             "prompt_len": list(prompt_len),
             "gen_len": gen_len,

@@ -98,12 +98,14 @@ class BenchResult:
         rows: by point; within one, the baseline first.
         baseline: its name.
         machine: what ran it, see `describe_machine`.
+        commit: of the repository that it was run in; None outside of one.
         options: as given.
     """
 
     rows: tuple[BenchRow, ...]
     baseline: str | None
     machine: dict[str, Any]
+    commit: str | None
     options: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class BenchResult:
             "hybridize": {
                 "version": version("hybridize"),
                 "command": "bench",
+                "commit": self.commit,
                 "options": self.options,
             },
             "machine": self.machine,

@@ -51,6 +51,10 @@ COMMANDS = {
         "hybridize.cli.bench:bench",
         "Measure speed and memory of checkpoints.",
     ),
+    "report": Entry(
+        "hybridize.cli.report:report",
+        "Draw results of eval, bench and distill on one page.",
+    ),
     "generate": Entry(
         "hybridize.cli.generate:generate",
         "Continue a text with a checkpoint.",

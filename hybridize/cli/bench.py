@@ -62,9 +62,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str) -> list
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it as a PNG.")
 @options.force_option
 @options.device_option
-@options.dtype_option(
-    "To compute in; auto is float32 on a CPU, else the checkpoint's."
-)
+@options.dtype_option("To compute in; auto is float32 on a CPU, else the checkpoint's.")
 @options.seed_option
 @options.common_options
 @click.pass_context
