@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hybridize.evals.report.report import report
     from hybridize.modeling.cache import HybridCache
     from hybridize.modeling.config import HybridConfig
+    from hybridize.modeling.export.onnx import export
     from hybridize.modeling.inspect import inspect
     from hybridize.modeling.layout import Layout
     from hybridize.modeling.load import load_model, load_tokenizer
@@ -41,6 +42,7 @@ __all__ = [
     "convert",
     "distill",
     "evaluate",
+    "export",
     "inspect",
     "load_model",
     "load_tokenizer",
@@ -58,6 +60,7 @@ _HOMES = {
     "bench": "hybridize.evals.bench.bench",
     "distill": "hybridize.compress.distill.distill",
     "evaluate": "hybridize.evals",
+    "export": "hybridize.modeling.export.onnx",
     "inspect": "hybridize.modeling.inspect",
     "load_model": "hybridize.modeling.load",
     "load_tokenizer": "hybridize.modeling.load",

@@ -55,6 +55,10 @@ COMMANDS = {
         "hybridize.cli.report:report",
         "Draw results of eval, bench and distill on one page.",
     ),
+    "export": Entry(
+        "hybridize.cli.export:export",
+        "Write a checkpoint as ONNX graphs.",
+    ),
     "generate": Entry(
         "hybridize.cli.generate:generate",
         "Continue a text with a checkpoint.",
