@@ -46,8 +46,8 @@ __all__ = [
     "inspect",
     "load_model",
     "load_tokenizer",
-    "prune",
     "predict",
+    "prune",
     "report",
     "verify",
 ]
@@ -64,8 +64,8 @@ _HOMES = {
     "inspect": "hybridize.modeling.inspect",
     "load_model": "hybridize.modeling.load",
     "load_tokenizer": "hybridize.modeling.load",
-    "prune": "hybridize.compress.prune.prune",
     "predict": "hybridize.evals.bench.predict",
+    "prune": "hybridize.compress.prune.prune",
     "report": "hybridize.evals.report.report",
     "verify": "hybridize.modeling.verify",
 }

@@ -144,11 +144,14 @@ def _write_graphs(hybrid: HybridForCausalLM, specs: tuple[StateSpec, ...], folde
         dynamic_shapes=({0: batch, 1: length},),
         verbose=False,
     )
-    vary: dict[str | int, Any] = {"batch": batch, "past": past}
-    sizes: dict[str | int, int] = {"batch": 3, "past": 130}
-    states = tuple(torch.zeros([sizes.get(n, n) for n in spec.shape]) for spec in specs)  # type: ignore[misc]
+    vary = {"batch": batch, "past": past}
+    sizes = {"batch": 3, "past": 130}
+    states = tuple(
+        torch.zeros([sizes[n] if isinstance(n, str) else n for n in spec.shape]) for spec in specs
+    )
     shapes = tuple(
-        {place: vary[n] for place, n in enumerate(spec.shape) if n in vary} for spec in specs
+        {place: vary[n] for place, n in enumerate(spec.shape) if isinstance(n, str)}
+        for spec in specs
     )
     decode = torch.onnx.export(
         graph,
