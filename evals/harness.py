@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from lm_eval.loggers import EvaluationTracker
 
 from hybridize.console import console
 from hybridize.evals.adapter import HarnessModel
+from hybridize.evals.commit import current_commit
 from hybridize.evals.tasks import TaskSelection
 
 # What lm-eval's own command starts from: random, numpy, torch, few-shot sampling.
@@ -103,7 +103,7 @@ def quiet_libraries() -> Iterator[None]:
         # One bar per task, which has no switch.
         _replace(undo, lm_eval.api.task, "tqdm", _no_bar)
         # Calls git, which complains on stderr where there is no repository.
-        _replace(undo, lm_eval.evaluator, "get_git_commit_hash", _commit)
+        _replace(undo, lm_eval.evaluator, "get_git_commit_hash", current_commit)
         yield
 
 
@@ -132,14 +132,3 @@ def _replace(undo: contextlib.ExitStack, owner: Any, name: str, value: Any) -> N
 
 def _no_bar(items: Iterable[Any], **_options: Any) -> Iterable[Any]:
     return items
-
-
-def _commit() -> str | None:
-    """Return the commit of the repository we stand in, as lm-eval records it."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always"], capture_output=True, text=True, check=False
-        )
-    except OSError:  # no git here
-        return None
-    return described.stdout.strip() or None

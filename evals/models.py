@@ -23,21 +23,28 @@ def load(
         device: where the weights go.
         dtype: what they are held in; the checkpoint's own if None.
     """
+    from hybridize.modeling.load import load_tokenizer
+
+    model = load_bare(directory, backend=backend, device=device, dtype=dtype)
+    return model, load_tokenizer(directory)
+
+
+def load_bare(
+    directory: Path, *, backend: Backend, device: torch.device, dtype: torch.dtype | None
+) -> PreTrainedModel:
+    """Load a checkpoint as `load` does, without a tokenizer."""
     if backend == "transformers":
         return _load_stock(directory, device, dtype)
-    from hybridize.modeling.load import load_model, load_tokenizer
+    from hybridize.modeling.load import load_model
 
-    return load_model(directory, dtype=dtype, device=device), load_tokenizer(directory)
+    return load_model(directory, dtype=dtype, device=device)
 
 
 def _load_stock(
     directory: Path, device: torch.device, dtype: torch.dtype | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    from hybridize.modeling.load import load_tokenizer
-
-    tokenizer = load_tokenizer(directory)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -48,4 +55,5 @@ def _load_stock(
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{directory}: transformers cannot load it: {reason}") from error
-    return model.to(device).eval(), tokenizer
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded

@@ -42,7 +42,7 @@ def write_results(result: EvaluationResult, path: Path) -> None:
         layout = {"models": {model.model: _layout(result, model) for model in result.models}}
     text = json.dumps(layout, indent=2, default=handle_non_serializable, ensure_ascii=False)
     try:
-        _write_atomically(path, text + "\n")
+        write_atomically(path, text + "\n")
     except OSError as error:
         raise HybridizeError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -58,11 +58,12 @@ def _layout(result: EvaluationResult, model: ModelResult) -> dict[str, Any]:
     return {**model.lm_eval, "hybridize": ours}
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file that is there whole or not at all; text as UTF-8."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("xb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

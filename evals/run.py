@@ -55,8 +55,8 @@ def evaluate(
 
     Args:
         models: checkpoint directories or ids on the hub.
-        tasks: names of lm-eval's tasks, groups or tags; if None, ``mmlu``, or nothing where only
-            ``perplexity`` is asked for.
+        tasks: names of lm-eval's tasks, groups or tags, or ``recall`` and its parts; if None,
+            ``mmlu``, or nothing where only ``perplexity`` is asked for.
         mmlu_dir: an exam in the layout of MMLU's original files (``dev/SUBJECT_dev.csv`` and
             ``test/SUBJECT_test.csv``), read instead of the copy on the hub. Subjects that MMLU
             does not have are asked in the same way and form the group ``mmlu_custom``.

@@ -15,12 +15,14 @@ from typing import Any
 import datasets
 import lm_eval.tasks
 from lm_eval.api.group import Group
-from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.api.task import Task
 from lm_eval.config.group import GroupConfig
 from lm_eval.tasks import TaskManager
 
 from hybridize.errors import HybridizeError, InputError
 from hybridize.evals.exam import Question, Subject, list_subjects, read_subject
+from hybridize.evals.local_task import LocalTask
+from hybridize.evals.recall_tasks import build_recall, is_recall
 
 MMLU_SHOTS = 5  # as in the benchmark's paper; lm-eval's task files leave it open
 
@@ -48,7 +50,7 @@ def select_tasks(
     """Build the named tasks.
 
     Args:
-        names: lm-eval's names of tasks, groups or tags.
+        names: lm-eval's names of tasks, groups or tags, or those of `recall_tasks`.
         mmlu_dir: an exam in MMLU's layout that takes the place of MMLU's questions on the hub.
         num_fewshot: shots in each prompt; if None, 5 for MMLU and each other task's own.
 
@@ -65,14 +67,17 @@ def select_tasks(
             f"--mmlu-dir {mmlu_dir}: no task of --tasks {','.join(names)} is part of it; "
             "add mmlu to --tasks or leave the directory out"
         )
-    distant = [name for name in names if name not in local]
+    distant = [name for name in names if name not in local and not is_recall(name)]
     # The index of all tasks takes lm-eval seconds to read; that of MMLU does not.
     manager = mmlu if all(name in mmlu.task_index for name in distant) else TaskManager()
     _check_names(distant, manager)
 
     built: list[Task | Group] = []
     for name in names:
-        built += exam.build(name) if exam and name in local else _fetch(name, manager)
+        if exam and name in local:
+            built += exam.build(name)
+        else:
+            built += build_recall(name) if is_recall(name) else _fetch(name, manager)
     try:
         leaves = manager.load(built)["tasks"]
     except ValueError as error:  # a task that two names bring in
@@ -122,18 +127,6 @@ def _fetch(name: str, manager: TaskManager) -> list[Task | Group]:
         ) from error
     groups = loaded["groups"]
     return [groups[name]] if name in groups else list(loaded["tasks"].values())
-
-
-class _LocalTask(ConfigurableTask):
-    """A task of lm-eval's whose documents are at hand instead of on the hub."""
-
-    def __init__(self, config: dict[str, Any], documents: datasets.DatasetDict) -> None:
-        self._documents = documents
-        super().__init__(config=config)
-
-    def download(self, *_args: Any, **_kwargs: Any) -> None:
-        """Take the documents that the task was made with."""
-        self.dataset = self._documents
 
 
 class _LocalMMLU:
@@ -209,7 +202,7 @@ class _LocalMMLU:
                 f"{self._directory}/dev/{subject.name}_dev.csv: {len(subject.dev)} questions are "
                 f"too few for {self._shots} shots; add some or lower --num-fewshot"
             )
-        return _LocalTask(self._config(task, subject.name), _documents(subject))
+        return LocalTask(self._config(task, subject.name), _documents(subject))
 
     def _config(self, task: str, subject: str) -> dict[str, Any]:
         if self._is_known(task):

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from hybridize.compress.prune.prune import prune
     from hybridize.convert.convert import convert
     from hybridize.evals import evaluate
+    from hybridize.evals.bench.bench import bench
+    from hybridize.evals.bench.predict import predict
+    from hybridize.evals.report.report import report
     from hybridize.modeling.cache import HybridCache
     from hybridize.modeling.config import HybridConfig
+    from hybridize.modeling.export.onnx import export
     from hybridize.modeling.inspect import inspect
     from hybridize.modeling.layout import Layout
     from hybridize.modeling.load import load_model, load_tokenizer
@@ -34,13 +38,17 @@ __all__ = [
     "InputError",
     "Layout",
     "__version__",
+    "bench",
     "convert",
     "distill",
     "evaluate",
+    "export",
     "inspect",
     "load_model",
     "load_tokenizer",
+    "predict",
     "prune",
+    "report",
     "verify",
 ]
 
@@ -49,12 +57,16 @@ _HOMES = {
     "HybridConfig": "hybridize.modeling.config",
     "HybridForCausalLM": "hybridize.modeling.model",
     "Layout": "hybridize.modeling.layout",
+    "bench": "hybridize.evals.bench.bench",
     "distill": "hybridize.compress.distill.distill",
     "evaluate": "hybridize.evals",
+    "export": "hybridize.modeling.export.onnx",
     "inspect": "hybridize.modeling.inspect",
     "load_model": "hybridize.modeling.load",
     "load_tokenizer": "hybridize.modeling.load",
+    "predict": "hybridize.evals.bench.predict",
     "prune": "hybridize.compress.prune.prune",
+    "report": "hybridize.evals.report.report",
     "verify": "hybridize.modeling.verify",
 }
 

@@ -47,6 +47,18 @@ COMMANDS = {
         "hybridize.cli.evaluate:evaluate",
         "Measure accuracy and perplexity of checkpoints with lm-eval.",
     ),
+    "bench": Entry(
+        "hybridize.cli.bench:bench",
+        "Measure speed and memory of checkpoints.",
+    ),
+    "report": Entry(
+        "hybridize.cli.report:report",
+        "Draw results of eval, bench and distill on one page.",
+    ),
+    "export": Entry(
+        "hybridize.cli.export:export",
+        "Write a checkpoint as ONNX graphs.",
+    ),
     "generate": Entry(
         "hybridize.cli.generate:generate",
         "Continue a text with a checkpoint.",

@@ -81,6 +81,7 @@ def evaluate(models: tuple[str, ...], per_subject: bool, **arguments: Any) -> No
     hybridize eval MODEL --mmlu-dir DIR           MMLU, 5-shot, from the original files
     hybridize eval HYBRID --baseline ORIGINAL     ... and how much the hybrid recovers
     hybridize eval MODEL --tasks arc_easy,boolq   any other task, fetched from the hub
+    hybridize eval MODEL --tasks recall           finding again what the text said, offline
     hybridize eval MODEL --perplexity FILE        how well a text is predicted
     """
     from hybridize import evals

@@ -4,6 +4,8 @@ A new one is a new file here and one line in ``_ALL``.
 """
 
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -48,6 +50,7 @@ __all__ = [
     "Entry",
     "Fit",
     "Format",
+    "config_from_json",
     "read_config",
 ]
 
@@ -59,23 +62,35 @@ def read_config(reader: CheckpointReader) -> tuple[Format, HybridConfig]:
         InputError: an unknown or missing ``model_type``, a quantised checkpoint, or a
             configuration that contradicts itself.
     """
-    path = reader.directory / "config.json"
-    model_type = reader.config.get("model_type")
+    return config_from_json(reader.config, reader.directory / "config.json")
+
+
+def config_from_json(raw: dict[str, Any], path: Path) -> tuple[Format, HybridConfig]:
+    """Understand what a config.json says, without a checkpoint around it.
+
+    Args:
+        raw: its content.
+        path: named in errors.
+
+    Raises:
+        InputError: see `read_config`.
+    """
+    model_type = raw.get("model_type")
     found = FORMATS.get(model_type) if isinstance(model_type, str) else None
     if found is None:
         raise InputError(
             f"{path}: model_type {model_type!r} is not known; "
             f"known are {', '.join(sorted(FORMATS))}"
         )
-    if reader.config.get("quantization_config"):
+    if raw.get("quantization_config"):
         raise InputError(f"{path}: the checkpoint is quantised; start from the unquantised one")
-    layers = reader.config.get("num_hidden_layers")
+    layers = raw.get("num_hidden_layers")
     if isinstance(layers, int) and layers > _MOST_LAYERS:
         raise InputError(f"{path}: num_hidden_layers is {layers}; no model has that many")
     try:
         # How transformers spells infinity in JSON; its own reader undoes it just so.
-        raw = PreTrainedConfig._decode_special_floats(deepcopy(reader.config))
-        return found, found.to_hybrid(raw)
+        decoded = PreTrainedConfig._decode_special_floats(deepcopy(raw))
+        return found, found.to_hybrid(decoded)
     except Exception as error:  # transformers' validation raises whatever the bad field provokes
         raise InputError(f"{path}: {_first_line(error)}") from error
 

@@ -110,6 +110,6 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 def test_tasks_that_run_programs_or_show_images_are_refused(
     exam: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks_module._LocalTask, kind, True, raising=False)
+    monkeypatch.setattr(tasks_module.LocalTask, kind, True, raising=False)
     with pytest.raises(InputError, match="--tasks mmlu_anatomy: "):
         select_tasks(["mmlu_anatomy"], mmlu_dir=exam)

@@ -1,0 +1,1 @@
+"""How fast a checkpoint runs and how much memory it takes: measured here, or predicted."""

@@ -1,0 +1,210 @@
+"""`hybridize bench`: several models in turn over a grid of sizes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hybridize.console import console
+from hybridize.errors import InputError
+from hybridize.evals.bench.results import BenchResult, BenchRow, Point, Ratios, Spread
+from hybridize.evals.commit import current_commit
+from hybridize.evals.output import check_output
+from hybridize.modeling.hub import resolve
+
+if TYPE_CHECKING:
+    from hybridize.evals.bench.measure import Runner, Sample
+
+BACKENDS = ("hybridize", "transformers")
+WARM_UPS = 1
+
+
+def bench(
+    models: str | Path | Sequence[str | Path],
+    *,
+    prompt_len: Sequence[int] = (512, 2048),
+    gen_len: int = 32,
+    batch_size: Sequence[int] = (1,),
+    baseline: str | Path | None = None,
+    backend: Sequence[str] = ("hybridize",),
+    repeats: int = 5,
+    output: str | Path | None = None,
+    plot: str | Path | None = None,
+    force: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+) -> BenchResult:
+    """Measure how fast checkpoints run and what memory they take.
+
+    All models are loaded at once and take turns within every repeat, so that whatever else the
+    machine does meets all of them alike. Ratios are taken repeat by repeat.
+
+    Args:
+        models: checkpoint directories or hub ids.
+        prompt_len: tokens of a prompt; each value is a point of the grid.
+        gen_len: new tokens per sequence, the first of which belongs to the prefill; at least 2.
+        batch_size: sequences at once; each value is a point of the grid.
+        baseline: a checkpoint to which the others are compared; runs first, with the first
+            backend.
+        backend: ``"hybridize"``, ``"transformers"`` (the class that transformers has for the
+            model), or both: each model is run by each.
+        repeats: runs that count, after one that does not.
+        output: a JSON file for the result.
+        plot: a PNG file for the picture.
+        force: replace existing files.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        dtype: ``"auto"`` (float32 on a CPU, else the checkpoint's), ``"float32"``,
+            ``"bfloat16"`` or ``"float16"``.
+        seed: of the random prompts, which are the same for all models of one vocabulary.
+
+    Raises:
+        InputError: an argument or a checkpoint is wrong; nothing was written.
+        HybridizeError: a run failed.
+    """
+    points = grid(prompt_len, gen_len, batch_size)
+    for name in backend:
+        if name not in BACKENDS:
+            raise InputError(f"--backend {name}: choose among {', '.join(BACKENDS)}")
+    if not backend:
+        raise InputError(f"--backend: name at least one of {', '.join(BACKENDS)}")
+    if repeats < 1:
+        raise InputError(f"--repeats {repeats}: must be at least 1")
+    for path in (output, plot):
+        if path is not None:
+            check_output(Path(path), force=force)
+    if plot is not None:
+        from hybridize.evals.bench.plot import require_matplotlib
+
+        require_matplotlib()
+    entries = _entries(models, baseline, backend)
+
+    from hybridize.evals.bench.machine import describe_machine
+    from hybridize.evals.bench.measure import Runner
+    from hybridize.evals.models import load_bare
+    from hybridize.modeling.placement import choose_device, choose_dtype
+
+    place = choose_device(device)
+    precision = choose_dtype(dtype, place)
+    machine = describe_machine(place)
+    runners = [
+        Runner(name, kind, load_bare(directory, backend=kind, device=place, dtype=precision))  # type: ignore[arg-type]
+        for name, kind, directory in entries
+    ]
+    runs = len(points) * (WARM_UPS + repeats) * len(runners)
+    rows: list[BenchRow] = []
+    with console.progress("benchmark", runs, "runs") as progress:
+        for point in points:
+            samples: list[list[Sample]] = [[] for _ in runners]
+            for turn in range(WARM_UPS + repeats):
+                for runner, mine in zip(runners, samples, strict=True):
+                    sample = runner.run(point, seed)
+                    if turn >= WARM_UPS:
+                        mine.append(sample)
+                    progress.advance()
+            compared = samples[0] if baseline is not None else None
+            for index, (runner, mine) in enumerate(zip(runners, samples, strict=True)):
+                rows.append(_row(runner, point, mine, compared if index else None))
+    result = BenchResult(
+        rows=tuple(rows),
+        baseline=None if baseline is None else str(baseline),
+        machine=machine,
+        commit=current_commit(),
+        options={
+            "prompt_len": list(prompt_len),
+            "gen_len": gen_len,
+            "batch_size": list(batch_size),
+            "backend": list(backend),
+            "repeats": repeats,
+            "dtype": dtype,
+            "seed": seed,
+        },
+    )
+    _write(result, output, plot)
+    return result
+
+
+def grid(prompt_len: Sequence[int], gen_len: int, batch_size: Sequence[int]) -> tuple[Point, ...]:
+    """Return all points of a grid, batch by batch.
+
+    Raises:
+        InputError: a size that makes no sense.
+    """
+    for option, values, least in (
+        ("--prompt-len", prompt_len, 1),
+        ("--gen-len", (gen_len,), 2),
+        ("--batch-size", batch_size, 1),
+    ):
+        if not values:
+            raise InputError(f"{option}: name at least one number")
+        for value in values:
+            if value < least:
+                raise InputError(f"{option} {value}: must be at least {least}")
+    return tuple(Point(length, gen_len, size) for size in batch_size for length in prompt_len)
+
+
+def _entries(
+    models: str | Path | Sequence[str | Path],
+    baseline: str | Path | None,
+    backends: Sequence[str],
+) -> list[tuple[str, str, Path]]:
+    """Return name, backend and directory of every run, the baseline first, each once."""
+    given = [models] if isinstance(models, str | Path) else list(models)
+    if not given:
+        raise InputError("MODEL: name at least one checkpoint")
+    named = given if baseline is None else [baseline, *given]
+    directories = {str(model): resolve(model) for model in named}
+    for directory in directories.values():
+        if not (directory / "config.json").is_file():
+            raise InputError(f"{directory}: has no config.json; name a checkpoint's directory")
+    return [
+        (name, backend, directory)
+        for name, directory in directories.items()
+        for backend in dict.fromkeys(backends)
+    ]
+
+
+def _row(
+    runner: "Runner", point: Point, samples: "list[Sample]", baseline: "list[Sample] | None"
+) -> BenchRow:
+    prompt = point.batch_size * point.prompt_len
+    others, each = point.batch_size * (point.gen_len - 1), point.gen_len - 1
+    new = point.batch_size * point.gen_len
+    working = [s.working_bytes for s in samples if s.working_bytes is not None]
+    ratios = None
+    if baseline is not None:
+        pairs = list(zip(samples, baseline, strict=True))
+        ratios = Ratios(
+            prefill=Spread.of([b.first_token / s.first_token for s, b in pairs]),
+            decode=Spread.of([b.decoding / s.decoding for s, b in pairs]),
+            throughput=Spread.of(
+                [(b.first_token + b.decoding) / (s.first_token + s.decoding) for s, b in pairs]
+            ),
+        )
+    return BenchRow(
+        model=runner.name,
+        backend=runner.backend,
+        point=point,
+        first_token=Spread.of([s.first_token for s in samples]),
+        prefill=Spread.of([prompt / s.first_token for s in samples]),
+        decode=Spread.of([others / s.decoding for s in samples]),
+        decode_each=Spread.of([each / s.decoding for s in samples]),
+        throughput=Spread.of([new / (s.first_token + s.decoding) for s in samples]),
+        weight_bytes=runner.weight_bytes,
+        peak_bytes=runner.weight_bytes + max(working) if working else None,
+        kv_bytes=samples[-1].kv_bytes,
+        state_bytes=samples[-1].state_bytes,
+        ratios=ratios,
+    )
+
+
+def _write(result: BenchResult, output: str | Path | None, plot: str | Path | None) -> None:
+    import json
+
+    from hybridize.evals.output import write_atomically
+
+    if output is not None:
+        write_atomically(Path(output), json.dumps(result.to_dict(), indent=2) + "\n")
+    if plot is not None:
+        from hybridize.evals.bench.plot import draw_bench
+
+        write_atomically(Path(plot), draw_bench(result))

@@ -1,0 +1,74 @@
+"""What a benchmark and a prediction look like in a terminal."""
+
+from hybridize.console import console, size_in_words
+from hybridize.evals.bench.predict import PredictionResult
+from hybridize.evals.bench.results import BenchResult, BenchRow, Spread
+
+
+def print_bench(result: BenchResult) -> None:
+    """Print the rows as a table, with the machine below."""
+    machine = result.machine
+    threads = f"{machine['threads']} of {machine['cores']} threads"
+    device = machine.get("gpu") or f"{machine['processor']}, {threads}"
+    backends = len({row.backend for row in result.rows}) > 1
+    console.table(
+        [
+            "model", "batch", "prompt", "prefill tok/s", "first token", "decode tok/s",
+            "per sequence", "× prefill", "× decode", "peak memory", "KV", "states",
+        ],
+        [_cells(row, backends) for row in result.rows],
+        caption=f"{device}; torch {machine['torch']}. {result.options['gen_len']} new tokens; "
+        f"medians of {result.options['repeats']} turns, ± half the distance of the quartiles"
+        + (f"; × is against {result.baseline}." if result.baseline else "."),
+    )  # fmt: skip
+
+
+def _cells(row: BenchRow, backends: bool) -> tuple[object, ...]:
+    ratios = row.ratios
+    return (
+        f"{row.model} ({row.backend})" if backends else row.model,
+        row.point.batch_size,
+        f"{row.point.prompt_len:,}",
+        _with_spread(row.prefill),
+        f"{row.first_token.median * 1000:,.1f} ms",
+        _with_spread(row.decode),
+        f"{row.decode_each.median:,.1f}",
+        "-" if ratios is None else f"{ratios.prefill.median:.2f}",
+        "-" if ratios is None else f"{ratios.decode.median:.2f}",
+        "-" if row.peak_bytes is None else size_in_words(row.peak_bytes),
+        size_in_words(row.kv_bytes),
+        size_in_words(row.state_bytes),
+    )
+
+
+def _with_spread(figure: Spread) -> str:
+    return f"{figure.median:,.0f} ±{figure.deviation:.0%}"
+
+
+def print_prediction(result: PredictionResult) -> None:
+    """Print predictions as a table, with all that was assumed below."""
+    point = result.rows[0].point
+    console.table(
+        [
+            "model", "parameters", "batch", "prefill of one", "decoding step", "weights", "KV",
+            "states", "new tok/s per GPU", "×",
+        ],
+        [
+            (
+                row.model,
+                f"{row.parameters / 1e9:.1f}B",
+                row.point.batch_size,
+                f"{row.prefill_seconds * 1000:,.0f} ms",
+                f"{row.step_seconds * 1000:,.1f} ms",
+                size_in_words(row.weight_bytes),
+                size_in_words(row.kv_bytes),
+                size_in_words(row.state_bytes),
+                f"{row.throughput:,.1f}",
+                "-" if row.ratio is None else f"{row.ratio:.2f}",
+            )
+            for row in result.rows
+        ],
+        title=f"{result.gpus} × {result.gpu.name}, {point.prompt_len:,} tokens in, "
+        f"{point.gen_len:,} out: bounds, not measurements",
+        caption="Assumed: " + "; ".join(result.assumptions) + ".",
+    )  # fmt: skip

@@ -1,0 +1,71 @@
+"""The recall questions as lm-eval's tasks, made without a network."""
+
+from dataclasses import asdict
+
+import datasets
+from lm_eval.api.group import Group
+from lm_eval.api.task import Task
+
+from hybridize.errors import InputError
+from hybridize.evals.local_task import LocalTask
+from hybridize.evals.recall import DEFAULT_LENGTHS, longest, parse_name, questions
+
+GROUP = "recall"
+
+
+def is_recall(name: str) -> bool:
+    """Say whether a task's name is ``recall``, one of its kinds, or a task of any length."""
+    return name == GROUP or _kind(name) is not None or parse_name(name) is not None
+
+
+def build_recall(name: str) -> list[Task | Group]:
+    """Build the task or group called ``name``; see `is_recall`.
+
+    Raises:
+        InputError: a length that the task has not enough words for.
+    """
+    named = parse_name(name)
+    if named is not None:
+        return [_task(*named)]
+    kind = _kind(name)
+    kinds = DEFAULT_LENGTHS if kind is None else (kind,)
+    tasks = [_task(each, length) for each in kinds for length in DEFAULT_LENGTHS[each]]
+    group = Group.from_config(
+        {
+            "group": name,
+            "task": [task.config.task for task in tasks],
+            "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],
+            "metadata": {"version": 1.0},
+        }
+    )
+    for task in tasks:
+        group.add(task)
+    return [group]
+
+
+def _kind(name: str) -> str | None:
+    kind = name.removeprefix(f"{GROUP}_")
+    return kind if kind != name and kind in DEFAULT_LENGTHS else None
+
+
+def _task(kind: str, length: int) -> LocalTask:
+    name = f"{GROUP}_{kind}_{length}"
+    if length > longest(kind):
+        raise InputError(f"--tasks {name}: the longest is {GROUP}_{kind}_{longest(kind)}")
+    rows = [asdict(question) for question in questions(kind, length)]
+    unit = "pairs" if kind == "associative" else "words"
+    config = {
+        "task": name,
+        "task_alias": f"{kind}, {length:,} {unit}",
+        "dataset_path": "hybridize",
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{text}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{answer}}",
+        "target_delimiter": " ",
+        "num_fewshot": 0,
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0},
+    }
+    return LocalTask(config, datasets.DatasetDict(test=datasets.Dataset.from_list(rows)))

@@ -1,0 +1,48 @@
+"""Continue a text with a model that `hybridize export --to onnx` wrote.
+
+Runs the two graphs with onnxruntime; tokenizers is used to spell, and nothing else is needed.
+
+    python examples/onnx_generate.py DIR "Once upon a time" --max-new-tokens 40
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    options = parser.parse_args()
+
+    described = json.loads((options.directory / "onnx.json").read_text("utf-8"))
+    ends = described["eos_token_id"]
+    ends = ends if isinstance(ends, list) else [ends]
+    tokenizer = Tokenizer.from_file(str(options.directory / "tokenizer.json"))
+    prefill, decode = (
+        onnxruntime.InferenceSession(options.directory / f"{name}.onnx")
+        for name in ("prefill", "decode")
+    )
+    state_names = [state["name"] for state in described["states"]]
+
+    ids = tokenizer.encode(options.prompt).ids
+    logits, *states = prefill.run(None, {"input_ids": np.array([ids])})
+    written: list[int] = []
+    while len(written) < options.max_new_tokens:
+        token = int(logits[0].argmax())
+        if token in ends:
+            break
+        written.append(token)
+        held = dict(zip(state_names, states, strict=True))
+        logits, *states = decode.run(None, {"input_ids": np.array([[token]]), **held})
+    print(tokenizer.decode(ids + written))
+
+
+if __name__ == "__main__":
+    main()

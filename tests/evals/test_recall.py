@@ -1,0 +1,103 @@
+"""The recall tasks: their questions can be answered, only by finding the pair, and offline."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridize.__main__ import main
+from hybridize.evals.recall import CHOICES, DEFAULT_LENGTHS, longest, parse_name, questions
+from hybridize.evals.tasks import select_tasks
+
+ASKED = re.compile(r"\nIn other words: The ([\w ]+) belongs to$")
+STATED = re.compile(r"The ([\w ]+?) belongs to (\w+)\.")
+TASKS = [(kind, length) for kind, lengths in DEFAULT_LENGTHS.items() for length in lengths]
+
+
+@pytest.mark.parametrize(("kind", "length"), [*TASKS, ("associative", 2), ("associative", 400)])
+def test_the_answer_is_what_the_text_says_once(kind: str, length: int) -> None:
+    made = questions(kind, length)
+    assert len({(q.text, q.choices) for q in made}) == len(made)
+    for question in made:
+        (asked,) = ASKED.findall(question.text)
+        stated = STATED.findall(question.text)
+        assert len(stated) == (length if kind == "associative" else 1)
+        assert [owner for thing, owner in stated if thing == asked] == [
+            question.choices[question.answer]
+        ]
+        assert len(set(question.choices)) == CHOICES
+
+
+@pytest.mark.parametrize(("kind", "length"), TASKS)
+def test_the_words_alone_do_not_give_the_answer_away(kind: str, length: int) -> None:
+    for question in questions(kind, length):
+        assert all(f" {name}" in question.text for name in question.choices)
+    places = [question.answer for question in questions(kind, length, 400)]
+    assert all(70 < places.count(place) < 130 for place in range(CHOICES))
+
+
+def test_a_needle_lies_anywhere_in_as_many_words_as_asked_for() -> None:
+    depths = []
+    for question in questions("needle", 512):
+        words = question.text.split()
+        assert 512 <= len(words) < 540
+        depths.append(words.index("belongs") / len(words))
+    assert min(depths) < 0.1
+    assert max(depths) > 0.9
+
+
+def test_questions_are_the_same_every_time_and_longer_ones_are_others() -> None:
+    assert questions("needle", 64) == questions("needle", 64)
+    assert questions("needle", 64)[0] != questions("needle", 65)[0]
+    assert questions("associative", 8, 10) == questions("associative", 8)[:10]
+
+
+@pytest.mark.parametrize(
+    ("name", "parsed"),
+    [
+        ("recall_needle_512", ("needle", 512)),
+        ("recall_associative_7", ("associative", 7)),
+        ("recall_needle_0", None),
+        ("recall_needle", None),
+        ("recall_hay_5", None),
+        ("xrecall_needle_5", None),
+    ],
+)
+def test_names(name: str, parsed: tuple[str, int] | None) -> None:
+    assert parse_name(name) == parsed
+
+
+def test_lm_eval_asks_what_was_made(no_network: list[Any]) -> None:
+    (task,) = select_tasks(["recall_associative_4"]).tasks
+    task.build_all_requests(limit=None, rank=0, world_size=1)
+    made = questions("associative", 4)
+    assert len(task.instances) == CHOICES * len(made)
+    for instance in task.instances:
+        question = made[instance.doc_id]
+        assert instance.args == (question.text, f" {question.choices[instance.idx]}")
+        assert instance.doc["answer"] == question.answer
+    assert no_network == []
+
+
+def test_the_command_scores_them(
+    capsys: Any, checkpoint: Path, no_network: list[Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "recall.json"
+    command = ["eval", str(checkpoint), "--tasks", "recall_associative,recall_needle_16"]
+    assert main([*command, "--limit", "3", "-o", str(output), "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads(output.read_text())["results"]
+    names = [f"recall_associative_{n}" for n in DEFAULT_LENGTHS["associative"]]
+    assert set(results) == {"recall_associative", *names, "recall_needle_16"}
+    mean = sum(results[name]["acc,none"] for name in names) / len(names)
+    assert results["recall_associative"]["acc,none"] == pytest.approx(mean)
+    assert "associative, 16 pairs" in printed
+    assert no_network == []
+
+
+def test_a_length_without_words_is_refused(capsys: Any, checkpoint: Path) -> None:
+    limit = longest("associative")
+    assert main(["eval", str(checkpoint), "--tasks", f"recall_associative_{limit + 1}"]) == 2
+    assert f"the longest is recall_associative_{limit}" in capsys.readouterr().err
