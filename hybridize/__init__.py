@@ -13,6 +13,7 @@ from hybridize.errors import HybridizeError, InputError
 
 if TYPE_CHECKING:
     from hybridize.compress.distill.distill import distill
+    from hybridize.compress.quantize.quantize import quantize
     from hybridize.convert.convert import convert
     from hybridize.evals import evaluate
     from hybridize.modeling.cache import HybridCache
@@ -39,6 +40,7 @@ __all__ = [
     "inspect",
     "load_model",
     "load_tokenizer",
+    "quantize",
     "verify",
 ]
 
@@ -52,6 +54,7 @@ _HOMES = {
     "inspect": "hybridize.modeling.inspect",
     "load_model": "hybridize.modeling.load",
     "load_tokenizer": "hybridize.modeling.load",
+    "quantize": "hybridize.compress.quantize.quantize",
     "verify": "hybridize.modeling.verify",
 }
 

@@ -14,6 +14,7 @@ __all__ = [
     "causal_conv1d_step",
     "fp8_linear",
     "fp8_quantize",
+    "fp8_scale",
     "gated_rms_norm",
     "linear_kl_divergence",
     "linear_topk_kl_divergence",
@@ -216,6 +217,24 @@ def ssd_step(
     return implementation("ssd_step", x.device)(
         state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit
     )
+
+
+def fp8_scale(
+    x: torch.Tensor, granularity: str, *, dtype: torch.dtype = torch.float8_e4m3fn
+) -> torch.Tensor:
+    """Return the scales with which the largest magnitudes become the largest FP8 number.
+
+    Where all is zero, the scale is 1.
+
+    Args:
+        x: ``(..., rows, columns)``.
+        granularity: see `fp8_quantize`.
+        dtype: ``torch.float8_e4m3fn`` or ``torch.float8_e5m2``.
+
+    Returns:
+        The scales, in float32 or wider; see `fp8_quantize`.
+    """
+    return implementation("fp8_scale", x.device)(x, granularity, dtype=dtype)
 
 
 def fp8_quantize(

@@ -23,6 +23,7 @@ _IMPLEMENTATIONS = {
     "causal_conv1d_step": {"reference": "reference.conv"},
     "ssd_scan": {"reference": "reference.ssd_scan", "cpu": "cpu.ssd_scan"},
     "ssd_step": {"reference": "reference.ssd_step"},
+    "fp8_scale": {"reference": "reference.fp8"},
     "fp8_quantize": {"reference": "reference.fp8"},
     "fp8_linear": {"reference": "reference.fp8", "cpu": "cpu.fp8"},
     "linear_kl_divergence": {"reference": "reference.linear_kl"},

@@ -39,6 +39,10 @@ COMMANDS = {
         "hybridize.cli.distill:distill",
         "Teach a converted checkpoint what its original does.",
     ),
+    "quantize": Entry(
+        "hybridize.cli.quantize:quantize",
+        "Hold the linear layers in FP8, for transformers and vLLM.",
+    ),
     "eval": Entry(
         "hybridize.cli.evaluate:evaluate",
         "Measure accuracy and perplexity of checkpoints with lm-eval.",

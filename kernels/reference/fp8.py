@@ -18,19 +18,21 @@ def fp8_quantize(
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     largest = torch.finfo(dtype).max
     if scale is None:
-        scale = scale_for(_largest(wide.abs(), granularity), dtype)
+        scale = fp8_scale(x, granularity, dtype=dtype)
     # torch turns what is too large for E4M3 into NaN, so it is cut off before.
     values = (wide / spread(scale, x.shape)).clamp(-largest, largest)
     return values.to(dtype), scale
 
 
-def scale_for(largest: torch.Tensor, dtype: torch.dtype = torch.float8_e4m3fn) -> torch.Tensor:
-    """Return the scale that maps the largest magnitude to the largest FP8 number.
-
-    Where all is zero, it is 1. It is never subnormal, as dividing by it would then lose digits.
-    """
+def fp8_scale(
+    x: torch.Tensor, granularity: str, *, dtype: torch.dtype = torch.float8_e4m3fn
+) -> torch.Tensor:
+    """See `hybridize.kernels.fp8_scale`."""
+    largest = _largest(x.abs(), granularity)
+    largest = largest.to(torch.promote_types(x.dtype, torch.float32))
     scale = largest / torch.finfo(dtype).max
     scale = torch.where(largest == 0, torch.ones_like(scale), scale)
+    # Dividing by a subnormal scale would lose digits.
     return scale.clamp_min(torch.finfo(torch.float32).tiny)
 
 

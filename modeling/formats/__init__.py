@@ -52,8 +52,14 @@ __all__ = [
 ]
 
 
-def read_config(reader: CheckpointReader) -> tuple[Format, HybridConfig]:
+def read_config(
+    reader: CheckpointReader, *, quantised: bool = False
+) -> tuple[Format, HybridConfig]:
     """Understand a checkpoint's config.json.
+
+    Args:
+        reader: the checkpoint.
+        quantised: let a quantised one pass; see `hybridize.modeling.quantization`.
 
     Raises:
         InputError: an unknown or missing ``model_type``, a quantised checkpoint, or a
@@ -67,8 +73,11 @@ def read_config(reader: CheckpointReader) -> tuple[Format, HybridConfig]:
             f"{path}: model_type {model_type!r} is not known; "
             f"known are {', '.join(sorted(FORMATS))}"
         )
-    if reader.config.get("quantization_config"):
-        raise InputError(f"{path}: the checkpoint is quantised; start from the unquantised one")
+    if reader.config.get("quantization_config") and not quantised:
+        raise InputError(
+            f"{path}: the checkpoint is quantised; start from the unquantised one, and quantise "
+            "what comes of it"
+        )
     layers = reader.config.get("num_hidden_layers")
     if isinstance(layers, int) and layers > _MOST_LAYERS:
         raise InputError(f"{path}: num_hidden_layers is {layers}; no model has that many")
