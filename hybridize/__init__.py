@@ -14,6 +14,7 @@ from hybridize.errors import HybridizeError, InputError
 if TYPE_CHECKING:
     from hybridize.compress.distill.distill import distill
     from hybridize.compress.prune.prune import prune
+    from hybridize.compress.quantize.quantize import quantize
     from hybridize.convert.convert import convert
     from hybridize.evals import evaluate
     from hybridize.evals.bench.bench import bench
@@ -49,6 +50,7 @@ __all__ = [
     "predict",
     "prune",
     "report",
+    "quantize",
     "verify",
 ]
 
@@ -67,6 +69,7 @@ _HOMES = {
     "predict": "hybridize.evals.bench.predict",
     "prune": "hybridize.compress.prune.prune",
     "report": "hybridize.evals.report.report",
+    "quantize": "hybridize.compress.quantize.quantize",
     "verify": "hybridize.modeling.verify",
 }
 

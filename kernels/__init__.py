@@ -12,6 +12,9 @@ from hybridize.kernels.registry import implementation
 __all__ = [
     "causal_conv1d",
     "causal_conv1d_step",
+    "fp8_linear",
+    "fp8_quantize",
+    "fp8_scale",
     "gated_rms_norm",
     "linear_kl_divergence",
     "linear_topk_kl_divergence",
@@ -213,6 +216,78 @@ def ssd_step(
     """
     return implementation("ssd_step", x.device)(
         state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit
+    )
+
+
+def fp8_scale(
+    x: torch.Tensor, granularity: str, *, dtype: torch.dtype = torch.float8_e4m3fn
+) -> torch.Tensor:
+    """Return the scales with which the largest magnitudes become the largest FP8 number.
+
+    Where all is zero, the scale is 1.
+
+    Args:
+        x: ``(..., rows, columns)``.
+        granularity: see `fp8_quantize`.
+        dtype: ``torch.float8_e4m3fn`` or ``torch.float8_e5m2``.
+
+    Returns:
+        The scales, in float32 or wider; see `fp8_quantize`.
+    """
+    return implementation("fp8_scale", x.device)(x, granularity, dtype=dtype)
+
+
+def fp8_quantize(
+    x: torch.Tensor,
+    granularity: str,
+    *,
+    scale: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divide by a scale and round to the nearest FP8 number, ties to even (arXiv 2209.05433).
+
+    Magnitudes beyond the largest FP8 number (448 for E4M3) become that number, never NaN. Where
+    ``x`` has NaN, so has the result.
+
+    Args:
+        x: ``(..., rows, columns)``.
+        granularity: what shares a scale: the ``tensor``, a ``row``, a ``group`` of 128 columns of
+            a row, or a ``block`` of 128 x 128.
+        scale: take this one rather than that of the largest magnitude.
+        dtype: ``torch.float8_e4m3fn`` or ``torch.float8_e5m2``.
+
+    Returns:
+        FP8 numbers like ``x``, and the scales to multiply them by, in float32 or wider: ``(1,)``,
+        ``(..., rows, 1)``, ``(..., rows, columns / 128)``, or ``(..., rows / 128, columns / 128)``,
+        rounded up.
+    """
+    return implementation("fp8_quantize", x.device)(x, granularity, scale=scale, dtype=dtype)
+
+
+def fp8_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    activations: str,
+    input_scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Do a linear layer on FP8 numbers, adding up in float32; there is no gradient.
+
+    Args:
+        x: ``(..., columns)``, quantised on the way in.
+        weight: ``(rows, columns)`` in float8_e4m3fn.
+        weight_scale: as `fp8_quantize` returns it for ``tensor``, ``row`` or ``block``.
+        bias: ``(rows,)``.
+        activations: granularity for ``x``: ``tensor``, ``row`` or ``group``.
+        input_scale: ``(1,)``, the scale for ``x`` where it is known beforehand (``tensor``).
+
+    Returns:
+        ``(..., rows)`` in the dtype of ``x``.
+    """
+    return implementation("fp8_linear", x.device)(
+        x, weight, weight_scale, bias, activations=activations, input_scale=input_scale
     )
 
 

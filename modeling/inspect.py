@@ -75,7 +75,7 @@ def inspect(model: str | Path, *, contexts: Sequence[int] = CONTEXTS) -> Inspect
     """
     directory = resolve(model)
     with CheckpointReader(directory) as reader:
-        format_, config = read_config(reader)
+        format_, config = read_config(reader, quantised=True)
         tensors = CheckpointTensors(reader, format_, config)
         dtypes: dict[str, int] = {}
         for name in reader.names:

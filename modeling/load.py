@@ -11,8 +11,10 @@ from hybridize.modeling.blocks.rope import RotaryEmbedding
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.formats import read_config
+from hybridize.modeling.fp8_linear import FP8Linear
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.quantization import FP8
 from hybridize.modeling.tensors import CheckpointTensors
 
 
@@ -41,18 +43,22 @@ def load_model(
     """
     directory = resolve(model)
     with CheckpointReader(directory) as reader:
-        format_, config = read_config(reader)
+        format_, config = read_config(reader, quantised=True)
         tensors = CheckpointTensors(reader, format_, config)
         with torch.device("meta"):
             result = HybridForCausalLM(config)
         for name in parameter_shapes(config):
             tensor = tensors.get(name)
-            module = result.get_submodule(name.rpartition(".")[0])
+            path, _, leaf = name.rpartition(".")
+            if tensor.dtype == FP8:
+                result.set_submodule(path, _fp8_linear(tensors, name, tensor).to(device))
+                continue  # a bias, if there is one, comes next and finds the new layer
+            module = result.get_submodule(path)
             parameter = (shared or {}).get(name)
             if parameter is None or not torch.equal(parameter.cpu(), tensor.to(parameter.dtype)):
                 tensor = tensor.to(device=device, dtype=dtype)
                 parameter = torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
-            setattr(module, name.rpartition(".")[2], parameter)
+            setattr(module, leaf, parameter)
     if result.model.rotary_emb is not None:
         result.model.rotary_emb = RotaryEmbedding(config).to(device)  # its buffers were not stored
     result.tie_weights()
@@ -60,6 +66,13 @@ def load_model(
     result.name_or_path = str(directory)
     _read_generation_config(result, directory)
     return result.eval()
+
+
+def _fp8_linear(tensors: CheckpointTensors, name: str, weight: torch.Tensor) -> FP8Linear:
+    assert tensors.quantization is not None
+    scale, input_scale = tensors.scales(name)
+    activations = tensors.quantization.activations
+    return FP8Linear(weight, scale, None, activations=activations, input_scale=input_scale)
 
 
 def load_tokenizer(model: str | Path) -> Any:

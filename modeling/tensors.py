@@ -15,9 +15,15 @@ from hybridize.modeling.blocks.sizes import AttentionSizes
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import HybridConfig, parameter_shapes
 from hybridize.modeling.formats.base import Entry, Format
+from hybridize.modeling.quantization import (
+    FP8,
+    Quantization,
+    read_quantization,
+    split_scale,
+)
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-"""What weights come in. Anything narrower needs scales, of which no format here knows."""
+"""What weights come in that have no scales."""
 
 
 class Tensors(Protocol):
@@ -47,6 +53,7 @@ class CheckpointTensors:
         self.reader = reader
         self._places: dict[str, tuple[Entry, int]] = {}
         self._last: tuple[str, torch.Tensor] | None = None
+        self.quantization = _quantization(reader)
         entries = format_.tensor_map(config)
         for entry in entries:
             self._places |= {ours: (entry, part) for part, ours in enumerate(entry.ours)}
@@ -71,30 +78,80 @@ class CheckpointTensors:
         """See `Tensors.dtype`."""
         return self.reader.dtype(self._places[name][0].disk)
 
+    def scales(self, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the scales of a weight in FP8, and of the inputs that it is multiplied with.
+
+        Raises:
+            InputError: the weight is a part of a tensor on disk whose blocks lie across its border.
+        """
+        entry, part = self._places[name]
+        stem = entry.disk.removesuffix("weight")
+        try:
+            scale = split_scale(self.reader.get(stem + "weight_scale"), entry.rows)[part]
+        except ValueError as error:
+            raise InputError(
+                f"{self.reader.directory}: tensor {entry.disk!r}: {error}; "
+                "transformers can run it, hybridize cannot"
+            ) from error
+        inputs = self.reader.get(stem + "input_scale") if self._static else None
+        return scale, inputs
+
+    @property
+    def _static(self) -> bool:
+        return self.quantization is not None and self.quantization.static
+
+
+def _quantization(reader: CheckpointReader) -> Quantization | None:
+    try:
+        return read_quantization(reader.config)
+    except ValueError as error:
+        raise InputError(f"{reader.directory / 'config.json'}: {error}") from error
+
+
+def _scale_shapes(
+    reader: CheckpointReader, entries: dict[str, Entry], quantization: Quantization | None
+) -> dict[str, tuple[int, ...]]:
+    """Return what lies beside the weights in FP8: names and shapes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, entry in entries.items():
+        if quantization is not None and name in reader.names and reader.dtype(name) == FP8:
+            stem = name.removesuffix("weight")
+            if len(entry.shape) == 2:
+                shapes[stem + "weight_scale"] = quantization.scale_shape(entry.shape)
+            if quantization.static:
+                shapes[stem + "input_scale"] = (1,)
+    return shapes
+
 
 def misfits(reader: CheckpointReader, format_: Format, config: HybridConfig) -> list[str]:
-    """Return what is wrong between a checkpoint's tensors and its config.json, a line each."""
+    """Return what is wrong between a checkpoint's tensors and its config.json, a line each.
+
+    Raises:
+        InputError: the checkpoint is quantised in a way that is not known.
+    """
     entries = {entry.disk: entry for entry in format_.tensor_map(config)}
     present = set(reader.names)
+    scales = _scale_shapes(reader, entries, _quantization(reader))
+    shapes = {name: entry.shape for name, entry in entries.items()} | scales
+    scaled = {name.removesuffix("_scale") for name in scales if name.endswith("weight_scale")}
     found = [
         f"tensor {name!r} is missing, which config.json implies"
-        for name in entries
+        for name in shapes
         if name not in present
     ]
     found += [
-        f"tensor {name!r} has shape {list(reader.shape(name))}; "
-        f"config.json implies {list(entry.shape)}"
-        for name, entry in entries.items()
-        if name in present and reader.shape(name) != entry.shape
+        f"tensor {name!r} has shape {list(reader.shape(name))}; config.json implies {list(shape)}"
+        for name, shape in shapes.items()
+        if name in present and reader.shape(name) != shape
     ]
     found += [
         f"tensor {name!r} has dtype {str(reader.dtype(name)).removeprefix('torch.')}; "
         f"weights are {' or '.join(dtype.removeprefix('torch.') for dtype in map(str, _DTYPES))}"
-        for name in entries
-        if name in present and reader.dtype(name) not in _DTYPES
+        for name in shapes
+        if name in present and name not in scaled and reader.dtype(name) not in _DTYPES
     ]
     head, embedding = f"{format_.names.head}.weight", f"{format_.names.embedding}.weight"
-    for name in sorted(present - set(entries)):
+    for name in sorted(present - set(shapes)):
         if any(fnmatch.fnmatch(name, pattern) for pattern in format_.ignored):
             continue
         if name == head and config.tie_word_embeddings:

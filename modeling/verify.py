@@ -59,7 +59,7 @@ def verify(model: str | Path) -> VerifyReport:
         "tensors are those that config.json implies",
     ]
     with CheckpointReader(directory, allow_nonfinite=True) as reader:
-        format_, config = read_config(reader)
+        format_, config = read_config(reader, quantised=True)
         total = sum(reader.nbytes(name) for name in reader.names)
         with console.progress("verifying", total, "bytes") as progress:
             for name in reader.names:

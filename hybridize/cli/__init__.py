@@ -43,6 +43,10 @@ COMMANDS = {
         "hybridize.cli.prune:prune",
         "Cut a model down to a budget of parameters or memory.",
     ),
+    "quantize": Entry(
+        "hybridize.cli.quantize:quantize",
+        "Hold the linear layers in FP8, for transformers and vLLM.",
+    ),
     "eval": Entry(
         "hybridize.cli.evaluate:evaluate",
         "Measure accuracy and perplexity of checkpoints with lm-eval.",

@@ -55,22 +55,32 @@ __all__ = [
 ]
 
 
-def read_config(reader: CheckpointReader) -> tuple[Format, HybridConfig]:
+def read_config(
+    reader: CheckpointReader, *, quantised: bool = False
+) -> tuple[Format, HybridConfig]:
     """Understand a checkpoint's config.json.
+
+    Args:
+        reader: the checkpoint.
+        quantised: let a quantised one pass; see `hybridize.modeling.quantization`.
 
     Raises:
         InputError: an unknown or missing ``model_type``, a quantised checkpoint, or a
             configuration that contradicts itself.
     """
-    return config_from_json(reader.config, reader.directory / "config.json")
+    path = reader.directory / "config.json"
+    return config_from_json(reader.config, path, quantised=quantised)
 
 
-def config_from_json(raw: dict[str, Any], path: Path) -> tuple[Format, HybridConfig]:
+def config_from_json(
+    raw: dict[str, Any], path: Path, *, quantised: bool = False
+) -> tuple[Format, HybridConfig]:
     """Understand what a config.json says, without a checkpoint around it.
 
     Args:
         raw: its content.
         path: named in errors.
+        quantised: see `read_config`.
 
     Raises:
         InputError: see `read_config`.
@@ -82,8 +92,11 @@ def config_from_json(raw: dict[str, Any], path: Path) -> tuple[Format, HybridCon
             f"{path}: model_type {model_type!r} is not known; "
             f"known are {', '.join(sorted(FORMATS))}"
         )
-    if raw.get("quantization_config"):
-        raise InputError(f"{path}: the checkpoint is quantised; start from the unquantised one")
+    if raw.get("quantization_config") and not quantised:
+        raise InputError(
+            f"{path}: the checkpoint is quantised; start from the unquantised one, and quantise "
+            "what comes of it"
+        )
     layers = raw.get("num_hidden_layers")
     if isinstance(layers, int) and layers > _MOST_LAYERS:
         raise InputError(f"{path}: num_hidden_layers is {layers}; no model has that many")

@@ -1,0 +1,1 @@
+"""FP8 checkpoints: schemes, which blocks stay as they are, and the streaming of it."""

@@ -1,0 +1,13 @@
+"""A scale per row of a weight and per token: the most precise that hardware multiplies fast."""
+
+from hybridize.compress.quantize.schemes.base import Scheme
+from hybridize.modeling.quantization import Quantization
+
+
+class FP8(Scheme):
+    """Weights per output channel; activations per token, from each input as it comes."""
+
+    name = "fp8"
+    quantization = Quantization(weights="row", activations="row", static=False)
+    weight_args = {"strategy": "channel"}  # noqa: RUF012
+    input_args = {"strategy": "token", "dynamic": True}  # noqa: RUF012

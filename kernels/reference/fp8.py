@@ -1,0 +1,96 @@
+"""FP8 in plain torch: rounding to it, and the linear layer that computes with it."""
+
+import torch
+import torch.nn.functional as F
+
+TILE = 128
+"""Rows and columns that share a scale in ``block``, columns in ``group``."""
+
+
+def fp8_quantize(
+    x: torch.Tensor,
+    granularity: str,
+    *,
+    scale: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `hybridize.kernels.fp8_quantize`."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    largest = torch.finfo(dtype).max
+    if scale is None:
+        scale = fp8_scale(x, granularity, dtype=dtype)
+    # torch turns what is too large for E4M3 into NaN, so it is cut off before.
+    values = (wide / spread(scale, x.shape)).clamp(-largest, largest)
+    return values.to(dtype), scale
+
+
+def fp8_scale(
+    x: torch.Tensor, granularity: str, *, dtype: torch.dtype = torch.float8_e4m3fn
+) -> torch.Tensor:
+    """See `hybridize.kernels.fp8_scale`."""
+    largest = _largest(x.abs(), granularity)
+    largest = largest.to(torch.promote_types(x.dtype, torch.float32))
+    scale = largest / torch.finfo(dtype).max
+    scale = torch.where(largest == 0, torch.ones_like(scale), scale)
+    # Dividing by a subnormal scale would lose digits.
+    return scale.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def fp8_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    activations: str,
+    input_scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See `hybridize.kernels.fp8_linear`."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    values, scale = fp8_quantize(x, activations, scale=input_scale)
+    result = F.linear(
+        fp8_dequantize(values, scale, wide),
+        fp8_dequantize(weight, weight_scale, wide),
+        None if bias is None else bias.to(wide),
+    )
+    return result.to(x.dtype)
+
+
+def fp8_dequantize(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what FP8 ``values`` stand for, in ``dtype``; see `spread` for the scale's shape."""
+    return values.to(dtype) * spread(scale, values.shape).to(dtype)
+
+
+def spread(scale: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Give every element its scale, in a shape that broadcasts to ``shape``.
+
+    A scale that does not broadcast as it is has one entry per tile of `TILE` along the last
+    dimension, or along the last two.
+    """
+    if scale.ndim < 2 and scale.numel() == 1:
+        return scale
+    for dim in (-1, -2):
+        if len(shape) >= -dim and scale.shape[dim] not in (1, shape[dim]):
+            scale = scale.repeat_interleave(TILE, dim).narrow(dim, 0, shape[dim])
+    return scale
+
+
+def _largest(x: torch.Tensor, granularity: str) -> torch.Tensor:
+    """Return the maxima of magnitudes that share a scale."""
+    match granularity:
+        case "tensor":
+            return x.amax().reshape(1)
+        case "row":
+            return x.amax(-1, keepdim=True)
+        case "group":
+            return _tiles(x, -1).amax(-1)
+        case "block":
+            return _tiles(_tiles(x, -1).amax(-1), -2).amax(-1)
+    raise ValueError(f"granularity {granularity!r}: choose tensor, row, group or block")
+
+
+def _tiles(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Take dimension ``dim`` apart into tiles; their elements come last."""
+    x = x.movedim(dim, -1)
+    x = F.pad(x, (0, -x.shape[-1] % TILE)).unflatten(-1, (-1, TILE))
+    return x.movedim(-2, dim - 1)
