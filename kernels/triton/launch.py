@@ -42,7 +42,7 @@ class Tuning:
 
 
 _TUNINGS = {
-    9: Tuning(scan_stages=3, rows=4096),  # Hopper: shared memory for a deeper pipeline
+    9: Tuning(rows=4096),  # Hopper
     8: Tuning(),  # Ampere and Ada
 }
 _OTHERS = Tuning(scan_stages=1, chunk_size=32, precision="ieee")
