@@ -178,9 +178,7 @@ def scan_gradients(
         carried = tl.dot(queries, tl.trans(before), out_dtype=ACC, input_precision=PRECISION)
         faded = dy * into[:, None]
         entering = tl.sum(carried * faded, 1)
-        dqueries = tl.dot(
-            faded.to(DOT), before, dqueries, out_dtype=ACC, input_precision=PRECISION
-        )
+        dqueries = tl.dot(faded.to(DOT), before, dqueries, out_dtype=ACC, input_precision=PRECISION)
         dvalues = out[:, None] * tl.dot(
             keys, tl.trans(after), out_dtype=ACC, input_precision=PRECISION
         )
