@@ -25,9 +25,10 @@ class Tuning:
     """Warps and pipeline stages of the kernels on one architecture.
 
     Attributes:
-        scan_warps, scan_stages: of the scan's forward, and of its walks over states.
+        scan_warps, scan_stages: of the scan's forward, and of its walks over states; one stage
+            for operands wider than 16 bits.
         gradient_warps, gradient_stages: of the scan's gradients, which keep more at hand.
-        chunk_size: tokens of a chunk of the scan, for a state of up to 128.
+        chunk_size: tokens of a chunk of the scan, for a state of up to 128; float64 has a quarter.
         rows: elements of a tile of a kernel that works row by row.
         precision: of products of float32 operands; ``tf32x3`` is as exact as float32.
     """
@@ -42,7 +43,7 @@ class Tuning:
 
 
 _TUNINGS = {
-    9: Tuning(scan_stages=3, rows=4096),  # Hopper: shared memory for a deeper pipeline
+    9: Tuning(rows=4096),  # Hopper
     8: Tuning(),  # Ampere and Ada
 }
 _OTHERS = Tuning(scan_stages=1, chunk_size=32, precision="ieee")

@@ -144,7 +144,6 @@ def scan_gradients(
     p, n = tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
     keys = load_rows(B_ptr + batch * B_b + group * N, B_t, at, valid, n, N)
     queries = load_rows(C_ptr + batch * C_b + group * N, C_t, at, valid, n, N)
-    wide_queries = queries.to(ACC)
     keys, queries = keys.to(DOT), queries.to(DOT)
     if seq_ptr is not None:
         seq_ptr += batch * length
@@ -172,34 +171,35 @@ def scan_gradients(
         after = tl.load(after_ptr + cell, mask=inside, other=0.0)
         values = x * step[:, None]
 
-        between = decay_between(total, index, seq_ptr is not None)
-        along = tl.dot(
-            dy.to(DOT), tl.trans(values.to(DOT)), out_dtype=ACC, input_precision=PRECISION
-        )
-        along *= between
-        dproducts += along
-        pairs = along * products
-        weights = (products * between).to(DOT)
+        before, after = before.to(DOT), after.to(DOT)
+        overlap = tl.sum(tl.sum(before.to(ACC) * after.to(ACC), 1), 0)
+
+        # To and from the states outside of the chunk.
+        carried = tl.dot(queries, tl.trans(before), out_dtype=ACC, input_precision=PRECISION)
+        faded = dy * into[:, None]
+        entering = tl.sum(carried * faded, 1)
+        dqueries = tl.dot(faded.to(DOT), before, dqueries, out_dtype=ACC, input_precision=PRECISION)
         dvalues = out[:, None] * tl.dot(
-            keys, tl.trans(after.to(DOT)), out_dtype=ACC, input_precision=PRECISION
+            keys, tl.trans(after), out_dtype=ACC, input_precision=PRECISION
         )
         leaving = tl.sum(values * dvalues, 1)
+        kept = (values * out[:, None]).to(DOT)
+        dkeys = tl.dot(kept, after, dkeys, out_dtype=ACC, input_precision=PRECISION)
+
+        # Among the chunk's own tokens.
+        between = decay_between(total, index, seq_ptr is not None)
+        along = between * tl.dot(
+            dy.to(DOT), tl.trans(values.to(DOT)), out_dtype=ACC, input_precision=PRECISION
+        )
+        dproducts += along
+        pairs = along * products
+        rising = entering + tl.sum(pairs, 1) - tl.sum(pairs, 0)
+        weights = (products * between).to(DOT)
         dvalues += tl.dot(tl.trans(weights), dy.to(DOT), out_dtype=ACC, input_precision=PRECISION)
-        entering = tl.dot(
-            (dy * into[:, None]).to(DOT), before.to(DOT), out_dtype=ACC, input_precision=PRECISION
-        )
-        dqueries += entering
-        dkeys += tl.dot(
-            (values * out[:, None]).to(DOT),
-            after.to(DOT),
-            out_dtype=ACC,
-            input_precision=PRECISION,
-        )
 
         # The log decay of a token is in all sums from it on.
-        rising = tl.sum(pairs, 1) - tl.sum(pairs, 0) + tl.sum(entering * wide_queries, 1)
         dlog = tl.cumsum(rising, 0, reverse=True) + tl.cumsum(leaving, 0) - leaving
-        dlog += through * tl.sum(tl.sum(before.to(ACC) * after.to(ACC), 1), 0)
+        dlog += through * overlap
         A = tl.load(A_ptr + head).to(ACC)
         dstep = tl.sum(x * dvalues, 1) + dlog * A
         dx = dvalues * step[:, None]

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch.autograd.function import once_differentiable
 
+from hybridize.kernels.cpu import ssd_scan as torch_path
 from hybridize.kernels.triton import ssd_kernels as kernels
 from hybridize.kernels.triton.launch import (
     INTERPRETED,
@@ -21,6 +22,9 @@ from hybridize.kernels.triton.launch import (
     tuning,
     wide_dtype,
 )
+
+_WIDEST_DOUBLE = 2048
+"""Elements of a float64 state that fit on a chip; wider ones, for checks, go through torch."""
 
 
 def ssd_scan(
@@ -38,6 +42,11 @@ def ssd_scan(
     chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `hybridize.kernels.ssd_scan`."""
+    if x.dtype == torch.float64 and block(x.shape[-1]) * block(B.shape[-1]) > _WIDEST_DOUBLE:
+        return torch_path.ssd_scan(
+            x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit,
+            initial_state=initial_state, seq_idx=seq_idx, chunk_size=chunk_size,
+        )  # fmt: skip
     y, state = _Scan.apply(
         x,
         dt,
@@ -156,8 +165,9 @@ class _Call:
         self.per_group = self.heads // B.shape[2]
         self.state_shape = (self.batch, self.heads, self.head_dim, self.d_state)
         chosen = tuning(x.device)
-        # Wider states leave room for shorter chunks.
-        chunk = chunk_size or max(16, chosen.chunk_size * 128 // max(128, block(self.d_state)))
+        # Wider states, and float64, leave room for shorter chunks.
+        room = chosen.chunk_size // (4 if x.dtype == torch.float64 else 1)
+        chunk = chunk_size or max(16, room * 128 // max(128, block(self.d_state)))
         self.chunks = triton.cdiv(self.length, chunk)
         self.constants = {
             "P": self.head_dim,
@@ -171,7 +181,8 @@ class _Call:
             "DOT": operand(x.dtype),
             "PRECISION": chosen.precision,
         }
-        self.scan_launch = {"num_warps": chosen.scan_warps, "num_stages": chosen.scan_stages}
+        stages = chosen.scan_stages if x.element_size() == 2 else 1
+        self.scan_launch = {"num_warps": chosen.scan_warps, "num_stages": stages}
         self.gradient_launch = {
             "num_warps": chosen.gradient_warps,
             "num_stages": chosen.gradient_stages,

@@ -117,6 +117,13 @@ def test_halves_make_the_whole():
     assert error(state, last) < 1e-12
 
 
+def test_states_of_the_usual_width():
+    """Whole blocks, in the dtype that has them on the chip; wide float64 goes another way."""
+    wide = {"head_dim": 64, "d_state": 128}
+    check(operands(1, 40, 2, 1, dtype=torch.float32, **wide), BOUNDS[torch.float32])
+    check(operands(1, 20, 2, 1, **wide), 1e-11)
+
+
 def test_gradients_are_those_of_differences():
     inputs = {k: v.requires_grad_() for k, v in operands(1, 3, 1, 1, head_dim=1, d_state=2).items()}
 
