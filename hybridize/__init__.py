@@ -49,8 +49,8 @@ __all__ = [
     "load_tokenizer",
     "predict",
     "prune",
-    "report",
     "quantize",
+    "report",
     "verify",
 ]
 

@@ -10,19 +10,23 @@ class HybridizeError(Exception):
     """A run that failed for a reason the user can act on (exit code 1).
 
     Args:
-        message: what a file holds may be quoted in it as it is: characters that would break the
-            line, or that a terminal obeys, are shown by their escapes.
+        message: what a file holds may be quoted in it as it is: line breaks become spaces, and
+            other characters that a terminal obeys are shown by their escapes.
     """
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(
-            "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-        )
+        super().__init__("".join(_shown(character) for character in message))
 
 
 class InputError(HybridizeError):
     """An input or an option that is wrong; nothing was written (exit code 2)."""
 
     exit_code = 2
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode()
