@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from hybridize.cli import COMMANDS, cli
+from hybridize.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -37,11 +37,6 @@ def parse(words: list[str]) -> None:
 def test_commands_in_documents_parse(document):
     for words in commands(document.read_text("utf-8")):
         parse(words)
-
-
-def test_the_documents_show_every_command():
-    shown = {words[0] for path in DOCUMENTS for words in commands(path.read_text("utf-8"))}
-    assert shown >= COMMANDS.keys() - {"demo"}  # which `make demo` stands for
 
 
 @pytest.mark.parametrize("line", ["convert a -o b --atention 2", "conver a", "bench a --repeats x"])
