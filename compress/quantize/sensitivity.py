@@ -81,11 +81,13 @@ def _swap(
         parts = zip(names, values.split(rows), split_scale(scale, rows), strict=True)
         for name, part, part_scale in parts:
             path = name.removesuffix(".weight")
-            originals[path] = model.get_submodule(path)
+            linear = model.get_submodule(path)
+            assert isinstance(linear, nn.Linear)
+            originals[path] = linear
             layer = FP8Linear(
                 part,
                 part_scale,
-                originals[path].bias,
+                linear.bias,
                 activations=scheme.quantization.activations,
                 input_scale=scheme.input_scale(maxima[name]) if name in maxima else None,
             )
