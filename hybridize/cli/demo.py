@@ -13,7 +13,7 @@ from hybridize.console import console, size_in_words
 @force_option
 @common_options
 def demo(output: Path | None, force: bool) -> None:
-    """Convert the bundled checkpoint, distil it, evaluate it, and open it with transformers.
+    """Convert the bundled checkpoint, distil, prune and quantise it, and evaluate every step.
 
     Offline, on a CPU, in a few minutes.
     """
@@ -26,14 +26,14 @@ def demo(output: Path | None, force: bool) -> None:
         return
     console.table(
         [
-            "model", "layout", "parameters", "exam", "knowledge", "recall", "recovery",
+            "model", "layout", "weights", "exam", "knowledge", "recall", "recovery",
             "perplexity", "cache at 32k",
         ],
         [
             (
                 row.model,
                 row.layout,
-                f"{row.parameters:,}",
+                size_in_words(row.weight_bytes),
                 f"{row.accuracy:.1%}",
                 f"{row.knowledge:.1%}",
                 f"{row.recall:.1%}",
@@ -52,5 +52,5 @@ def demo(output: Path | None, force: bool) -> None:
         f"swapping nothing moves the logits of stock transformers by {exact:.2g}; "
         "what a longer distillation gets back: benchmarks/recovery.py"
     )
-    console.message(f"transformers, with {result.rows[-1].model}: {result.text!r}")
+    console.message(f"transformers, with the distilled hybrid: {result.text!r}")
     console.message(f"in {result.seconds:.0f} s; checkpoints and results.json are in {output}")

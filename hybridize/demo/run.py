@@ -1,8 +1,8 @@
 """`hybridize demo`: the main job on the bundled checkpoint, offline, on a CPU, in minutes.
 
 Aligns a Mamba-2 block for every attention block, finds out with those which attention to keep,
-distils the hybrid, opens the results with plain transformers, sits the bundled exam with all of
-them, and tells how they did.
+distils the hybrid, prunes and quantises it, opens the results with plain transformers, sits the
+bundled exam with all of them, and tells how they did.
 """
 
 import json
@@ -24,6 +24,7 @@ KEPT = 2
 
 ALIGN_TOKENS = 250_000
 DISTIL_TOKENS = 300_000
+PRUNED = "80%"
 _LEARNING = {"seq_len": 512, "batch_size": 8, "device": "cpu"}
 _TEXT_SEED = 77
 _TEXT_DOCUMENTS = 3000
@@ -42,6 +43,7 @@ class DemoRow:
         directory: where it lies.
         layout: its pattern.
         parameters: how many.
+        weight_bytes: what they take on disk.
         accuracy: on the whole exam, 0 to 1.
         knowledge: accuracy on what only the weights can know.
         recall: accuracy on what only the context tells.
@@ -56,6 +58,7 @@ class DemoRow:
     directory: Path
     layout: str
     parameters: int
+    weight_bytes: int
     accuracy: float
     knowledge: float
     recall: float
@@ -97,6 +100,8 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         HybridizeError: a step failed.
     """
     from hybridize.compress.distill.distill import distill
+    from hybridize.compress.prune.prune import prune
+    from hybridize.compress.quantize.quantize import quantize
     from hybridize.convert.convert import convert
     from hybridize.evals import evaluate
 
@@ -138,11 +143,27 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         tokens=DISTIL_TOKENS,
         **learning,
     )
+    console.message(f"pruning: to {PRUNED} of its parameters")
+    pruned = prune(
+        distilled,
+        output / f"attention-{KEPT}-pruned",
+        params=PRUNED,
+        calibration=text,
+        calibration_tokens=8192,
+        candidates=4,
+        device="cpu",
+        force=force,
+    )
+    console.message(f"  {pruned.candidates[0].what}")
+    console.message("quantising: to FP8")
+    small = quantize(pruned.output, output / f"attention-{KEPT}-fp8", device="cpu", force=force)
     directories = [
         ("nothing swapped", whole.output),
         ("none kept, aligned", aligned),
         (f"{KEPT} of 8 kept, aligned", hybrid.output),
-        (f"{KEPT} of 8 kept, distilled", distilled),
+        ("  distilled", distilled),
+        (f"  pruned to {PRUNED}", pruned.output),
+        ("  and in FP8", small.output),
     ]
 
     console.message("opening with plain transformers")
@@ -190,6 +211,7 @@ def _row(
         directory=directory,
         layout=found.layout,
         parameters=found.parameters,
+        weight_bytes=sum(path.stat().st_size for path in directory.glob("*.safetensors")),
         accuracy=overall,
         knowledge=_accuracy(scored, KNOWLEDGE_SUBJECTS),
         recall=_accuracy(scored, RECALL_SUBJECTS),

@@ -18,7 +18,7 @@ def test_the_demo_converts_opens_and_scores(
     output = tmp_path / "out"
     assert main(["demo", "-o", str(output), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    original, same, none, hybrid, distilled = result["rows"]
+    original, same, none, hybrid, distilled, pruned, small = result["rows"]
     assert same["difference"] == 0.0
     assert (same["accuracy"], same["perplexity"]) == (original["accuracy"], original["perplexity"])
     assert same["recovery"] == original["recovery"] == 1.0
@@ -31,6 +31,9 @@ def test_the_demo_converts_opens_and_scores(
     # Eight steps show that it was trained; how well, the whole demo shows.
     assert distilled["layout"] == hybrid["layout"]
     assert distilled["perplexity"] not in (hybrid["perplexity"], original["perplexity"])
+    assert pruned["parameters"] <= 0.8 * distilled["parameters"]
+    assert small["parameters"] == pruned["parameters"]
+    assert small["weight_bytes"] < pruned["weight_bytes"] < distilled["weight_bytes"]
     assert json.loads((output / "results.json").read_text()) == result
     assert (output / "attention-2-distilled" / "config.json").exists()
 
