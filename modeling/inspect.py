@@ -38,6 +38,7 @@ class Inspection:
         format: its on-disk architecture.
         layout: its pattern.
         dtypes: bytes of weights by dtype.
+        quantization: the scheme of its FP8 weights; empty where there are none.
         parameters: count, tied weights once.
         kinds: per kind of block; then ``embeddings`` and ``norms``.
         cache: cost per context length.
@@ -52,6 +53,7 @@ class Inspection:
     vocab_size: int
     max_position_embeddings: int
     dtypes: dict[str, int]
+    quantization: str
     parameters: int
     kinds: tuple[KindSummary, ...]
     cache: tuple[CacheCost, ...]
@@ -90,6 +92,7 @@ def inspect(model: str | Path, *, contexts: Sequence[int] = CONTEXTS) -> Inspect
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         dtypes=dtypes,
+        quantization="" if tensors.quantization is None else tensors.quantization.scheme,
         parameters=sum(prod(shape) for shape in parameter_shapes(config).values()),
         kinds=_kinds(config),
         cache=tuple(cache_cost(config, context, width) for context in contexts),

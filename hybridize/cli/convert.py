@@ -12,6 +12,7 @@ from hybridize.cli.options import (
     force_option,
     model_argument,
     output_option,
+    parse_size,
     seed_option,
 )
 from hybridize.console import console, size_in_words
@@ -133,7 +134,7 @@ def convert(
         d_state=d_state,
         format=format_,
         dtype=dtype,
-        max_shard_size=_parse_size(max_shard_size),
+        max_shard_size=parse_size(max_shard_size),
         seed=seed,
         device=device,
         allow_nonfinite=allow_nonfinite,
@@ -204,17 +205,3 @@ def _parse_keep(text: str) -> tuple[int, ...]:
         raise click.BadParameter(
             f"{text!r} is not a list of whole numbers like 3,11", param_hint="--keep"
         ) from None
-
-
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def _parse_size(text: str) -> int:
-    upper = text.strip().upper()
-    for unit, factor in _UNITS.items():
-        number = upper.removesuffix(unit).strip()
-        if upper.endswith(unit) and number.replace(".", "", 1).isdecimal() and float(number) > 0:
-            return int(float(number) * factor)
-    raise click.BadParameter(
-        f"{text!r} is not a size like 5GB or 500MiB", param_hint="--max-shard-size"
-    )

@@ -53,6 +53,7 @@ def inspect(
             ("trained context", f"{found.max_position_embeddings:,}"),
             ("parameters", f"{found.parameters:,}"),
             ("weights", weights),
+            *([("quantised", found.quantization)] if found.quantization else []),
         ],
     )
     console.table(

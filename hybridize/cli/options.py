@@ -125,3 +125,18 @@ def common_options(command: Command) -> Command:
     They set ``hybridize.console.console`` for as long as the command runs and pass nothing on.
     """
     return _json_option(_quiet_option(debug_option(command)))
+
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``--max-shard-size`` means."""
+    upper = text.strip().upper()
+    for unit, factor in _UNITS.items():
+        number = upper.removesuffix(unit).strip()
+        if upper.endswith(unit) and number.replace(".", "", 1).isdecimal() and float(number) > 0:
+            return int(float(number) * factor)
+    raise click.BadParameter(
+        f"{text!r} is not a size like 5GB or 500MiB", param_hint="--max-shard-size"
+    )

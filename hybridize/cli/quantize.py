@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from hybridize.cli.convert import _parse_size
 from hybridize.cli.options import (
     common_options,
     device_option,
@@ -12,6 +11,7 @@ from hybridize.cli.options import (
     force_option,
     model_argument,
     output_option,
+    parse_size,
     seed_option,
 )
 from hybridize.console import console, size_in_words
@@ -84,7 +84,7 @@ def quantize(
         keep_bf16=keep_bf16,
         calibration=calibration,
         calibration_tokens=calibration_tokens,
-        max_shard_size=_parse_size(max_shard_size),
+        max_shard_size=parse_size(max_shard_size),
         seed=seed,
         device=device,
         force=force,
