@@ -23,7 +23,7 @@ KEPT = 2
 """How many of the checkpoint's eight attention blocks the hybrid keeps."""
 
 ALIGN_TOKENS = 250_000
-DISTIL_TOKENS = 300_000
+DISTIL_TOKENS = 450_000
 PRUNED = "80%"
 _LEARNING = {"seq_len": 512, "batch_size": 8, "device": "cpu"}
 _TEXT_SEED = 77
