@@ -85,8 +85,9 @@ def read_quantization(raw: dict[str, Any]) -> Quantization | None:
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"quantization_config is not one of compressed-tensors' for FP8 weights and "
-            f"activations ({type(error).__name__}: {error})"
+            "by its quantization_config the checkpoint is quantised, and not to FP8 in the "
+            f"compressed-tensors format ({type(error).__name__}: {error}); start from the "
+            "unquantised one"
         ) from error
 
 

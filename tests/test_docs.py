@@ -16,7 +16,9 @@ DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 def commands(text: str) -> list[list[str]]:
     """The words after ``hybridize`` of all commands in a document's code blocks."""
     found = []
-    for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", text, re.M | re.S):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+        if language not in ("", "bash", "sh", "console"):
+            continue
         for line in re.sub(r"\\\n", " ", block).splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["hybridize"]:

@@ -1,0 +1,211 @@
+"""What choosing by importance is worth: against weights' magnitude, and against chance.
+
+    python benchmarks/pruning.py                                # the bundled checkpoint
+    python benchmarks/pruning.py --model DIR --text FILE        # any other
+
+For each budget the architecture is the one that `hybridize prune` picks. What stays of the model in
+it is chosen by importance, by the magnitude of the weights, or at random; the KL divergence from
+the model is measured on text that none of them saw.
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import machine
+
+from hybridize import load_model, prune
+from hybridize.compress.prune.architecture import Architecture
+from hybridize.compress.prune.axes import AXES
+from hybridize.compress.prune.axes.base import Seen
+from hybridize.compress.prune.cut import CutTensors
+from hybridize.compress.prune.prune import assemble
+from hybridize.compress.prune.scores import Scores
+from hybridize.compress.prune.search import layers
+from hybridize.console import console
+from hybridize.demo import CHECKPOINT
+from hybridize.demo.world import World
+from hybridize.kernels import linear_kl_divergence
+from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
+from hybridize.modeling.checkpoint import CheckpointReader
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.data.source import load_windows
+from hybridize.modeling.formats import read_config
+from hybridize.modeling.tensors import CheckpointTensors, Tensors
+
+DRAWS = 3
+"""How many random choices are averaged."""
+_LAST = {AttentionSizes: "o_proj", MambaSizes: "out_proj"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser.add_argument("--text", type=Path, help="to measure on; the bundled world's")
+    parser.add_argument("--budgets", default="90%,80%,70%,60%,50%", help="of the parameters")
+    parser.add_argument("--name", help="of the result; the model's directory name if not given")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        seen, unseen = Path(folder) / "seen.txt", Path(folder) / "unseen.txt"
+        text = World().prose(7, 400) if options.text is None else options.text.read_text()
+        half = len(text) // 2
+        seen.write_text(text[:half])
+        unseen.write_text(text[half:])
+        for budget in options.budgets.split(","):
+            rows.append(measure(budget, options.model, seen, unseen, Path(folder)))
+    report(rows, options)
+
+
+def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) -> dict[str, Any]:
+    """Return the divergences of one budget."""
+    result = prune(
+        model, folder / "smaller", params=budget, calibration=seen, scores=folder / "scores",
+        candidates=8, force=True,
+    )  # fmt: skip
+    best = result.candidates[0]
+    console.message(f"{budget}: {best.what}")
+    with CheckpointReader(model) as reader, CheckpointReader(folder / "smaller") as small:
+        format_, config = read_config(reader)
+        smaller = read_config(small)[1]
+        tensors = CheckpointTensors(reader, format_, config)
+        importance = Scores.load(folder / "scores", _source_of(folder / "scores"))
+        together = layers(config, format_.names.blocks_per_layer)
+        gone = len(config.blocks) - len(smaller.blocks)
+        widths = _widths(config, smaller)
+        kinds = {
+            "importance": [importance],
+            "magnitude": [magnitude(tensors, config, importance)],
+            "random": [chance(importance, draw) for draw in range(DRAWS)],
+        }
+        divergences = {}
+        for kind, choices in kinds.items():
+            total = 0.0
+            for scores in choices:
+                cost = {layer: float(scores.blocks[list(layer)].sum()) for layer in together}
+                order = sorted(together, key=cost.__getitem__)
+                count = gone // format_.names.blocks_per_layer
+                dropped = tuple(sorted(place for layer in order[:count] for place in layer))
+                cut = CutTensors(tensors, config, Architecture(widths, dropped), scores)
+                total += divergence(cut, model, unseen)
+            divergences[kind] = total / len(choices)
+    return {
+        "budget": budget,
+        "what": best.what,
+        "parameters": result.parameters_after,
+        "kl": divergences,
+    }
+
+
+def magnitude(tensors: Tensors, config: HybridConfig, importance: Scores) -> Scores:
+    """Return scores by the norms of the weights alone."""
+    units: dict[str, dict[int, torch.Tensor]] = {}
+    blocks = torch.zeros(len(config.blocks))
+    for place, sizes in enumerate(config.blocks):
+        last = _LAST.get(type(sizes), "down_proj")
+        weight = tensors.get(f"model.blocks.{place}.mixer.{last}.weight").double()
+        blocks[place] = weight.square().sum()
+        state = None
+        if isinstance(sizes, MambaSizes):
+            rows = tensors.get(f"model.blocks.{place}.mixer.in_proj.weight").double()
+            _, _, B, C, _ = rows.square().sum(1).split(sizes.in_proj_splits())
+            state = B * C
+        for name, axis in AXES.items():
+            if place in axis.places(config):
+                seen = Seen(weight.square().sum(0), state)
+                units.setdefault(name, {})[place] = axis.scores(config, place, seen).float()
+    table = tensors.get("model.embed_tokens.weight").double().square().sum(0)
+    units["hidden"] = {-1: table.float()}
+    return replace(importance, units=units, blocks=blocks)
+
+
+def chance(importance: Scores, seed: int) -> Scores:
+    """Return scores that say nothing."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(like: torch.Tensor) -> torch.Tensor:
+        return torch.rand(like.shape, generator=generator)
+
+    units = {
+        name: {place: random(scores) for place, scores in places.items()}
+        for name, places in importance.units.items()
+    }
+    return replace(importance, units=units, blocks=random(importance.blocks))
+
+
+@torch.no_grad()
+def divergence(cut: CutTensors, model: Path, text: Path) -> float:
+    """Return the KL divergence of a cut from the model, in nats per token."""
+    teacher = load_model(model, dtype=torch.float32)
+    student = assemble(cut, cut.config, teacher.device)
+    windows = load_windows([str(text)], model=model, length=256, tokens=16_384)
+    total = 0.0
+    for rows in torch.arange(len(windows)).split(16):
+        ids, seq_idx = windows.rows(rows)
+        got, wanted = (
+            m.model(ids, seq_idx=seq_idx, use_cache=False).last_hidden_state.flatten(0, 1)
+            for m in (student, teacher)
+        )
+        loss = linear_kl_divergence(got, student.lm_head.weight, wanted, teacher.lm_head.weight)
+        total += float(loss) * len(rows) / len(windows)
+    return total
+
+
+def _widths(before: HybridConfig, after: HybridConfig) -> dict[str, int]:
+    return {name: axis.count(after) for name, axis in AXES.items() if axis.places(before)}
+
+
+def _source_of(path: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return str(json.loads(file.metadata()["hybridize"])["source"])
+
+
+def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print the table, draw the plot, and write the figures down."""
+    from matplotlib.figure import Figure
+
+    name = options.name or options.model.resolve().name
+    kinds = list(rows[0]["kl"])
+    console.table(
+        ["parameters", *(f"KL by {kind}" for kind in kinds), "what was cut"],
+        [
+            (
+                f"{row['parameters']:,} ({row['budget']})",
+                *(f"{row['kl'][kind]:.3f}" for kind in kinds),
+                row["what"],
+            )
+            for row in rows
+        ],
+        title=f"Pruning {name}",
+        caption="Nats per token on text that nothing was chosen on, before any distillation; "
+        f"random: mean of {DRAWS}.",
+    )
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for kind, colour in zip(kinds, ("#2a6f97", "#b56576", "#9aa5b1"), strict=True):
+        heights = [row["kl"][kind] for row in rows]
+        axes.plot([row["budget"] for row in rows], heights, "o-", color=colour, label=kind)
+    axes.set_yscale("log")
+    axes.set_xlabel("budget, share of the parameters")
+    axes.set_ylabel("KL to the model, nats per token")
+    axes.set_title(f"What stays of {name}, and by what it was chosen")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"pruning-{name}.json"
+    figure.savefig(path.with_suffix(".png"), dpi=130)
+    described = machine(torch.device("cpu"))
+    result = {"benchmark": "pruning", "model": name, "machine": described, "rows": rows}
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    console.message(f"written: {path} and {path.with_suffix('.png').name}")
+
+
+if __name__ == "__main__":
+    main()
