@@ -22,8 +22,8 @@ from hybridize import load_model, prune
 from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.axes.base import Seen
+from hybridize.compress.prune.contest import assemble
 from hybridize.compress.prune.cut import CutTensors
-from hybridize.compress.prune.prune import assemble
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import layers
 from hybridize.console import console

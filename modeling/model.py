@@ -130,14 +130,17 @@ class HybridModel(HybridPreTrainedModel):
             x = block(x, context)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x), cache=cache)
 
-    def block_context(self, x: torch.Tensor, seq_idx: torch.Tensor | None = None) -> BlockContext:
-        """Return what the blocks are told, for running them one by one without a cache.
+    def block_context(
+        self, x: torch.Tensor, seq_idx: torch.Tensor | None = None, cache: Cache | None = None
+    ) -> BlockContext:
+        """Return what the blocks are told, for running them one by one.
 
         Args:
             x: ``(batch, length, hidden)``, gives shape, dtype and device.
             seq_idx: ``(batch, length)``, see `HybridForCausalLM.forward`.
+            cache: what to go on from.
         """
-        return self._context(x, None, None, None, seq_idx, {})
+        return self._context(x, None, None, cache, seq_idx, {})
 
     def _packed_sequences(
         self,

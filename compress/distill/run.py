@@ -17,9 +17,9 @@ from hybridize.compress.distill.stages import make_stage
 from hybridize.compress.distill.stages.kl import KL
 from hybridize.compress.distill.state import Progress, load_state, save_state
 from hybridize.compress.distill.teacher_cache import TeacherCache
+from hybridize.compress.workdir import claim
 from hybridize.errors import InputError
 from hybridize.modeling.checkpoint import CheckpointReader
-from hybridize.modeling.checkpoint.files import read_json_object
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.data.source import load_windows
 from hybridize.modeling.data.windows import Windows
@@ -28,7 +28,10 @@ from hybridize.modeling.save import save_model
 
 
 class Run:
-    """A distillation; see `distill` for the arguments."""
+    """A distillation; see `distill` for the arguments.
+
+    ``rows`` is a directory that keeps the text, for several runs to share; each its own if None.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Run:
         device: torch.device,
         data: tuple[str, ...],
         data_tokens: int | None,
+        rows: Path | None = None,
     ) -> None:
         assert settings.tokens is not None
         self._student, self._teacher, self._output = student, teacher, output
@@ -59,6 +63,7 @@ class Run:
         self._work = output.with_name(f"{output.name}.distill")
         self._state = self._work / "state.safetensors"
         self._metrics = self._work / "metrics.jsonl"
+        self._rows = rows or self._work / "data"
 
     def describe(self) -> DistillResult:
         """Return what would be done."""
@@ -92,34 +97,8 @@ class Run:
             InputError: it belongs to another run, or to this one, which is not to be resumed.
         """
         if self._ranks.first:
-            self._claim(resume=resume, force=force)
+            claim(self._work, self._identity(), resume=resume, force=force)
         self._ranks.wait()
-
-    def _claim(self, *, resume: bool, force: bool) -> None:
-        mine, record = self._identity(), self._work / "run.json"
-        if resume:
-            if not record.exists():
-                raise InputError(f"{self._work}: nothing to --resume there")
-            theirs = read_json_object(record)
-            different = [key for key in mine if theirs.get(key) != mine[key]]
-            if different:
-                raise InputError(
-                    f"{self._work}: belongs to another run (its {different[0]} differs); give the "
-                    "same options to --resume it, or --force to start anew"
-                )
-            return
-        if self._work.exists():
-            if not force:
-                raise InputError(
-                    f"{self._work}: holds an interrupted run; --resume goes on with it, --force "
-                    "starts anew"
-                )
-            shutil.rmtree(self._work)
-        try:
-            self._work.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"{self._work}: cannot be made: {error.strerror}") from error
-        record.write_text(json.dumps(mine, indent=2) + "\n")
 
     def train(self, save_every: int, *, force: bool) -> DistillResult:
         """Do all stages, write the output, and remove the working directory."""
@@ -195,7 +174,7 @@ class Run:
             seed=settings.seed,
             device=self._device,
             dtype=getattr(torch, settings.dtype),
-            cache=self._work / "data",
+            cache=self._rows,
         )
         if self._ranks.first:
             self._ranks.wait()

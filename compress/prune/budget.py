@@ -1,4 +1,4 @@
-"""What a model may cost: in parameters, in memory at a context length."""
+"""What a model may cost: in parameters, in memory at a context length; for time see `latency`."""
 
 import math
 import re
@@ -13,6 +13,8 @@ from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.costs import block_cache_cost
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_WHERE = r"@(\d+)(k?)(?:x(\d+))?"
+_USUAL_CONTEXT = 4096
 _COUNTS = {"k": 10**3, "m": 10**6, "b": 10**9}
 
 
@@ -52,7 +54,7 @@ class Parameters(Budget):
 
     def of_block(self, sizes: BlockSizes, hidden: int) -> float:
         """See `Budget.of_block`."""
-        return _block_parameters(sizes, hidden)
+        return block_parameters(sizes, hidden)
 
     def of_rest(self, config: HybridConfig, hidden: int) -> float:
         """See `Budget.of_rest`."""
@@ -73,18 +75,24 @@ class Memory(Budget):
         context: tokens of each sequence.
         batch: sequences at a time.
         width: bytes per element as stored; SSM states are float32.
+        linear_width: the same for the blocks' linear layers, which quantisation shrinks.
+        kv_width: the same for keys and values.
     """
 
     limit: float
     context: int
     batch: int
     width: int
+    linear_width: float
+    kv_width: float
 
     def of_block(self, sizes: BlockSizes, hidden: int) -> float:
         """See `Budget.of_block`."""
         cache = block_cache_cost(sizes, self.context, self.width)
-        weights = _block_parameters(sizes, hidden) * self.width
-        return weights + self.batch * (cache.kv + cache.state)
+        linear = _linear_parameters(sizes, hidden)
+        weights = linear * self.linear_width
+        weights += (block_parameters(sizes, hidden) - linear) * self.width
+        return weights + self.batch * (cache.kv / self.width * self.kv_width + cache.state)
 
     def of_rest(self, config: HybridConfig, hidden: int) -> float:
         """See `Budget.of_rest`."""
@@ -112,27 +120,67 @@ def parse_parameters(text: str, config: HybridConfig) -> Parameters:
     return Parameters(math.floor(number * _COUNTS.get(match[2], 1)))
 
 
-def parse_memory(text: str, width: int) -> Memory:
+def parse_memory(
+    text: str, width: int, *, weight_bits: int | None = None, kv_bits: int | None = None
+) -> Memory:
     """Read ``--memory``: ``SIZE@CONTEXT`` or ``SIZE@CONTEXTxBATCH``, as in ``24GiB@65536x4``.
 
     Args:
         text: what was given.
         width: bytes per element of the weights that will be stored.
+        weight_bits, kv_bits: of the blocks' linear layers, and of keys and values, if they are
+            going to be quantised.
 
     Raises:
         InputError: it is not of that form.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?b)@(\d+)(k?)(?:x(\d+))?", text.strip().lower())
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*([kmg]i?b){_WHERE}", text.strip().lower())
     if match is None:
         raise InputError(f"--memory {text}: give SIZE@CONTEXT[xBATCH], such as 24GiB@65536x4")
     limit = float(match[1]) * _UNITS[match[2].upper()]
-    context = int(match[3]) * (1024 if match[4] else 1)
-    batch = int(match[5] or 1)
+    context, batch = _where(match)
     if not limit or not context or not batch:
         raise InputError(f"--memory {text}: size, context and batch have to be more than 0")
-    return Memory(limit, context, batch, width)
+    linear_width = width if weight_bits is None else weight_bits / 8
+    kv_width = width if kv_bits is None else kv_bits / 8
+    return Memory(limit, context, batch, width, linear_width, kv_width)
+
+
+def parse_latency(text: str, longest: int) -> tuple[float, int, int]:
+    """Read ``--latency``: ``SHARE``, ``SHARE@CONTEXT`` or ``SHARE@CONTEXTxBATCH``.
+
+    Args:
+        text: what was given, such as ``0.7``, ``70%`` or ``0.7@65536x4``.
+        longest: the model's own context, which is the most that is assumed if none is given.
+
+    Returns:
+        The share, the context and the batch.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)(%?)(?:{_WHERE})?", text.strip().lower())
+    if match is None:
+        raise InputError(f"--latency {text}: give SHARE[@CONTEXT[xBATCH]], such as 0.7@65536x4")
+    share = float(match[1]) / (100 if match[2] else 1)
+    context, batch = _where(match) if match[3] else (min(_USUAL_CONTEXT, longest), 1)
+    if not 0 < share <= 1 or not context or not batch:
+        raise InputError(f"--latency {text}: give a share from 0 to 1, context and batch above 0")
+    return share, context, batch
+
+
+def _where(match: re.Match[str]) -> tuple[int, int]:
+    context, thousands, batch = match.group(3, 4, 5)
+    return int(context) * (1024 if thousands else 1), int(batch or 1)
 
 
 @lru_cache(maxsize=100_000)
-def _block_parameters(sizes: BlockSizes, hidden: int) -> int:
+def _linear_parameters(sizes: BlockSizes, hidden: int) -> int:
+    shapes = sizes.shapes(hidden).items()
+    return sum(math.prod(shape) for name, shape in shapes if name.endswith("_proj.weight"))
+
+
+@lru_cache(maxsize=100_000)
+def block_parameters(sizes: BlockSizes, hidden: int) -> int:
+    """Return how many parameters a block has, its norm included."""
     return hidden + sum(math.prod(shape) for shape in sizes.shapes(hidden).values())

@@ -38,15 +38,12 @@ class CutTensors:
         self.config = architecture.config(config)
         current = config
         for name, axis in AXES.items():
-            count = architecture.widths.get(name)
-            if count is None or not axis.places(current) or count == axis.count(current):
-                continue
-            for place, units in scores.units[name].items():
-                kept = axis.keep(units, count)
+            for place, count in architecture.counts(axis, current).items():
+                kept = axis.keep(scores.units[name][place], count)
                 prefix = "" if place < 0 else f"model.blocks.{place}.mixer."
                 for parameter, step in axis.slices(current, place, kept).items():
                     self._steps.setdefault(prefix + parameter, []).append(step)
-            current = axis.resized(current, count)
+            current = architecture.resized(axis, current)
         self._correct_norms(config, current, scores)
 
     def get(self, name: str) -> torch.Tensor:

@@ -78,7 +78,7 @@ def measure(
     turned_by = torch.tensor(influence)
     return Scores(
         units=units.scores(windows.tokens),
-        blocks=turned_by if offload else _skipped(directory, windows, device),
+        blocks=turned_by.clone() if offload else _skipped(directory, windows, device),
         influence=turned_by,
         stream=(units.stream / windows.tokens).float(),
         gated=units.gated,

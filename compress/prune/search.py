@@ -14,7 +14,7 @@ from itertools import product
 import torch
 
 from hybridize.compress.prune.architecture import Architecture
-from hybridize.compress.prune.axes import AXES
+from hybridize.compress.prune.axes import AXES, Axis
 from hybridize.compress.prune.axes.base import BlockAxis
 from hybridize.compress.prune.budget import Budget
 from hybridize.compress.prune.scores import Scores
@@ -119,7 +119,7 @@ class _Space:
         blocks_per_layer: int,
     ) -> None:
         self._config, self._scores = config, scores
-        self._hidden = _options("hidden", config, multiple_of) if "hidden" in axes else []
+        self._hidden = options("hidden", config, multiple_of) if "hidden" in axes else []
         self._hidden = self._hidden or [config.hidden_size]
         together = layers(config, blocks_per_layer)
         costs = [sum(float(scores.blocks[place]) for place in layer) for layer in together]
@@ -141,7 +141,7 @@ class _Space:
                 if isinstance(axis, BlockAxis) and axis.kind is kind and name in axes
             ]
             names = [name for name in names if AXES[name].places(config)]
-            choices = [_options(name, config, multiple_of) for name in names]
+            choices = [options(name, config, multiple_of) for name in names]
             combinations = [dict(zip(names, chosen, strict=True)) for chosen in product(*choices)]
             self._kinds.append((kind, combinations))
         self._shape = (
@@ -233,13 +233,16 @@ def _narrowed(sizes: BlockSizes, widths: dict[str, int]) -> BlockSizes:
     return sizes
 
 
-def _options(name: str, config: HybridConfig, multiple_of: int | None) -> list[int]:
-    """Return the sizes to try along an axis, the model's own first."""
+def options(name: str, config: HybridConfig, multiple_of: int | None) -> list[int]:
+    """Return the sizes to try along an axis, the model's own first.
+
+    Args:
+        name: of the axis.
+        config: the model.
+        multiple_of: see `search`.
+    """
     axis = AXES[name]
-    full = axis.count(config)
-    step = multiple_of or _step(full) if axis.rounded else 1
-    if name in ("mamba-channels", "mamba-state"):
-        step = max(1, full // 8)
+    full, step = axis.count(config), step_of(axis, config, multiple_of)
     sizes = [
         size
         for size in range(full - full % step, 0, -step)
@@ -250,6 +253,16 @@ def _options(name: str, config: HybridConfig, multiple_of: int | None) -> list[i
     return sizes[::every]
 
 
-def _step(full: int) -> int:
-    """Return a power of two, about a sixteenth of a size and no more than 256."""
-    return min(256, 1 << max(0, int(math.log2(max(1, full / 16)))))
+def step_of(axis: Axis, config: HybridConfig, multiple_of: int | None) -> int:
+    """Return what an axis's sizes are multiples of; see `search`.
+
+    If nothing was asked for: a power of two that kernels like, about a sixteenth of the size.
+    """
+    full = axis.count(config)
+    if axis.rounded:
+        return multiple_of or min(256, 1 << max(0, int(math.log2(max(1, full / 16)))))
+    if axis.name in ("mamba-channels", "mamba-state"):
+        return max(1, full // 8)
+    sizes = config.blocks[axis.places(config)[0]]
+    grouped = isinstance(sizes, MambaSizes) and sizes.heads != sizes.groups
+    return sizes.groups if grouped else 1

@@ -104,7 +104,7 @@ def predict(
     Raises:
         InputError: an argument is wrong, or a model does not fit.
     """
-    from hybridize.evals.bench.shapes import find_shape
+    from hybridize.modeling.shapes import find_shape
 
     if gpu not in GPUS:
         raise InputError(f"--predict {gpu}: known are {', '.join(GPUS)}")
@@ -120,7 +120,7 @@ def predict(
     names = list(dict.fromkeys(map(str, given if baseline is None else [baseline, *given])))
     rows: list[Prediction] = []
     for name in names:
-        config = find_shape(name)
+        config = find_shape(name)[1]
         point = Point(prompt_len, gen_len, batch_size or 0)
         row = _predict(name, config, GPUS[gpu], gpus, point)
         if baseline is not None and rows:

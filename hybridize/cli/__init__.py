@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "prune": Entry(
         "hybridize.cli.prune:prune",
-        "Cut a model down to a budget of parameters or memory.",
+        "Cut a model down to a budget of parameters, memory or time.",
     ),
     "quantize": Entry(
         "hybridize.cli.quantize:quantize",

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shutil
+import uuid
 from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Event
@@ -67,6 +69,34 @@ def sync_part(descriptor: int, start: int, end: int) -> None:
         os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
     else:
         os.fsync(descriptor)
+
+
+def put_in_place(finished: Path, output: Path, *, force: bool) -> None:
+    """Let a finished directory appear under its name.
+
+    Args:
+        finished: the directory, beside the output, synced.
+        output: its name to be.
+        force: replace what is there; a killed process leaves one or the other there, or the old
+            one as ``OUTPUT.replaced-…``.
+    """
+    replaced = None
+    if force and os.path.lexists(output):
+        replaced = output.with_name(f"{output.name}.replaced-{uuid.uuid4().hex[:8]}")
+    try:
+        if replaced is not None:
+            output.rename(replaced)
+        finished.rename(output)
+    except BaseException:
+        if replaced is not None and not os.path.lexists(output):
+            replaced.rename(output)
+        raise
+    sync(output.parent)
+    if replaced is not None:
+        if replaced.is_symlink():
+            replaced.unlink()
+        else:
+            shutil.rmtree(replaced)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

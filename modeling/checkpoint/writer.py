@@ -27,6 +27,7 @@ from hybridize.modeling.checkpoint.files import (
     PROVENANCE,
     WEIGHTS,
     carried_files,
+    put_in_place,
     sha256_of,
     sync,
     sync_part,
@@ -182,7 +183,7 @@ class CheckpointWriter:
                 if path.name not in self._written:  # shards are synced already
                     sync(path)
             sync(self._partial)
-            self._put_in_place()
+            put_in_place(self._partial, self._output, force=self._force)
         self._finished = True
 
     def _write_small_files(self, step: dict[str, Any]) -> None:
@@ -216,27 +217,6 @@ class CheckpointWriter:
             for spec in shard
         }
         return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
-
-    def _put_in_place(self) -> None:
-        replaced = None
-        if self._force and os.path.lexists(self._output):
-            replaced = self._partial.with_name(
-                f"{self._output.name}.replaced-{self._partial.name[-8:]}"
-            )
-        try:
-            if replaced is not None:
-                self._output.rename(replaced)
-            self._partial.rename(self._output)
-        except BaseException:
-            if replaced is not None and not os.path.lexists(self._output):
-                replaced.rename(self._output)
-            raise
-        sync(self._output.parent)
-        if replaced is not None:
-            if replaced.is_symlink():
-                replaced.unlink()
-            else:
-                shutil.rmtree(replaced)
 
     def _write_shards(self) -> Iterator[TensorSpec]:
         """Ask for one tensor after the other, and write each where it belongs.

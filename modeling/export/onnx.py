@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from hybridize.errors import HybridizeError, InputError
+from hybridize.modeling.checkpoint.files import put_in_place
 from hybridize.modeling.checkpoint.writer import check_output
 from hybridize.modeling.export.graphs import (
     Graph,
@@ -109,7 +110,7 @@ def export(
         difference = check(hybrid, partial, seed)
         _write_beside(hybrid, specs, source, partial)
         files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-        _put_in_place(partial, output)
+        put_in_place(partial, output, force=force)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return ExportResult(output, files, specs, difference, False)
@@ -248,16 +249,3 @@ def _write_beside(
         "states": [{"name": spec.name, "shape": list(spec.shape)} for spec in specs],
     }
     (folder / "onnx.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
-
-
-def _put_in_place(partial: Path, output: Path) -> None:
-    replaced = partial.with_name(f"{output.name}.replaced-{partial.name[-8:]}")
-    if output.exists():
-        output.rename(replaced)
-    try:
-        partial.rename(output)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(output)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)

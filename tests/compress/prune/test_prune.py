@@ -70,7 +70,7 @@ def test_the_whole_command(source, tmp_path, capsys):
 def test_one_block_at_a_time_measures_no_candidate(source, tmp_path):
     result = hybridize.prune(
         source, tmp_path / "out", params="80%", calibration=tmp_path / "text.txt",
-        offload=True, **OPTIONS,
+        scores=tmp_path / "scores", offload=True, **OPTIONS,
     )  # fmt: skip
     assert {candidate.kl for candidate in result.candidates} == {None}
     assert result.parameters_after <= 0.8 * result.parameters_before
@@ -79,7 +79,7 @@ def test_one_block_at_a_time_measures_no_candidate(source, tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({}, "give a budget: --params 70% or --memory"),
+        ({}, "give a budget: --params 70%, --memory 24GiB@65536 or --latency"),
         ({"params": "many"}, "--params many: give a share"),
         ({"memory": "12@3"}, "--memory 12@3: give SIZE@CONTEXT"),
         ({"params": "50%", "axes": ("length",)}, "--axes length: choose some of depth, ffn"),
@@ -88,6 +88,15 @@ def test_one_block_at_a_time_measures_no_candidate(source, tmp_path):
         ({"params": "50%", "calibration_tokens": 300}, "two rows of 256 or more"),
         ({"params": "50%", "multiple_of": 0}, "--multiple-of 0"),
         ({"params": "50%", "format": "gguf"}, "--format gguf: choose one of"),
+        ({"latency": "2"}, "--latency 2: give a share from 0 to 1"),
+        ({"latency": "fast"}, "--latency fast: give SHARE"),
+        ({"params": "50%", "weight_bits": 4}, "--weight-bits and --kv-bits go with --memory"),
+        ({"params": "50%", "distill_top": 5}, "--distill-top 5: there are 4 --candidates"),
+        ({"params": "50%", "distill_top": 1, "offload": True}, "--distill-top trains whole models"),
+        ({"params": "50%", "distill_top": 1, "tokens": 10}, "--tokens 10: less than a row of 256"),
+        ({"params": "50%", "widths": "any"}, "--widths any: choose one of uniform, per-block"),
+        ({"params": "50%", "widths": "per-block", "format": "bamba"}, "only hybridize holds"),
+        ({"params": "50%", "resume": True}, "nothing to --resume there"),
     ],
 )
 def test_bad_options_are_one_clear_error(source, tmp_path, options, complaint):
@@ -95,6 +104,7 @@ def test_bad_options_are_one_clear_error(source, tmp_path, options, complaint):
     with pytest.raises(InputError, match=complaint.replace("%", "%")):
         hybridize.prune(source, tmp_path / "out", **given_)
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.prune").exists()
 
 
 def test_scores_of_another_checkpoint_are_refused(source, tmp_path):

@@ -10,7 +10,13 @@ from pruning import build
 
 from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.axes import AXES
-from hybridize.compress.prune.budget import Memory, Parameters, parse_memory, parse_parameters
+from hybridize.compress.prune.budget import (
+    Memory,
+    Parameters,
+    parse_latency,
+    parse_memory,
+    parse_parameters,
+)
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import search
 from hybridize.errors import InputError
@@ -48,7 +54,7 @@ def test_budgets_count_what_models_have(tied):
     count = sum(torch.Size(shape).numel() for shape in shapes.values())
     assert Parameters(0).of(config) == count
     cost = cache_cost(config, 1000, 2)
-    assert Memory(0, 1000, 3, 2).of(config) == 2 * count + 3 * (cost.kv + cost.state)
+    assert Memory(0, 1000, 3, 2, 2, 2).of(config) == 2 * count + 3 * (cost.kv + cost.state)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.6])
@@ -99,7 +105,7 @@ def test_the_search_is_exhaustive(share):
 
 def test_all_budgets_have_to_hold():
     config = build().config
-    budgets = [Parameters(Parameters(0).of(config) * 0.8), Memory(30_000, 500, 1, 2)]
+    budgets = [Parameters(Parameters(0).of(config) * 0.8), Memory(30_000, 500, 1, 2, 2, 2)]
     found = search(config, random_scores(config), budgets, ("ffn", "attention", "depth"), best=50)
     for candidate in found.candidates:
         smaller = candidate.architecture.config(config)
@@ -128,17 +134,24 @@ def test_budgets_in_a_users_words():
     whole = Parameters(0).of(config)
     assert parse_parameters("50%", config).limit == whole // 2
     assert parse_parameters("1.5k", config).limit == 1500
-    assert parse_memory("24GiB@64kx4", 2) == Memory(24 * 2**30, 65536, 4, 2)
-    assert parse_memory("3MB@100", 4) == Memory(3e6, 100, 1, 4)
+    assert parse_memory("24GiB@64kx4", 2) == Memory(24 * 2**30, 65536, 4, 2, 2, 2)
+    assert parse_memory("3MB@100", 4) == Memory(3e6, 100, 1, 4, 4, 4)
+    assert parse_memory("3MB@100", 4, weight_bits=8, kv_bits=4) == Memory(3e6, 100, 1, 4, 1, 0.5)
+    assert parse_latency("0.7", 512) == (0.7, 512, 1)
+    assert parse_latency("70%@64kx8", 512) == (0.7, 65536, 8)
 
 
 @given(text=st.text(max_size=12) | st.from_regex(r"[0-9.]{0,3}[%kGiB@x0-9]{0,8}"))
 def test_any_other_words_are_one_clear_error(text):
     config = build().config
-    for parse in (lambda: parse_parameters(text, config), lambda: parse_memory(text, 2)):
+    for parse in (
+        lambda: parse_parameters(text, config).limit,
+        lambda: parse_memory(text, 2).limit,
+        lambda: min(parse_latency(text, 512)),
+    ):
         complaint = None
         try:
-            assert parse().limit > 0
+            assert parse() > 0
         except InputError as error:
             complaint = str(error)
-        assert complaint is None or complaint.startswith(("--params", "--memory"))
+        assert complaint is None or complaint.startswith(("--params", "--memory", "--latency"))

@@ -10,10 +10,10 @@ import hybridize
 from hybridize.__main__ import main
 from hybridize.evals.bench.gpus import GPUS
 from hybridize.evals.bench.predict import decode_flops, prefill_flops
-from hybridize.evals.bench.shapes import SHAPES, find_shape
 from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.shapes import SHAPES, find_shape
 from tiny import VOCAB, tokens, write_stock
 
 PAPER = {"gpu": "h100", "gpus": 8, "baseline": "llama-3.1-70b"}
@@ -103,7 +103,7 @@ def test_a_config_alone_is_enough(capsys, tmp_path):
     assert "bounds, not measurements" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text()) == printed
     config = tmp_path / "model" / "config.json"
-    assert find_shape(config).layout == find_shape(tmp_path / "model").layout
+    assert find_shape(config)[1].layout == find_shape(tmp_path / "model")[1].layout
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Published model shapes, for predictions about models that are not at hand.
+"""Published model shapes, for what can be told of models that are not at hand.
 
 Sources: the models' config.json files, and table 1 and section 4 of Nemotron-H (arXiv 2504.03624).
 """
@@ -9,18 +9,20 @@ from pathlib import Path
 from hybridize.errors import InputError
 from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.formats import config_from_json
+from hybridize.modeling.formats import FORMATS, Format, config_from_json
 from hybridize.modeling.hub import resolve
 
+Shape = tuple[Format, HybridConfig]
 
-def published(name: str) -> HybridConfig | None:
+
+def published(name: str) -> Shape | None:
     """Return the shape of a published model; None if the name is not one of `SHAPES`."""
     make = SHAPES.get(name)
     return None if make is None else make()
 
 
-def find_shape(model: str | Path) -> HybridConfig:
-    """Return the configuration of a published shape, a config.json, or a checkpoint.
+def find_shape(model: str | Path) -> Shape:
+    """Return format and configuration of a published shape, a config.json, or a checkpoint.
 
     No weights are needed.
 
@@ -44,25 +46,39 @@ def find_shape(model: str | Path) -> HybridConfig:
         raise InputError(f"{path}: not valid JSON") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: not a JSON object; a model's config.json is one")
-    return config_from_json(raw, path)[1]
+    return config_from_json(raw, path)
 
 
-def _llama(layers: int, hidden: int, heads: int, ffn: int) -> HybridConfig:
+def _llama(layers: int, hidden: int, heads: int, ffn: int) -> Shape:
     pair: list[BlockSizes] = [AttentionSizes(heads, 8, 128), MLPSizes(ffn)]
     rope = {"rope_type": "default", "rope_theta": 500000.0}
-    return HybridConfig.from_blocks(
-        pair * layers, vocab_size=128256, hidden_size=hidden, rope_parameters=rope
+    return FORMATS["llama"], HybridConfig.from_blocks(
+        pair * layers,
+        vocab_size=128256,
+        hidden_size=hidden,
+        rope_parameters=rope,
+        max_position_embeddings=131072,
     )
 
 
 def _nemotron_h(
     hidden: int, ffn: int, counts: tuple[int, int, int], mamba: MambaSizes, heads: int
-) -> HybridConfig:
-    """Build a Nemotron-H of so many Mamba-2, MLP and attention blocks; costs ignore their order."""
-    blocks: list[BlockSizes] = [mamba] * counts[0]
-    blocks += [MLPSizes(ffn, "relu2", gated=False)] * counts[1]
-    blocks += [AttentionSizes(heads, 8, 128, rope=False)] * counts[2]
-    return HybridConfig.from_blocks(blocks, vocab_size=131072, hidden_size=hidden)
+) -> Shape:
+    """Build a Nemotron-H of so many Mamba-2, MLP and attention blocks, the last evenly spread."""
+    of_kind: list[list[BlockSizes]] = [
+        [mamba] * counts[0],
+        [MLPSizes(ffn, "relu2", gated=False)] * counts[1],
+        [AttentionSizes(heads, 8, 128, rope=False)] * counts[2],
+    ]
+    placed = [
+        ((number + 0.5) / len(blocks), block)
+        for blocks in of_kind
+        for number, block in enumerate(blocks)
+    ]
+    blocks = [block for _, block in sorted(placed, key=lambda pair: pair[0])]
+    return FORMATS["nemotron_h"], HybridConfig.from_blocks(
+        blocks, vocab_size=131072, hidden_size=hidden, max_position_embeddings=8192
+    )
 
 
 SHAPES = {

@@ -1,0 +1,48 @@
+"""The directory beside an output in which a long run keeps what it has done, so as to go on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hybridize.errors import InputError
+from hybridize.modeling.checkpoint.files import read_json_object
+
+_RECORD = "run.json"
+
+
+def claim(work: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> None:
+    """Make a working directory a run's own, or find it so.
+
+    Args:
+        work: the directory.
+        identity: everything that decides what the run leaves there, as JSON holds it.
+        resume: go on with what is there.
+        force: remove what is there.
+
+    Raises:
+        InputError: it belongs to another run, or to this one, which is not to be resumed.
+    """
+    record = work / _RECORD
+    if resume:
+        if not record.exists():
+            raise InputError(f"{work}: nothing to --resume there")
+        theirs = read_json_object(record)
+        different = [key for key in identity if theirs.get(key) != identity[key]]
+        if different:
+            raise InputError(
+                f"{work}: belongs to another run (its {different[0]} differs); give the same "
+                "options to --resume it, or --force to start anew"
+            )
+        return
+    if work.exists():
+        if not force:
+            raise InputError(
+                f"{work}: holds an interrupted run; --resume goes on with it, --force starts anew"
+            )
+        shutil.rmtree(work)
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{work}: cannot be made: {error.strerror}") from error
+    record.write_text(json.dumps(identity, indent=2) + "\n")
