@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hybridize.errors import InputError
 
 DEFAULT_ENDS = 4
-"""Blocks at either end that Nemotron-H leaves in bfloat16 (arXiv 2504.03624, section 2.4)."""
+"""Blocks at either end that Nemotron-H leaves in bfloat16 (arXiv 2504.03624)."""
 
 _BLOCKS_PER_END = 8
 """A shallow model's ends are an eighth of its blocks each, one at least."""

@@ -182,7 +182,7 @@ def test_static_scales_are_those_of_the_largest_inputs(tmp_path):
         stock(windows.ids.long())  # one document in rows without padding
     after = load_file(tmp_path / "out" / "model.safetensors")
     scales = {n.removesuffix(".input_scale"): s for n, s in after.items() if "input_scale" in n}
-    assert len(scales) == 3 * 7 - 7 + 7  # seven layers each in the six blocks between
+    assert len(scales) == 3 * 4 + 3 * 3  # of 8 blocks, three of attention and three of MLP are left
     for name, scale in scales.items():
         want = seen[name] / 448
         assert want * (1 - 1e-5) <= scale.item() <= want * (1 + 2**-7)
