@@ -24,6 +24,10 @@ from hybridize.errors import HybridizeError, InputError
 # vocabulary of 128k in float32, 4 GB of them.
 SCORED_AT_ONCE = 8192
 
+# Tokens read at a time where the cache loses something: what is stored after each piece is all
+# that the next one has of the text before it.
+PIECE = 64
+
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
@@ -184,7 +188,7 @@ class HarnessModel(HFLM):
             padding = (inps.flip(-1) == 0).cumprod(-1).sum(-1).max().item()
             keep = min(inps.shape[-1], int(padding) + self._scored_tokens)
         with torch.inference_mode():
-            logits = self.model(input_ids=inps, use_cache=False, logits_to_keep=keep).logits
+            logits = self._logits(inps, keep)
         if logits.isnan().any():  # of NaN scores, the first choice would always be the best
             raise HybridizeError(
                 f"{self.model.name_or_path}: the model computes NaN; "
@@ -193,6 +197,24 @@ class HarnessModel(HFLM):
         if self._bar:
             self._bar.advance(len(inps))
         return logits
+
+    def _logits(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
+        """Return the logits of the last ``keep`` positions, of all if 0.
+
+        Where the model's cache loses something, it reads the text through the cache.
+        """
+        stored = getattr(getattr(self.model, "model", None), "cache_format", None)
+        if stored is None or not stored.compact:
+            return self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
+        cache, logits = stored.make(self.model.config), []
+        first = ids.shape[1] - (keep or ids.shape[1])
+        for start in range(0, ids.shape[1], PIECE):
+            piece = ids[:, start : start + PIECE]
+            wanted = max(1, min(piece.shape[1], start + piece.shape[1] - first))
+            run = self.model(input_ids=piece, cache=cache, use_cache=True, logits_to_keep=wanted)
+            if start + piece.shape[1] > first:
+                logits.append(run.logits)
+        return torch.cat(logits, 1)
 
     def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         generated = super()._model_generate(context, *args, **kwargs)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hybridize.evals.adapter import HarnessModel
     from hybridize.evals.models import Backend
     from hybridize.evals.tasks import TaskSelection
+    from hybridize.modeling.compact_cache import CacheFormat
 
 DEFAULT_TASKS = ("mmlu",)
 BACKENDS = ("hybridize", "transformers")
@@ -50,6 +51,8 @@ def evaluate(
     dtype: str = "auto",
     backend: "Backend" = "hybridize",
     seed: int | None = None,
+    kv_cache_dtype: str = "auto",
+    ssm_cache_dtype: str = "auto",
 ) -> EvaluationResult:
     """Measure accuracy and perplexity of checkpoints with lm-eval.
 
@@ -76,6 +79,8 @@ def evaluate(
         backend: what runs the model: ``"hybridize"``, this package's own model, or
             ``"transformers"``, the class that transformers has for it.
         seed: of whatever a task leaves to chance; if None, the seeds that lm-eval itself uses.
+        kv_cache_dtype, ssm_cache_dtype: what the cache is stored in, see `CacheFormat`. Texts are
+            then read through the cache, a piece at a time, so that what is stored is what counts.
 
     Returns:
         Figures per model, the baseline first.
@@ -105,6 +110,7 @@ def evaluate(
 
     from hybridize.evals.harness import compiled_templates, quiet_libraries
     from hybridize.evals.tasks import select_tasks
+    from hybridize.modeling.compact_cache import CacheFormat
     from hybridize.modeling.placement import choose_device, choose_dtype
 
     place = choose_device(device)
@@ -124,6 +130,7 @@ def evaluate(
             dtype=precision,
             backend=backend,
             seed=seed,
+            cache_format=CacheFormat(kv_cache_dtype, ssm_cache_dtype),
         )
         results = [evaluation.of(*model) for model in directories.items()]
     if baseline is not None:
@@ -142,6 +149,8 @@ def evaluate(
             "max_length": max_length,
             "backend": backend,
             "seed": seed,
+            "kv_cache_dtype": kv_cache_dtype,
+            "ssm_cache_dtype": ssm_cache_dtype,
         },
     )
     if output is not None:
@@ -187,6 +196,7 @@ class _Evaluation:
     dtype: "torch.dtype | None"
     backend: "Backend"
     seed: int | None
+    cache_format: "CacheFormat"
 
     def of(self, name: str, directory: Path) -> ModelResult:
         """Load a model, evaluate it and let go of it."""
@@ -195,7 +205,11 @@ class _Evaluation:
 
         start = time.perf_counter()
         model, tokenizer = load(
-            directory, backend=self.backend, device=self.device, dtype=self.dtype
+            directory,
+            backend=self.backend,
+            device=self.device,
+            dtype=self.dtype,
+            cache_format=self.cache_format,
         )
         harness_model = HarnessModel(
             model, tokenizer, batch_size=self.batch_size, max_length=self.max_length

@@ -7,6 +7,7 @@ from threading import Thread
 import torch
 
 from hybridize.errors import InputError
+from hybridize.modeling.compact_cache import CacheFormat
 from hybridize.modeling.load import load_model, load_tokenizer
 from hybridize.modeling.placement import choose_device, choose_dtype
 
@@ -21,6 +22,8 @@ def generate(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
+    kv_cache_dtype: str = "auto",
+    ssm_cache_dtype: str = "auto",
 ) -> Iterator[str]:
     """Continue a text, piece by piece as it is made.
 
@@ -34,6 +37,7 @@ def generate(
         device: ``auto``, ``cpu`` or ``cuda``.
         dtype: ``auto`` (float32 on a CPU, else the checkpoint's), ``float32``,
             ``bfloat16`` or ``float16``.
+        kv_cache_dtype, ssm_cache_dtype: what the cache is stored in, see `CacheFormat`.
 
     Yields:
         Pieces of new text; the prompt is not repeated.
@@ -50,7 +54,9 @@ def generate(
     if not 0 < top_p <= 1:
         raise InputError(f"--top-p {top_p}: it must be above 0 and at most 1")
     where = choose_device(device)
-    hybrid = load_model(model, dtype=choose_dtype(dtype, where), device=where)
+    stored = CacheFormat(kv_cache_dtype, ssm_cache_dtype)
+    precision = choose_dtype(dtype, where)
+    hybrid = load_model(model, dtype=precision, device=where, cache_format=stored)
     tokenizer = load_tokenizer(model)
     ids = tokenizer(prompt, return_tensors="pt").input_ids.to(torch.long)
     if ids.shape[1] == 0:

@@ -9,6 +9,7 @@ import torch
 from hybridize.errors import InputError
 from hybridize.modeling.blocks.rope import RotaryEmbedding
 from hybridize.modeling.checkpoint import CheckpointReader
+from hybridize.modeling.compact_cache import CacheFormat
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.formats import read_config
 from hybridize.modeling.fp8_linear import FP8Linear
@@ -24,6 +25,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     shared: Mapping[str, torch.nn.Parameter] | None = None,
+    cache_format: CacheFormat | None = None,
 ) -> HybridForCausalLM:
     """Load a checkpoint: Llama, Mistral, Qwen, or a hybrid in any format that is known.
 
@@ -33,6 +35,7 @@ def load_model(
         device: where to put them.
         shared: another model's parameters by name; those that equal this model's, up to the
             rounding of their own dtype, serve both.
+        cache_format: what its cache stores keys, values and SSM states in; see `CacheFormat`.
 
     Returns:
         The model, in evaluation mode. For the model's own class use transformers'
@@ -62,6 +65,7 @@ def load_model(
     if result.model.rotary_emb is not None:
         result.model.rotary_emb = RotaryEmbedding(config).to(device)  # its buffers were not stored
     result.tie_weights()
+    result.model.cache_format = cache_format or CacheFormat()
     result.config.dtype = result.dtype
     result.name_or_path = str(directory)
     _read_generation_config(result, directory)

@@ -21,7 +21,8 @@ from hybridize.modeling.blocks.mlp import FeedForward
 from hybridize.modeling.blocks.norm import RMSNorm
 from hybridize.modeling.blocks.rope import RotaryEmbedding
 from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
-from hybridize.modeling.cache import HybridCache, SegmentCache
+from hybridize.modeling.cache import SegmentCache
+from hybridize.modeling.compact_cache import CacheFormat
 from hybridize.modeling.config import HybridConfig
 
 _MIXERS: dict[type[BlockSizes], type[nn.Module]] = {
@@ -93,6 +94,7 @@ class HybridModel(HybridPreTrainedModel):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.rotary_emb = RotaryEmbedding(config) if config.head_dim is not None else None
         self.gradient_checkpointing = False
+        self.cache_format = CacheFormat()
         self.post_init()
 
     @capture_outputs
@@ -124,7 +126,7 @@ class HybridModel(HybridPreTrainedModel):
         if self.gradient_checkpointing and self.training:
             use_cache = False
         if use_cache and cache is None:
-            cache = HybridCache(self.config)
+            cache = self.cache_format.make(self.config)
         context = self._context(x, attention_mask, position_ids, cache, packed, kwargs)
         for block in self.blocks:
             x = block(x, context)
@@ -301,6 +303,13 @@ class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
             cache=outputs.cache,
             hidden_states=outputs.hidden_states,
         )
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Continue texts as transformers does, with a cache in the model's ``cache_format``."""
+        stored = self.model.cache_format
+        if stored.compact and kwargs.get("cache") is None and kwargs.get("past_key_values") is None:
+            kwargs["cache"] = stored.make(self.config)
+        return super().generate(*args, **kwargs)
 
 
 def seq_idx_from_positions(position_ids: torch.Tensor) -> torch.Tensor | None:

@@ -91,6 +91,7 @@ def load_pair(
     train: str,
     device: torch.device,
     dtype: torch.dtype,
+    share: bool = True,
 ) -> Pair:
     """Load both models.
 
@@ -100,9 +101,10 @@ def load_pair(
         train: ``mixers`` or ``all``; what does not train is shared where it is the same.
         device: where to put them.
         dtype: what is computed in; what trains is loaded in float32 in any case.
+        share: whether what does not train may be shared at all.
     """
     master = load_model(teacher, dtype=dtype, device=device).requires_grad_(False)
-    shared = {} if train == "all" else dict(master.named_parameters())
+    shared = {} if train == "all" or not share else dict(master.named_parameters())
     learner = load_model(student, dtype=torch.float32, device=device, shared=shared)
     pair = Pair(master, learner.requires_grad_(False), swapped)
     for parameter in pair.parameters(train).values():

@@ -42,6 +42,7 @@ class DistillResult:
         student, teacher, output: directories.
         swapped: places of the blocks that replaced attention.
         trained: parameters that train.
+        fp8_layers: linear layers that compute in FP8.
         shared: parameters that student and teacher have in memory once.
         rows, validation_rows: rows of text; 0 for a dry run, which reads none.
         steps: of each stage, by name.
@@ -54,6 +55,7 @@ class DistillResult:
     output: Path
     swapped: tuple[int, ...]
     trained: int
+    fp8_layers: int
     shared: int
     rows: int
     validation_rows: int

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hybridize.compress.distill.distributed import gather, join, like, shard
+from hybridize.compress.distill.fp8 import fp8_layers, train_in_fp8
 from hybridize.compress.distill.loop import Loop
 from hybridize.compress.distill.pair import Pair, load_pair
 from hybridize.compress.distill.plot import draw_losses
@@ -64,6 +65,9 @@ class Run:
         self._state = self._work / "state.safetensors"
         self._metrics = self._work / "metrics.jsonl"
         self._rows = rows or self._work / "data"
+        self._fp8_layers: tuple[str, ...] = ()
+        if settings.fp8 is not None:
+            self._fp8_layers = fp8_layers(student, settings.fp8, settings.keep_bf16)
 
     def describe(self) -> DistillResult:
         """Return what would be done."""
@@ -82,6 +86,7 @@ class Run:
             output=self._output,
             swapped=self._swapped,
             trained=trained,
+            fp8_layers=len(self._fp8_layers),
             shared=0,
             rows=0,
             validation_rows=0,
@@ -110,7 +115,10 @@ class Run:
             train=self._settings.train,
             device=self._device,
             dtype=getattr(torch, self._settings.dtype),
+            share=self._settings.fp8 is None,  # the teacher is not rounded
         )
+        if self._settings.fp8 is not None:
+            train_in_fp8(pair.student, self._fp8_layers, self._settings.fp8)
         shared = _shared(pair)
         cached = self._written_down(pair, windows)
         shard(pair, self._ranks, self._device)
@@ -216,6 +224,7 @@ class Run:
             output=self._output,
             swapped=self._swapped,
             trained=sum(parameter.numel() for parameter in trained),
+            fp8_layers=len(self._fp8_layers),
             shared=shared,
             rows=len(windows[0]),
             validation_rows=len(windows[1]),

@@ -32,6 +32,9 @@ class DistillSettings:
         gradient_checkpointing: recompute activations in the backward.
         cache_teacher: likeliest tokens of the teacher to write down, so that the KL stage runs
             without it; 0 for none.
+        fp8: the scheme that will quantise the result, to be trained for; None to train as it is.
+        keep_bf16: with ``fp8``, blocks at either end that will not be quantised; see
+            `hybridize.quantize`.
         seed: of everything random.
         dtype: ``float32`` or ``bfloat16``: what is computed in; what trains stays float32.
     """
@@ -53,6 +56,8 @@ class DistillSettings:
     segment: int = 0
     gradient_checkpointing: bool = False
     cache_teacher: int = 0
+    fp8: str | None = None
+    keep_bf16: int | None = None
     seed: int = 0
     dtype: str = "float32"
 
@@ -73,6 +78,10 @@ class DistillSettings:
             raise InputError(f"--train {self.train}: choose one of {', '.join(TRAINABLE)}")
         if self.segment and self.gradient_checkpointing:
             raise InputError("--segment and --gradient-checkpointing exclude each other")
+        if self.keep_bf16 is not None and self.fp8 is None:
+            raise InputError("--keep-bf16 goes with --fp8")
+        if self.keep_bf16 is not None and self.keep_bf16 < 0:
+            raise InputError(f"--keep-bf16 {self.keep_bf16}: it cannot be negative")
         if self.cache_teacher and self.temperature != 1.0:
             raise InputError("--cache-teacher knows the teacher at --temperature 1 only")
         if self.cache_teacher and "kl" not in self.stages:

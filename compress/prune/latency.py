@@ -9,6 +9,7 @@ reads. Decoding is bound by just that.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from statistics import median
 
@@ -126,7 +127,7 @@ def step_seconds(
     for number in range(rounds + 1):
         for model, cache, seconds in zip(models, caches, samples, strict=True):
             ids = torch.zeros(batch, 1, dtype=torch.long, device=model.device)
-            took = _clock(model.device, lambda m=model, c=cache, i=ids: m(i, cache=c))
+            took = _clock(model.device, partial(model, ids, cache=cache))
             if number:  # the first one warms up
                 seconds.append(took)
     return [median(seconds) for seconds in samples]
@@ -198,7 +199,8 @@ class _Stack:
         if not self._alone:
             described.vocab_size = 1
         with torch.device(device):
-            self.model = HybridForCausalLM(described).to(dtype).eval()
+            self.model = HybridForCausalLM(described).eval()
+        self.model.to(dtype=dtype)
         self._context, self._batch = context, batch
 
     def prepare(self) -> Callable[[], float]:
@@ -207,7 +209,7 @@ class _Stack:
         cache = _filled(model, self._context, self._batch)
         ids = torch.zeros(self._batch, 1, dtype=torch.long, device=device)
         if self._alone:
-            return lambda: _clock(device, lambda: model(ids, cache=cache))
+            return partial(_clock, device, partial(model, ids, cache=cache))
         x = torch.randn(self._batch, 1, model.config.hidden_size, device=device, dtype=model.dtype)
 
         def step() -> float:

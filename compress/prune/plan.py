@@ -34,7 +34,7 @@ def plan(
         device: where blocks are timed.
     """
     format_, config = find_shape(model)
-    stored = DTYPES.get(settings.dtype) or config.dtype or _STORED
+    stored: torch.dtype = DTYPES.get(settings.dtype) or config.dtype or _STORED  # type: ignore[assignment]
     scores = even_scores(config)
     budgets = settings.budgets(config, stored.itemsize, device, stored)
     found = search(

@@ -150,8 +150,7 @@ class Run:
         if timed is not None:
             cut = CutTensors(model.tensors, model.config, entrants[0].architecture, scores)
             models = [teacher, assemble(cut, cut.config, self._device)]
-            dtype = self._run_dtype(model)
-            models = [one.to(dtype) for one in models]
+            torch.nn.ModuleList(models).to(dtype=self._run_dtype(model))
             before, after = step_seconds(models, timed.context, timed.batch)
             seconds = (before, after)
         return _Ranked(entrants, found, budgets, scores, seconds)
@@ -252,9 +251,13 @@ class Run:
         wanted = DTYPES.get(self._settings.dtype)
         out = self._outgoing(model, entrant, scores)
         out.config.dtype = wanted or model.config.dtype
+        options = self._settings.to_dict() | {
+            "format": entrant.format.name,
+            "calibration": Path(self._settings.calibration).name,
+        }
         provenance = {
             "command": "prune",
-            "options": {**self._settings.to_dict(), "format": entrant.format.name},
+            "options": options,
             "seed": self._settings.seed,
             "source": {"name": source_name(self._model), "sha256": model.reader.sha256()},
             "metrics": {
@@ -267,7 +270,6 @@ class Run:
                 "parameters_after": entrant.parameters,
             },
         }
-        provenance["options"]["calibration"] = Path(self._settings.calibration).name
         write(
             out,
             target,

@@ -264,5 +264,6 @@ def step_of(axis: Axis, config: HybridConfig, multiple_of: int | None) -> int:
     if axis.name in ("mamba-channels", "mamba-state"):
         return max(1, full // 8)
     sizes = config.blocks[axis.places(config)[0]]
-    grouped = isinstance(sizes, MambaSizes) and sizes.heads != sizes.groups
-    return sizes.groups if grouped else 1
+    if isinstance(sizes, MambaSizes) and sizes.heads != sizes.groups:
+        return sizes.groups
+    return 1

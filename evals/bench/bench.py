@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridize.console import console
 from hybridize.errors import InputError
@@ -12,6 +12,8 @@ from hybridize.evals.output import check_output
 from hybridize.modeling.hub import resolve
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from hybridize.evals.bench.measure import Runner, Sample
 
 BACKENDS = ("hybridize", "transformers")
@@ -32,6 +34,8 @@ def bench(
     force: bool = False,
     device: str = "auto",
     dtype: str = "auto",
+    kv_cache_dtype: str = "auto",
+    ssm_cache_dtype: str = "auto",
     seed: int = 0,
 ) -> BenchResult:
     """Measure how fast checkpoints run and what memory they take.
@@ -55,6 +59,7 @@ def bench(
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         dtype: ``"auto"`` (float32 on a CPU, else the checkpoint's), ``"float32"``,
             ``"bfloat16"`` or ``"float16"``.
+        kv_cache_dtype, ssm_cache_dtype: what caches are stored in, see `CacheFormat`.
         seed: of the random prompts, which are the same for all models of one vocabulary.
 
     Raises:
@@ -81,15 +86,20 @@ def bench(
     from hybridize.evals.bench.machine import describe_machine
     from hybridize.evals.bench.measure import Runner
     from hybridize.evals.models import load_bare
+    from hybridize.modeling.compact_cache import CacheFormat
     from hybridize.modeling.placement import choose_device, choose_dtype
 
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     machine = describe_machine(place)
-    runners = [
-        Runner(name, kind, load_bare(directory, backend=kind, device=place, dtype=precision))  # type: ignore[arg-type]
-        for name, kind, directory in entries
-    ]
+    stored = CacheFormat(kv_cache_dtype, ssm_cache_dtype)
+
+    def load(directory: Path, kind: Any) -> "PreTrainedModel":
+        return load_bare(
+            directory, backend=kind, device=place, dtype=precision, cache_format=stored
+        )
+
+    runners = [Runner(name, kind, load(directory, kind)) for name, kind, directory in entries]
     runs = len(points) * (WARM_UPS + repeats) * len(runners)
     rows: list[BenchRow] = []
     with console.progress("benchmark", runs, "runs") as progress:
@@ -116,6 +126,8 @@ def bench(
             "backend": list(backend),
             "repeats": repeats,
             "dtype": dtype,
+            "kv_cache_dtype": kv_cache_dtype,
+            "ssm_cache_dtype": ssm_cache_dtype,
             "seed": seed,
         },
     )

@@ -8,7 +8,16 @@ import click
 from hybridize.cli import options
 from hybridize.console import console
 
-_MEASURING = ("backend", "repeats", "plot", "device", "dtype", "seed")
+_MEASURING = (
+    "backend",
+    "repeats",
+    "plot",
+    "device",
+    "dtype",
+    "seed",
+    "kv_cache_dtype",
+    "ssm_cache_dtype",
+)
 _PAPER = {"prompt_len": [65536], "gen_len": 1024}  # arXiv 2504.03624, figure 1
 _QUICK = {"prompt_len": [512, 2048], "gen_len": 32, "batch_size": [1]}
 
@@ -63,6 +72,7 @@ def _names(_context: click.Context, _option: click.Parameter, text: str) -> list
 @options.force_option
 @options.device_option
 @options.dtype_option("To compute in; auto is float32 on a CPU, else the checkpoint's.")
+@options.cache_options
 @options.seed_option
 @options.common_options
 @click.pass_context
@@ -120,7 +130,9 @@ def _predict(
 
     for name in _MEASURING:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name} has no meaning with --predict, which runs nothing")
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} has no meaning with --predict, which runs nothing"
+            )
     for name in ("prompt_len", "batch_size"):
         if sizes[name] is not None and len(sizes[name]) > 1:
             raise click.UsageError(f"--{name.replace('_', '-')} takes one number with --predict")

@@ -91,6 +91,19 @@ from hybridize.console import console
     show_default=True,
     help="What is computed in; what trains stays float32. auto is bfloat16 on CUDA.",
 )
+@click.option(
+    "--fp8",
+    is_flag=False,
+    flag_value="fp8",
+    metavar="[SCHEME]",
+    help="Train for FP8: fp8 (if no name is given), fp8-tensor or fp8-block, see quantize --help.",
+)
+@click.option(
+    "--keep-bf16",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With --fp8: blocks at either end that are not rounded.  [default: as quantize's]",
+)
 @click.option("--save-every", type=click.IntRange(min=1), default=200, show_default=True,
               help="Steps between saves.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
@@ -179,7 +192,7 @@ def distill(
         caption="Losses at a stage's beginning and end: align and hidden as a share of the power, "
         "kl in nats per token.",
     )
-    console.message(
-        f"trained: {result.trained:,} parameters; {result.shared:,} shared with the teacher"
-    )
+    counts = [f"{result.trained:,} parameters", f"{result.shared:,} shared with the teacher"]
+    counts += [f"{result.fp8_layers} linear layers in FP8"] if result.fp8_layers else []
+    console.message(f"trained: {'; '.join(counts)}")
     console.message(f"written: {result.output} (with distill.jsonl and distill.png)")

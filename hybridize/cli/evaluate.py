@@ -73,6 +73,7 @@ def _split_names(
 @click.option(
     "--seed", type=int, metavar="N", help="Seed of all chance.  [default: lm-eval's own seeds]"
 )
+@options.cache_options
 @options.common_options
 def evaluate(models: tuple[str, ...], per_subject: bool, **arguments: Any) -> None:
     """Measure accuracy and perplexity of checkpoints with lm-eval.

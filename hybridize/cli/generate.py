@@ -3,6 +3,7 @@
 import click
 
 from hybridize.cli.options import (
+    cache_options,
     common_options,
     device_option,
     dtype_option,
@@ -35,6 +36,7 @@ from hybridize.console import console
 @seed_option
 @device_option
 @dtype_option("Dtype to compute in; auto is float32 on a CPU, else the checkpoint's.")
+@cache_options
 @common_options
 def generate(
     model: str,
@@ -45,6 +47,8 @@ def generate(
     seed: int,
     device: str,
     dtype: str,
+    kv_cache_dtype: str,
+    ssm_cache_dtype: str,
 ) -> None:
     """Continue a text with MODEL, streaming it to stdout.
 
@@ -61,6 +65,8 @@ def generate(
         seed=seed,
         device=device,
         dtype=dtype,
+        kv_cache_dtype=kv_cache_dtype,
+        ssm_cache_dtype=ssm_cache_dtype,
     )
     if console.json_mode:
         console.json({"prompt": prompt, "text": "".join(pieces)})

@@ -82,6 +82,25 @@ def dtype_option(help: str) -> Callable[[Command], Command]:
     )
 
 
+def cache_options(command: Command) -> Command:
+    """Add ``--kv-cache-dtype`` and ``--ssm-cache-dtype``, passed on as ``str`` each."""
+    kv = click.option(
+        "--kv-cache-dtype",
+        type=click.Choice(("auto", "fp8")),
+        default="auto",
+        show_default=True,
+        help="What keys and values are stored in; auto is the dtype of the computation.",
+    )
+    ssm = click.option(
+        "--ssm-cache-dtype",
+        type=click.Choice(("auto", "bfloat16", "fp8")),
+        default="auto",
+        show_default=True,
+        help="What SSM states are stored in; auto is float32.",
+    )
+    return kv(ssm(command))
+
+
 def _debug(context: click.Context, _: click.Parameter, on: bool) -> None:
     # Not undone when the command ends: whoever reports its failure still has to know.
     console.debug = console.debug or on

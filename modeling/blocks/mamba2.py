@@ -7,6 +7,7 @@ from hybridize.kernels import causal_conv1d, causal_conv1d_step, ssd_scan, ssd_s
 from hybridize.modeling.blocks.context import BlockContext
 from hybridize.modeling.blocks.norm import GatedRMSNorm
 from hybridize.modeling.blocks.sizes import MambaSizes
+from hybridize.modeling.compact_cache import CompactCache
 from hybridize.modeling.config import HybridConfig
 
 
@@ -56,6 +57,8 @@ class Mamba2(nn.Module):
         decoding = dt.shape[1] == 1 and context.seq_idx is None
         if decoding and window is not None and state is not None:
             y = self._step(conv_input, dt, window, state)
+            if isinstance(context.cache, CompactCache):  # of which the state was a copy
+                context.cache.update_recurrent_state(state, self.layer_idx)
         else:
             y = self._scan(conv_input, dt, window, state, context)
         return self.norm(y.flatten(-2), gate)

@@ -1,0 +1,117 @@
+"""Training in FP8: linear layers see what they will be when they are quantised.
+
+Nemotron-H's recipe (arXiv 2504.03624): E4M3 weights and activations, E5M2 gradients, scales from
+each tensor as it is, the first and last blocks left alone. Rounding passes gradients straight
+through (Bengio et al. 2013, arXiv 1308.3432) to weights that stay float32. What is rounded, and
+how finely, is the scheme's that will quantise the result.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hybridize.compress.quantize.keep import choose_ends, parse_keep
+from hybridize.compress.quantize.schemes import SCHEMES, Scheme
+from hybridize.compress.quantize.targets import find_targets
+from hybridize.errors import InputError
+from hybridize.kernels import fp8_linear, fp8_quantize
+from hybridize.kernels.reference.fp8 import fp8_dequantize
+from hybridize.modeling.checkpoint import CheckpointReader
+from hybridize.modeling.formats import read_config
+from hybridize.modeling.model import HybridForCausalLM
+
+
+def fp8_layers(directory: Path, scheme: str, keep_bf16: int | None) -> tuple[str, ...]:
+    """Return the names of the layers that quantising a checkpoint would round.
+
+    Args:
+        directory: the checkpoint; its configuration is enough.
+        scheme: one of `SCHEMES`.
+        keep_bf16: blocks that stay at either end, as `hybridize.quantize` takes them.
+
+    Raises:
+        InputError: no such scheme, or it holds none of the layers.
+    """
+    if scheme not in SCHEMES:
+        raise InputError(f"--fp8 {scheme}: choose one of {', '.join(SCHEMES)}")
+    with CheckpointReader(directory) as reader:
+        format_, config = read_config(reader)
+    targets = [t for t in find_targets(format_, config, SCHEMES[scheme]) if not t.obstacle]
+    blocks = sorted({target.block for target in targets})
+    if not blocks:
+        raise InputError(f"--fp8 {scheme}: holds no layer of {directory}; choose another scheme")
+    kept = choose_ends(parse_keep(keep_bf16, blocks), blocks, config.layout)
+    stay = {block.block for block in kept}
+    return tuple(
+        name.removesuffix(".weight")
+        for target in targets
+        if target.block not in stay
+        for name in target.entry.ours
+    )
+
+
+def train_in_fp8(model: HybridForCausalLM, layers: tuple[str, ...], scheme: str) -> None:
+    """Make some linear layers compute in FP8; their parameters stay what they are.
+
+    Args:
+        model: the student.
+        layers: see `fp8_layers`.
+        scheme: one of `SCHEMES`.
+    """
+    for name in layers:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        layer.__class__ = FP8TrainingLinear
+        layer.scheme = SCHEMES[scheme]  # type: ignore[assignment]
+
+
+class FP8TrainingLinear(nn.Linear):
+    """An `nn.Linear` that multiplies in FP8, forward and backward."""
+
+    scheme: Any  # nn.Module would take a Scheme for neither a parameter nor a module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(..., columns)`` to ``(..., rows)``, in the dtype of the computation."""
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):  # which does not know of FP8
+            y: torch.Tensor = _Rounded.apply(x, self.weight, self.bias, self.scheme)
+        return y
+
+
+class _Rounded(torch.autograd.Function):
+    """The product of a rounded input and a rounded weight, and of rounded gradients with both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        scheme: Scheme,
+    ) -> torch.Tensor:
+        activations = scheme.quantization.activations
+        rounded_weight = scheme.quantise(weight)
+        rounded_x = fp8_quantize(x.flatten(0, -2), activations)
+        ctx.save_for_backward(*rounded_x, *rounded_weight)
+        ctx.shape, ctx.bias = x.shape, bias is not None
+        return fp8_linear(x, *rounded_weight, bias, activations=activations)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        x, x_scale, weight, weight_scale = ctx.saved_tensors
+        wide = grad.flatten(0, -2)
+        values, scale = fp8_quantize(wide, "tensor", dtype=torch.float8_e5m2)
+        rounded = fp8_dequantize(values, scale, grad.dtype)
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = rounded @ fp8_dequantize(weight, weight_scale, grad.dtype)
+            grad_x = grad_x.view(ctx.shape)
+        if ctx.needs_input_grad[1]:
+            grad_weight = (rounded.t() @ fp8_dequantize(x, x_scale, grad.dtype)).float()
+        if ctx.bias and ctx.needs_input_grad[2]:
+            grad_bias = wide.sum(0, dtype=torch.float32)
+        return grad_x, grad_weight, grad_bias, None

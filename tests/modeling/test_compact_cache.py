@@ -1,0 +1,154 @@
+"""Caches in FP8 and bfloat16: what is stored, what comes back, and who uses them."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import hybridize
+from hybridize.__main__ import main
+from hybridize.errors import InputError
+from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
+from hybridize.modeling.cache import HybridCache
+from hybridize.modeling.compact_cache import KV_DTYPES, SSM_DTYPES, CacheFormat, pack, unpack
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.model import HybridForCausalLM
+from tiny import randomise, write_stock, write_tokenizer
+
+BLOCKS = [
+    MambaSizes(4, 8, 2, 16),
+    MLPSizes(24),
+    AttentionSizes(4, 2, 16),
+    AttentionSizes(4, 2, 16, sliding_window=6),
+]
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+@pytest.fixture
+def model():
+    config = HybridConfig.from_blocks(
+        BLOCKS, vocab_size=64, hidden_size=32, rope_parameters=ROPE, eos_token_id=None
+    )
+    model = HybridForCausalLM(config).eval()
+    randomise(model)
+    return model
+
+
+@given(arrays("float32", (3, 16), elements=st.floats(-(2.0**99), 2.0**99, width=32)))
+def test_a_row_comes_back_as_near_as_fp8_allows(values):
+    x = torch.from_numpy(values)
+    largest = x.abs().amax(-1, keepdim=True)
+    back = unpack(pack(x), torch.float32)
+    # Three binary digits: half a step is a 16th of a number, or of the least normal one. The
+    # scale's rounding up to bfloat16 leaves no more than 1% of the grid unused.
+    bound = torch.maximum(x.abs() / 16, largest * 2.0**-9 / 448 * 1.01)
+    assert ((back - x).abs() <= bound + 1e-36).all()
+    assert (back.abs() <= largest * 1.01).all()
+    assert torch.equal(unpack(pack(back), torch.float32), back) or (largest < 1e-30).any()
+
+
+def there_and_back(x: torch.Tensor) -> torch.Tensor:
+    return unpack(pack(x), x.dtype)
+
+
+def test_memory_is_what_was_asked_for():
+    x = torch.randn(2, 3, 5, 64)
+    assert pack(x).nbytes == 2 * 3 * 5 * 66
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kv", KV_DTYPES)
+@pytest.mark.parametrize("ssm", SSM_DTYPES)
+def test_a_cache_is_read_as_it_was_stored(model, kv, ssm):
+    """Against a plain cache whose contents are rounded by hand after every call."""
+    ids = torch.randint(64, (2, 20))
+    stored = CacheFormat(kv, ssm)
+    cache = stored.make(model.config)
+    assert isinstance(cache, HybridCache)
+
+    def rounded_state(state):
+        if ssm == "bfloat16":
+            return state.bfloat16().float()
+        return there_and_back(state) if ssm == "fp8" else state
+
+    class Rounding(HybridCache):
+        def update(self, key_states, value_states, *args, **kwargs):
+            if kv == "fp8":
+                key_states, value_states = (
+                    unpack(pack(t), t.dtype) for t in (key_states, value_states)
+                )
+            return super().update(key_states, value_states, *args, **kwargs)
+
+    plain = Rounding(model.config)
+    for piece in ids.split([9, 1, 1, 4, 1, 1, 3], 1):
+        got, wanted = model(piece, cache=cache).logits, model(piece, cache=plain).logits
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+        states = plain.layers[0].recurrent_states
+        states[0].copy_(rounded_state(states[0]))
+    if kv == "fp8":
+        assert cache.nbytes < plain.nbytes
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"do_sample": True, "top_k": 5}])
+def test_generate_uses_it(model, options):
+    model.model.cache_format = CacheFormat("fp8", "fp8")
+    torch.manual_seed(0)
+    out = model.generate(
+        torch.randint(64, (2, 7)), max_new_tokens=6, return_dict_in_generate=True, **options
+    )
+    assert out.sequences.shape == (2, 13)
+    made = out.get("cache", out.get("past_key_values"))
+    assert made.layers[2].keys.dtype == torch.uint8
+    assert made.layers[0].recurrent_states[0].dtype == torch.uint8
+
+
+def test_what_there_is_not_is_refused():
+    with pytest.raises(InputError, match="--kv-cache-dtype int8: choose one of auto, fp8"):
+        CacheFormat(kv="int8")
+    with pytest.raises(InputError, match="--ssm-cache-dtype int8: choose one of auto, bfloat16"):
+        CacheFormat(ssm="int8")
+
+
+def test_the_commands_take_it(tmp_path, capsys):
+    write_stock(tmp_path / "in", "bamba")
+    write_tokenizer(tmp_path / "in")
+    options = ["--kv-cache-dtype", "fp8", "--ssm-cache-dtype", "bfloat16"]
+    assert (
+        main(["generate", str(tmp_path / "in"), "-p", "ab", "--max-new-tokens", "3", *options]) == 0
+    )
+    assert capsys.readouterr().out.startswith("ab")
+
+
+def test_a_benchmark_shows_what_it_saves(tmp_path):
+    write_stock(tmp_path / "in", "bamba")
+    held = {}
+    for kv, ssm in (("auto", "auto"), ("fp8", "fp8")):
+        result = hybridize.bench(
+            tmp_path / "in", prompt_len=(40,), gen_len=3, repeats=1,
+            kv_cache_dtype=kv, ssm_cache_dtype=ssm,
+        )  # fmt: skip
+        held[kv] = (result.rows[0].kv_bytes, result.rows[0].state_bytes)
+        assert result.options["kv_cache_dtype"] == kv
+    assert held["fp8"][0] < 0.4 * held["auto"][0]
+    assert held["fp8"][1] < held["auto"][1]
+
+
+def test_evaluation_reads_through_it(tmp_path):
+    write_stock(tmp_path / "in", "bamba")
+    write_tokenizer(tmp_path / "in")
+    (tmp_path / "text.txt").write_text("Some words to predict, and more of them. " * 20)
+    found = {}
+    for kv, ssm in (("auto", "auto"), ("fp8", "auto"), ("auto", "fp8")):
+        result = hybridize.evaluate(
+            tmp_path / "in", perplexity=tmp_path / "text.txt", max_length=200,
+            kv_cache_dtype=kv, ssm_cache_dtype=ssm,
+        )  # fmt: skip
+        found[kv, ssm] = result.models[0].perplexity.nats_per_token
+    assert len(set(found.values())) == 3
+    assert max(found.values()) == pytest.approx(min(found.values()), rel=0.05)
+    with pytest.raises(InputError, match="leave --backend transformers out"):
+        hybridize.evaluate(
+            tmp_path / "in", perplexity=tmp_path / "text.txt", backend="transformers",
+            kv_cache_dtype="fp8",
+        )  # fmt: skip
