@@ -4,13 +4,16 @@
     python benchmarks/pruning.py --model DIR --text FILE        # any other
 
 For each budget the architecture is the one that `hybridize prune` picks. What stays of the model in
-it is chosen by importance, by the magnitude of the weights, or at random; the KL divergence from
-the model is measured on text that none of them saw.
+it is chosen by importance (with the same widths everywhere, and with each block its own), by the
+magnitude of the weights, or at random; the KL divergence from the model is measured on text that
+none of them saw. Beside it: the memory that the budget predicts against what the loaded model with
+a full context takes, and how long the search took.
 """
 
 import argparse
 import json
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,13 @@ from hybridize import load_model, prune
 from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.axes.base import Seen
+from hybridize.compress.prune.budget import Memory, parse_parameters
 from hybridize.compress.prune.contest import assemble
 from hybridize.compress.prune.cut import CutTensors
 from hybridize.compress.prune.scores import Scores
-from hybridize.compress.prune.search import layers
+from hybridize.compress.prune.search import layers, search
+from hybridize.compress.prune.settings import ALL_AXES
+from hybridize.compress.prune.spread import spread
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT
 from hybridize.demo.world import World
@@ -34,11 +40,13 @@ from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.data.source import load_windows
-from hybridize.modeling.formats import read_config
+from hybridize.modeling.formats import Format, read_config
 from hybridize.modeling.tensors import CheckpointTensors, Tensors
 
 DRAWS = 3
 """How many random choices are averaged."""
+BATCH = 4
+"""Sequences whose cache is counted."""
 _LAST = {AttentionSizes: "o_proj", MambaSizes: "out_proj"}
 
 
@@ -75,31 +83,59 @@ def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) ->
         smaller = read_config(small)[1]
         tensors = CheckpointTensors(reader, format_, config)
         importance = Scores.load(folder / "scores", _source_of(folder / "scores"))
-        together = layers(config, format_.names.blocks_per_layer)
         gone = len(config.blocks) - len(smaller.blocks)
         widths = _widths(config, smaller)
-        kinds = {
+        kinds: dict[str, list[Scores]] = {
             "importance": [importance],
             "magnitude": [magnitude(tensors, config, importance)],
             "random": [chance(importance, draw) for draw in range(DRAWS)],
         }
         divergences = {}
+        own = spread(Architecture(widths, _dropped(importance, config, format_, gone)), config,
+                     importance, None)  # fmt: skip
+        per_block = CutTensors(tensors, config, own, importance)
         for kind, choices in kinds.items():
             total = 0.0
             for scores in choices:
-                cost = {layer: float(scores.blocks[list(layer)].sum()) for layer in together}
-                order = sorted(together, key=cost.__getitem__)
-                count = gone // format_.names.blocks_per_layer
-                dropped = tuple(sorted(place for layer in order[:count] for place in layer))
+                dropped = _dropped(scores, config, format_, gone)
                 cut = CutTensors(tensors, config, Architecture(widths, dropped), scores)
                 total += divergence(cut, model, unseen)
             divergences[kind] = total / len(choices)
+            if kind == "importance":
+                divergences["importance, each block its own"] = divergence(per_block, model, unseen)
+        started = time.perf_counter()
+        limits = [parse_parameters(budget, config)]
+        found = search(config, importance, limits, ALL_AXES, best=8,
+                       blocks_per_layer=format_.names.blocks_per_layer)  # fmt: skip
+        seconds = time.perf_counter() - started
     return {
         "budget": budget,
         "what": best.what,
         "parameters": result.parameters_after,
         "kl": divergences,
+        "memory": memory(folder / "smaller"),
+        "architectures": found.looked_at,
+        "search_seconds": seconds,
     }
+
+
+@torch.no_grad()
+def memory(directory: Path) -> dict[str, float]:
+    """Return the bytes that `Memory` predicts, and those that weights and cache really take."""
+    model = load_model(directory)
+    context = min(512, model.config.max_position_embeddings)
+    predicted = Memory(0, context, BATCH, *[model.dtype.itemsize] * 3).of(model.config)
+    cache = model(torch.zeros(BATCH, context, dtype=torch.long), use_cache=True).cache
+    weights = {tensor.data_ptr(): tensor.nbytes for tensor in model.parameters()}
+    return {"predicted": predicted, "allocated": sum(weights.values()) + cache.nbytes}
+
+
+def _dropped(scores: Scores, config: HybridConfig, format_: Format, gone: int) -> tuple[int, ...]:
+    """Return the places of the blocks that scores say can go."""
+    together = layers(config, format_.names.blocks_per_layer)
+    cost = {layer: float(scores.blocks[list(layer)].sum()) for layer in together}
+    order = sorted(together, key=cost.__getitem__)[: gone // format_.names.blocks_per_layer]
+    return tuple(sorted(place for layer in order for place in layer))
 
 
 def magnitude(tensors: Tensors, config: HybridConfig, importance: Scores) -> Scores:
@@ -174,22 +210,25 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     name = options.name or options.model.resolve().name
     kinds = list(rows[0]["kl"])
     console.table(
-        ["parameters", *(f"KL by {kind}" for kind in kinds), "what was cut"],
+        ["parameters", *(f"KL by {kind}" for kind in kinds), "memory", "search", "what was cut"],
         [
             (
                 f"{row['parameters']:,} ({row['budget']})",
                 *(f"{row['kl'][kind]:.3f}" for kind in kinds),
+                f"{row['memory']['allocated'] / row['memory']['predicted']:.3f}",
+                f"{row['search_seconds']:.2f} s",
                 row["what"],
             )
             for row in rows
         ],
         title=f"Pruning {name}",
         caption="Nats per token on text that nothing was chosen on, before any distillation; "
-        f"random: mean of {DRAWS}.",
+        f"random: mean of {DRAWS}. Memory: allocated over predicted. Search: "
+        f"over {rows[0]['architectures']:,} architectures.",
     )
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot()
-    for kind, colour in zip(kinds, ("#2a6f97", "#b56576", "#9aa5b1"), strict=True):
+    for kind, colour in zip(kinds, ("#2a6f97", "#61a5c2", "#b56576", "#9aa5b1"), strict=True):
         heights = [row["kl"][kind] for row in rows]
         axes.plot([row["budget"] for row in rows], heights, "o-", color=colour, label=kind)
     axes.set_yscale("log")

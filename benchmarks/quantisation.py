@@ -1,21 +1,28 @@
-"""What FP8 costs: each scheme, with the first and last blocks kept and without.
+"""What FP8 costs: each scheme, with the first and last blocks kept and without, beside the peer.
 
     python benchmarks/quantisation.py                                # the bundled checkpoint
     python benchmarks/quantisation.py --model DIR --text FILE        # any other
+    python benchmarks/quantisation.py --synthetic                    # a random 1B model: its size
 
 KL is that of the quantised model's next-token distribution from the model's own in float32, in
-nats per token; the exam is the bundled checkpoint's. The model in bfloat16 stands beside them:
-what is not much worse than that is free.
+nats per token: run in bfloat16, as it is served, and in float32, where nothing but the quantisation
+rounds. The exam is the bundled checkpoint's. Everything starts from the checkpoint in bfloat16.
+llm-compressor quantises the same layers by the same schemes where it is installed (pip install
+llmcompressor), and its checkpoints are run by the same code. torchao's FP8 needs a GPU.
 """
 
 import argparse
+import importlib.util
 import json
+import resource
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from measuring import machine
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hybridize import load_model, load_tokenizer, quantize
 from hybridize.console import console, size_in_words
@@ -24,7 +31,9 @@ from hybridize.demo.score import score
 from hybridize.demo.world import World
 from hybridize.kernels import linear_kl_divergence
 
-SCHEMES = ("fp8", "fp8-tensor", "fp8-block")
+SCHEMES = {"fp8": "FP8_DYNAMIC", "fp8-tensor": "FP8", "fp8-block": "FP8_BLOCK"}
+"""Ours, and what llm-compressor calls the same."""
+CALIBRATION_TOKENS = 8192
 
 
 def main() -> None:
@@ -32,61 +41,134 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("--text", type=Path, help="to measure on; the bundled world's")
     parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--synthetic", action="store_true", help="measure size and memory alone")
     parser.add_argument("--name", help="of the result; the model's directory name if not given")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
+    if options.synthetic:
+        synthetic(options)
+        return
     text = options.text.read_text() if options.text else World().prose(1_000_003, 200)
-    ids = load_tokenizer(options.model)(text, return_tensors="pt").input_ids[:, : options.tokens]
+    seen = text if options.text else World().prose(7, 200)
+    tokenizer = load_tokenizer(options.model)
+    ids = tokenizer(text, return_tensors="pt").input_ids[:, : options.tokens]
     rows_of_text = ids[:, : ids.shape[1] // 256 * 256].view(-1, 256)
     original = load_model(options.model, dtype=torch.float32)
-    rows = [measure("bfloat16", load_model(options.model, dtype=torch.bfloat16), original,
-                    rows_of_text, options, size_of(options.model))]  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        calibration = Path(folder) / "text.txt"
-        calibration.write_text(World().prose(7, 200) if options.text is None else text)
+    rows = []
+
+    def measure_one(what: str, directory: Path) -> None:
+        console.message(what)
+        rows.append(measure(what, directory, original, rows_of_text, options.model == CHECKPOINT))
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source, calibration = folder / "bf16", folder / "text.txt"
+        calibration.write_text(seen)
+        half = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
+        half.save_pretrained(source)
+        tokenizer.save_pretrained(source)
+        measure_one("bfloat16", source)
         for scheme in SCHEMES:
-            for ends in (None, 0):
-                console.message(f"{scheme}, {'ends kept' if ends is None else 'all blocks'}")
+            for ends, words in ((None, "ends kept"), (0, "all blocks")):
+                static = scheme == "fp8-tensor"
                 done = quantize(
-                    options.model,
-                    Path(folder) / "fp8",
-                    scheme=scheme,
-                    keep_bf16=ends,
-                    calibration=str(calibration) if scheme == "fp8-tensor" else None,
-                    force=True,
-                )
-                what = f"{scheme}, {'ends kept' if ends is None else 'all blocks'}"
-                model = load_model(done.output, dtype=torch.bfloat16)
-                nbytes = size_of(done.output)
-                rows.append(measure(what, model, original, rows_of_text, options, nbytes))
+                    source, folder / "fp8", scheme=scheme, keep_bf16=ends, force=True,
+                    calibration=str(calibration) if static else None,
+                    calibration_tokens=CALIBRATION_TOKENS,
+                )  # fmt: skip
+                measure_one(f"{scheme}, {words}", done.output)
+            if importlib.util.find_spec("llmcompressor"):
+                theirs = folder / f"peer-{scheme}"
+                peer(source, theirs, scheme, tokenizer(seen).input_ids[:CALIBRATION_TOKENS])
+                measure_one(f"{scheme}, all blocks, llm-compressor", theirs)
     report(rows, options)
 
 
-@torch.no_grad()
+def peer(source: Path, output: Path, scheme: str, ids: list[int]) -> None:
+    """Quantise with llm-compressor, calibrated on the same text."""
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    pieces = [ids[start : start + 512] for start in range(0, len(ids), 512)]
+    data = {"input_ids": pieces, "attention_mask": [[1] * len(piece) for piece in pieces]}
+    calibrated: dict[str, Any] = {}
+    if scheme == "fp8-tensor":
+        calibrated = {
+            "dataset": Dataset.from_dict(data), "max_seq_length": 512,
+            "num_calibration_samples": len(pieces),
+        }  # fmt: skip
+    recipe = QuantizationModifier(targets="Linear", scheme=SCHEMES[scheme], ignore=["lm_head"])
+    oneshot(model=model, recipe=recipe, **calibrated)
+    model.save_pretrained(output, save_compressed=True)
+    load_tokenizer(source).save_pretrained(output)
+
+
 def measure(
-    what: str,
-    model: Any,
-    original: Any,
-    rows: torch.Tensor,
-    options: argparse.Namespace,
-    nbytes: int,
+    what: str, directory: Path, original: Any, rows: torch.Tensor, take_exam: bool
 ) -> dict[str, Any]:
-    """Return a model's figures."""
+    """Return a checkpoint's figures."""
+    half = load_model(directory, dtype=torch.bfloat16)
+    row: dict[str, Any] = {
+        "what": what,
+        "kl": divergence(half, original, rows),
+        "kl_float32": divergence(load_model(directory, dtype=torch.float32), original, rows),
+        "bytes": size_of(directory),
+    }
+    if take_exam:
+        row["exam"] = score(half, load_tokenizer(CHECKPOINT), EXAM)["all"]
+    return row
+
+
+@torch.no_grad()
+def divergence(model: Any, original: Any, rows: torch.Tensor) -> float:
+    """Return the KL divergence from the original, in nats per token."""
     total = 0.0
     for batch in rows.split(8):
         got, wanted = (
             m.model(batch, use_cache=False).last_hidden_state.flatten(0, 1).float()
             for m in (model, original)
         )
-        total += len(batch) * float(
-            linear_kl_divergence(
-                got, model.lm_head.weight.float(), wanted, original.lm_head.weight.float()
-            )
-        )
-    row: dict[str, Any] = {"what": what, "kl": total / len(rows), "bytes": nbytes}
-    if options.model == CHECKPOINT:
-        row["exam"] = score(model, load_tokenizer(options.model), EXAM)["all"]
-    return row
+        heads = [m.lm_head.weight.float() for m in (model, original)]
+        total += len(batch) * float(linear_kl_divergence(got, heads[0], wanted, heads[1]))
+    return total / len(rows)
+
+
+def synthetic(options: argparse.Namespace) -> None:
+    """Quantise a random model of 1.03 billion parameters, in which linear layers dominate."""
+    shape = LlamaConfig(
+        vocab_size=32_000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+        num_attention_heads=32, num_key_value_heads=4, tie_word_embeddings=True,
+    )  # fmt: skip
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        LlamaForCausalLM(shape).save_pretrained(folder / "bf16")
+        torch.set_default_dtype(before)
+        whole = size_of(folder / "bf16")
+        for ends in (0, 1, None):
+            started = time.perf_counter()
+            quantize(folder / "bf16", folder / "fp8", keep_bf16=ends, force=True)
+            rows.append({
+                "keep_bf16": "default (4)" if ends is None else ends,
+                "bytes": size_of(folder / "fp8"),
+                "share": size_of(folder / "fp8") / whole,
+                "seconds": time.perf_counter() - started,
+            })  # fmt: skip
+    console.table(
+        ["blocks kept at either end of 44", "size", "of bfloat16", "seconds"],
+        [
+            (row["keep_bf16"], size_in_words(row["bytes"]), f"{row['share']:.1%}",
+             f"{row['seconds']:.1f}")
+            for row in rows
+        ],
+        title=f"A random Llama of {whole / 2e9:.2f} billion parameters, in FP8",
+    )  # fmt: skip
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    write(options, "synthetic-1b", {"bytes": whole, "peak_rss": peak, "rows": rows})
 
 
 def size_of(directory: Path) -> int:
@@ -99,26 +181,28 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     name = options.name or options.model.resolve().name
     exam = "exam" in rows[0]
     console.table(
-        ["weights", "KL, nats/token", "size", *(["exam"] if exam else [])],
+        ["weights", "KL in bfloat16", "KL in float32", "size", *(["exam"] if exam else [])],
         [
             (
                 row["what"],
                 f"{row['kl']:.5f}",
+                f"{row['kl_float32']:.5f}",
                 f"{size_in_words(row['bytes'])} ({row['bytes'] / rows[0]['bytes']:.0%})",
                 *([f"{row['exam']:.1%}"] if exam else []),
             )
             for row in rows
         ],
         title=f"{name} in FP8",
-        caption="KL from the model in float32; size beside bfloat16.",
+        caption="KL from the original in float32, in nats per token, of checkpoints run in either "
+        "dtype; size beside bfloat16.",
     )
-    result = {
-        "benchmark": "quantisation",
-        "model": name,
-        "machine": machine(torch.device("cpu")),
-        "settings": {"tokens": options.tokens},
-        "rows": rows,
-    }
+    write(options, name, {"settings": {"tokens": options.tokens}, "rows": rows})
+
+
+def write(options: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
+    """Write the figures down."""
+    described = machine(torch.device("cpu"))
+    result = {"benchmark": "quantisation", "model": name, "machine": described, **found}
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"quantisation-{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,122 @@
+"""What a cut costs in the end: the bundled hybrid, pruned and then distilled on its own samples.
+
+    make demo                                                       # leaves the hybrid
+    python benchmarks/pruning_recovery.py
+    python benchmarks/pruning_recovery.py --params 50% --tokens 2M
+
+The exam is the bundled checkpoint's; accuracies are those of the hybrid before the cut, right after
+it, and after distillation from the hybrid on text that the hybrid itself wrote.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hybridize import distill, evaluate, prune
+from hybridize.console import console
+from hybridize.demo import EXAM
+from hybridize.demo.world import World
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("demo-out/attention-2-distilled"))
+    parser.add_argument("--params", default="70%")
+    parser.add_argument("--tokens", type=int, default=500_000, help="to distil with")
+    parser.add_argument("--distill-top", type=int, default=2, help="candidates that learn first")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    if not options.model.is_dir():
+        parser.error(f"{options.model}: no such directory; `make demo` makes one, or give --model")
+    with tempfile.TemporaryDirectory() as folder:
+        report(measure(options, Path(folder)), options)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Prune, distil, and take the exam with all three."""
+    prose = folder / "prose.txt"
+    prose.write_text(World().prose(1_000_003, 60))
+    started = time.perf_counter()
+    pruned = prune(
+        options.model, folder / "pruned", params=options.params, candidates=8,
+        distill_top=options.distill_top, tokens=options.tokens // 10,
+    )  # fmt: skip
+    prune_seconds = time.perf_counter() - started
+    cut = prune(options.model, folder / "cut", params=options.params, candidates=8)
+    started = time.perf_counter()
+    learned = distill(
+        folder / "pruned", folder / "done", teacher=options.model, data=("teacher",),
+        stages=("kl",), train="all", tokens=options.tokens, batch_size=8,
+        learning_rates={"kl": options.learning_rate}, validate_every=10**6,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    scored = evaluate(
+        [folder / "cut", folder / "pruned", folder / "done"],
+        baseline=options.model,
+        tasks=("mmlu",),
+        mmlu_dir=EXAM,
+        perplexity=prose,
+    )
+    names = ("hybrid", "cut", "cut, after --distill-top", "distilled")
+    (kl,) = learned.stages
+    return {
+        "what": pruned.candidates[0].what,
+        "parameters": [pruned.parameters_before, pruned.parameters_after],
+        "kl_just_cut": cut.candidates[0].kl,
+        "kl_before": kl.validation_before,
+        "kl_after": kl.validation_after,
+        "seconds": {"prune": prune_seconds, "distill": seconds},
+        "rows": [
+            {
+                "model": name,
+                "exam": _exam(found),
+                "perplexity": found.perplexity.perplexity,
+            }
+            for name, found in zip(names, scored.models, strict=True)
+        ],
+    }
+
+
+def _exam(model: Any) -> float:
+    """Return the share of right answers, question by question."""
+    found = [m for m in model.metrics if m.metric == "acc" and not m.is_group]
+    return sum(m.value * m.questions for m in found) / sum(m.questions for m in found)
+
+
+def report(found: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print the table and write the figures down."""
+    before, after = found["parameters"]
+    first = found["rows"][0]
+    console.table(
+        ["model", "exam", "of the hybrid's", "perplexity"],
+        [
+            (
+                row["model"],
+                f"{row['exam']:.1%}",
+                f"{row['exam'] / first['exam']:.1%}",
+                f"{row['perplexity']:.3f}",
+            )
+            for row in found["rows"]
+        ],
+        title=f"{before:,} to {after:,} parameters ({after / before:.0%}): {found['what']}",
+        caption=f"Distilled on {options.tokens:,} tokens of the hybrid's own: KL "
+        f"{found['kl_before']:.4f} to {found['kl_after']:.4f} nats per token.",
+    )
+    settings = {
+        "model": options.model.name, "params": options.params, "tokens": options.tokens,
+        "distill_top": options.distill_top, "learning_rate": options.learning_rate,
+    }  # fmt: skip
+    versions = {name: version(name) for name in ("hybridize", "torch")}
+    result = {"benchmark": "pruning_recovery", "settings": settings, "versions": versions, **found}
+    path = options.output / "pruning_recovery.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    console.message(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
