@@ -18,8 +18,16 @@ from hybridize.errors import InputError
 _IMPLEMENTATIONS = {
     "rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm", "triton": "triton.norm"},
     "gated_rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm", "triton": "triton.norm"},
-    "swiglu": {"reference": "reference.activation", "cpu": "cpu.activation"},
-    "squared_relu": {"reference": "reference.activation", "cpu": "cpu.activation"},
+    "swiglu": {
+        "reference": "reference.activation",
+        "cpu": "cpu.activation",
+        "triton": "triton.activation",
+    },
+    "squared_relu": {
+        "reference": "reference.activation",
+        "cpu": "cpu.activation",
+        "triton": "triton.activation",
+    },
     "causal_conv1d": {"reference": "reference.conv", "cpu": "cpu.conv", "triton": "triton.conv"},
     "causal_conv1d_step": {"reference": "reference.conv", "triton": "triton.conv"},
     "ssd_scan": {

@@ -91,6 +91,11 @@ def inner_contiguous(tensor: torch.Tensor, dims: int = 1) -> torch.Tensor:
     return tensor
 
 
+def flat_rows(x: torch.Tensor) -> torch.Tensor:
+    """Return ``(..., width)`` as ``(rows, width)`` whose rows lie in one piece each."""
+    return inner_contiguous(x.reshape(-1, x.shape[-1]))
+
+
 def wants_gradient(*tensors: torch.Tensor | None) -> bool:
     """Return whether autograd would record an operation on these."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from hybridize.kernels.triton import conv, launch, linear_kl, norm, ssd_scan, ssd_step
+from hybridize.kernels.triton import activation, conv, launch, linear_kl, norm, ssd_scan, ssd_step
 
 _POINTERS = {
     torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16",
@@ -80,6 +80,8 @@ def main(dtype: torch.dtype) -> None:
     for first in (False, True):
         gated = norm.gated_rms_norm(x, x, bias, 1e-5, group_size=128, norm_before_gate=first)
         gated.sum().backward()
+    activation.swiglu(x, x).sum().backward()
+    activation.squared_relu(x).sum().backward()
     labels, mask = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.bool)
     heads = leaf(4, 8), leaf(64, 8), leaf(4, 8).detach(), leaf(64, 8).detach()
     linear_kl.linear_kl_divergence(*heads, labels=labels, label_weight=0.5, mask=mask)
