@@ -21,6 +21,7 @@ __all__ = [
     "patch",
     "rms_norm",
     "squared_relu",
+    "squared_relu_mlp",
     "ssd_scan",
     "ssd_step",
     "swiglu",
@@ -83,6 +84,31 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def squared_relu(x: torch.Tensor) -> torch.Tensor:
     """Square what is positive of ``x``; the rest is 0 (So et al. 2021, arXiv 2109.08668)."""
     return implementation("squared_relu", x.device)(x)
+
+
+def squared_relu_mlp(
+    x: torch.Tensor,
+    up: torch.Tensor,
+    down: torch.Tensor,
+    up_bias: torch.Tensor | None = None,
+    down_bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Do a whole feed-forward block without a gate, with little memory for its backward.
+
+    What lies between the two products exists for some of the tokens at a time, and is computed
+    again in the backward: one product more, for a memory that does not grow with ``width``.
+
+    Args:
+        x: ``(..., hidden)``.
+        up: ``(width, hidden)``, the first layer's weight.
+        down: ``(out, width)``, the second one's.
+        up_bias: ``(width,)``.
+        down_bias: ``(out,)``.
+
+    Returns:
+        ``squared_relu(x @ up.T + up_bias) @ down.T + down_bias``, ``(..., out)``.
+    """
+    return implementation("squared_relu_mlp", x.device)(x, up, down, up_bias, down_bias)
 
 
 def causal_conv1d(
