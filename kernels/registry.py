@@ -39,8 +39,8 @@ _IMPLEMENTATIONS = {
     "ssd_step": {"reference": "reference.ssd_step", "triton": "triton.ssd_step"},
     "linear_kl_divergence": {"reference": "reference.linear_kl", "triton": "triton.linear_kl"},
     "fp8_scale": {"reference": "reference.fp8"},
-    "fp8_quantize": {"reference": "reference.fp8"},
-    "fp8_linear": {"reference": "reference.fp8", "cpu": "cpu.fp8"},
+    "fp8_quantize": {"reference": "reference.fp8", "triton": "triton.fp8"},
+    "fp8_linear": {"reference": "reference.fp8", "cpu": "cpu.fp8", "triton": "triton.fp8"},
     "linear_topk_kl_divergence": {"reference": "reference.linear_kl"},
 }
 

@@ -15,11 +15,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from hybridize.kernels.triton import activation, conv, launch, linear_kl, norm, ssd_scan, ssd_step
+from hybridize.kernels.triton import (
+    activation,
+    conv,
+    fp8,
+    launch,
+    linear_kl,
+    norm,
+    ssd_scan,
+    ssd_step,
+)
 
 _POINTERS = {
     torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16",
-    torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1",
+    torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1", torch.uint8: "*u8",
+    torch.float8_e4m3fn: "*fp8e4nv", torch.float8_e5m2: "*fp8e5",
 }  # fmt: skip
 
 
@@ -82,6 +92,15 @@ def main(dtype: torch.dtype) -> None:
         gated.sum().backward()
     activation.swiglu(x, x).sum().backward()
     activation.squared_relu(x).sum().backward()
+    for converts in (False, True):
+        fp8._converts = lambda device, converts=converts: converts
+        for number in (torch.float8_e4m3fn, torch.float8_e5m2):
+            for granularity in ("tensor", "row", "group", "block"):
+                fp8.fp8_quantize(x.detach(), granularity, dtype=number)
+        fp8.fp8_quantize(x.new_zeros(4, 16384), "row")
+    weight_8, scale_8 = torch.zeros(256, 256).to(torch.float8_e4m3fn), torch.ones(2, 2)
+    for tokens in (1, 64):
+        fp8.fp8_linear(x[:, :tokens], weight_8, scale_8, bias, activations="group")
     labels, mask = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.bool)
     heads = leaf(4, 8), leaf(64, 8), leaf(4, 8).detach(), leaf(64, 8).detach()
     linear_kl.linear_kl_divergence(*heads, labels=labels, label_weight=0.5, mask=mask)
