@@ -18,6 +18,7 @@ __all__ = [
     "gated_rms_norm",
     "linear_kl_divergence",
     "linear_topk_kl_divergence",
+    "mamba2_step",
     "patch",
     "rms_norm",
     "squared_relu",
@@ -242,6 +243,59 @@ def ssd_step(
     """
     return implementation("ssd_step", x.device)(
         state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit
+    )
+
+
+def mamba2_step(
+    projected: torch.Tensor,
+    window: torch.Tensor,
+    state: torch.Tensor,
+    conv_weight: torch.Tensor,
+    conv_bias: torch.Tensor | None,
+    A_log: torch.Tensor,
+    D: torch.Tensor,
+    dt_bias: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    *,
+    group_size: int,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+) -> torch.Tensor:
+    """Do all that stands between the projections of a Mamba-2 block, for one token.
+
+    That is `causal_conv1d_step`, `ssd_step` and `gated_rms_norm`, gated first; ``window`` and
+    ``state`` move on in place.
+
+    Args:
+        projected: ``(batch, inner + channels + heads)``: the gate, what is convolved (x, B and C),
+            and dt, with ``inner = heads * head_dim``, ``channels = inner + 2 * groups * d_state``.
+        window: ``(batch, width - 1, channels)``; changed.
+        state: ``(batch, heads, head_dim, d_state)``, float32 or wider; changed.
+        conv_weight: ``(channels, width)``.
+        conv_bias: ``(channels,)``.
+        A_log: ``(heads,)``, the logarithm of ``-A``.
+        D, dt_bias: ``(heads,)``.
+        norm_weight: ``(inner,)``.
+        eps: added to each norm's mean square.
+        group_size: channels that share a mean square; divides ``inner``.
+        dt_limit: bounds on the step.
+
+    Returns:
+        ``(batch, inner)`` in the dtype of ``projected``.
+    """
+    return implementation("mamba2_step", projected.device)(
+        projected,
+        window,
+        state,
+        conv_weight,
+        conv_bias,
+        A_log,
+        D,
+        dt_bias,
+        norm_weight,
+        eps,
+        group_size=group_size,
+        dt_limit=dt_limit,
     )
 
 

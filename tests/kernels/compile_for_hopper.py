@@ -21,6 +21,7 @@ from hybridize.kernels.triton import (
     fp8,
     launch,
     linear_kl,
+    mamba2_step,
     norm,
     ssd_scan,
     ssd_step,
@@ -106,6 +107,10 @@ def main(dtype: torch.dtype) -> None:
     linear_kl.linear_kl_divergence(*heads, labels=labels, label_weight=0.5, mask=mask)
     with torch.no_grad():
         conv.causal_conv1d_step(x[:, 0], window, weight, bias)
+        mamba2_step.mamba2_step(
+            leaf(1, 1024 + 1280 + 16), leaf(1, 3, 1280), state, leaf(1280, 4), leaf(1280),
+            leaf(16), leaf(16), leaf(16), leaf(1024), 1e-5, group_size=1024,
+        )  # fmt: skip
         ssd_step.ssd_step(state, *(t[:, 0] if t.ndim > 1 else t for t in operands), **scalars)
 
 

@@ -72,5 +72,5 @@ def test_all_of_them_compile_for_hopper(tmp_path):
         "conv_forward", "conv_backward", "conv_step",
         "norm_forward", "norm_backward", "kl_rows",
         "swiglu_forward", "swiglu_backward", "squared_relu_forward", "squared_relu_backward",
-        "quantize", "block_product",
+        "quantize", "block_product", "recur", "finish",
     }  # fmt: skip
