@@ -7,7 +7,7 @@ from hybridize.kernels.cpu import fp8 as torch_path
 from hybridize.kernels.reference import fp8 as reference
 from hybridize.kernels.reference.fp8 import TILE
 from hybridize.kernels.triton import fp8_kernels as kernels
-from hybridize.kernels.triton.launch import INTERPRETED, inner_contiguous
+from hybridize.kernels.triton.launch import INTERPRETED, evenly_spaced, spacing
 
 _WIDEST = 16384
 """Columns of a row that a program can hold; the scales of wider rows are found beforehand."""
@@ -50,11 +50,11 @@ def fp8_quantize(
     else:
         known = scale.float().broadcast_to(shape).contiguous()
     values = x.new_empty(x.shape, dtype=dtype)
-    flat = inner_contiguous(x.reshape(matrices, rows, columns))
+    flat = evenly_spaced(x.reshape(matrices, rows, columns))
     with torch.cuda.device_of(x):
         kernels.quantize[down, across, matrices](
             flat, known, values if _converts(x.device) else values.view(torch.uint8),
-            flat.stride(0), flat.stride(1), rows, columns, *steps,
+            *spacing(flat), rows, columns, *steps,
             LARGEST=torch.finfo(dtype).max, WHOLE=granularity in ("tensor", "block"),
             GIVEN=scale is not None, MANTISSA=_BITS[dtype][0], BIAS=_BITS[dtype][1],
             BLOCK_R=high, BLOCK_C=wide, num_warps=min(16, max(4, high * wide // 1024)),

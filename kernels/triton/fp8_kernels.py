@@ -33,13 +33,14 @@ def quantize(
 ):  # fmt: skip
     """Write one tile of FP8 numbers, and its scale or its rows' scales unless they are given.
 
+    From matrix to matrix are ``x_m`` rows, from row to row ``x_r`` elements.
     WHOLE: the tile has one scale, at the tile's own place; else each of its rows has one.
     """
     matrix = tl.program_id(2).to(tl.int64)
     row = (tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)).to(tl.int64)
     column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
-    source = x_ptr + matrix * x_m + row[:, None] * x_r + column[None, :]
+    source = x_ptr + (matrix * x_m + row[:, None]) * x_r + column[None, :]
     x = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     scale_ptr += matrix * scale_m + tl.program_id(1) * scale_c
     if WHOLE:
