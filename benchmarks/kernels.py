@@ -154,6 +154,24 @@ def swiglu(shape: Shape) -> Operation:
     return Operation(inputs, works, 5 * inputs["up"].numel(), _bytes(inputs, inputs["up"]))
 
 
+def squared_relu_mlp(shape: Shape) -> Operation:
+    width, small = 4 * HIDDEN, HIDDEN**-0.5
+    inputs = {
+        "x": shape.draw(shape.batch, shape.tokens, HIDDEN),
+        "up": (shape.draw(width, HIDDEN) * small).detach().requires_grad_(),
+        "down": (shape.draw(HIDDEN, width) * small).detach().requires_grad_(),
+    }
+    works = {
+        "hybridize": kernels.squared_relu_mlp,
+        "torch": lambda x, up, down: F.linear(F.relu(F.linear(x, up)).square(), down),
+        "hybridize, layer by layer": lambda x, up, down: F.linear(
+            kernels.squared_relu(F.linear(x, up)), down
+        ),
+    }
+    operations = 4 * inputs["x"].numel() * width
+    return Operation(inputs, works, operations, _bytes(inputs, inputs["x"]))
+
+
 def linear_kl_divergence(shape: Shape) -> Operation:
     tokens, vocabulary = min(2048, shape.batch * shape.tokens), 32_000
     inputs = {
@@ -194,6 +212,7 @@ OPERATIONS: dict[str, Callable[[Shape], Operation]] = {
         causal_conv1d,
         gated_rms_norm,
         swiglu,
+        squared_relu_mlp,
         linear_kl_divergence,
     )
 }

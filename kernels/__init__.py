@@ -18,9 +18,11 @@ __all__ = [
     "gated_rms_norm",
     "linear_kl_divergence",
     "linear_topk_kl_divergence",
+    "mamba2_step",
     "patch",
     "rms_norm",
     "squared_relu",
+    "squared_relu_mlp",
     "ssd_scan",
     "ssd_step",
     "swiglu",
@@ -83,6 +85,31 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def squared_relu(x: torch.Tensor) -> torch.Tensor:
     """Square what is positive of ``x``; the rest is 0 (So et al. 2021, arXiv 2109.08668)."""
     return implementation("squared_relu", x.device)(x)
+
+
+def squared_relu_mlp(
+    x: torch.Tensor,
+    up: torch.Tensor,
+    down: torch.Tensor,
+    up_bias: torch.Tensor | None = None,
+    down_bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Do a whole feed-forward block without a gate, with little memory for its backward.
+
+    What lies between the two products exists for some of the tokens at a time, and is computed
+    again in the backward: one product more, for a memory that does not grow with ``width``.
+
+    Args:
+        x: ``(..., hidden)``.
+        up: ``(width, hidden)``, the first layer's weight.
+        down: ``(out, width)``, the second one's.
+        up_bias: ``(width,)``.
+        down_bias: ``(out,)``.
+
+    Returns:
+        ``squared_relu(x @ up.T + up_bias) @ down.T + down_bias``, ``(..., out)``.
+    """
+    return implementation("squared_relu_mlp", x.device)(x, up, down, up_bias, down_bias)
 
 
 def causal_conv1d(
@@ -216,6 +243,59 @@ def ssd_step(
     """
     return implementation("ssd_step", x.device)(
         state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit
+    )
+
+
+def mamba2_step(
+    projected: torch.Tensor,
+    window: torch.Tensor,
+    state: torch.Tensor,
+    conv_weight: torch.Tensor,
+    conv_bias: torch.Tensor | None,
+    A_log: torch.Tensor,
+    D: torch.Tensor,
+    dt_bias: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    *,
+    group_size: int,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+) -> torch.Tensor:
+    """Do all that stands between the projections of a Mamba-2 block, for one token.
+
+    That is `causal_conv1d_step`, `ssd_step` and `gated_rms_norm`, gated first; ``window`` and
+    ``state`` move on in place.
+
+    Args:
+        projected: ``(batch, inner + channels + heads)``: the gate, what is convolved (x, B and C),
+            and dt, with ``inner = heads * head_dim``, ``channels = inner + 2 * groups * d_state``.
+        window: ``(batch, width - 1, channels)``; changed.
+        state: ``(batch, heads, head_dim, d_state)``, float32 or wider; changed.
+        conv_weight: ``(channels, width)``.
+        conv_bias: ``(channels,)``.
+        A_log: ``(heads,)``, the logarithm of ``-A``.
+        D, dt_bias: ``(heads,)``.
+        norm_weight: ``(inner,)``.
+        eps: added to each norm's mean square.
+        group_size: channels that share a mean square; divides ``inner``.
+        dt_limit: bounds on the step.
+
+    Returns:
+        ``(batch, inner)`` in the dtype of ``projected``.
+    """
+    return implementation("mamba2_step", projected.device)(
+        projected,
+        window,
+        state,
+        conv_weight,
+        conv_bias,
+        A_log,
+        D,
+        dt_bias,
+        norm_weight,
+        eps,
+        group_size=group_size,
+        dt_limit=dt_limit,
     )
 
 

@@ -18,8 +18,17 @@ from hybridize.errors import InputError
 _IMPLEMENTATIONS = {
     "rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm", "triton": "triton.norm"},
     "gated_rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm", "triton": "triton.norm"},
-    "swiglu": {"reference": "reference.activation", "cpu": "cpu.activation"},
-    "squared_relu": {"reference": "reference.activation", "cpu": "cpu.activation"},
+    "swiglu": {
+        "reference": "reference.activation",
+        "cpu": "cpu.activation",
+        "triton": "triton.activation",
+    },
+    "squared_relu": {
+        "reference": "reference.activation",
+        "cpu": "cpu.activation",
+        "triton": "triton.activation",
+    },
+    "squared_relu_mlp": {"reference": "reference.mlp", "cpu": "cpu.mlp"},
     "causal_conv1d": {"reference": "reference.conv", "cpu": "cpu.conv", "triton": "triton.conv"},
     "causal_conv1d_step": {"reference": "reference.conv", "triton": "triton.conv"},
     "ssd_scan": {
@@ -28,10 +37,11 @@ _IMPLEMENTATIONS = {
         "triton": "triton.ssd_scan",
     },
     "ssd_step": {"reference": "reference.ssd_step", "triton": "triton.ssd_step"},
+    "mamba2_step": {"reference": "reference.mamba2_step", "triton": "triton.mamba2_step"},
     "linear_kl_divergence": {"reference": "reference.linear_kl", "triton": "triton.linear_kl"},
     "fp8_scale": {"reference": "reference.fp8"},
-    "fp8_quantize": {"reference": "reference.fp8"},
-    "fp8_linear": {"reference": "reference.fp8", "cpu": "cpu.fp8"},
+    "fp8_quantize": {"reference": "reference.fp8", "triton": "triton.fp8"},
+    "fp8_linear": {"reference": "reference.fp8", "cpu": "cpu.fp8", "triton": "triton.fp8"},
     "linear_topk_kl_divergence": {"reference": "reference.linear_kl"},
 }
 

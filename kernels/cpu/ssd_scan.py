@@ -5,8 +5,9 @@ state is carried (Dao & Gu 2024, arXiv 2405.21060, section 6 and listing 1). A f
 are worked on at a time, so that no intermediate outgrows the processor's caches. The backward
 keeps the inputs and the state before every tile, and computes the rest again.
 
-Tiles are laid out ``(batch, groups, chunks, heads of the group, head_dim, tokens)``: heads that
-share B and C then are rows of one matrix, and decays, one a token, run along the last dimension.
+Tiles are laid out ``(batch, groups, chunks, tokens, heads of the group, head_dim)``, as operands
+are but for the groups: heads that share B and C then are columns of one matrix, and nothing large
+is transposed. States are, instead: ``(batch, groups, d_state, heads × head_dim)``.
 """
 
 from dataclasses import dataclass
@@ -81,14 +82,11 @@ class _Scan(torch.autograd.Function):
             for start, chunks, size in _tiles(x, chunk_size):
                 befores.append(state)
                 tile = scan.tile(start, chunks, size)
-                states = tile.states(state)
-                state = states[-1]
-                _write(y, tile.outputs(states), start)
-        if D is not None:
-            y.addcmul_(x, D.to(x.dtype)[:, None])
+                states, state = tile.states(state)
+                tile.write(_laid_out(y, start, chunks, size, B.shape[2]), states, D)
         ctx.chunk_size = chunk_size
         ctx.save_for_backward(x, step, log_decay, B, C, D, seq_idx, *befores)
-        return y, state.reshape(initial_state.shape)
+        return y, scan.by_head(state)
 
     @staticmethod
     @once_differentiable
@@ -104,10 +102,11 @@ class _Scan(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             for (start, chunks, size), before in tiles:
                 tile = scan.tile(start, chunks, size)
-                after = tile.gradients(dy, tile.states(before), after, start, into)
+                states, _ = tile.states(before)
+                after = tile.gradients(dy, states, after, start, into)
         if D is not None:
             dx.addcmul_(dy, D.to(dx.dtype)[:, None])
-        return dx, dstep, dlog, dB, dC, dD, after.reshape(dstate.shape), None, None
+        return dx, dstep, dlog, dB, dC, dD, scan.by_head(after), None, None
 
 
 def _tiles(x: torch.Tensor, chunk_size: int) -> list[tuple[int, int, int]]:
@@ -135,39 +134,39 @@ class _Operands:
     seq_idx: torch.Tensor | None
 
     def grouped(self, state: torch.Tensor) -> torch.Tensor:
-        """Stack the states of a group's heads: ``(batch, groups, heads × head_dim, d_state)``."""
-        return state.unflatten(1, (self.B.shape[2], -1)).flatten(2, 3)
+        """Put the states of a group's heads side by side, as tiles have them."""
+        return state.unflatten(1, (self.B.shape[2], -1)).flatten(2, 3).mT.contiguous()
+
+    def by_head(self, grouped: torch.Tensor) -> torch.Tensor:
+        """Undo `grouped`: ``(batch, heads, head_dim, d_state)``."""
+        return grouped.mT.unflatten(2, (-1, self.x.shape[3])).flatten(1, 2).contiguous()
 
     def tile(self, start: int, chunks: int, size: int) -> "_Tile":
         """Lay out some chunks, with all that depends on the decays."""
-        piece, groups = slice(start, start + chunks * size), self.B.shape[2]
+        place = (start, chunks, size, self.B.shape[2])
         wide = self.step.dtype
-
-        def per_head(scalars: torch.Tensor) -> torch.Tensor:
-            grouped = scalars[:, piece].unflatten(2, (groups, -1)).unflatten(1, (chunks, size))
-            return grouped.permute(0, 3, 1, 4, 2)  # (batch, groups, chunks, heads, tokens)
-
-        step = per_head(self.step).contiguous()
-        total = per_head(self.log_decay).cumsum(-1)  # log decay from the chunk's start
+        total = _laid_out(self.log_decay, *place).cumsum(3)  # log decay from the chunk's start
+        end = total[:, :, :, -1:]
+        decay_in, decay_out, carried = total.exp(), (end - total).exp_(), end.exp()
         # Only differences of one chunk's sums are taken, and what is above one is not kept.
-        between = torch.sub(total[..., None, :], total[..., :, None]).exp_().triu_()
-        carried = total[..., -1:].exp()
-        decay_in, decay_out = total.exp(), (total[..., -1:] - total).exp_()
+        by_head = total.mT.contiguous()
+        between = torch.sub(by_head[..., :, None], by_head[..., None, :]).exp_().tril_()
         if self.seq_idx is not None:
-            index = self.seq_idx[:, piece].unflatten(1, (chunks, size))[:, None, :, None]
+            index = self.seq_idx[:, start : start + chunks * size].unflatten(1, (chunks, size))
+            index = index[:, None, :, :, None]
             last = self.seq_idx[:, max(start - 1, 0) : start + chunks * size - 1]
             if start == 0:
                 last = torch.cat([last[:, :1], last], 1) if last.shape[1] else self.seq_idx[:, :1]
             previous = last[:, ::size][:, None, :, None, None]  # before each chunk
-            between.mul_(index[..., None, :] == index[..., :, None])
+            between.mul_((index == index.mT)[:, :, :, None])
             decay_in.mul_(index == previous)
-            decay_out.mul_(index == index[..., -1:])
-            carried = carried * (index[..., -1:] == previous)
+            decay_out.mul_(index == index[:, :, :, -1:])
+            carried.mul_(index[:, :, :, -1:] == previous)
         return _Tile(
-            x=_laid_out(self.x, piece, chunks, groups, wide),
-            step=step,
-            keys=_per_group(self.B, piece, chunks, wide),
-            queries=_per_group(self.C, piece, chunks, wide),
+            x=_laid_out(self.x, *place).to(wide),
+            step=_laid_out(self.step, *place),
+            keys=_per_group(self.B, start, chunks, size).to(wide).contiguous(),
+            queries=_per_group(self.C, start, chunks, size).to(wide).contiguous(),
             between=between,
             decay_in=decay_in,
             decay_out=decay_out,
@@ -180,13 +179,13 @@ class _Tile:
     """A few chunks of a scan.
 
     Attributes:
-        x: ``(batch, groups, chunks, heads, head_dim, tokens)``.
-        step: ``(batch, groups, chunks, heads, tokens)``.
+        x: ``(batch, groups, chunks, tokens, heads, head_dim)``.
+        step: ``(batch, groups, chunks, tokens, heads)``.
         keys, queries: B and C, ``(batch, groups, chunks, tokens, d_state)``.
-        between: what is left at one token of what another put in, ``(…, heads, from, to)``.
-        decay_in: what is left of the state before the chunk, ``(…, heads, tokens)``.
-        decay_out: what is left of a token at the chunk's end, ``(…, heads, tokens)``.
-        carried: what is left of the state before the chunk at its end, ``(…, heads, 1)``.
+        between: what is left at one token of what another put in, ``(…, heads, to, from)``.
+        decay_in: what is left of the state before the chunk, ``(…, tokens, heads)``.
+        decay_out: what is left of a token at the chunk's end, ``(…, tokens, heads)``.
+        carried: what is left of the state before the chunk at its end, ``(…, 1, heads)``.
     """
 
     x: torch.Tensor
@@ -199,29 +198,34 @@ class _Tile:
     carried: torch.Tensor
 
     def __post_init__(self) -> None:
-        self.values = self.x * self.step[..., None, :]
-        self.head_dim = self.x.shape[4]
+        self.values = _scaled(self.x, self.step)
+        self.head_dim = self.x.shape[-1]
 
-    def states(self, before: torch.Tensor) -> list[torch.Tensor]:
-        """Return the state before each chunk, and the one after all of them."""
-        kept = (self.values * self.decay_out[..., None, :]).flatten(3, 4)
-        updates = kept @ self.keys
-        states = [before]
+    def states(self, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the states before each chunk, ``(batch, groups, chunks, …)``, and the last."""
+        updates = self.keys.mT @ _scaled(self.values, self.decay_out).flatten(4)
+        states = torch.empty_like(updates)
         for chunk in range(updates.shape[2]):
-            states.append(torch.addcmul(updates[:, :, chunk], states[-1], self._left(chunk)))
-        return states
+            states[:, :, chunk] = before
+            before = torch.addcmul(updates[:, :, chunk], before, self._left(chunk))
+        return states, before
 
-    def outputs(self, states: list[torch.Tensor]) -> torch.Tensor:
-        """Return y without the skip connection, laid out like ``x``."""
-        weights = self.between.mul_((self.keys @ self.queries.mT)[:, :, :, None])
-        before = torch.stack(states[:-1], 2)
-        y = self._by_head(before @ self.queries.mT).mul_(self.decay_in[..., None, :])
-        return _added_product(y, self.values, weights)
+    def write(self, out: torch.Tensor, states: torch.Tensor, D: torch.Tensor | None) -> None:
+        """Write y, laid out like ``x``."""
+        weights = self.between.mul_((self.queries @ self.keys.mT)[:, :, :, None])
+        y = self._recalled(states)
+        local = (weights @ self.values.transpose(3, 4)).transpose(3, 4)
+        if D is None:
+            torch.addcmul(local, y, self.decay_in[..., None], out=out)
+        else:
+            torch.addcmul(local, y, self.decay_in[..., None], out=y)
+            skips = D.unflatten(0, (y.shape[1], -1))[:, None, None, :, None]
+            torch.addcmul(y, self.x, skips, out=out)
 
     def gradients(
         self,
         dy_all: torch.Tensor,
-        states: list[torch.Tensor],
+        states: torch.Tensor,
         after: torch.Tensor,
         start: int,
         into: tuple[torch.Tensor, ...],
@@ -239,74 +243,70 @@ class _Tile:
             start: its first token.
             into: gradients of x, step, log decay, B and C.
         """
-        _, groups, chunks, _, _, size = self.x.shape
-        piece = slice(start, start + chunks * size)
+        _, groups, chunks, size, _, _ = self.x.shape
+        place = (start, chunks, size)
         dx, dstep, dlog, dB, dC = into
-        dy = _laid_out(dy_all, piece, chunks, groups, self.x.dtype)
-        faded = (dy * self.decay_in[..., None, :]).flatten(3, 4)
-        local = faded @ self.queries
-        afters = [after]
+        dy = _laid_out(dy_all, *place, groups).to(self.values.dtype)
+        faded = _scaled(dy, self.decay_in).flatten(4)
+        local = self.queries.mT @ faded
+        dstates = torch.empty_like(local)
         for chunk in reversed(range(chunks)):
-            afters.append(torch.addcmul(local[:, :, chunk], afters[-1], self._left(chunk)))
-        before = afters.pop()
-        dstates, states_in = torch.stack(afters[::-1], 2), torch.stack(states[:-1], 2)
+            dstates[:, :, chunk] = after
+            after = torch.addcmul(local[:, :, chunk], after, self._left(chunk))
 
-        products = self.keys @ self.queries.mT  # (batch, groups, chunks, from, to)
-        dproducts = (self.values.mT @ dy).mul_(self.between)
+        values_by_head, dy_by_head = (t.transpose(3, 4).contiguous() for t in (self.values, dy))
+        products = self.queries @ self.keys.mT  # (batch, groups, chunks, to, from)
+        dproducts = (dy_by_head @ values_by_head.mT).mul_(self.between)
         dproducts = dproducts.sum(3) if dproducts.shape[3] > 1 else dproducts.squeeze(3)
         weights = self.between.mul_(products[:, :, :, None])
-        dv = self._by_head(dstates @ self.keys.mT).mul_(self.decay_out[..., None, :])
-        y = self._by_head(states_in @ self.queries.mT).mul_(self.decay_in[..., None, :])
-        along = _added_product(y, self.values, weights).mul_(dy).sum(-2)
-        put_in = (self.values * dv).sum((-2, -1))[..., None]  # what went into the last state
-        dv = _added_product(dv, dy, weights.mT)
-        kept = (self.values * self.decay_out[..., None, :]).flatten(3, 4)
-        dkeys = _added_product(kept.mT @ dstates, dproducts, self.queries)
-        dqueries = _added_product(faded.mT @ states_in, dproducts.mT, self.keys)
+        y = self._recalled(states)
+        torch.addcmul(
+            (weights @ values_by_head).transpose(3, 4), y, self.decay_in[..., None], out=y
+        )
+        along = y.mul_(dy).sum(-1)
+        dv = (self.keys @ dstates).unflatten(4, (-1, self.head_dim)).mul_(self.decay_out[..., None])
+        put_in = (self.values * dv).sum((3, 5))  # what went into the last state
+        dv += (weights.mT @ dy_by_head).transpose(3, 4)
+        kept = _scaled(self.values, self.decay_out).flatten(4)
+        dkeys = _added_product(kept @ dstates.mT, dproducts.mT, self.queries)
+        dqueries = _added_product(faded @ states.mT, dproducts, self.keys)
 
-        xdv = (self.x * dv).sum(-2)
+        xdv = (self.x * dv).sum(-1)
         summed = along.sub_(self.step * xdv)
-        overlap = (dstates * states_in).unflatten(3, (-1, self.head_dim)).sum((-2, -1))
-        summed[..., -1:] += put_in + overlap[..., None] * self.carried
-        summed = summed.flip(-1).cumsum(-1).flip(-1)
-        _write(dx, dv.mul_(self.step[..., None, :]), start)
-        for full, part in ((dstep, xdv), (dlog, summed)):
-            full[:, piece] = part.permute(0, 2, 4, 1, 3).flatten(3, 4).flatten(1, 2)
+        overlap = (dstates * states).sum(3).unflatten(3, (-1, self.head_dim)).sum(-1)
+        summed[:, :, :, -1] += put_in + overlap * self.carried[:, :, :, 0]
+        summed = summed.flip(3).cumsum(3).flip(3)
+        torch.mul(dv, self.step[..., None], out=dv)
+        for full, part in ((dx, dv), (dstep, xdv), (dlog, summed)):
+            _laid_out(full, *place, groups).copy_(part)
         for full, part in ((dB, dkeys), (dC, dqueries)):
-            full[:, piece].unflatten(1, (chunks, size)).copy_(part.permute(0, 2, 3, 1, 4))
-        return before
+            _per_group(full, *place).copy_(part)
+        return after
+
+    def _recalled(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what the states say to each token, but for their decay since."""
+        return (self.queries @ states).unflatten(4, (-1, self.head_dim))
 
     def _left(self, chunk: int) -> torch.Tensor:
-        """Return what is left of a state after a chunk, as a factor of stacked states."""
-        return self.carried[:, :, chunk].repeat_interleave(self.head_dim, 2)
-
-    def _by_head(self, stacked: torch.Tensor) -> torch.Tensor:
-        return stacked.unflatten(3, (-1, self.head_dim))
+        """Return what is left of a state after a chunk, as a factor of states side by side."""
+        return self.carried[:, :, chunk].repeat_interleave(self.head_dim, 3)
 
 
-def _laid_out(
-    full: torch.Tensor, piece: slice, chunks: int, groups: int, dtype: torch.dtype
-) -> torch.Tensor:
-    """Return some tokens of ``(batch, length, heads, head_dim)`` as a tile has them."""
-    part = full[:, piece].unflatten(2, (groups, -1)).unflatten(1, (chunks, -1))
-    return _contiguous(part.permute(0, 3, 1, 4, 5, 2), dtype)
-
-
-def _per_group(full: torch.Tensor, piece: slice, chunks: int, dtype: torch.dtype) -> torch.Tensor:
-    part = full[:, piece].unflatten(1, (chunks, -1)).permute(0, 3, 1, 2, 4)
-    return _contiguous(part, dtype)
-
-
-def _contiguous(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Copy to another layout and dtype in one pass."""
-    return torch.empty(tensor.shape, dtype=dtype, device=tensor.device).copy_(tensor)
-
-
-def _write(full: torch.Tensor, tile: torch.Tensor, start: int) -> None:
-    """Put a tile's values where they belong in ``(batch, length, heads, head_dim)``."""
-    chunks, size, groups = tile.shape[2], tile.shape[-1], tile.shape[1]
+def _laid_out(full: torch.Tensor, start: int, chunks: int, size: int, groups: int) -> torch.Tensor:
+    """Return a view of some tokens of ``(batch, length, heads, …)`` as a tile has them."""
     part = full[:, start : start + chunks * size].unflatten(2, (groups, -1))
-    part.unflatten(1, (chunks, size)).copy_(tile.permute(0, 2, 5, 1, 3, 4))
+    return part.unflatten(1, (chunks, size)).movedim(3, 1)
+
+
+def _per_group(full: torch.Tensor, start: int, chunks: int, size: int) -> torch.Tensor:
+    """Return a view of some tokens of ``(batch, length, groups, d_state)`` as a tile has them."""
+    part = full[:, start : start + chunks * size]
+    return part.unflatten(1, (chunks, size)).movedim(3, 1)
+
+
+def _scaled(tile: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Multiply all channels of a token and head by one factor, into memory in one piece."""
+    return torch.mul(tile, factors[..., None], out=factors.new_empty(tile.shape))
 
 
 def _added_product(to: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

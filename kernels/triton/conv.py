@@ -10,8 +10,10 @@ from hybridize.kernels.reference import conv as reference
 from hybridize.kernels.triton import conv_kernels as kernels
 from hybridize.kernels.triton.launch import (
     accumulator,
+    evenly_spaced,
     inner_contiguous,
     sequence_numbers,
+    spacing,
     wants_gradient,
     wide_dtype,
 )
@@ -85,13 +87,13 @@ class _Convolution(torch.autograd.Function):
         index: torch.Tensor | None,
     ) -> torch.Tensor:
         batch, length, channels = x.shape
-        x, weight = inner_contiguous(x), weight.contiguous()
+        x, weight = evenly_spaced(x), weight.contiguous()
         bias, window = (None if t is None else t.contiguous() for t in (bias, window))
         y = x.new_empty(x.shape)
         blocks = triton.cdiv(length, _TOKENS), triton.cdiv(channels, _CHANNELS)
         with torch.cuda.device_of(x):
             kernels.conv_forward[batch * blocks[0], blocks[1]](
-                x, weight, bias, window, index, y, *x.stride()[:2], length, channels, blocks[0],
+                x, weight, bias, window, index, y, *spacing(x), length, channels, blocks[0],
                 WIDTH=weight.shape[1], BLOCK_T=_TOKENS, BLOCK_C=_CHANNELS,
                 ACC=accumulator(x.dtype), num_warps=4,
             )  # fmt: skip
@@ -103,7 +105,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, bias, window, index = ctx.saved_tensors
         batch, length, channels = x.shape
-        width, dy = weight.shape[1], inner_contiguous(dy)
+        width, dy = weight.shape[1], evenly_spaced(dy)
         dx = x.new_empty(x.shape)
         dwindow = None if window is None else window.new_empty(window.shape)
         programs = triton.cdiv(length + width - 1, _TOKENS * _TILES)
@@ -111,7 +113,7 @@ class _Convolution(torch.autograd.Function):
         with torch.cuda.device_of(x):
             kernels.conv_backward[batch * programs, triton.cdiv(channels, _CHANNELS)](
                 x, weight, bias, window, index, dy, dx, dwindow, sums,
-                *x.stride()[:2], *dy.stride()[:2], length, channels, programs,
+                *spacing(x), *spacing(dy), length, channels, programs,
                 WIDTH=width, SUMS=triton.next_power_of_2(width + 1), TILES=_TILES,
                 BLOCK_T=_TOKENS, BLOCK_C=_CHANNELS, ACC=accumulator(x.dtype), num_warps=4,
             )  # fmt: skip

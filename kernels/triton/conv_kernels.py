@@ -1,7 +1,7 @@
 """The kernels of the causal convolution: a tile has some tokens and some channels.
 
 Places count from the window's first token, so that output ``t`` sees the places from ``t`` to
-``t + width - 1``; those before ``width - 1`` are the window's.
+``t + width - 1``; those before ``width - 1`` are the window's. Strides: see `ssd_kernels`.
 """
 
 import triton
@@ -56,7 +56,7 @@ def _sums(
     return total
 
 
-@triton.jit(do_not_specialize=["length", "blocks"])
+@triton.jit(do_not_specialize=["length", "blocks", "x_b"])
 def conv_forward(
     x_ptr, weight_ptr, bias_ptr, window_ptr, index_ptr, y_ptr, x_b, x_t, length, channels, blocks,
     WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
@@ -65,7 +65,7 @@ def conv_forward(
     batch = (tl.program_id(0) // blocks).to(tl.int64)
     token = tl.program_id(0) % blocks * BLOCK_T + tl.arange(0, BLOCK_T)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    x_ptr += batch * x_b
+    x_ptr += batch * x_b * x_t
     if window_ptr is not None:
         window_ptr += batch * (WIDTH - 1) * channels
     if index_ptr is not None:
@@ -79,7 +79,7 @@ def conv_forward(
     tl.store(target, silu(total).to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["length", "programs"])
+@triton.jit(do_not_specialize=["length", "programs", "x_b", "dy_b"])
 def conv_backward(
     x_ptr, weight_ptr, bias_ptr, window_ptr, index_ptr, dy_ptr, dx_ptr, dwindow_ptr, sums_ptr,
     x_b, x_t, dy_b, dy_t, length, channels, programs,
@@ -90,8 +90,8 @@ def conv_backward(
     batch = (tl.program_id(0) // programs).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     known = channel < channels
-    x_ptr += batch * x_b
-    dy_ptr += batch * dy_b
+    x_ptr += batch * x_b * x_t
+    dy_ptr += batch * dy_b * dy_t
     if window_ptr is not None:
         window_ptr += batch * (WIDTH - 1) * channels
     if index_ptr is not None:

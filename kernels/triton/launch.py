@@ -91,6 +91,30 @@ def inner_contiguous(tensor: torch.Tensor, dims: int = 1) -> torch.Tensor:
     return tensor
 
 
+def evenly_spaced(tensor: torch.Tensor, dims: int = 1) -> torch.Tensor:
+    """Do `inner_contiguous` for ``(batch, length, …)``, with whole tokens between rows too."""
+    tensor = inner_contiguous(tensor, dims)
+    (batch, length), (over, along) = tensor.shape[:2], tensor.stride()[:2]
+    even = batch == 1 or length == 1 or (along > 0 and over % along == 0)
+    return tensor if even else tensor.contiguous()
+
+
+def spacing(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return the tokens from one batch row of `evenly_spaced` to the next, and a token's elements.
+
+    Only the former depends on the length.
+    """
+    over, along = tensor.stride()[:2]
+    if tensor.shape[1] == 1:  # nothing is stepped over along the length: its stride may be any
+        return 1, over
+    return (0 if tensor.shape[0] == 1 else over // along), along
+
+
+def flat_rows(x: torch.Tensor) -> torch.Tensor:
+    """Return ``(..., width)`` as ``(rows, width)`` whose rows lie in one piece each."""
+    return inner_contiguous(x.reshape(-1, x.shape[-1]))
+
+
 def wants_gradient(*tensors: torch.Tensor | None) -> bool:
     """Return whether autograd would record an operation on these."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

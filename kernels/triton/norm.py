@@ -10,7 +10,7 @@ import triton
 from torch.autograd.function import once_differentiable
 
 from hybridize.kernels.triton import norm_kernels as kernels
-from hybridize.kernels.triton.launch import accumulator, inner_contiguous, tuning, wide_dtype
+from hybridize.kernels.triton.launch import accumulator, flat_rows, tuning, wide_dtype
 
 _BACKWARD_PROGRAMS = 512
 """Programs per group: each has one row of the weight's gradient, which are then summed."""
@@ -47,7 +47,7 @@ class _Norm(torch.autograd.Function):
         group_size: int,
         norm_before_gate: bool,
     ) -> torch.Tensor:
-        rows, gates = _rows(x), None if gate is None else _rows(gate)
+        rows, gates = flat_rows(x), None if gate is None else flat_rows(gate)
         weight = weight.contiguous()
         y = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
         constants = {
@@ -73,7 +73,11 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, gate, weight = ctx.saved_tensors
         constants, width = ctx.constants, x.shape[-1]
-        rows, gates, incoming = _rows(x), None if gate is None else _rows(gate), _rows(dy)
+        rows, gates, incoming = (
+            flat_rows(x),
+            None if gate is None else flat_rows(gate),
+            flat_rows(dy),
+        )
         dx = x.new_empty(x.shape)
         dgate = None if gate is None else gate.new_empty(gate.shape)
         tiles = triton.cdiv(len(rows), constants["ROWS"])
@@ -86,10 +90,6 @@ class _Norm(torch.autograd.Function):
                 triton.cdiv(tiles, programs), **constants, num_warps=_warps(constants["GROUP"]),
             )  # fmt: skip
         return dx, dgate, dweight.sum(0).to(weight.dtype), None, None, None
-
-
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    return inner_contiguous(x.reshape(-1, x.shape[-1]))
 
 
 def _stride(rows: torch.Tensor | None) -> int:

@@ -7,7 +7,7 @@ from hybridize.kernels.triton.pointwise import silu, silu_slope
 
 
 @triton.jit
-def _normalized(x, EPS: tl.constexpr, GROUP: tl.constexpr):
+def normalized(x, EPS: tl.constexpr, GROUP: tl.constexpr):
     """Return ``x`` at unit root mean square, and what it was multiplied by."""
     mean = tl.sum(x * x, 1) / GROUP
     scale = 1 / tl.sqrt(mean + tl.full((), EPS, x.dtype))
@@ -32,7 +32,7 @@ def norm_forward(
         factor = silu(tl.load(gate_ptr + row * gate_row + column, mask=inside, other=0.0).to(ACC))
         if not NORM_FIRST:
             x *= factor
-    normal, _ = _normalized(x, EPS, GROUP)
+    normal, _ = normalized(x, EPS, GROUP)
     weight = tl.load(weight_ptr + column, mask=channel < GROUP, other=0.0).to(ACC)
     # Rounded to the input's dtype before the weight, as every checkpoint's own code does.
     y = normal.to(stored.dtype).to(ACC) * weight
@@ -65,7 +65,7 @@ def norm_backward(
             factor = silu(gate)
             if not NORM_FIRST:
                 inner = x * factor
-        normal, scale = _normalized(inner, EPS, GROUP)
+        normal, scale = normalized(inner, EPS, GROUP)
         dfactor = dy
         if gate_ptr is not None and NORM_FIRST:
             dfactor = dy * normal * weight

@@ -3,6 +3,9 @@
 Programs of the first two go from chunk to chunk with one head's state, or a part of its rows, in
 registers: it is float32 throughout, and never in memory. Programs of the third have a chunk and
 a group each, and add up what the group's heads ask of B and C.
+
+Strides: ``_t`` from token to token in elements, ``_b`` from one row of the batch to the next in
+tokens. The latter alone depend on the length, and Triton must not compile a kernel for each.
 """
 
 import triton
@@ -17,7 +20,7 @@ from hybridize.kernels.triton.ssd_chunk import (
 )
 
 
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "x_b", "dt_b", "B_b", "C_b"])
 def scan_forward(
     x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, initial_ptr, seq_ptr, y_ptr, last_ptr,
     x_b, x_t, dt_b, dt_t, B_b, B_t, C_b, C_t, length, heads, per_group,
@@ -30,11 +33,11 @@ def scan_forward(
     group = head // per_group
     p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     n = tl.arange(0, BLOCK_N)
-    x_ptr += batch * x_b + head * P
+    x_ptr += batch * x_b * x_t + head * P
     y_ptr += (batch * length * heads + head) * P
-    dt_ptr += batch * dt_b + head
-    B_ptr += batch * B_b + group * N
-    C_ptr += batch * C_b + group * N
+    dt_ptr += batch * dt_b * dt_t + head
+    B_ptr += batch * B_b * B_t + group * N
+    C_ptr += batch * C_b * C_t + group * N
     if seq_ptr is not None:
         seq_ptr += batch * length
     if bias_ptr is not None:
@@ -70,7 +73,7 @@ def scan_forward(
     tl.store(last_ptr + place, state, mask=inside)
 
 
-@triton.jit(do_not_specialize=["length", "chunks"])
+@triton.jit(do_not_specialize=["length", "chunks", "value_b", "dt_b", "key_b"])
 def scan_states(
     value_ptr, dt_ptr, A_ptr, key_ptr, bias_ptr, initial_ptr, seq_ptr, states_ptr, last_ptr,
     value_b, value_t, dt_b, dt_t, key_b, key_t, length, chunks, heads, per_group,
@@ -86,9 +89,9 @@ def scan_states(
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     n = tl.arange(0, BLOCK_N)
-    value_ptr += batch * value_b + head * P
-    dt_ptr += batch * dt_b + head
-    key_ptr += batch * key_b + head // per_group * N
+    value_ptr += batch * value_b * value_t + head * P
+    dt_ptr += batch * dt_b * dt_t + head
+    key_ptr += batch * key_b * key_t + head // per_group * N
     if seq_ptr is not None:
         seq_ptr += batch * length
     if bias_ptr is not None:
@@ -119,7 +122,7 @@ def scan_states(
     tl.store(last_ptr + place, state, mask=inside)
 
 
-@triton.jit(do_not_specialize=["length", "chunks"])
+@triton.jit(do_not_specialize=["length", "chunks", "x_b", "dt_b", "B_b", "C_b", "dy_b"])
 def scan_gradients(
     x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, seq_ptr, dy_ptr, before_ptr, after_ptr,
     dx_ptr, ddt_ptr, dB_ptr, dC_ptr, sums_ptr,
@@ -142,8 +145,8 @@ def scan_gradients(
     valid = (tl.arange(0, BLOCK_Q) < CHUNK) & (token < length)
     at = token.to(tl.int64)
     p, n = tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
-    keys = load_rows(B_ptr + batch * B_b + group * N, B_t, at, valid, n, N)
-    queries = load_rows(C_ptr + batch * C_b + group * N, C_t, at, valid, n, N)
+    keys = load_rows(B_ptr + batch * B_b * B_t + group * N, B_t, at, valid, n, N)
+    queries = load_rows(C_ptr + batch * C_b * C_t + group * N, C_t, at, valid, n, N)
     keys, queries = keys.to(DOT), queries.to(DOT)
     if seq_ptr is not None:
         seq_ptr += batch * length
@@ -159,13 +162,13 @@ def scan_gradients(
         if bias_ptr is not None:
             bias = bias_ptr + head
         raw, step = load_steps(
-            dt_ptr + batch * dt_b + head, dt_t, bias, token, valid, LOW, HIGH, ACC
+            dt_ptr + batch * dt_b * dt_t + head, dt_t, bias, token, valid, LOW, HIGH, ACC
         )
         total, index, into, out, through = load_decays(
             step, A_ptr + head, seq_ptr, start, token, valid, length, CHUNK, ACC
         )
-        x = load_rows(x_ptr + batch * x_b + head * P, x_t, at, valid, p, P).to(ACC)
-        dy = load_rows(dy_ptr + batch * dy_b + head * P, dy_t, at, valid, p, P).to(ACC)
+        x = load_rows(x_ptr + batch * x_b * x_t + head * P, x_t, at, valid, p, P).to(ACC)
+        dy = load_rows(dy_ptr + batch * dy_b * dy_t + head * P, dy_t, at, valid, p, P).to(ACC)
         cell = ((batch * heads + head) * chunks + chunk) * P * N + p[:, None] * N + n[None, :]
         before = tl.load(before_ptr + cell, mask=inside, other=0.0)
         after = tl.load(after_ptr + cell, mask=inside, other=0.0)

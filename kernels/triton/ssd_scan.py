@@ -15,10 +15,11 @@ from hybridize.kernels.triton.launch import (
     INTERPRETED,
     accumulator,
     block,
-    inner_contiguous,
+    evenly_spaced,
     operand,
     operand_dtype,
     sequence_numbers,
+    spacing,
     tuning,
     wide_dtype,
 )
@@ -80,7 +81,7 @@ class _Scan(torch.autograd.Function):
         chunk_size: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         call = _Call(x, B, dt_limit, chunk_size)
-        x, dt, B, C = (inner_contiguous(t, dims) for t, dims in ((x, 2), (dt, 1), (B, 2), (C, 2)))
+        x, dt, B, C = (evenly_spaced(t, dims) for t, dims in ((x, 2), (dt, 1), (B, 2), (C, 2)))
         A, (D, dt_bias, initial_state) = (
             A.contiguous(),
             (None if t is None else t.contiguous() for t in (D, dt_bias, initial_state)),
@@ -92,7 +93,7 @@ class _Scan(torch.autograd.Function):
         with torch.cuda.device_of(x):
             kernels.scan_forward[grid](
                 x, dt, A, B, C, D, dt_bias, initial_state, seq_idx, y, state,
-                *x.stride()[:2], *dt.stride()[:2], *B.stride()[:2], *C.stride()[:2],
+                *spacing(x), *spacing(dt), *spacing(B), *spacing(C),
                 call.length, call.heads, call.per_group,
                 BLOCK_P=rows, **call.constants, **call.scan_launch,
             )  # fmt: skip
@@ -105,7 +106,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, dy: torch.Tensor, dstate: torch.Tensor) -> tuple[Any, ...]:
         x, dt, A, B, C, D, dt_bias, initial_state, seq_idx = ctx.saved_tensors
         call: _Call = ctx.call
-        dy, dstate = inner_contiguous(dy, 2), dstate.contiguous()
+        dy, dstate = evenly_spaced(dy, 2), dstate.contiguous()
         states = x.new_empty(
             (2, call.batch, call.heads, call.chunks, call.head_dim, call.d_state),
             dtype=operand_dtype(x.dtype),
@@ -124,14 +125,14 @@ class _Scan(torch.autograd.Function):
             ):
                 kernels.scan_states[walk](
                     values, dt, A, keys, dt_bias, known, seq_idx, saved, last,
-                    *values.stride()[:2], *dt.stride()[:2], *keys.stride()[:2], *sizes,
+                    *spacing(values), *spacing(dt), *spacing(keys), *sizes,
                     BACKWARD=backward, BLOCK_P=rows, **call.constants, **call.scan_launch,
                 )  # fmt: skip
             kernels.scan_gradients[call.batch * call.chunks, B.shape[2]](
                 x, dt, A, B, C, D, dt_bias, seq_idx, dy, before, after,
                 dx, ddt, dB, dC, sums,
-                *x.stride()[:2], *dt.stride()[:2], *B.stride()[:2], *C.stride()[:2],
-                *dy.stride()[:2], *sizes,
+                *spacing(x), *spacing(dt), *spacing(B), *spacing(C),
+                *spacing(dy), *sizes,
                 BLOCK_P=block(call.head_dim), **call.constants, **call.gradient_launch,
             )  # fmt: skip
         dA, dbias, dD = sums.sum(0)

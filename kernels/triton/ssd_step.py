@@ -50,6 +50,18 @@ def ssd_step(
 
 
 @triton.jit
+def move_on(
+    cell, inside, x, key, query, raw, A, LOW: tl.constexpr, HIGH: tl.constexpr, ACC: tl.constexpr
+):  # fmt: skip
+    """Take one token into some rows of a state; return what these give, without a skip."""
+    step = clamped(softplus(raw), LOW, HIGH)
+    state = tl.load(cell, mask=inside, other=0.0).to(ACC)
+    state = tl.exp(step * A) * state + (step * x)[:, None] * key[None, :]
+    tl.store(cell, state.to(cell.dtype.element_ty), mask=inside)
+    return tl.sum(state * query[None, :], 1)
+
+
+@triton.jit
 def _step(
     state_ptr, x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, y_ptr,
     state_b, state_h, state_p, state_n, x_b, dt_b, B_b, C_b, heads, per_group,
@@ -62,18 +74,14 @@ def _step(
     inside = (p < P)[:, None] & (n < N)[None, :]
     cell = state_ptr + batch * state_b + head * state_h
     cell += p[:, None] * state_p + n[None, :] * state_n
-    state = tl.load(cell, mask=inside, other=0.0).to(ACC)
     x = tl.load(x_ptr + batch * x_b + head * P + p, mask=p < P, other=0.0).to(ACC)
     key = tl.load(B_ptr + batch * B_b + group * N + n, mask=n < N, other=0.0).to(ACC)
     query = tl.load(C_ptr + batch * C_b + group * N + n, mask=n < N, other=0.0).to(ACC)
     raw = tl.load(dt_ptr + batch * dt_b + head).to(ACC)
     if bias_ptr is not None:
         raw += tl.load(bias_ptr + head).to(ACC)
-    step = clamped(softplus(raw), LOW, HIGH)
-    decay = tl.exp(step * tl.load(A_ptr + head).to(ACC))
-    state = decay * state + (step * x)[:, None] * key[None, :]
-    tl.store(cell, state.to(state_ptr.dtype.element_ty), mask=inside)
-    y = tl.sum(state * query[None, :], 1)
+    A = tl.load(A_ptr + head).to(ACC)
+    y = move_on(cell, inside, x, key, query, raw, A, LOW, HIGH, ACC)
     if D_ptr is not None:
         y += tl.load(D_ptr + head).to(ACC) * x
     place = y_ptr + (batch * heads + head) * P + p

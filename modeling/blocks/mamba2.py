@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hybridize.kernels import causal_conv1d, causal_conv1d_step, ssd_scan, ssd_step
+from hybridize.kernels import causal_conv1d, mamba2_step, ssd_scan
 from hybridize.modeling.blocks.context import BlockContext
 from hybridize.modeling.blocks.norm import GatedRMSNorm
 from hybridize.modeling.blocks.sizes import MambaSizes
@@ -45,6 +45,13 @@ class Mamba2(nn.Module):
             projected: ``(batch, length, sum(in_proj_splits()))``.
             context: see `BlockContext`.
         """
+        window, state = self._remembered(context)
+        decoding = projected.shape[1] == 1 and context.seq_idx is None
+        if decoding and window is not None and state is not None:
+            y = self._step(projected[:, 0], window, state)[:, None]
+            if isinstance(context.cache, CompactCache):  # of which the state was a copy
+                context.cache.update_recurrent_state(state, self.layer_idx)
+            return y
         sizes = self.sizes
         gate, conv_input, dt = projected.split(
             (sizes.inner, sizes.conv_channels, sizes.heads), dim=-1
@@ -53,14 +60,7 @@ class Mamba2(nn.Module):
             # Padding must look like the nothing before a sequence to the convolution; masking
             # the input instead would let the projection's bias through.
             conv_input = conv_input * context.padding_mask[..., None]
-        window, state = self._remembered(context)
-        decoding = dt.shape[1] == 1 and context.seq_idx is None
-        if decoding and window is not None and state is not None:
-            y = self._step(conv_input, dt, window, state)
-            if isinstance(context.cache, CompactCache):  # of which the state was a copy
-                context.cache.update_recurrent_state(state, self.layer_idx)
-        else:
-            y = self._scan(conv_input, dt, window, state, context)
+        y = self._scan(conv_input, dt, window, state, context)
         return self.norm(y.flatten(-2), gate)
 
     def _remembered(self, context: BlockContext) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -76,25 +76,23 @@ class Mamba2(nn.Module):
         return window.transpose(1, 2), state
 
     def _step(
-        self, conv_input: torch.Tensor, dt: torch.Tensor, window: torch.Tensor, state: torch.Tensor
+        self, projected: torch.Tensor, window: torch.Tensor, state: torch.Tensor
     ) -> torch.Tensor:
         """Decode one token; the cache's window and state move on in place."""
-        mixed = causal_conv1d_step(
-            conv_input[:, 0], window, self.conv1d.weight.squeeze(1), self.conv1d.bias
-        )
-        x, B, C = self._split(mixed)
-        y = ssd_step(
+        return mamba2_step(
+            projected,
+            window,
             state,
-            x,
-            dt[:, 0],
-            self._decay(),
-            B,
-            C,
-            D=self.D,
-            dt_bias=self.dt_bias,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            self.A_log,
+            self.D,
+            self.dt_bias,
+            self.norm.weight,
+            self.norm.eps,
+            group_size=self.norm.group_size,
             dt_limit=self.sizes.dt_limit,
         )
-        return y[:, None]
 
     def _scan(
         self,
@@ -120,7 +118,7 @@ class Mamba2(nn.Module):
         y, state = ssd_scan(
             x,
             dt,
-            self._decay(),
+            -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
             B,
             C,
             D=self.D,
@@ -133,10 +131,6 @@ class Mamba2(nn.Module):
             context.cache.update_conv_state(window.transpose(1, 2), self.layer_idx)
             context.cache.update_recurrent_state(state, self.layer_idx)
         return y
-
-    def _decay(self) -> torch.Tensor:
-        wide = torch.promote_types(self.A_log.dtype, torch.float32)
-        return -torch.exp(self.A_log.to(wide))
 
     def _split(self, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Take ``(..., channels)`` apart into x per head, and B and C per group."""

@@ -14,6 +14,7 @@ _MODULES = (
     ("kernels", "reference/activation.py"),
     ("kernels", "reference/conv.py"),
     ("kernels", "reference/ssd_step.py"),
+    ("kernels", "reference/mamba2_step.py"),
     ("kernels", "cpu/ssd_scan.py"),
     ("modeling", "layout.py"),
     ("modeling", "blocks/sizes.py"),

@@ -93,6 +93,18 @@ def test_parts_of_a_wider_tensor_are_read_in_place():
         assert error(mine, right) < 1e-12
 
 
+def test_rows_of_any_spacing():
+    """The tokens of a longer tensor, one row for all, and rows that are not whole tokens apart."""
+    inputs = operands(2, 19, 2, 1)
+    longer, other = draw(2, 25, 2, 5), draw(2 * 19 * 10 + 1)
+    for x in (longer[:, :19], longer[:1, :19].expand(2, -1, -1, -1), longer[:, 6:7],
+              other.as_strided((2, 19, 2, 5), (19 * 10 + 1, 10, 5, 1))):  # fmt: skip
+        given = {k: v[:, : x.shape[1]] if k in ("dt", "B", "C") else v for k, v in inputs.items()}
+        given |= {"x": x}
+        for mine, right in zip(ssd_scan(**given), recurrence(**given), strict=True):
+            assert error(mine, right) < 1e-12
+
+
 def test_a_step_of_minus_infinity_leaves_no_trace():
     inputs = operands(1, 30, 2, 1)
     inputs["dt"][:, 10:20] = -torch.inf

@@ -156,3 +156,18 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     again = HybridForCausalLM.from_pretrained(tmp_path).eval()
     ids = tokens()
     assert torch.equal(again(ids).logits, model(ids).logits)
+
+
+@torch.no_grad()
+def test_triton_kernels_decode_the_same(monkeypatch):
+    pytest.importorskip("triton", reason="needs triton, which has no build for this platform")
+    model = build(LAYOUTS["mamba only"], torch.float32)
+    ids = tokens(2, 9)
+    want = model(ids).logits
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", "triton")
+    cache, parts = None, []
+    for piece in ids.split([7, 1, 1], 1):
+        output = model(piece, cache=cache, use_cache=True)
+        cache = output.cache
+        parts.append(output.logits)
+    torch.testing.assert_close(torch.cat(parts, 1), want, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,64 @@
+"""One token through a Mamba-2 block in two launches.
+
+Programs of the first share the window, so that it moves on in the second.
+"""
+
+import torch
+import triton
+
+from hybridize.kernels.reference import mamba2_step as reference
+from hybridize.kernels.triton import mamba2_step_kernels as kernels
+from hybridize.kernels.triton.launch import accumulator, inner_contiguous, wants_gradient
+
+_ROWS = 32
+"""Rows of a state that one program moves on; each convolves its group's B and C for itself."""
+
+
+def mamba2_step(
+    projected: torch.Tensor,
+    window: torch.Tensor,
+    state: torch.Tensor,
+    conv_weight: torch.Tensor,
+    conv_bias: torch.Tensor | None,
+    A_log: torch.Tensor,
+    D: torch.Tensor,
+    dt_bias: torch.Tensor,
+    norm_weight: torch.Tensor,
+    eps: float,
+    *,
+    group_size: int,
+    dt_limit: tuple[float, float] = (0.0, float("inf")),
+) -> torch.Tensor:
+    """See `hybridize.kernels.mamba2_step`."""
+    parameters = [conv_weight, conv_bias, A_log, D, dt_bias, norm_weight]
+    if wants_gradient(projected, window, state, *parameters):  # what changes in place has none here
+        return reference.mamba2_step(
+            projected, window, state, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, eps,
+            group_size=group_size, dt_limit=dt_limit,
+        )  # fmt: skip
+    batch, heads, head_dim, d_state = state.shape
+    inner, (_, before, channels) = heads * head_dim, window.shape
+    groups, norms = (channels - inner) // (2 * d_state), inner // group_size
+    projected = inner_contiguous(projected)
+    conv_weight, conv_bias, A_log, D, dt_bias, norm_weight = (
+        None if t is None else t.contiguous() for t in parameters
+    )
+    y = projected.new_empty(batch, inner)
+    normal = y.new_empty(y.shape, dtype=torch.promote_types(y.dtype, norm_weight.dtype))
+    share = triton.cdiv(channels, norms)
+    constants = {"WIDTH": before + 1, "ACC": accumulator(state.dtype)}
+    with torch.cuda.device_of(projected):
+        kernels.recur[batch * heads, triton.cdiv(head_dim, _ROWS)](
+            projected, window, state, conv_weight, conv_bias, A_log, D, dt_bias, y,
+            projected.stride(0), *window.stride(), *state.stride(), heads, heads // groups,
+            P=head_dim, N=d_state, LOW=float(dt_limit[0]), HIGH=float(dt_limit[1]),
+            BLOCK_P=_ROWS, BLOCK_N=triton.next_power_of_2(d_state), **constants, num_warps=4,
+        )  # fmt: skip
+        kernels.finish[batch, norms](
+            y, projected, norm_weight, window, normal,
+            projected.stride(0), *window.stride(), inner, channels, share,
+            EPS=eps, GROUP=group_size, BLOCK=triton.next_power_of_2(group_size),
+            BLOCK_C=triton.next_power_of_2(share), **constants,
+            num_warps=min(16, max(4, triton.next_power_of_2(group_size) // 512)),
+        )  # fmt: skip
+    return normal

@@ -1,0 +1,54 @@
+"""The Triton kernels of the activations against their plain form in float64."""
+
+import pytest
+import torch
+from on_triton import DTYPES, draw, error, exact, poisoned  # noqa: F401
+
+from hybridize.kernels.reference import activation as plain
+from hybridize.kernels.triton import activation
+
+BOUNDS = dict(zip(DTYPES, (1e-14, 2e-7, 6e-3, 1e-3), strict=True))
+OPERANDS = {"swiglu": 2, "squared_relu": 1}
+
+
+def check(function, leaves, dtype):
+    found = []
+    for module, operands in ((activation, leaves), (plain, exact(leaves))):
+        y = getattr(module, function)(*operands)
+        dy = draw(*y.shape, seed=3).to(y.dtype)
+        found.append([y, *torch.autograd.grad(y, operands, dy)])
+    for mine, right in zip(*found, strict=True):
+        assert mine.numel() == 0 or error(mine, right) < BOUNDS[dtype]
+    assert {mine.dtype for mine in found[0]} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 5, 16), (1, 1), (2, 1025), (0, 7)])
+@pytest.mark.parametrize("function", OPERANDS)
+def test_values_and_gradients(function, shape, dtype):
+    leaves = [draw(*shape, seed=seed, dtype=dtype) for seed in range(OPERANDS[function])]
+    check(function, [leaf.requires_grad_() for leaf in leaves], dtype)
+
+
+@pytest.mark.parametrize("function", OPERANDS)
+def test_gradients_are_those_of_differences(function):
+    leaves = [draw(2, 5, seed=seed).requires_grad_() for seed in range(OPERANDS[function])]
+    assert torch.autograd.gradcheck(getattr(activation, function), leaves)
+
+
+@pytest.mark.parametrize("function", OPERANDS)
+def test_operands_of_any_layout(function):
+    """Transposed, split out of a wider tensor, and in more dimensions than two."""
+    for layout in (lambda t: t.T, lambda t: t[:, ::2], lambda t: t[:, 3:9], lambda t: t[:, None]):
+        given = [layout(draw(14, 12, seed=seed)) for seed in range(OPERANDS[function])]
+        got = getattr(activation, function)(*given)
+        assert error(got, getattr(plain, function)(*given)) < 1e-14
+
+
+def test_extremes_are_neither_hidden_nor_made():
+    x = torch.tensor([[-1e4, -0.0, 0.0, 1e4, torch.inf, torch.nan]], dtype=torch.float32)
+    for got, want in (
+        (activation.squared_relu(x), plain.squared_relu(x)),
+        (activation.swiglu(x[:, :5], x[:, :5]), plain.swiglu(x[:, :5], x[:, :5])),
+    ):
+        torch.testing.assert_close(got, want, equal_nan=True)

@@ -1,0 +1,119 @@
+"""The Triton kernels of FP8 against torch's rounding, bit by bit, and products in float64."""
+
+import pytest
+import torch
+from on_triton import DEVICE, draw, error, poisoned  # noqa: F401
+
+from hybridize.kernels.cpu import fp8 as torch_path
+from hybridize.kernels.reference import fp8 as plain
+from hybridize.kernels.triton import fp8
+
+FORMATS = [torch.float8_e4m3fn, torch.float8_e5m2]
+GRANULARITIES = ["tensor", "row", "group", "block"]
+
+
+@pytest.fixture(autouse=True, params=[True, False] if DEVICE == "cuda" else [False])
+def converting(request, monkeypatch):
+    """Run a GPU's own conversion, and the one for devices that have none."""
+    if not request.param:
+        monkeypatch.setattr(fp8, "_converts", lambda device: False)
+
+
+def same_numbers(got, want):
+    """Compare bits, but those of NaN, of which there are many."""
+    nan = want.float().isnan()
+    assert torch.equal(got.float().isnan(), nan)
+    assert torch.equal(got.view(torch.uint8)[~nan], want.view(torch.uint8)[~nan])
+
+
+def check(x, granularity, **options):
+    values, scale = fp8.fp8_quantize(x, granularity, **options)
+    want, want_scale = plain.fp8_quantize(x, granularity, **options)
+    assert values.dtype == want.dtype
+    torch.testing.assert_close(scale, want_scale, rtol=0, atol=0, equal_nan=True)
+    same_numbers(values, want)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_every_number_and_every_middle_rounds_as_it_should(dtype):
+    numbers = torch.arange(256, dtype=torch.uint8).view(dtype).float()
+    numbers = numbers[numbers.isfinite()].unique()
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    near = torch.cat([numbers, middles, middles * (1 + 1e-6), middles * (1 - 1e-6)])
+    ends = torch.tensor([500.0, -1e30, 6e4, 7e4, 1e-30, -0.0, 1e-44, torch.inf, torch.nan])
+    near = torch.cat([near, ends]).to(DEVICE)
+    check(near, "tensor", scale=torch.ones(1, device=DEVICE), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 128), (131, 129), (2, 5, 200), (2, 130, 260)])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_scales_are_found_and_given(granularity, shape, dtype):
+    x = draw(*shape, dtype=torch.float32) * torch.logspace(-3, 3, shape[-2], device=DEVICE)[:, None]
+    check(x, granularity, dtype=dtype)
+    given = plain.fp8_scale(x, granularity, dtype=dtype) * 0.7  # some are cut off
+    check(x, granularity, scale=given, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_operands_of_other_dtypes(granularity, dtype):
+    check(draw(70, 140, dtype=dtype), granularity)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_zeros_subnormals_infinity_and_nan(granularity):
+    x = torch.zeros(5, 256, device=DEVICE)
+    check(x, granularity)
+    x[1, 3], x[2, 3] = 1e-44, 3e38
+    check(x, granularity)
+    x[3, 3], x[4, 3] = torch.inf, torch.nan
+    check(x, granularity)
+
+
+def test_rows_wider_than_a_program(monkeypatch):
+    monkeypatch.setattr(fp8, "_WIDEST", 64)
+    monkeypatch.setattr(fp8, "_TILE", 32)
+    check(draw(3, 100, dtype=torch.float32), "row")
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_operands_of_any_layout(granularity):
+    wide = draw(140, 300, dtype=torch.float32)
+    for x in (wide.T, wide[:, ::2], wide[:, 7:200], wide[:0]):
+        if x.numel() or granularity not in ("tensor", "block"):  # no maximum of nothing
+            check(x, granularity)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1, 256), (2, 17, 384), (5, 130)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_product_by_blocks(dtype, shape, biased):
+    x = draw(*shape, dtype=dtype)
+    weight, scale = plain.fp8_quantize(draw(150, shape[-1], seed=1, dtype=torch.float32), "block")
+    bias = draw(150, seed=2, dtype=dtype) if biased else None
+    got = fp8.fp8_linear(x, weight, scale, bias, activations="group")
+    values, input_scale = plain.fp8_quantize(x, "group")
+    want = plain.fp8_dequantize(values, input_scale, torch.float64)
+    want = want @ plain.fp8_dequantize(weight, scale, torch.float64).T
+    want = want if bias is None else want + bias.double()
+    assert got.dtype == dtype
+    assert error(got, want) < (1e-6 if dtype == torch.float32 else 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "static"),
+    [("row", "row", False), ("tensor", "tensor", True), ("tensor", "tensor", False),
+     ("block", "row", False), ("row", "group", False)],
+)  # fmt: skip
+def test_other_products_are_torchs(weights, activations, static):
+    x = draw(3, 5, 256, dtype=torch.bfloat16)
+    weight, scale = plain.fp8_quantize(draw(144, 256, seed=1, dtype=torch.float32), weights)
+    given = torch.full((1,), 0.01, device=DEVICE) if static else None
+    bias = draw(144, seed=2, dtype=torch.bfloat16)
+    want = plain.fp8_linear(
+        x.double(), weight, scale, bias, activations=activations, input_scale=given
+    )
+    for module in (fp8, torch_path):
+        got = module.fp8_linear(x, weight, scale, bias, activations=activations, input_scale=given)
+        assert error(got, want) < 5e-3

@@ -1,0 +1,61 @@
+"""The Triton kernels of a Mamba-2 block's one token against their plain form in float64."""
+
+import pytest
+import torch
+from on_triton import DTYPES, draw, error, poisoned  # noqa: F401
+
+from hybridize.kernels.reference import mamba2_step as plain
+from hybridize.kernels.triton import mamba2_step as triton
+
+BOUNDS = dict(zip(DTYPES, (1e-12, 2e-6, 2e-2, 2e-3), strict=True))
+
+
+def check(dtype, *, heads=6, head_dim=5, d_state=7, groups=3, width=4, norms=1, biased=True):
+    """Take four tokens in, and compare outputs, window and state."""
+    inner = heads * head_dim
+    channels = inner + 2 * groups * d_state
+    tokens = draw(2, 4, inner + channels + heads, dtype=dtype)
+    parameters = [
+        draw(*shape, seed=seed, dtype=dtype)
+        for seed, shape in enumerate(
+            [(channels, width), (channels,), (heads,), (heads,), (heads,), (inner,)], 1
+        )
+    ]
+    if not biased:
+        parameters[1] = None
+    wide = torch.promote_types(dtype, torch.float32)
+    window = draw(2, channels, width - 1, seed=8, dtype=dtype).mT  # as caches have it
+    state = draw(2, heads, head_dim, d_state, seed=9, dtype=wide).mT.contiguous().mT
+    right = [window.double().clone(), state.double().clone()]
+    exact = [None if p is None else p.double() for p in parameters]
+    options = {"group_size": inner // norms, "dt_limit": (0.2, 1.5)}
+    for t in range(4):
+        got = triton.mamba2_step(tokens[:, t], window, state, *parameters, 1e-5, **options)
+        want = plain.mamba2_step(tokens[:, t].double(), *right, *exact, 1e-5, **options)
+        assert got.dtype == dtype
+        assert error(got, want) < BOUNDS[dtype]
+    assert error(state, right[1]) < BOUNDS[dtype]
+    assert torch.equal(window, right[0].to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tokens_one_after_the_other(dtype):
+    check(dtype)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"groups": 1}, {"groups": 6}, {"norms": 3}, {"norms": 6, "heads": 12}, {"biased": False},
+     {"width": 1}, {"width": 2}, {"head_dim": 40, "d_state": 16}],
+)  # fmt: skip
+def test_blocks_of_any_shape(sizes):
+    check(torch.float64, **sizes)
+
+
+def test_a_gradient_goes_through_torch():
+    shapes = [(1, 2 + 4 + 1), (1, 3, 4), (1, 1, 2, 1), (4, 4), (4,), (1,), (1,), (1,), (2,)]
+    operands = [draw(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    operands[0].requires_grad_()
+    y = triton.mamba2_step(*operands, 1e-5, group_size=2)
+    (gradient,) = torch.autograd.grad(y.sum(), operands[0])
+    assert gradient.any()
