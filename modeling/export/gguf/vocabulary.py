@@ -1,0 +1,181 @@
+"""A checkpoint's tokenizer in the keys of a GGUF file."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hybridize.errors import InputError
+from hybridize.modeling.export.gguf.pieces import adds_space, is_sentencepiece, piece_scores
+from hybridize.modeling.export.gguf.splitting import splitting_rule
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+NO_TOKENIZER = "none"
+_UNREACHED = -1e9  # no two tokens are merged to one with this score before any others
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer as llama.cpp holds it.
+
+    Attributes:
+        model: ``"llama"`` (SentencePiece's BPE), ``"gpt2"`` (byte-level BPE) or ``"none"``.
+        pre: how text is split before merging, in llama.cpp's names.
+        tokens: their texts, one for each row of the embedding.
+        types: what they are, as ``gguf.TokenType`` numbers them.
+        scores: of SentencePiece's.
+        merges: of a byte-level BPE.
+        adds: whether ``"bos"`` and ``"eos"`` go around a text.
+        space_first: whether a space goes before the text.
+        directory: where special tokens and the chat template are.
+    """
+
+    model: str
+    pre: str
+    tokens: tuple[str, ...] = ()
+    types: tuple[int, ...] = ()
+    scores: tuple[float, ...] | None = None
+    merges: tuple[str, ...] | None = None
+    adds: tuple[tuple[str, bool], ...] = ()
+    space_first: bool = False
+    directory: Path | None = None
+
+    def write(self, writer: "GGUFWriter") -> None:
+        """Write it to a file in the making."""
+        from gguf import SpecialVocab
+
+        writer.add_tokenizer_model(self.model)
+        if self.directory is None:
+            return
+        writer.add_tokenizer_pre(self.pre)
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.types)
+        if self.scores is not None:
+            writer.add_token_scores(self.scores)
+            writer.add_add_space_prefix(self.space_first)
+        if self.merges is not None:
+            writer.add_token_merges(self.merges)
+        # It remarks on how templates join two texts, which no file says anyhow.
+        log = logging.getLogger("gguf.vocab")
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            special = SpecialVocab(self.directory, n_vocab=len(self.tokens))
+        finally:
+            log.setLevel(level)
+        special.add_special_token = dict(self.adds)
+        special.add_to_gguf(writer, quiet=True)
+
+
+def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
+    """Understand the tokenizer beside a checkpoint.
+
+    Args:
+        directory: the checkpoint.
+        choice: ``"auto"``, ``"none"``, or llama.cpp's name for how a byte-level BPE splits text.
+        size: rows of the embedding.
+
+    Raises:
+        InputError: there is none, or llama.cpp would cut text into other tokens.
+    """
+    if choice == NO_TOKENIZER:
+        return Vocabulary(NO_TOKENIZER, NO_TOKENIZER)
+    if not (directory / "tokenizer.json").is_file():
+        raise InputError(
+            f"{directory}: has no tokenizer.json; --tokenizer none writes a file that takes and "
+            "gives token ids alone"
+        )
+    from hybridize.modeling.load import load_tokenizer
+
+    tokenizer = load_tokenizer(directory)
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    if spec["model"]["type"] != "BPE":
+        raise _unfit(directory, f"it is a {spec['model']['type']} model, and not BPE")
+    vocabulary, added = spec["model"]["vocab"], spec["added_tokens"]
+    texts = {number: text for text, number in vocabulary.items()}
+    texts |= {token["id"]: token["content"] for token in added}
+    if max(texts) >= size:
+        raise InputError(
+            f"{directory / 'tokenizer.json'}: has a token {max(texts)}, and the embedding "
+            f"{size} rows"
+        )
+    tokens = tuple(texts.get(number, f"[PAD{number}]") for number in range(size))
+    common = {
+        "tokens": tokens,
+        "types": _types(texts, spec, size),
+        "adds": _around(directory, tokenizer),
+        "directory": directory,
+    }
+    if is_sentencepiece(spec):
+        try:
+            space_first, scores = adds_space(spec), piece_scores(spec)
+        except ValueError as error:
+            raise _unfit(directory, str(error)) from error
+        missing = next((n for n in range(256) if _byte(n) not in vocabulary), None)
+        if missing is not None:
+            raise _unfit(directory, f"it has no token {_byte(missing)}")
+        in_order = tuple(scores.get(token, _UNREACHED) for token in tokens)
+        return Vocabulary("llama", "default", scores=in_order, space_first=space_first, **common)
+    rule = splitting_rule(spec) if choice == "auto" else choice
+    if rule is None:
+        raise InputError(
+            f"{directory / 'tokenizer.json'}: splits text by a rule that llama.cpp may not have; "
+            "where you know its name there, give it with --tokenizer NAME, and without a "
+            "tokenizer write the file with --tokenizer none"
+        )
+    merges = tuple(" ".join(_merge(merge)) for merge in spec["model"]["merges"])
+    if not merges:
+        raise _unfit(directory, "it has no merges, without which llama.cpp opens no file")
+    return Vocabulary("gpt2", rule, merges=merges, **common)
+
+
+def _unfit(directory: Path, reason: str) -> InputError:
+    return InputError(
+        f"{directory / 'tokenizer.json'}: llama.cpp would cut text into other tokens: {reason}; "
+        "--tokenizer none writes a file that takes and gives token ids alone"
+    )
+
+
+def _merge(merge: str | list[str]) -> list[str]:
+    return merge.split(" ") if isinstance(merge, str) else merge
+
+
+def _byte(number: int) -> str:
+    return f"<0x{number:02X}>"
+
+
+def _types(texts: dict[int, str], spec: dict[str, Any], size: int) -> tuple[int, ...]:
+    from gguf import TokenType
+
+    special = {token["id"] for token in spec["added_tokens"] if token["special"]}
+    user = {token["id"] for token in spec["added_tokens"]} - special
+    in_bytes = {_byte(number) for number in range(256)} if is_sentencepiece(spec) else set()
+
+    def kind(number: int) -> TokenType:
+        text = texts.get(number)
+        if text is None:
+            return TokenType.UNUSED
+        if text == spec["model"].get("unk_token"):
+            return TokenType.UNKNOWN
+        if number in special:
+            return TokenType.CONTROL
+        if number in user:
+            return TokenType.USER_DEFINED
+        return TokenType.BYTE if text in in_bytes else TokenType.NORMAL
+
+    return tuple(int(kind(number)) for number in range(size))
+
+
+def _around(directory: Path, tokenizer: Any) -> tuple[tuple[str, bool], ...]:
+    """Return whether the beginning's and the end's token go around a text."""
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    full = list(tokenizer("a")["input_ids"])
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for first in ([], [bos]):
+        for last in ([], [eos]):
+            if full == [*first, *bare, *last]:
+                return ("bos", bool(first)), ("eos", bool(last))
+    raise _unfit(directory, "it puts more around a text than one token before and one after")
