@@ -11,7 +11,7 @@ from hybridize.modeling.export.gguf.pieces import adds_space, is_sentencepiece, 
 from hybridize.modeling.export.gguf.splitting import splitting_rule
 
 if TYPE_CHECKING:
-    from gguf import GGUFWriter
+    from gguf import GGUFWriter, SpecialVocab
 
 NO_TOKENIZER = "none"
 _UNREACHED = -1e9  # no two tokens are merged to one with this score before any others
@@ -28,9 +28,8 @@ class Vocabulary:
         types: what they are, as ``gguf.TokenType`` numbers them.
         scores: of SentencePiece's.
         merges: of a byte-level BPE.
-        adds: whether ``"bos"`` and ``"eos"`` go around a text.
         space_first: whether a space goes before the text.
-        directory: where special tokens and the chat template are.
+        special: special tokens, which of them go around a text, and the chat template.
     """
 
     model: str
@@ -39,16 +38,13 @@ class Vocabulary:
     types: tuple[int, ...] = ()
     scores: tuple[float, ...] | None = None
     merges: tuple[str, ...] | None = None
-    adds: tuple[tuple[str, bool], ...] = ()
     space_first: bool = False
-    directory: Path | None = None
+    special: "SpecialVocab | None" = None
 
     def write(self, writer: "GGUFWriter") -> None:
         """Write it to a file in the making."""
-        from gguf import SpecialVocab
-
         writer.add_tokenizer_model(self.model)
-        if self.directory is None:
+        if self.special is None:
             return
         writer.add_tokenizer_pre(self.pre)
         writer.add_token_list(self.tokens)
@@ -58,16 +54,7 @@ class Vocabulary:
             writer.add_add_space_prefix(self.space_first)
         if self.merges is not None:
             writer.add_token_merges(self.merges)
-        # It remarks on how templates join two texts, which no file says anyhow.
-        log = logging.getLogger("gguf.vocab")
-        level = log.level
-        log.setLevel(logging.ERROR)
-        try:
-            special = SpecialVocab(self.directory, n_vocab=len(self.tokens))
-        finally:
-            log.setLevel(level)
-        special.add_special_token = dict(self.adds)
-        special.add_to_gguf(writer, quiet=True)
+        self.special.add_to_gguf(writer, quiet=True)
 
 
 def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
@@ -106,8 +93,7 @@ def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
     common = {
         "tokens": tokens,
         "types": _types(texts, spec, size),
-        "adds": _around(directory, tokenizer),
-        "directory": directory,
+        "special": _special(directory, tokenizer, size),
     }
     if is_sentencepiece(spec):
         try:
@@ -169,7 +155,25 @@ def _types(texts: dict[int, str], spec: dict[str, Any], size: int) -> tuple[int,
     return tuple(int(kind(number)) for number in range(size))
 
 
-def _around(directory: Path, tokenizer: Any) -> tuple[tuple[str, bool], ...]:
+def _special(directory: Path, tokenizer: Any, size: int) -> "SpecialVocab":
+    from gguf import SpecialVocab
+
+    # It remarks on how templates join two texts, of which no file says anything.
+    log = logging.getLogger("gguf.vocab")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        special = SpecialVocab(directory, n_vocab=size)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{directory}: its special tokens cannot be read: {reason}") from error
+    finally:
+        log.setLevel(level)
+    special.add_special_token = _around(directory, tokenizer)
+    return special
+
+
+def _around(directory: Path, tokenizer: Any) -> dict[str, bool]:
     """Return whether the beginning's and the end's token go around a text."""
     bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     full = list(tokenizer("a")["input_ids"])
@@ -177,5 +181,5 @@ def _around(directory: Path, tokenizer: Any) -> tuple[tuple[str, bool], ...]:
     for first in ([], [bos]):
         for last in ([], [eos]):
             if full == [*first, *bare, *last]:
-                return ("bos", bool(first)), ("eos", bool(last))
+                return {"bos": bool(first), "eos": bool(last)}
     raise _unfit(directory, "it puts more around a text than one token before and one after")
