@@ -165,7 +165,7 @@ def _kind(tensor: Outgoing, dtype: torch.dtype) -> tuple[Any, "np.dtype[Any]"]:
     import numpy as np
     from gguf import GGMLQuantizationType
 
-    kinds = {
+    kinds: dict[torch.dtype, tuple[Any, np.dtype[Any]]] = {
         torch.float32: (GGMLQuantizationType.F32, np.dtype(np.float32)),
         torch.float16: (GGMLQuantizationType.F16, np.dtype(np.float16)),
         torch.bfloat16: (GGMLQuantizationType.BF16, np.dtype(np.int16)),  # numpy has no such type

@@ -16,7 +16,7 @@ _NAMES = {
     "in_proj": "ssm_in", "out_proj": "ssm_out", "conv1d": "ssm_conv1d", "norm": "ssm_norm",
     "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down",
 }  # fmt: skip
-"""A mixer's modules to the names in ``gguf.TENSOR_NAMES``; `tests` hold the two together."""
+"""A mixer's modules in the words of ``gguf.TENSOR_NAMES``."""
 _BARE = {"dt_bias": "ssm_dt.bias", "A_log": "ssm_a", "D": "ssm_d"}
 _GLOBAL = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -65,7 +65,7 @@ def tensor_plan(config: HybridConfig, tensors: Tensors) -> list[Outgoing]:
             continue
         module, leaf = rest if len(rest) == 2 else ("", rest[0])
         new_name = layer + (_BARE[leaf] if not module else f"{_NAMES[module]}.{leaf}")
-        change = _same
+        change: _Change = _same
         if isinstance(block, MambaSizes):
             shape, change = _mamba_change(module, leaf, block, shape)
         elif isinstance(block, AttentionSizes) and module in ("q_proj", "k_proj") and block.rope:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ class Vocabulary:
         pre: how text is split before merging, in llama.cpp's names.
         tokens: their texts, one for each row of the embedding.
         types: what they are, as ``gguf.TokenType`` numbers them.
-        scores: of SentencePiece's.
+        scores: of SentencePiece's tokens that are merged from others, the best merged first.
         merges: of a byte-level BPE.
         space_first: whether a space goes before the text.
         special: special tokens, which of them go around a text, and the chat template.
@@ -36,7 +36,7 @@ class Vocabulary:
     pre: str
     tokens: tuple[str, ...] = ()
     types: tuple[int, ...] = ()
-    scores: tuple[float, ...] | None = None
+    scores: dict[str, float] | None = None
     merges: tuple[str, ...] | None = None
     space_first: bool = False
     special: "SpecialVocab | None" = None
@@ -50,7 +50,7 @@ class Vocabulary:
         writer.add_token_list(self.tokens)
         writer.add_token_types(self.types)
         if self.scores is not None:
-            writer.add_token_scores(self.scores)
+            writer.add_token_scores([self.scores.get(t, _UNREACHED) for t in self.tokens])
             writer.add_add_space_prefix(self.space_first)
         if self.merges is not None:
             writer.add_token_merges(self.merges)
@@ -81,30 +81,39 @@ def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     if spec["model"]["type"] != "BPE":
         raise _unfit(directory, f"it is a {spec['model']['type']} model, and not BPE")
-    vocabulary, added = spec["model"]["vocab"], spec["added_tokens"]
-    texts = {number: text for text, number in vocabulary.items()}
-    texts |= {token["id"]: token["content"] for token in added}
+    texts = {number: text for text, number in spec["model"]["vocab"].items()}
+    texts |= {token["id"]: token["content"] for token in spec["added_tokens"]}
     if max(texts) >= size:
         raise InputError(
             f"{directory / 'tokenizer.json'}: has a token {max(texts)}, and the embedding "
             f"{size} rows"
         )
-    tokens = tuple(texts.get(number, f"[PAD{number}]") for number in range(size))
-    common = {
-        "tokens": tokens,
-        "types": _types(texts, spec, size),
-        "special": _special(directory, tokenizer, size),
-    }
-    if is_sentencepiece(spec):
-        try:
-            space_first, scores = adds_space(spec), piece_scores(spec)
-        except ValueError as error:
-            raise _unfit(directory, str(error)) from error
-        missing = next((n for n in range(256) if _byte(n) not in vocabulary), None)
-        if missing is not None:
-            raise _unfit(directory, f"it has no token {_byte(missing)}")
-        in_order = tuple(scores.get(token, _UNREACHED) for token in tokens)
-        return Vocabulary("llama", "default", scores=in_order, space_first=space_first, **common)
+    fit = _sentencepiece if is_sentencepiece(spec) else _byte_level
+    return replace(
+        fit(directory, spec, choice),
+        tokens=tuple(texts.get(number, f"[PAD{number}]") for number in range(size)),
+        types=_types(texts, spec, size),
+        special=_special(directory, tokenizer, size),
+    )
+
+
+def _sentencepiece(directory: Path, spec: dict[str, Any], choice: str) -> Vocabulary:
+    if choice != "auto":
+        raise InputError(
+            f"--tokenizer {choice}: names how a byte-level BPE splits text, and "
+            f"{directory / 'tokenizer.json'} is SentencePiece's; leave it out"
+        )
+    try:
+        space_first, scores = adds_space(spec), piece_scores(spec)
+    except ValueError as error:
+        raise _unfit(directory, str(error)) from error
+    missing = next((n for n in range(256) if _byte(n) not in spec["model"]["vocab"]), None)
+    if missing is not None:
+        raise _unfit(directory, f"it has no token {_byte(missing)}")
+    return Vocabulary("llama", "default", scores=scores, space_first=space_first)
+
+
+def _byte_level(directory: Path, spec: dict[str, Any], choice: str) -> Vocabulary:
     rule = splitting_rule(spec) if choice == "auto" else choice
     if rule is None:
         raise InputError(
@@ -112,10 +121,12 @@ def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
             "where you know its name there, give it with --tokenizer NAME, and without a "
             "tokenizer write the file with --tokenizer none"
         )
-    merges = tuple(" ".join(_merge(merge)) for merge in spec["model"]["merges"])
+    merges = tuple(
+        merge if isinstance(merge, str) else " ".join(merge) for merge in spec["model"]["merges"]
+    )
     if not merges:
         raise _unfit(directory, "it has no merges, without which llama.cpp opens no file")
-    return Vocabulary("gpt2", rule, merges=merges, **common)
+    return Vocabulary("gpt2", rule, merges=merges)
 
 
 def _unfit(directory: Path, reason: str) -> InputError:
@@ -123,10 +134,6 @@ def _unfit(directory: Path, reason: str) -> InputError:
         f"{directory / 'tokenizer.json'}: llama.cpp would cut text into other tokens: {reason}; "
         "--tokenizer none writes a file that takes and gives token ids alone"
     )
-
-
-def _merge(merge: str | list[str]) -> list[str]:
-    return merge.split(" ") if isinstance(merge, str) else merge
 
 
 def _byte(number: int) -> str:

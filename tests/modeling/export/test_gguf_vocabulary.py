@@ -215,6 +215,8 @@ def test_what_llama_cpp_would_cut_differently_is_refused(tmp_path):
         single="<s> <s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     tokenizer = sentencepiece()
+    save(tokenizer, tmp_path / "model")
+    assert "is SentencePiece's; leave it out" in refused(tmp_path / "model", "gpt-2")
     tokenizer.post_processor = around
     save(tokenizer, tmp_path / "model")
     assert "one token before and one after" in refused(tmp_path / "model")
