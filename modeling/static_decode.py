@@ -23,6 +23,11 @@ def why_not_recorded(config: HybridConfig) -> str | None:
     return None
 
 
+def rows_at_once(prompt_len: int) -> int:
+    """Return how many prompts are read at once."""
+    return max(1, PREFILL_TOKENS // prompt_len)
+
+
 class StaticDecoder:
     """A model, a cache at fixed addresses, and the last token of every sequence.
 
@@ -63,15 +68,19 @@ class StaticDecoder:
             self._step()
         self._run = graph.replay
 
-    @torch.inference_mode()
     def prefill(self, prompts: torch.Tensor) -> None:
         """Read prompts, ``(batch_size, length)``, and take the likeliest next tokens."""
-        rows = max(1, PREFILL_TOKENS // prompts.shape[1])
-        for start in range(0, len(prompts), rows):
-            part = slice(start, start + rows)
-            outputs = self._model(input_ids=prompts[part], use_cache=True, logits_to_keep=1)
-            self.cache.take(part, outputs.cache)
-            self.token[part] = outputs.logits[:, -1:].argmax(-1)
+        rows = rows_at_once(prompts.shape[1])
+        for first in range(0, len(prompts), rows):
+            self.read(prompts[first : first + rows], first)
+
+    @torch.inference_mode()
+    def read(self, prompts: torch.Tensor, first: int) -> None:
+        """Read the prompts of some sequences, ``first`` and those after it, all at once."""
+        rows = slice(first, first + len(prompts))
+        outputs = self._model(input_ids=prompts, use_cache=True, logits_to_keep=1)
+        self.cache.take(rows, outputs.cache)
+        self.token[rows] = outputs.logits[:, -1:].argmax(-1)
 
     @torch.inference_mode()
     def step(self) -> None:
