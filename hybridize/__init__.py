@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hybridize.evals.report.report import report
     from hybridize.modeling.cache import HybridCache
     from hybridize.modeling.config import HybridConfig
-    from hybridize.modeling.export.onnx import export
+    from hybridize.modeling.export.export import export
     from hybridize.modeling.inspect import inspect
     from hybridize.modeling.layout import Layout
     from hybridize.modeling.load import load_model, load_tokenizer
@@ -62,7 +62,7 @@ _HOMES = {
     "bench": "hybridize.evals.bench.bench",
     "distill": "hybridize.compress.distill.distill",
     "evaluate": "hybridize.evals",
-    "export": "hybridize.modeling.export.onnx",
+    "export": "hybridize.modeling.export.export",
     "inspect": "hybridize.modeling.inspect",
     "load_model": "hybridize.modeling.load",
     "load_tokenizer": "hybridize.modeling.load",

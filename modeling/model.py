@@ -24,6 +24,7 @@ from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSiz
 from hybridize.modeling.cache import SegmentCache
 from hybridize.modeling.compact_cache import CacheFormat
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.static_cache import StaticHybridCache
 
 _MIXERS: dict[type[BlockSizes], type[nn.Module]] = {
     AttentionSizes: Attention,
@@ -180,16 +181,22 @@ class HybridModel(HybridPreTrainedModel):
         if position_ids is None:
             # Without attention, positions do not matter, and a cache does not count them.
             past = cache.get_seq_length() if cache is not None and has_attention else 0
-            position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
+            # A sum, as the past may be a number on the device.
+            position_ids = torch.arange(x.shape[1], device=x.device)[None] + past
 
         masks: dict[str, Any] = {}
         # transformers finds packed sequences by their positions.
         places = position_ids if packed is None else positions_from_seq_idx(packed)
         arguments = (self.config, x, attention_mask, cache, places)
-        if "full_attention" in layer_types:
-            masks["full_attention"] = create_causal_mask(*arguments)
-        if "sliding_attention" in layer_types:
-            masks["sliding_attention"] = create_sliding_window_causal_mask(*arguments)
+        if isinstance(cache, StaticHybridCache):
+            if x.shape[1] != 1 or attention_mask is not None:
+                raise ValueError("a StaticHybridCache takes one token per sequence and no mask")
+            masks |= cache.visible(position_ids)
+        else:
+            if "full_attention" in layer_types:
+                masks["full_attention"] = create_causal_mask(*arguments)
+            if "sliding_attention" in layer_types:
+                masks["sliding_attention"] = create_sliding_window_causal_mask(*arguments)
         return BlockContext(
             cache=cache,
             attention_masks=masks,

@@ -2,19 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, cast
 
 from hybridize.console import console
 from hybridize.errors import InputError
-from hybridize.evals.bench.results import BenchResult, BenchRow, Point, Ratios, Spread
+from hybridize.evals.bench.results import (
+    AS_MANY_AS_FIT,
+    BenchResult,
+    BenchRow,
+    Point,
+    Ratios,
+    Spread,
+)
 from hybridize.evals.commit import current_commit
 from hybridize.evals.output import check_output
 from hybridize.modeling.hub import resolve
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from hybridize.evals.bench.measure import Runner, Sample
+    from hybridize.evals.models import Backend
 
 BACKENDS = ("hybridize", "transformers")
 WARM_UPS = 1
@@ -25,9 +31,10 @@ def bench(
     *,
     prompt_len: Sequence[int] = (512, 2048),
     gen_len: int = 32,
-    batch_size: Sequence[int] = (1,),
+    batch_size: Sequence[int | Literal["max"]] = (1,),
     baseline: str | Path | None = None,
     backend: Sequence[str] = ("hybridize",),
+    decoding: str = "auto",
     repeats: int = 5,
     output: str | Path | None = None,
     plot: str | Path | None = None,
@@ -47,11 +54,14 @@ def bench(
         models: checkpoint directories or hub ids.
         prompt_len: tokens of a prompt; each value is a point of the grid.
         gen_len: new tokens per sequence, the first of which belongs to the prefill; at least 2.
-        batch_size: sequences at once; each value is a point of the grid.
+        batch_size: sequences at once; each value is a point of the grid. ``"max"`` is, for each
+            model, as many as its GPU has room for beside all weights.
         baseline: a checkpoint to which the others are compared; runs first, with the first
             backend.
         backend: ``"hybridize"``, ``"transformers"`` (the class that transformers has for the
             model), or both: each model is run by each.
+        decoding: ``"eager"`` launches every operation of a step in its turn, ``"graph"`` records a
+            step and replays it (our runtime on a GPU), ``"auto"`` does that where it can.
         repeats: runs that count, after one that does not.
         output: a JSON file for the result.
         plot: a PNG file for the picture.
@@ -93,27 +103,30 @@ def bench(
     precision = choose_dtype(dtype, place)
     machine = describe_machine(place)
     stored = CacheFormat(kv_cache_dtype, ssm_cache_dtype)
-
-    def load(directory: Path, kind: Any) -> "PreTrainedModel":
-        return load_bare(
+    runners = []
+    for name, kind, directory in entries:
+        model = load_bare(
             directory, backend=kind, device=place, dtype=precision, cache_format=stored
         )
-
-    runners = [Runner(name, kind, load(directory, kind)) for name, kind, directory in entries]
+        runners.append(Runner(name, kind, model, decoding))
     runs = len(points) * (WARM_UPS + repeats) * len(runners)
     rows: list[BenchRow] = []
     with console.progress("benchmark", runs, "runs") as progress:
-        for point in points:
+        for wanted in points:
+            places = [runner.place(wanted) for runner in runners]
             samples: list[list[Sample]] = [[] for _ in runners]
             for turn in range(WARM_UPS + repeats):
-                for runner, mine in zip(runners, samples, strict=True):
+                for runner, point, mine in zip(runners, places, samples, strict=True):
                     sample = runner.run(point, seed)
                     if turn >= WARM_UPS:
                         mine.append(sample)
                     progress.advance()
-            compared = samples[0] if baseline is not None else None
             for index, (runner, mine) in enumerate(zip(runners, samples, strict=True)):
-                rows.append(_row(runner, point, mine, compared if index else None))
+                ratios = None
+                if baseline is not None and index > 0:
+                    more = places[index].batch_size / places[0].batch_size
+                    ratios = _ratios(mine, samples[0], more)
+                rows.append(_row(runner, places[index], mine, ratios))
     result = BenchResult(
         rows=tuple(rows),
         baseline=None if baseline is None else str(baseline),
@@ -124,6 +137,7 @@ def bench(
             "gen_len": gen_len,
             "batch_size": list(batch_size),
             "backend": list(backend),
+            "decoding": decoding,
             "repeats": repeats,
             "dtype": dtype,
             "kv_cache_dtype": kv_cache_dtype,
@@ -135,7 +149,9 @@ def bench(
     return result
 
 
-def grid(prompt_len: Sequence[int], gen_len: int, batch_size: Sequence[int]) -> tuple[Point, ...]:
+def grid(
+    prompt_len: Sequence[int], gen_len: int, batch_size: Sequence[int | Literal["max"]]
+) -> tuple[Point, ...]:
     """Return all points of a grid, batch by batch.
 
     Raises:
@@ -149,16 +165,17 @@ def grid(prompt_len: Sequence[int], gen_len: int, batch_size: Sequence[int]) -> 
         if not values:
             raise InputError(f"{option}: name at least one number")
         for value in values:
-            if value < least:
+            if value != "max" and value < least:
                 raise InputError(f"{option} {value}: must be at least {least}")
-    return tuple(Point(length, gen_len, size) for size in batch_size for length in prompt_len)
+    sizes = [AS_MANY_AS_FIT if size == "max" else size for size in batch_size]
+    return tuple(Point(length, gen_len, size) for size in sizes for length in prompt_len)
 
 
 def _entries(
     models: str | Path | Sequence[str | Path],
     baseline: str | Path | None,
     backends: Sequence[str],
-) -> list[tuple[str, str, Path]]:
+) -> list[tuple[str, "Backend", Path]]:
     """Return name, backend and directory of every run, the baseline first, each once."""
     given = [models] if isinstance(models, str | Path) else list(models)
     if not given:
@@ -169,32 +186,41 @@ def _entries(
         if not (directory / "config.json").is_file():
             raise InputError(f"{directory}: has no config.json; name a checkpoint's directory")
     return [
-        (name, backend, directory)
+        (name, cast("Backend", backend), directory)
         for name, directory in directories.items()
         for backend in dict.fromkeys(backends)
     ]
 
 
+def _ratios(samples: "list[Sample]", baseline: "list[Sample]", more: float) -> Ratios:
+    """Compare tokens per second, turn by turn.
+
+    Args:
+        samples: of a model.
+        baseline: of the one it is compared to.
+        more: sequences of its batch, over those of the baseline's.
+    """
+    pairs = list(zip(samples, baseline, strict=True))
+    return Ratios(
+        prefill=Spread.of([more * b.first_token / s.first_token for s, b in pairs]),
+        decode=Spread.of([more * b.decoding / s.decoding for s, b in pairs]),
+        throughput=Spread.of(
+            [more * (b.first_token + b.decoding) / (s.first_token + s.decoding) for s, b in pairs]
+        ),
+    )
+
+
 def _row(
-    runner: "Runner", point: Point, samples: "list[Sample]", baseline: "list[Sample] | None"
+    runner: "Runner", point: Point, samples: "list[Sample]", ratios: Ratios | None
 ) -> BenchRow:
     prompt = point.batch_size * point.prompt_len
     others, each = point.batch_size * (point.gen_len - 1), point.gen_len - 1
     new = point.batch_size * point.gen_len
     working = [s.working_bytes for s in samples if s.working_bytes is not None]
-    ratios = None
-    if baseline is not None:
-        pairs = list(zip(samples, baseline, strict=True))
-        ratios = Ratios(
-            prefill=Spread.of([b.first_token / s.first_token for s, b in pairs]),
-            decode=Spread.of([b.decoding / s.decoding for s, b in pairs]),
-            throughput=Spread.of(
-                [(b.first_token + b.decoding) / (s.first_token + s.decoding) for s, b in pairs]
-            ),
-        )
     return BenchRow(
         model=runner.name,
         backend=runner.backend,
+        decoding=runner.decoding,
         point=point,
         first_token=Spread.of([s.first_token for s in samples]),
         prefill=Spread.of([prompt / s.first_token for s in samples]),

@@ -1,15 +1,17 @@
 """Run a model once: prefill a prompt, decode greedily, and take the time of both."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from hybridize.errors import HybridizeError
+from hybridize.errors import HybridizeError, InputError
+from hybridize.evals.bench.decoders import choose_decoding, make_decoder
+from hybridize.evals.bench.fit import fill_gpu
 from hybridize.evals.bench.machine import PeakMemory
-from hybridize.evals.bench.results import Point
+from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
+from hybridize.evals.bench.timer import timer_for
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,38 @@ class Runner:
         name: what the user calls it.
         backend: what runs it.
         model: the model, in evaluation mode.
+        decoding: ``"auto"``, ``"eager"`` or ``"graph"``; see `choose_decoding`.
+
+    Attributes:
+        decoding: the one that it is.
+
+    Raises:
+        InputError: a graph is asked for and cannot be had.
     """
 
-    def __init__(self, name: str, backend: str, model: PreTrainedModel) -> None:
+    def __init__(
+        self, name: str, backend: str, model: PreTrainedModel, decoding: str = "auto"
+    ) -> None:
         self.name, self.backend, self.model = name, backend, model
+        self.decoding = choose_decoding(decoding, model, name)
         self.weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
+        self._timer = timer_for(model.device)
+
+    def place(self, point: Point) -> Point:
+        """Return a point as this model runs it: with a number for its batch.
+
+        Raises:
+            InputError: as many sequences as fit are asked for where nothing says how many do.
+            HybridizeError: none fits.
+        """
+        if point.batch_size != AS_MANY_AS_FIT:
+            return point
+        if self.decoding != "graph":
+            raise InputError(
+                f"--batch-size max: {self.name}: only for models on a GPU whose steps are "
+                "recorded (--decoding graph); name a number"
+            )
+        return fill_gpu(self.name, self.model, point)
 
     @torch.inference_mode()
     def run(self, point: Point, seed: int) -> Sample:
@@ -50,22 +79,21 @@ class Runner:
         Raises:
             HybridizeError: there is not enough memory.
         """
-        device = self.model.device
+        device, timer = self.model.device, self._timer
         generator = torch.Generator().manual_seed(seed)
         shape, vocabulary = (point.batch_size, point.prompt_len), self.model.config.vocab_size
         prompt = torch.randint(vocabulary, shape, generator=generator).to(device)
         memory = PeakMemory(device)
         memory.start()
         try:
-            start = _now(device)
-            outputs = self.model(input_ids=prompt, use_cache=True, logits_to_keep=1)
-            token = outputs.logits[:, -1:].argmax(-1)
-            first = _now(device)
-            cache = outputs.cache
+            decoder = make_decoder(self.model, self.decoding, point)
+            start = timer.mark()
+            decoder.prefill(prompt)
+            first = timer.mark()
             for _ in range(point.gen_len - 1):
-                outputs = self.model(input_ids=token, cache=cache, use_cache=True, logits_to_keep=1)
-                token = outputs.logits[:, -1:].argmax(-1)
-            last = _now(device)
+                decoder.step()
+            last = timer.mark()
+            times = timer.seconds(start, first), timer.seconds(first, last)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise HybridizeError(
@@ -74,7 +102,7 @@ class Runner:
                 ) from error
             raise
         working = memory.stop()
-        return Sample(first - start, last - first, *cache_bytes(cache), working)
+        return Sample(*times, *cache_bytes(decoder.cache), working)
 
 
 def cache_bytes(cache: Any) -> tuple[int, int]:
@@ -93,9 +121,3 @@ def cache_bytes(cache: Any) -> tuple[int, int]:
 
 def _nbytes(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.nbytes
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

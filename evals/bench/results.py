@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+AS_MANY_AS_FIT = 0
+"""In place of a batch size: for each model, as many sequences as its GPU has room for."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -13,6 +16,11 @@ class Point:
     prompt_len: int
     gen_len: int
     batch_size: int
+
+    @property
+    def context(self) -> int:
+        """Tokens that a cache holds in the end: nobody looks at the last one."""
+        return self.prompt_len + self.gen_len - 1
 
     def __str__(self) -> str:
         return f"{self.batch_size} × {self.prompt_len:,} + {self.gen_len:,} tokens"
@@ -47,7 +55,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Ratios:
-    """How many times faster than the baseline, taken repeat by repeat; above 1 is better."""
+    """Tokens a second over the baseline's, taken repeat by repeat; above 1 is better."""
 
     prefill: Spread
     decode: Spread
@@ -61,6 +69,8 @@ class BenchRow:
     Attributes:
         model: as the user named it.
         backend: what ran it.
+        decoding: ``"eager"`` (every operation launched in its turn) or ``"graph"`` (a recorded step
+            replayed).
         point: the sizes.
         first_token: seconds from the prompt to the first new token, for the whole batch.
         prefill: prompt tokens per second, all sequences together.
@@ -77,6 +87,7 @@ class BenchRow:
 
     model: str
     backend: str
+    decoding: str
     point: Point
     first_token: Spread
     prefill: Spread

@@ -11,14 +11,20 @@ def print_bench(result: BenchResult) -> None:
     threads = f"{machine['threads']} of {machine['cores']} threads"
     device = machine.get("gpu") or f"{machine['processor']}, {threads}"
     backends = len({row.backend for row in result.rows}) > 1
+    decoding = {
+        "eager": "operations launched one by one",
+        "graph": "decoding steps replayed from a CUDA graph",
+    }
+    ways = " or ".join(decoding[way] for way in sorted({row.decoding for row in result.rows}))
     console.table(
         [
             "model", "batch", "prompt", "prefill tok/s", "first token", "decode tok/s",
             "per sequence", "× prefill", "× decode", "peak memory", "KV", "states",
         ],
         [_cells(row, backends) for row in result.rows],
-        caption=f"{device}; torch {machine['torch']}. {result.options['gen_len']} new tokens; "
-        f"medians of {result.options['repeats']} turns, ± half the distance of the quartiles"
+        caption=f"{device}; torch {machine['torch']}; {ways}. "
+        f"{result.options['gen_len']} new tokens; medians of {result.options['repeats']} turns, "
+        f"± half the distance of the quartiles"
         + (f"; × is against {result.baseline}." if result.baseline else "."),
     )  # fmt: skip
 

@@ -61,7 +61,7 @@ COMMANDS = {
     ),
     "export": Entry(
         "hybridize.cli.export:export",
-        "Write a checkpoint as ONNX graphs.",
+        "Write a checkpoint as ONNX graphs or as a GGUF file.",
     ),
     "generate": Entry(
         "hybridize.cli.generate:generate",

@@ -10,6 +10,7 @@ from hybridize.console import console
 
 _MEASURING = (
     "backend",
+    "decoding",
     "repeats",
     "plot",
     "device",
@@ -18,7 +19,8 @@ _MEASURING = (
     "kv_cache_dtype",
     "ssm_cache_dtype",
 )
-_PAPER = {"prompt_len": [65536], "gen_len": 1024}  # arXiv 2504.03624, figure 1
+# arXiv 2504.03624, figure 1
+_PAPER = {"prompt_len": [65536], "gen_len": 1024, "batch_size": ["max"]}
 _QUICK = {"prompt_len": [512, 2048], "gen_len": 32, "batch_size": [1]}
 
 
@@ -33,6 +35,12 @@ def _numbers(
     return [int(word) for word in words]
 
 
+def _numbers_or_max(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> list[Any] | None:
+    return ["max"] if text == "max" else _numbers(context, option, text)
+
+
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -43,10 +51,12 @@ def _names(_context: click.Context, _option: click.Parameter, text: str) -> list
               help="Tokens of a prompt.  [default: 512,2048; 65536 with --predict]")  # fmt: skip
 @click.option("--gen-len", type=click.IntRange(min=2), metavar="N",
               help="New tokens per sequence.  [default: 32; 1024 with --predict]")  # fmt: skip
-@click.option("--batch-size", metavar="N,…", callback=_numbers,
-              help="Sequences at once.  [default: 1; as many as fit with --predict]")  # fmt: skip
+@click.option("--batch-size", metavar="N,…|max", callback=_numbers_or_max,
+              help="Sequences at once; max is as many as fit into the GPU.  [default: 1; max with "
+              "--preset and --predict]")  # fmt: skip
 @click.option("--preset", type=click.Choice(["paper"]),
-              help="The setting of Nemotron-H's figure: 65,536 tokens in, 1,024 out.")  # fmt: skip
+              help="The setting of Nemotron-H's figure: 65,536 tokens in, 1,024 out, and as many "
+              "sequences as fit.")  # fmt: skip
 @click.option("--baseline", metavar="MODEL", help="Run this model, too, and show ratios to it.")
 @click.option(
     "--backend",
@@ -56,6 +66,10 @@ def _names(_context: click.Context, _option: click.Parameter, text: str) -> list
     callback=_names,
     help="What runs the models: hybridize, transformers, or both in turn.",
 )
+@click.option("--decoding", type=click.Choice(["auto", "eager", "graph"]), default="auto",
+              show_default=True,
+              help="Launch every operation of a step in its turn, or record a step as a CUDA graph "
+              "and replay it; auto does that where it can.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True,
               help="Turns that count, after one that does not.")  # fmt: skip
 @click.option(
@@ -144,7 +158,7 @@ def _predict(
         gpus=gpus or 1,
         prompt_len=sizes["prompt_len"][0],
         gen_len=sizes["gen_len"],
-        batch_size=sizes["batch_size"][0] if sizes["batch_size"] else None,
+        batch_size=None if sizes["batch_size"] == ["max"] else sizes["batch_size"][0],
         baseline=baseline,
     )
     if output is not None:

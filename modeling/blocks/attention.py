@@ -6,10 +6,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from hybridize.modeling.blocks.context import BlockContext
+from hybridize.modeling.blocks.decode_attention import attend_to_held
 from hybridize.modeling.blocks.norm import RMSNorm
 from hybridize.modeling.blocks.rope import rotate
 from hybridize.modeling.blocks.sizes import AttentionSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.static_cache import StaticHybridCache
 
 
 class Attention(nn.Module):
@@ -50,6 +52,9 @@ class Attention(nn.Module):
             q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
         if context.cache is not None:
             k, v = context.cache.update(k, v, self.layer_idx)
+        if isinstance(context.cache, StaticHybridCache):
+            visible = context.attention_masks[self.layer_type]
+            return attend_to_held(q, k, v, visible, self.scaling).flatten(2)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )

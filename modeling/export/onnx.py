@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hybridize.errors import HybridizeError, InputError
+from hybridize.errors import HybridizeError
 from hybridize.modeling.checkpoint.files import put_in_place
 from hybridize.modeling.checkpoint.writer import check_output
 from hybridize.modeling.export.graphs import (
@@ -29,7 +29,6 @@ from hybridize.modeling.hub import resolve
 from hybridize.modeling.load import load_model
 from hybridize.modeling.model import HybridForCausalLM
 
-TARGETS = ("onnx",)
 PREFILL, DECODE, WEIGHTS = "prefill.onnx", "decode.onnx", "weights.data"
 TOLERANCE = 1e-4
 CHECKED_TOKENS = 64
@@ -40,7 +39,7 @@ _ALONG = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "
 
 
 @dataclass(frozen=True)
-class ExportResult:
+class OnnxResult:
     """What was exported.
 
     Attributes:
@@ -63,15 +62,14 @@ class ExportResult:
         return asdict(self) | {"output": str(self.output)}
 
 
-def export(
+def export_onnx(
     model: str | Path,
     output: str | Path,
     *,
-    to: str = "onnx",
     force: bool = False,
     dry_run: bool = False,
     seed: int = 0,
-) -> ExportResult:
+) -> OnnxResult:
     """Export a checkpoint as a graph for prompts and one for single tokens, in float32.
 
     Both take any batch size, the first any length; rows of a batch have the same length. Their
@@ -80,7 +78,6 @@ def export(
     Args:
         model: a directory or a hub id.
         output: the directory to write.
-        to: ``"onnx"``.
         force: replace an existing directory.
         dry_run: check and plan only.
         seed: of the random prompt that the graphs are checked with.
@@ -90,8 +87,6 @@ def export(
         HybridizeError: a package is missing, or the graphs compute something else than torch;
             nothing was written.
     """
-    if to not in TARGETS:
-        raise InputError(f"--to {to}: choose {' or '.join(TARGETS)}")
     output, source = Path(output), resolve(model)
     check_output(output, source, force=force)
     if not dry_run:
@@ -101,7 +96,7 @@ def export(
     specs = tuple(state_specs(hybrid.config))
     if dry_run:
         size = sum(parameter.nbytes for parameter in hybrid.parameters())
-        return ExportResult(output, {WEIGHTS: size}, specs, None, True)
+        return OnnxResult(output, {WEIGHTS: size}, specs, None, True)
     partial = output.parent / f"{output.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
         partial.mkdir(parents=True)
@@ -113,7 +108,7 @@ def export(
         put_in_place(partial, output, force=force)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return ExportResult(output, files, specs, difference, False)
+    return OnnxResult(output, files, specs, difference, False)
 
 
 @contextmanager

@@ -1,0 +1,171 @@
+"""How a benchmark runs models on a GPU, as far as a machine without one can tell."""
+
+import itertools
+
+import pytest
+import torch
+
+import hybridize
+from hybridize.errors import HybridizeError, InputError
+from hybridize.evals.bench import decoders, fit, measure
+from hybridize.evals.bench.fit import largest_batch
+from hybridize.evals.bench.measure import Runner
+from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
+from hybridize.evals.bench.timer import CudaTimer, WallTimer, timer_for
+from hybridize.modeling.static_cache import bytes_per_sequence
+from hybridize.modeling.static_decode import StaticDecoder
+from tiny import write_stock
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A hybrid with more attention and one with less, whose caches are smaller."""
+    folder = tmp_path_factory.mktemp("decoders")
+    kinds = {
+        "much": ["full_attention"] * 3 + ["linear_attention"],
+        "little": ["linear_attention"] * 3,
+    }
+    for name, kind in kinds.items():
+        layers = [*kind, "full_attention"]
+        write_stock(
+            folder / name, "granitemoehybrid", layer_types=layers, num_hidden_layers=len(layers)
+        )
+    return folder / "much", folder / "little"
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Steps at fixed addresses, run where they would be replayed; the notes say of what batch."""
+    recorded = []
+    monkeypatch.setattr(measure, "choose_decoding", lambda *_: "graph")
+    monkeypatch.setattr(StaticDecoder, "record", lambda self: recorded.append(len(self.token)))
+    return recorded
+
+
+def test_steps_at_fixed_addresses_are_measured_like_others(as_on_a_gpu, pair):
+    sizes = {"prompt_len": [7], "gen_len": 5, "batch_size": [3], "repeats": 2}
+    result = hybridize.bench(list(pair), baseline=pair[0], **sizes)
+    assert as_on_a_gpu == [3] * 2 * 3  # two models, a warm-up and two turns
+    for row, path in zip(result.rows, pair, strict=True):
+        config = hybridize.load_model(path).config
+        assert row.decoding == "graph"
+        assert row.kv_bytes + row.state_bytes == 3 * bytes_per_sequence(config, 7 + 5 - 1, 4)
+    assert result.to_dict()["rows"][0]["decoding"] == "graph"
+
+
+def test_each_model_gets_the_batch_that_fits_and_ratios_count_tokens(
+    monkeypatch, as_on_a_gpu, pair
+):
+    memory = 200_000
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (memory, 2 * memory))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+
+    class SameForAll:  # so that all of the difference is in the batch
+        def __init__(self):
+            self.marks = itertools.cycle([1.0, 2.0, 5.0])
+
+        def mark(self):
+            return next(self.marks)
+
+        def seconds(self, start, end):
+            return end - start
+
+    monkeypatch.setattr(measure, "timer_for", lambda _: SameForAll())
+    much, little = hybridize.bench(
+        [pair[1]], baseline=pair[0], prompt_len=[60], gen_len=5, batch_size=["max"], repeats=1
+    ).rows
+    for row, path in ((much, pair[0]), (little, pair[1])):
+        config = hybridize.load_model(path).config
+        assert row.point == Point(60, 5, memory // bytes_per_sequence(config, 64, 4))
+    assert little.point.batch_size > much.point.batch_size > 1
+    more = little.point.batch_size / much.point.batch_size
+    assert little.ratios.decode.median == pytest.approx(more)
+    assert little.ratios.throughput.median == pytest.approx(
+        little.throughput.median / much.throughput.median
+    )
+
+
+def test_a_batch_that_does_not_fit_is_lowered_until_it_does(monkeypatch, as_on_a_gpu, pair):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**6, 10**6))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    model = hybridize.load_model(pair[0])
+    read, most = StaticDecoder.read, 20
+
+    def runs_out(self, prompts, first):
+        if len(self.token) > most:
+            raise torch.OutOfMemoryError
+        read(self, prompts, first)
+
+    monkeypatch.setattr(StaticDecoder, "read", runs_out)
+    found = fit.fill_gpu("model", model, Point(9, 4, AS_MANY_AS_FIT))
+    assert 0.9 * most < found.batch_size <= most
+    most = 0
+    with pytest.raises(HybridizeError, match="model: not one sequence of 12 tokens fits"):
+        fit.fill_gpu("model", model, Point(9, 4, AS_MANY_AS_FIT))
+
+
+@pytest.mark.parametrize("most", [0, 1, 7, 99, 1000])
+def test_the_largest_batch_is_within_a_twentieth_of_what_fits(most):
+    tried = []
+
+    def fits(batch):
+        tried.append(batch)
+        return batch <= most
+
+    found = largest_batch(300, fits)
+    assert 0.94 * min(most, 300) <= found <= most
+    assert len(tried) < 100
+
+
+def test_only_a_gpu_and_our_own_runtime_record(pair):
+    model = hybridize.load_model(pair[0])
+    assert decoders.choose_decoding("auto", model, "m") == "eager"
+    with pytest.raises(InputError, match="--decoding graph: m: only a GPU"):
+        decoders.choose_decoding("graph", model, "m")
+    with pytest.raises(InputError, match="--decoding fast: choose among auto"):
+        decoders.choose_decoding("fast", model, "m")
+    runner = Runner("m", "hybridize", model)
+    assert runner.place(Point(1, 2, 3)) == Point(1, 2, 3)
+    with pytest.raises(InputError, match="--batch-size max: m: only for models on a GPU"):
+        runner.place(Point(1, 2, AS_MANY_AS_FIT))
+
+    class OnGPU(torch.nn.Module):
+        device = torch.device("cuda")
+
+    assert decoders.choose_decoding("auto", OnGPU(), "m") == "eager"
+    with pytest.raises(InputError, match="transformers' runtime has no steps"):
+        decoders.choose_decoding("graph", OnGPU(), "m")
+
+
+def test_a_gpu_takes_the_time_itself(monkeypatch):
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            log.append(("record", stream))
+            self.at = len(log) * 1500.0
+
+        def synchronize(self):
+            log.append("synchronize")
+
+        def elapsed_time(self, other):
+            assert log[-1] == "synchronize"  # else the events may not have come to pass
+            return other.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    timer = timer_for(torch.device("cuda"))
+    assert isinstance(timer, CudaTimer)
+    start, end = timer.mark(), timer.mark()
+    assert log == [("record", "stream of cuda")] * 2
+    assert timer.seconds(start, end) == 1.5
+
+
+def test_a_cpu_has_the_wall_clock():
+    timer = timer_for(torch.device("cpu"))
+    assert isinstance(timer, WallTimer)
+    start = timer.mark()
+    assert 0 <= timer.seconds(start, timer.mark()) < 60
