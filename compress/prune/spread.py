@@ -1,6 +1,6 @@
 """Widths of each block's own: the same number of units, left where they are worth the most.
 
-What blocks have together stays as the search found it, so that its budgets hold.
+What blocks have together is no more than the search found, so that its budgets hold.
 """
 
 from dataclasses import replace
@@ -42,20 +42,25 @@ def spread(
         if not places or step > architecture.widths[name]:
             continue
         left = dict.fromkeys(places, full)
-        surplus = (full - architecture.widths[name]) * len(places)
-        while surplus >= step:
+        target = architecture.widths[name] * len(places)
+        while sum(left.values()) > target:
+            lesser = {place: _next_width(count, step) for place, count in left.items()}
             worth = {
-                place: _missed(axis, scores, place, count, count - step)
-                for place, count in left.items()
-                if count - step >= step and axis.possible(config, count - step)
+                place: _missed(axis, scores, place, left[place], width) / (left[place] - width)
+                for place, width in lesser.items()
+                if width >= step and axis.possible(config, width)
             }
             least = min(worth, key=worth.__getitem__)
-            left[least] -= step
-            surplus -= step
-        if surplus == 0 and len(set(left.values())) > 1:
+            left[least] = lesser[least]
+        if len(set(left.values())) > 1:
             single[name] = left
     widths = {name: n for name, n in architecture.widths.items() if name not in single}
     return replace(architecture, widths=widths, single=single)
+
+
+def _next_width(width: int, step: int) -> int:
+    """Return the next smaller multiple of a step."""
+    return (width - 1) // step * step
 
 
 def _missed(axis: BlockAxis, scores: Scores, place: int, before: int, after: int) -> float:
