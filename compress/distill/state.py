@@ -70,3 +70,21 @@ def load_state(path: Path) -> tuple[Progress, dict[str, torch.Tensor]]:
             return Progress(**values), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot go on from it: {error}; --force starts anew") from error
+
+
+def keep_metrics(path: Path, count: int) -> None:
+    """Cut a file of metrics, one JSON object a line, down to its first ``count`` lines.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        for line in lines[:count]:
+            if not {"stage", "step"} <= set(json.loads(line)):
+                raise ValueError(f"{line} is no step of a stage")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: cannot go on from it: {error}; --force starts anew") from error
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in lines[:count]), "utf-8")
+    partial.replace(path)

@@ -3,6 +3,7 @@
 A new one is a new file here and one line in ``_ALL``.
 """
 
+import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hybridize.errors import InputError
+from hybridize.modeling.blocks.rope import check_rope
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.formats.bamba import Bamba
@@ -103,7 +105,11 @@ def config_from_json(
     try:
         # How transformers spells infinity in JSON; its own reader undoes it just so.
         decoded = PreTrainedConfig._decode_special_floats(deepcopy(raw))
-        return found, found.to_hybrid(decoded)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about older spellings, which are read as they should
+            config = found.to_hybrid(decoded)
+        check_rope(config)
+        return found, config
     except Exception as error:  # transformers' validation raises whatever the bad field provokes
         raise InputError(f"{path}: {_first_line(error)}") from error
 
