@@ -18,7 +18,7 @@ from hybridize.compress.distill.stages import make_stage
 from hybridize.compress.distill.stages.kl import KL
 from hybridize.compress.distill.state import Progress, keep_metrics, load_state, save_state
 from hybridize.compress.distill.teacher_cache import TeacherCache
-from hybridize.compress.workdir import claim
+from hybridize.compress.workdir import claim, remove
 from hybridize.errors import InputError
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import parameter_shapes
@@ -108,7 +108,7 @@ class Run:
     def abandon(self) -> None:
         """Remove the working directory, unless there is something in it to go on from."""
         if self._ranks.first and not self._state.exists():
-            shutil.rmtree(self._work, ignore_errors=True)
+            remove(self._work)
 
     def train(self, save_every: int, *, force: bool) -> DistillResult:
         """Do all stages, write the output, and remove the working directory."""
@@ -171,7 +171,7 @@ class Run:
         parameters = {name: gather(p) for name, p in pair.student.named_parameters()}
         if self._ranks.first:
             self._write(parameters, result, force)
-            shutil.rmtree(self._work)
+            remove(self._work)
         self._ranks.wait()
         return result
 

@@ -62,7 +62,7 @@ def check_rope(config: HybridConfig) -> None:
         cos, sin = embedding(torch.zeros(()), torch.tensor([[0, config.max_position_embeddings]]))
     except Exception as error:  # each type of RoPE trips over damage in its own way
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"rope_parameters do not describe a RoPE: {reason}") from error
+        raise ValueError(f"rope_parameters do not describe a RoPE: {reason}") from None
     if not (cos.isfinite().all() and sin.isfinite().all()):
         raise ValueError("rope_parameters give angles that are not finite")
 

@@ -33,6 +33,7 @@ from hybridize.modeling.checkpoint.files import (
     sync_part,
 )
 from hybridize.modeling.checkpoint.header import write_header
+from hybridize.modeling.checkpoint.leftovers import PARTIAL, begin
 from hybridize.modeling.checkpoint.provenance import new_record, read_provenance
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -84,7 +85,8 @@ class CheckpointWriter:
     """A checkpoint directory in the making.
 
     Works in ``OUTPUT.partial-…`` beside the target, on the same disk, and renames it when
-    `finish` has synced everything. Left without `finish`, it removes what it wrote.
+    `finish` has synced everything. Left without `finish`, it removes what it wrote. What killed
+    runs have left beside the target is removed as well.
 
     Args:
         output: the directory to appear.
@@ -120,12 +122,13 @@ class CheckpointWriter:
         self._config, self._extra = dict(config), dict(extra_files or {})
         self._shards = _plan_shards(tensors, max_shard_size)
         self.files = _shard_names(len(self._shards))
-        self._partial = output.parent / f"{output.name}.partial-{uuid.uuid4().hex[:8]}"
+        self._partial = output.parent / f"{output.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}"
         self._pending = self._write_shards()
         self._parts: list[torch.Tensor] = []
         self._written: dict[str, dict[str, Any]] = {}
         self._expected: TensorSpec | None = None
         self._new_parents: list[Path] = []
+        self._lock: int | None = None
         self._finished = False
 
     def __enter__(self) -> Self:
@@ -141,7 +144,7 @@ class CheckpointWriter:
     def _make_partial(self) -> None:
         self._new_parents = [p for p in self._partial.parents if not os.path.exists(p)]
         try:
-            self._partial.mkdir(parents=True)
+            self._lock = begin(self._output, self._partial)
         except OSError as error:
             if error.errno in _DISK_FULL:
                 raise
@@ -250,6 +253,9 @@ class CheckpointWriter:
 
     def _clean_up(self) -> None:
         self._pending.close()  # type: ignore[attr-defined]
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
         if self._finished:
             return
         shutil.rmtree(self._partial, ignore_errors=True)

@@ -19,14 +19,15 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 KEYS = (
-    "model_type", "head_dim", "sliding_window", "layer_types", "rope_parameters", "rope_scaling",
-    "rope_theta", "quantization_config", "num_local_experts", "attn_layer_indices", "dtype",
-    "torch_dtype", "tie_word_embeddings", "pad_token_id", "eos_token_id", "partial_rotary_factor",
-    "attention_bias", "mlp_bias", "num_key_value_heads", "hidden_act", "auto_map",
-    "time_step_limit",
-    "max_position_embeddings", "overrides", "layout", "hybrid_override_pattern", "time_step_min",
-    "transformers_version", "use_cache", "architectures", "id2label", "__metadata__",
-    "chat_template", "max_window_layers", "use_sliding_window", "mamba_expand", "cache_implementation", "max_length",
+    "model_type", "head_dim", "sliding_window", "layer_types", "rope_parameters",
+    "rope_scaling", "rope_theta", "quantization_config", "num_local_experts",
+    "attn_layer_indices", "dtype", "torch_dtype", "tie_word_embeddings", "pad_token_id",
+    "eos_token_id", "partial_rotary_factor", "attention_bias", "mlp_bias",
+    "num_key_value_heads", "hidden_act", "auto_map", "time_step_limit",
+    "max_position_embeddings", "overrides", "layout", "hybrid_override_pattern",
+    "time_step_min", "transformers_version", "use_cache", "architectures", "id2label",
+    "__metadata__", "chat_template", "max_window_layers", "use_sliding_window", "mamba_expand",
+    "cache_implementation", "max_length",
 )  # fmt: skip
 
 Path = tuple[Any, ...]

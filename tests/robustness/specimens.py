@@ -16,16 +16,18 @@ STUDENT = "checkpoints/student"
 
 DISTILL = (
     "distill in/student -o out/done --teacher in/teacher --data in/text.jsonl --seq-len 16 "
-    "--batch-size 2 --validation 2 --stages align --tokens 128 --save-every 1 --device cpu"
+    "--batch-size 2 --validation 2 --align-tokens 64 --kl-tokens 96 --cache-teacher 4 "
+    "--save-every 1 --device cpu"
 )
-"""Four steps of two rows each; see `write_specimens` for where they are interrupted."""
+"""Two steps of align and three of kl, with two rows each."""
+_SAVES = 4  # two of align, one at its end, one of kl
 
 
 def write_specimens(directory: Path) -> None:
     """Write all of them.
 
     ``checkpoints/``, ``texts/``, ``results/``, ``exam/``, and ``interrupted/``, the working
-    directory of a distillation by the command `DISTILL` that was stopped after two steps.
+    directory of a distillation by the command `DISTILL` that was stopped at its `_SAVES`-th save.
     """
     checkpoints, texts = directory / "checkpoints", directory / "texts"
     for name in ARCHITECTURES:
@@ -102,12 +104,12 @@ def _interrupt_distillation(directory: Path) -> None:
         copy(directory / source, place / "in" / name)
     save_state, saves = module.save_state, []
 
-    def save_twice(*arguments: object) -> None:
+    def save_some(*arguments: object) -> None:
         saves.append(save_state(*arguments))
-        if len(saves) == 2:
+        if len(saves) == _SAVES:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "save_state", save_twice)
+        patch.setattr(module, "save_state", save_some)
         assert run(DISTILL.split(), place).code == 130
     (place / "out" / "done.distill").rename(directory / "interrupted")

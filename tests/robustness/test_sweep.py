@@ -10,19 +10,11 @@ from pathlib import Path
 import pytest
 from cases import Case, make_case
 from sandbox import OvertimeError, run
-from specimens import write_specimens
 
 CASES = int(os.environ.get("HYBRIDIZE_FUZZ_CASES", "2000"))
 ONE = os.environ.get("HYBRIDIZE_FUZZ_CASE")
 PARTS = 20
 _SHOWN = 20
-
-
-@pytest.fixture(scope="session")
-def specimens(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("specimens")
-    write_specimens(directory)
-    return directory
 
 
 def contents(directory: Path) -> dict[str, bytes | str | None]:
