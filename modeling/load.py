@@ -1,6 +1,6 @@
 """Opening a checkpoint of any known format as hybridize's own model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,24 @@ def _fp8_linear(tensors: CheckpointTensors, name: str, weight: torch.Tensor) -> 
     scale, input_scale = tensors.scales(name)
     activations = tensors.quantization.activations
     return FP8Linear(weight, scale, None, activations=activations, input_scale=input_scale)
+
+
+def check_tokens(ids: Sequence[int], vocabulary: int, directory: str | Path) -> None:
+    """Check that a model knows the tokens that its tokenizer gives.
+
+    Args:
+        ids: the tokens.
+        vocabulary: how many the model knows.
+        directory: of both, for the message.
+
+    Raises:
+        InputError: it does not.
+    """
+    if max(ids, default=0) >= vocabulary:
+        raise InputError(
+            f"{directory}: the tokenizer gives token {max(ids)}, but the model's vocabulary has "
+            f"{vocabulary}"
+        )
 
 
 def load_tokenizer(model: str | Path) -> Any:

@@ -1,7 +1,6 @@
 """One distillation from its data to its output, and its working directory in between."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 

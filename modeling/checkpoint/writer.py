@@ -61,11 +61,13 @@ def check_output(output: Path, source: Path | None, *, force: bool) -> None:
 
     Raises:
         InputError: it exists and ``force`` is off, is the source or around it, or its parent
-            cannot be written.
+            cannot be written; or the source's record, which goes along, cannot be read.
     """
     if output.name in ("", ".."):  # the new one is written beside it and then renamed
         raise InputError(f"{output}: give --output the directory's own name")
     target = Path(os.path.realpath(output))  # unlike resolve(), at ease with a link to itself
+    if source is not None:
+        read_provenance(source)  # a record that cannot be read must not surface at the end
     if source is not None and target in (source.resolve(), *source.resolve().parents):
         raise InputError(f"{output}: is or contains the source; choose another --output")
     if source is not None and source.resolve() in target.parents:
@@ -116,8 +118,6 @@ class CheckpointWriter:
         extra_files: Mapping[str, str | bytes] | None = None,
     ) -> None:
         check_output(output, source, force=force)
-        if source is not None:
-            read_provenance(source)  # a record that cannot be read must not surface at the end
         self._output, self._source, self._force = output, source, force
         self._config, self._extra = dict(config), dict(extra_files or {})
         self._shards = _plan_shards(tensors, max_shard_size)

@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from hybridize.errors import InputError
@@ -102,6 +103,13 @@ def config_from_json(
     layers = raw.get("num_hidden_layers")
     if isinstance(layers, int) and layers > _MOST_LAYERS:
         raise InputError(f"{path}: num_hidden_layers is {layers}; no model has that many")
+    for name in ("dtype", "torch_dtype"):
+        dtype = raw.get(name)
+        known = isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)
+        if dtype is not None and not known:
+            raise InputError(
+                f"{path}: {name} is {dtype!r}; it must be a dtype's name, such as bfloat16"
+            )
     try:
         # How transformers spells infinity in JSON; its own reader undoes it just so.
         decoded = PreTrainedConfig._decode_special_floats(deepcopy(raw))

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from damage_files import copy, damage
-from specimens import DEMO, DISTILL, STUDENT, TEACHER
+from specimens import DEMO, DISTILL, PRUNE, STUDENT, TEACHER
 
 from tiny import ARCHITECTURES
 
@@ -44,7 +44,7 @@ class Command:
 _TEXTS = {"in/text.txt": "texts/text.txt", "in/text.jsonl": "texts/text.jsonl"}
 _PAIR = {"in/student": STUDENT, "in/teacher": TEACHER, "in/text.jsonl": "texts/text.jsonl"}
 _MODELS = ("in/student/*", "in/teacher/*")
-_CALIBRATED = "--calibration in/text.jsonl --calibration-tokens 256"
+_CALIBRATED = "--calibration in/text.jsonl --calibration-tokens 1024"
 
 COMMANDS: dict[str, Command] = {
     "inspect": Command(200, "inspect in/model", {"in/model": "*"}, extra=("--json",)),
@@ -121,6 +121,21 @@ COMMANDS: dict[str, Command] = {
         {"in/model": "+", **_TEXTS},
         written=("done",),
     ),
+    "prune --dry-run": Command(
+        8,
+        "prune in/model -o out/done --dry-run --params 90% --offload --axes ffn --device cpu "
+        f"{_CALIBRATED}",
+        {"in/model": "*", **_TEXTS},
+        damaged=("in/model/*", "in/text.jsonl"),
+    ),
+    "prune --resume": Command(
+        8,
+        f"{PRUNE} --resume",
+        {"in/model": TEACHER, **_TEXTS, "out/done.prune": "interrupted-prune"},
+        damaged=("out/done.prune/*", "out/done.prune/*", "out/done.prune/*/*"),
+        written=("done",),
+        left=("done.prune",),
+    ),
     "prune --scores": Command(
         24,
         "prune in/model -o out/done --params 80% --candidates 1 --device cpu --offload "
@@ -134,7 +149,7 @@ COMMANDS: dict[str, Command] = {
         "quantize in/model -o out/done --keep-bf16 0",
         {"in/model": "*"},
         written=("done",),
-        extra=("--scheme fp8-block", "--max-shard-size 20KB"),
+        extra=("--scheme fp8-tensor --calibration-tokens 512", "--max-shard-size 20KB"),
     ),
     "quantize --dry-run": Command(
         80, "quantize in/model -o out/done --dry-run", {"in/model": "*"}, extra=("--json",)
@@ -204,44 +219,44 @@ class Case:
     story: str
 
 
+def lay_out(command: Command, specimens: Path, directory: Path, model: Path) -> None:
+    """Put a command's inputs, sound ones, in their places.
+
+    Args:
+        command: which.
+        specimens: what `write_specimens` wrote.
+        directory: where to; emptied.
+        model: the checkpoint to take where the command takes any.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    (directory / "out").mkdir(parents=True)
+    for place, source in command.inputs.items():
+        copy(model if source in "*+" else specimens / source, directory / place)
+
+
 def make_case(number: int, specimens: Path, directory: Path, model: Path | None = None) -> Case:
     """Lay out a case.
 
     Args:
         number: of the case.
-        specimens: what `write_specimens` wrote.
-        directory: where to; emptied.
-        model: the checkpoint to take where a command takes any.
+        specimens, directory: see `lay_out`.
+        model: the checkpoint to take where a command takes any; one of the specimens if None.
     """
     rng = Random(number)
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    (directory / "out").mkdir()
     names = [name for name in COMMANDS if model is None or "*" in COMMANDS[name].inputs.values()]
-    name = rng.choices(names, [COMMANDS[name].weight for name in names])[0]
-    command = COMMANDS[name]
-    origin = ""
-    for place, source in command.inputs.items():
-        if source in "*+":
-            source = rng.choice(CHECKPOINTS if source == "*" else TRANSFORMERS)
-            origin = f" ({source.rpartition('/')[2]})" if model is None else f" ({model.name})"
-        copy(
-            _found(source if source != "*" else "", specimens, model, command, place),
-            directory / place,
-        )
+    command = COMMANDS[rng.choices(names, [COMMANDS[name].weight for name in names])[0]]
+    if model is None:
+        chosen = rng.choice(TRANSFORMERS if "+" in command.inputs.values() else CHECKPOINTS)
+        model = DEMO if chosen == "demo" else specimens / chosen
+    lay_out(command, specimens, directory, model)
     words = f"{command.line} --quiet".split()
     if command.extra and rng.random() < 0.5:
         words += rng.choice(command.extra).split()
     file = _chosen(rng, directory, command.damaged)
     what = damage(rng, file)
+    origin = f" ({model.name})" if set("*+") & set(command.inputs.values()) else ""
     story = f"hybridize {' '.join(words)}{origin}, {file.relative_to(directory)}: {what}"
     return Case(number, directory, command, tuple(words), story)
-
-
-def _found(source: str, specimens: Path, model: Path | None, command: Command, place: str) -> Path:
-    if model is not None and command.inputs[place] == "*":
-        return model
-    return DEMO if source == "demo" else specimens / source
 
 
 def _chosen(rng: Random, directory: Path, patterns: tuple[str, ...]) -> Path:

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from logging import StreamHandler
 from pathlib import Path
 
 from hybridize.__main__ import main
@@ -36,7 +37,7 @@ def run(arguments: Sequence[str], directory: Path) -> Finished:
     Raises:
         OvertimeError: it did not end.
     """
-    with _inside(directory), _quiet_libraries(), _guarded(), _caught() as caught:
+    with _inside(directory), _guarded(), _caught() as caught, _quiet_libraries():
         try:
             code = main(list(arguments))
         except SystemExit as leaving:
@@ -51,10 +52,14 @@ def _quiet_libraries() -> Iterator[None]:
 
     before = logging.get_verbosity()
     logging.set_verbosity_error()
+    handlers = [h for h in logging.get_logger().handlers if isinstance(h, StreamHandler)]
+    streams = [handler.setStream(sys.stderr) for handler in handlers]
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        for handler, stream in zip(handlers, streams, strict=True):
+            handler.setStream(stream or sys.stderr)
 
 
 @contextlib.contextmanager

@@ -20,14 +20,19 @@ DISTILL = (
     "--save-every 1 --device cpu"
 )
 """Two steps of align and three of kl, with two rows each."""
+PRUNE = (
+    "prune in/model -o out/done --params 90% --axes ffn --candidates 1 --device cpu "
+    "--calibration in/text.jsonl --calibration-tokens 1024"
+)
 _SAVES = 4  # two of align, one at its end, one of kl
 
 
 def write_specimens(directory: Path) -> None:
     """Write all of them.
 
-    ``checkpoints/``, ``texts/``, ``results/``, ``exam/``, and ``interrupted/``, the working
-    directory of a distillation by the command `DISTILL` that was stopped at its `_SAVES`-th save.
+    ``checkpoints/``, ``texts/``, ``results/``, ``exam/``, and the working directories of two
+    commands that were stopped: ``interrupted/`` of `DISTILL`, at its `_SAVES`-th save, and
+    ``interrupted-prune/`` of `PRUNE`, when it had measured everything.
     """
     checkpoints, texts = directory / "checkpoints", directory / "texts"
     for name in ARCHITECTURES:
@@ -49,6 +54,7 @@ def write_specimens(directory: Path) -> None:
     )
     _write_results(directory)
     _interrupt_distillation(directory)
+    _interrupt_pruning(directory)
 
 
 def sound(directory: Path, command: str) -> None:
@@ -111,5 +117,24 @@ def _interrupt_distillation(directory: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "save_state", save_some)
-        assert run(DISTILL.split(), place).code == 130
+        done = run(DISTILL.split(), place)
+    assert done.code == 130, done.err
     (place / "out" / "done.distill").rename(directory / "interrupted")
+
+
+def _interrupt_pruning(directory: Path) -> None:
+    from damage_files import copy
+
+    from hybridize.compress.prune.run import Run
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    place = directory / "interrupting-prune"
+    copy(directory / TEACHER, place / "in" / "model")
+    copy(directory / "texts/text.jsonl", place / "in" / "text.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_finish", stop)
+        done = run(PRUNE.split(), place)
+    assert done.code == 130, done.err
+    (place / "out" / "done.prune").rename(directory / "interrupted-prune")
