@@ -15,7 +15,7 @@ READY   := $(VENV)/.ready
 CHECKED := build/typecheck
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format setup clean
+.PHONY: help demo test fuzz check format setup clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(READY) ## convert, distil and evaluate the bundled checkpoint (CPU, offl
 
 test: $(READY) ## run the tests
 	@$(BIN)/pytest -n $(WORKERS) $(TESTS)
+
+fuzz: $(READY) ## damage 20,000 inputs, and kill every command that writes 50 times (half an hour)
+	@HYBRIDIZE_FUZZ_CASES=20000 HYBRIDIZE_FUZZ_KILLS=50 $(BIN)/pytest -n $(WORKERS) tests/robustness
 
 check: $(READY) ## lint, formatting, types
 	@$(BIN)/ruff check .

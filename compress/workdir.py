@@ -35,14 +35,27 @@ def claim(work: Path, identity: dict[str, Any], *, resume: bool, force: bool) ->
                 "options to --resume it, or --force to start anew"
             )
         return
-    if work.exists():
+    partial = record.with_suffix(".partial")
+    # A run that was killed before its record was complete left nothing to go on with.
+    if work.exists() and not set(work.iterdir()) <= {partial}:
         if not force:
             raise InputError(
                 f"{work}: holds an interrupted run; --resume goes on with it, --force starts anew"
             )
-        shutil.rmtree(work)
+        remove(work)
     try:
-        work.mkdir(parents=True)
+        work.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(identity, indent=2) + "\n")
+        partial.replace(record)
     except OSError as error:
         raise InputError(f"{work}: cannot be made: {error.strerror}") from error
-    record.write_text(json.dumps(identity, indent=2) + "\n")
+
+
+def remove(work: Path) -> None:
+    """Remove a working directory, what makes it one last: a kill midway leaves one, or nothing."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _RECORD:
+            path.unlink()
+    shutil.rmtree(work)

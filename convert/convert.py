@@ -221,7 +221,9 @@ def convert(
             choose=None if curve is None else curve.keep,
         )
         wanted = DTYPES.get(dtype)
-        converted = ConvertedTensors(tensors, config, plan.target, new_values)
+        converted = ConvertedTensors(
+            tensors, config, plan.target, new_values, allow_nonfinite=allow_nonfinite
+        )
         model_out = outgoing(converted, plan.target, plan.format, plan.fit, wanted)
         result = _describe(
             plan, reader, output, source_format.name, model_out.specs, curve, dry_run

@@ -22,7 +22,9 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+from hybridize.errors import InputError
 from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
+from hybridize.modeling.checkpoint.finite import is_finite
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.formats.stock_hybrid import pad_heads
 from hybridize.modeling.tensors import Tensors, pad_projection
@@ -48,6 +50,7 @@ class ConvertedTensors:
         before: the source's configuration.
         after: the conversion's target; at swapped blocks it has Mamba-2 instead of attention.
         new_values: makes the new blocks', one block after the other.
+        allow_nonfinite: hand out new blocks with NaN or infinity in them.
     """
 
     def __init__(
@@ -56,8 +59,11 @@ class ConvertedTensors:
         before: HybridConfig,
         after: HybridConfig,
         new_values: NewValues,
+        *,
+        allow_nonfinite: bool = False,
     ) -> None:
         self._source, self._after, self._new_values = source, after, new_values
+        self._allow_nonfinite = allow_nonfinite
         self._swapped = {
             index
             for index, (old, new) in enumerate(zip(before.layout, after.layout, strict=True))
@@ -93,7 +99,14 @@ class ConvertedTensors:
         assert isinstance(mamba, MambaSizes)
         values = self._new_values(index, mamba)
         dtype = self.dtype(f"model.blocks.{index}.mixer.in_proj.weight")
-        return {name: value.to(dtype) for name, value in values.items()}
+        cast = {name: value.to(dtype) for name, value in values.items()}
+        bad = [name for name, value in cast.items() if not is_finite(value)]
+        if bad and not self._allow_nonfinite:
+            raise InputError(
+                f"block {index}: its new {bad[0]} has NaN or infinity in it: the weights of the "
+                "attention are too large; --allow-nonfinite goes on all the same"
+            )
+        return cast
 
 
 def first_values(

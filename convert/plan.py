@@ -97,6 +97,9 @@ def plan_conversion(
     return Plan(source, target, layout, format_, fit, reason)
 
 
+_LARGEST_STATE = 1 << 16  # far beyond what any kernel takes
+
+
 def keep_uniform(count: int, keep: int) -> tuple[int, ...]:
     """Spread ``keep`` attention blocks evenly over ``count`` places.
 
@@ -119,7 +122,7 @@ def mamba_sizes(attention: AttentionSizes, hidden: int, choice: MambaChoice) -> 
     filled up with further ones, since stock formats know whole multiples only.
 
     Raises:
-        InputError: a number of groups that does not divide the heads.
+        InputError: a number of groups that does not divide the heads, or a state beyond measure.
     """
     padded = pad_heads(attention, hidden)
     heads = padded.heads
@@ -135,6 +138,8 @@ def mamba_sizes(attention: AttentionSizes, hidden: int, choice: MambaChoice) -> 
                 f"--ssm-groups {choice.groups}: choose heads, kv, or a number that divides the "
                 f"{heads} heads: {divisors}"
             )
+    if choice.d_state is not None and not 0 < choice.d_state <= _LARGEST_STATE:
+        raise InputError(f"--d-state {choice.d_state}: choose from 1 to {_LARGEST_STATE}")
     return MambaSizes(
         heads=heads * choice.expand,
         head_dim=attention.head_dim,

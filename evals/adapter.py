@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hybridize.console import Progress, console
 from hybridize.errors import HybridizeError, InputError
+from hybridize.modeling.load import check_tokens
 
 # How many tokens one forward pass may score when each of them needs its row of logits: at a
 # vocabulary of 128k in float32, 4 GB of them.
@@ -78,8 +79,14 @@ class HarnessModel(HFLM):
         left_truncate_len: int | None = None,
         **kwargs: Any,
     ) -> list[int]:
-        """Tokenise as `HFLM` does, remembering the last few texts."""
-        return list(self._encode(string, add_special_tokens, left_truncate_len, **kwargs))
+        """Tokenise as `HFLM` does, remembering the last few texts.
+
+        Raises:
+            InputError: the model does not know a token.
+        """
+        ids = list(self._encode(string, add_special_tokens, left_truncate_len, **kwargs))
+        check_tokens(ids, self.model.config.vocab_size, self.model.name_or_path)
+        return ids
 
     def get_model_info(self) -> dict[str, Any]:
         """Describe the model from what is in memory; `HFLM` would ask the hub."""

@@ -64,11 +64,21 @@ def _report(failure: Exception | KeyboardInterrupt) -> int:
         case OSError():
             console.error(_describe(failure))
             return FAILED
+        case _ if _is_out_of_memory(failure):
+            what = (str(failure).splitlines() or ["a tensor is too large"])[0]
+            console.error(f"not enough memory ({what}); a smaller batch or shorter texts need less")
+            return FAILED
         case _:
             what = ": ".join(filter(None, [type(failure).__name__, str(failure)]))
             again = "" if console.debug else " (run again with --debug for the traceback)"
             console.error(what + again)
             return FAILED
+
+
+def _is_out_of_memory(failure: BaseException) -> bool:
+    """Say so of Python's, of torch's on a GPU, and of torch's on a CPU, without importing torch."""
+    known = isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError"
+    return known or "can't allocate memory" in str(failure)
 
 
 def _describe(failure: OSError) -> str:

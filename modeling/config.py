@@ -8,7 +8,13 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
+from hybridize.modeling.blocks.sizes import (
+    AttentionSizes,
+    BlockSizes,
+    MambaSizes,
+    MLPSizes,
+    is_number,
+)
 from hybridize.modeling.layout import ATTENTION, KINDS, MAMBA, MLP, Layout
 
 _SIZES: dict[str, type[BlockSizes]] = {
@@ -16,6 +22,10 @@ _SIZES: dict[str, type[BlockSizes]] = {
     MAMBA: MambaSizes,
     MLP: MLPSizes,
 }
+
+
+_TOO_LARGE = 1 << 40  # for a size, and a tensor of it for every machine
+_LARGEST = 1e9  # of anything that activations or weights are multiplied by
 
 
 class HybridConfig(PreTrainedConfig):
@@ -72,6 +82,7 @@ class HybridConfig(PreTrainedConfig):
         self.rope_parameters = dict(self.rope_parameters or {})
         kwargs.pop("num_hidden_layers", None)
         super().__post_init__(**kwargs)
+        self._check_numbers()
         rotary = {s.head_dim for s in self._attention_blocks() if s.rope}
         windows = {s.sliding_window for s in self._attention_blocks()} - {None}
         pad, vocab = self.pad_token_id, self.vocab_size
@@ -84,6 +95,28 @@ class HybridConfig(PreTrainedConfig):
             raise ValueError(f"attention blocks with RoPE differ in head_dim: {sorted(rotary)}")
         if len(windows) > 1:
             raise ValueError("attention blocks differ in their sliding window")
+
+    def _check_numbers(self) -> None:
+        for name in ("vocab_size", "hidden_size", "max_position_embeddings"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 0 < value < _TOO_LARGE:
+                raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
+        for name in (
+            "norm_eps", "embedding_multiplier", "residual_multiplier", "logits_scaling",
+            "initializer_range",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not is_number(value) or abs(value) > _LARGEST:
+                raise ValueError(f"{name} is {value!r}; it must be a number that makes sense")
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            tokens = value if isinstance(value, list | tuple) else [value]
+            if value is not None and not all(isinstance(token, int) for token in tokens):
+                raise ValueError(f"{name} is {value!r}; it must be a token's number")
+        if self.norm_eps < 0:
+            raise ValueError(f"norm_eps is {self.norm_eps}; it must not be negative")
+        if self.logits_scaling == 0:
+            raise ValueError("logits_scaling is 0, and logits are divided by it")
 
     @classmethod
     def from_blocks(cls, blocks: Iterable[BlockSizes], **fields: Any) -> "HybridConfig":

@@ -8,7 +8,7 @@ import torch
 
 from hybridize.errors import InputError
 from hybridize.modeling.compact_cache import CacheFormat
-from hybridize.modeling.load import load_model, load_tokenizer
+from hybridize.modeling.load import check_tokens, load_model, load_tokenizer
 from hybridize.modeling.placement import choose_device, choose_dtype
 
 
@@ -64,6 +64,7 @@ def generate(
         if start is None:
             raise InputError("--prompt: it is empty, and the tokenizer has no token to begin with")
         ids = torch.tensor([[start]])
+    check_tokens(ids[0].tolist(), hybrid.config.vocab_size, model)
     ids = ids.to(where)
     torch.manual_seed(seed)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

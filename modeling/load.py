@@ -1,6 +1,6 @@
 """Opening a checkpoint of any known format as hybridize's own model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hybridize.modeling.compact_cache import CacheFormat
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.formats import read_config
 from hybridize.modeling.fp8_linear import FP8Linear
+from hybridize.modeling.generation import read_generation_config
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.model import HybridForCausalLM
 from hybridize.modeling.quantization import FP8
@@ -68,7 +69,7 @@ def load_model(
     result.model.cache_format = cache_format or CacheFormat()
     result.config.dtype = result.dtype
     result.name_or_path = str(directory)
-    _read_generation_config(result, directory)
+    result.generation_config = read_generation_config(directory) or result.generation_config
     return result.eval()
 
 
@@ -77,6 +78,24 @@ def _fp8_linear(tensors: CheckpointTensors, name: str, weight: torch.Tensor) -> 
     scale, input_scale = tensors.scales(name)
     activations = tensors.quantization.activations
     return FP8Linear(weight, scale, None, activations=activations, input_scale=input_scale)
+
+
+def check_tokens(ids: Sequence[int], vocabulary: int, directory: str | Path) -> None:
+    """Check that a model knows the tokens that its tokenizer gives.
+
+    Args:
+        ids: the tokens.
+        vocabulary: how many the model knows.
+        directory: of both, for the message.
+
+    Raises:
+        InputError: it does not.
+    """
+    if max(ids, default=0) >= vocabulary:
+        raise InputError(
+            f"{directory}: the tokenizer gives token {max(ids)}, but the model's vocabulary has "
+            f"{vocabulary}"
+        )
 
 
 def load_tokenizer(model: str | Path) -> Any:
@@ -89,19 +108,9 @@ def load_tokenizer(model: str | Path) -> Any:
 
     directory = resolve(model)
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer.decode(tokenizer("a").input_ids)  # some damage shows only in use
+        return tokenizer
     except Exception as error:  # transformers raises a different type for every kind of damage
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{directory}: no readable tokenizer: {reason[0]}") from error
-
-
-def _read_generation_config(model: HybridForCausalLM, directory: Path) -> None:
-    from transformers import GenerationConfig
-
-    path = directory / "generation_config.json"
-    if not path.exists():
-        return
-    try:
-        model.generation_config = GenerationConfig.from_pretrained(directory)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error

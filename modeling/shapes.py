@@ -3,11 +3,11 @@
 Sources: the models' config.json files, and table 1 and section 4 of Nemotron-H (arXiv 2504.03624).
 """
 
-import json
 from pathlib import Path
 
 from hybridize.errors import InputError
 from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
+from hybridize.modeling.checkpoint.files import read_json_object
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.formats import FORMATS, Format, config_from_json
 from hybridize.modeling.hub import resolve
@@ -38,15 +38,7 @@ def find_shape(model: str | Path) -> Shape:
         raise InputError(f"{error}; published shapes: {', '.join(SHAPES)}") from error
     if path.is_dir():
         path = path / "config.json"
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: not a JSON object; a model's config.json is one")
-    return config_from_json(raw, path)
+    return config_from_json(read_json_object(path), path)
 
 
 def _llama(layers: int, hidden: int, heads: int, ffn: int) -> Shape:

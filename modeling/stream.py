@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import torch
 
 from hybridize.console import console
+from hybridize.errors import InputError
 from hybridize.modeling.checkpoint import CheckpointReader, CheckpointWriter, TensorSpec
+from hybridize.modeling.checkpoint.finite import is_finite
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.formats import Entry, Fit, Format
 from hybridize.modeling.tensors import AdaptedTensors, Tensors
@@ -103,7 +105,9 @@ def write(
     ) as writer:
         with console.progress(label, model.nbytes, "bytes") as progress:
             jobs = zip(model.entries, model.specs, strict=True)
-            for spec, parts in _one_ahead(jobs, lambda job: (job[1], _parts(*job, model.tensors))):
+            for spec, parts in _one_ahead(
+                jobs, lambda job: (job[1], _parts(*job, model.tensors, reader.allow_nonfinite))
+            ):
                 writer.add(spec.name, *parts)
                 progress.advance(spec.nbytes)
         writer.finish(step(len(writer.files)))
@@ -114,9 +118,21 @@ def source_name(model: str | Path) -> str:
     return Path(model).resolve().name if Path(model).exists() else str(model)
 
 
-def _parts(entry: Entry, spec: TensorSpec, tensors: Tensors) -> list[torch.Tensor]:
+def _parts(
+    entry: Entry, spec: TensorSpec, tensors: Tensors, allow_nonfinite: bool
+) -> list[torch.Tensor]:
     """Return what one tensor on disk is stacked from."""
-    return [tensors.get(name).to(spec.dtype) for name in entry.ours]
+    parts = []
+    for name in entry.ours:
+        tensor = tensors.get(name)
+        part = tensor.to(spec.dtype)
+        if part is not tensor and not allow_nonfinite and not is_finite(part):
+            raise InputError(
+                f"tensor {spec.name!r} is too large for {str(spec.dtype).removeprefix('torch.')}; "
+                "choose another --dtype"
+            )
+        parts.append(part)
+    return parts
 
 
 def _one_ahead(items: Iterable[_Item], work: Callable[[_Item], _Result]) -> Iterator[_Result]:

@@ -17,3 +17,10 @@ def test_a_message_is_one_line_whatever_it_quotes(quoted):
 
 def test_what_is_printable_stays_as_it_is():
     assert str(InputError("größe.json: ‘日本’ \\n: no")) == "größe.json: ‘日本’ \\n: no"
+
+
+def test_what_nobody_reads_to_its_end_loses_its_middle():
+    text = str(InputError(f"config.json: {'x' * 10_000}: not a number"))
+    assert len(text) < 1000
+    assert text.startswith("config.json: xxx")
+    assert text.endswith("xxx: not a number")

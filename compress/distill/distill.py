@@ -96,7 +96,12 @@ def distill(
         return run.describe()
     require_extra("train", "matplotlib", "distillation")
     run.claim(resume=resume, force=force)
-    return run.train(save_every, force=force)
+    try:
+        return run.train(save_every, force=force)
+    except InputError:
+        if not resume:
+            run.abandon()
+        raise
 
 
 def _tokens(

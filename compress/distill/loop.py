@@ -103,7 +103,7 @@ class Loop:
             save_every: steps between saves.
 
         Raises:
-            HybridizeError: gradients are not finite any more.
+            HybridizeError: gradients or the validation loss are not finite any more.
         """
         settings, progress = self._settings, self._progress
         batch_tokens = settings.batch_size * settings.seq_len
@@ -166,6 +166,11 @@ class Loop:
                 loss = self._stage.measure(*self._batch(self._validation, rows), rows + count)
             total += self._ranks.mean(loss) * len(batch)
         loss = total / len(self._validation)
+        if not math.isfinite(loss):
+            raise HybridizeError(
+                f"{self._name}: the validation loss is {loss} at step {progress.step}; check both "
+                "models with hybridize verify, or try a lower learning rate"
+            )
         if self._settings.patience and loss < min(
             (value for _, value in progress.validation), default=math.inf
         ):

@@ -1,7 +1,6 @@
 """One distillation from its data to its output, and its working directory in between."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from hybridize.compress.distill.results import DistillResult, StageResult
 from hybridize.compress.distill.settings import DistillSettings
 from hybridize.compress.distill.stages import make_stage
 from hybridize.compress.distill.stages.kl import KL
-from hybridize.compress.distill.state import Progress, load_state, save_state
+from hybridize.compress.distill.state import Progress, keep_metrics, load_state, save_state
 from hybridize.compress.distill.teacher_cache import TeacherCache
-from hybridize.compress.workdir import claim
+from hybridize.compress.workdir import claim, remove
 from hybridize.errors import InputError
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import parameter_shapes
@@ -105,6 +104,11 @@ class Run:
             claim(self._work, self._identity(), resume=resume, force=force)
         self._ranks.wait()
 
+    def abandon(self) -> None:
+        """Remove the working directory, unless there is something in it to go on from."""
+        if self._ranks.first and not self._state.exists():
+            remove(self._work)
+
     def train(self, save_every: int, *, force: bool) -> DistillResult:
         """Do all stages, write the output, and remove the working directory."""
         windows = self._windows()
@@ -166,7 +170,7 @@ class Run:
         parameters = {name: gather(p) for name, p in pair.student.named_parameters()}
         if self._ranks.first:
             self._write(parameters, result, force)
-            shutil.rmtree(self._work)
+            remove(self._work)
         self._ranks.wait()
         return result
 
@@ -208,9 +212,7 @@ class Run:
     def _resumed(self) -> tuple[Progress, dict[str, torch.Tensor]]:
         found = load_state(self._state) if self._state.exists() else (Progress(), {})
         if self._ranks.first:  # lines that are there already belong to steps that were lost
-            text = self._metrics.read_text("utf-8") if self._metrics.exists() else ""
-            lines = text.splitlines(keepends=True)
-            self._metrics.write_text("".join(lines[: found[0].lines]))
+            keep_metrics(self._metrics, found[0].lines)
         self._ranks.wait()
         return found
 

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from hybridize.errors import InputError
-from hybridize.modeling.checkpoint.files import sync
+from hybridize.modeling.checkpoint.checked import load_checked, save_checked
 
 
 @dataclass
@@ -49,12 +47,7 @@ class Progress:
 
 def save_state(path: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
     """Write down where a run stands; the file is the old one or the new one, never half of one."""
-    partial = path.with_suffix(".partial")
-    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contents, partial, metadata={"progress": json.dumps(asdict(progress))})
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+    save_checked(path, tensors, asdict(progress))
 
 
 def load_state(path: Path) -> tuple[Progress, dict[str, torch.Tensor]]:
@@ -64,9 +57,29 @@ def load_state(path: Path) -> tuple[Progress, dict[str, torch.Tensor]]:
         InputError: the file is damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
-            values = json.loads((file.metadata() or {})["progress"])
-            values["validation"] = [tuple(pair) for pair in values["validation"]]
-            return Progress(**values), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        tensors, values = load_checked(path)
+        values["validation"] = [tuple(pair) for pair in values["validation"]]
+        return Progress(**values), tensors
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot go on from it: {error}; --force starts anew") from error
+
+
+def keep_metrics(path: Path, count: int) -> None:
+    """Cut a file of metrics, one JSON object a line, down to its first ``count`` lines.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        for line in lines[:count]:
+            values = json.loads(line)
+            numbers = [value for name, value in values.items() if name != "stage"]
+            named = isinstance(values["stage"], str) and "step" in values
+            if not named or not all(isinstance(n, int | float) for n in numbers):
+                raise ValueError(f"{line} is no step of a stage")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: cannot go on from it: {error}; --force starts anew") from error
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in lines[:count]), "utf-8")
+    partial.replace(path)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from hybridize.console import console
+from hybridize.modeling.checkpoint.checked import load_checked, save_checked
 from hybridize.modeling.data.windows import Windows
 from hybridize.modeling.model import HybridForCausalLM
 
@@ -31,17 +31,15 @@ class TeacherCache:
 
     @torch.no_grad()
     def fill(self, teacher: HybridForCausalLM, windows: Windows) -> None:
-        """Write what is missing; a file that is there is complete."""
+        """Write what is missing, or is not any more what was written."""
         self._directory.mkdir(parents=True, exist_ok=True)
         with console.progress("asking the teacher", windows.tokens, "tokens") as progress:
             for number, rows in enumerate(torch.arange(len(windows)).split(_ROWS_PER_FILE)):
                 path = self._path(number)
-                if not path.exists():
+                if not _is_sound(path):
                     parts = zip(*self._answers(teacher, windows, rows), strict=True)
                     indices, log_probs = (torch.cat(part) for part in parts)
-                    partial = path.with_suffix(".partial")
-                    save_file({"indices": indices, "log_probs": log_probs}, partial)
-                    partial.replace(path)
+                    save_checked(path, {"indices": indices, "log_probs": log_probs}, {})
                 progress.advance(len(rows) * windows.length)
 
     def rows(
@@ -74,3 +72,14 @@ class TeacherCache:
 
     def _path(self, number: int) -> Path:
         return self._directory / f"teacher-{self._top}-{number:06d}.safetensors"
+
+
+def _is_sound(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        load_checked(path)
+    except (OSError, ValueError) as error:
+        console.message(f"{path}: written anew: {error}")
+        return False
+    return True

@@ -165,10 +165,7 @@ def hold(
         windows: text.
         record: a file that remembers what was measured, for a run that is killed.
     """
-    known = {}
-    if record is not None and record.exists():
-        lines = record.read_text("utf-8").splitlines(keepends=True)
-        known = dict(json.loads(line) for line in lines if line.endswith("\n"))
+    known = {} if record is None else _remembered(record)
     measured = []
     with console.progress("measuring candidates", len(entrants), "candidates") as progress:
         for entrant in entrants:
@@ -183,6 +180,19 @@ def hold(
             measured.append(replace(entrant, kl=known[key]))
             progress.advance()
     return sorted(measured, key=lambda entrant: entrant.kl or 0.0)
+
+
+def _remembered(record: Path) -> dict[str, float]:
+    """Return what was measured before a run was killed, maybe amid a line."""
+    known: dict[str, float] = {}
+    try:
+        for line in record.read_text("utf-8").splitlines(keepends=True) if record.exists() else ():
+            if line.endswith("\n"):
+                architecture, kl = json.loads(line)
+                known[str(architecture)] = float(kl)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{record}: cannot go on from it: {error}; --force starts anew") from error
+    return known
 
 
 def assemble(tensors: Tensors, config: HybridConfig, device: torch.device) -> HybridForCausalLM:

@@ -19,6 +19,7 @@ from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.axes.base import Seen
 from hybridize.compress.prune.scores import Scores
 from hybridize.console import console
+from hybridize.errors import InputError
 from hybridize.kernels import causal_conv1d
 from hybridize.modeling.blocks.attention import Attention
 from hybridize.modeling.blocks.mamba2 import Mamba2
@@ -76,7 +77,7 @@ def measure(
     for x in stream:
         units.see_stream(len(config.blocks), x, norm(x))
     turned_by = torch.tensor(influence)
-    return Scores(
+    scores = Scores(
         units=units.scores(windows.tokens),
         blocks=turned_by.clone() if offload else _skipped(directory, windows, device),
         influence=turned_by,
@@ -85,6 +86,12 @@ def measure(
         source=source,
         tokens=windows.tokens,
     )
+    if not (scores.blocks.isfinite().all() and scores.stream.isfinite().all()):
+        raise InputError(
+            f"{directory}: what it computes on the calibration text is not finite; check it with "
+            "hybridize verify"
+        )
+    return scores
 
 
 def _skipped(directory: Path, windows: Windows, device: torch.device) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import Found, search
 from hybridize.compress.prune.settings import PruneSettings
 from hybridize.compress.prune.tournament import tournament
-from hybridize.compress.workdir import claim
+from hybridize.compress.workdir import claim, remove
 from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.checkpoint import CheckpointReader
@@ -82,10 +81,11 @@ class Run:
             try:
                 ranked = self._rank(model, self._work)
                 result = self._finish(model, ranked, force, max_shard_size)
-            except InputError:  # there is nothing to resume: the same would come again
-                shutil.rmtree(self._work)
+            except InputError:
+                if not resume:  # then there is nothing to go on with: the same would come again
+                    remove(self._work)
                 raise
-            shutil.rmtree(self._work)
+            remove(self._work)
             return result
 
     def _finish(

@@ -1,14 +1,12 @@
 """What importance was measured to be, kept in a file for the next cut."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from hybridize.errors import InputError
+from hybridize.modeling.checkpoint.checked import load_checked, save_checked
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,8 @@ class Scores:
         tensors |= {f"gated.{place}": value for place, value in self.gated.items()}
         for name, places in self.units.items():
             tensors |= {f"units.{name}.{place}": value for place, value in places.items()}
-        partial = path.with_name(path.name + ".partial")
         about = {"source": self.source, "tokens": self.tokens, "format": "hybridize-scores"}
-        save_file(
-            {name: value.float().contiguous() for name, value in tensors.items()},
-            partial,
-            {"hybridize": json.dumps(about)},
-        )
-        partial.replace(path)
+        save_checked(path, {name: value.float() for name, value in tensors.items()}, about)
 
     @staticmethod
     def load(path: Path, source: str) -> "Scores":
@@ -63,9 +55,7 @@ class Scores:
             InputError: it is no such file, or of another checkpoint.
         """
         try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["hybridize"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, about = load_checked(path)
             units: dict[str, dict[int, torch.Tensor]] = {}
             gated = {}
             for name, value in tensors.items():
@@ -85,7 +75,7 @@ class Scores:
             )
         except FileNotFoundError:
             raise InputError(f"--scores {path}: no such file") from None
-        except (SafetensorError, KeyError, ValueError, TypeError, IndexError, OSError) as error:
+        except (KeyError, ValueError, TypeError, IndexError, OSError) as error:
             raise InputError(
                 f"--scores {path}: not scores that prune has written ({type(error).__name__})"
             ) from None

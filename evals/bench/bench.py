@@ -149,6 +149,9 @@ def bench(
     return result
 
 
+_MOST = 1 << 31  # tokens or sequences: beyond what any machine holds
+
+
 def grid(
     prompt_len: Sequence[int], gen_len: int, batch_size: Sequence[int | Literal["max"]]
 ) -> tuple[Point, ...]:
@@ -167,6 +170,8 @@ def grid(
         for value in values:
             if value != "max" and value < least:
                 raise InputError(f"{option} {value}: must be at least {least}")
+            if value != "max" and value > _MOST:
+                raise InputError(f"{option} {value}: must be at most {_MOST:,}")
     sizes = [AS_MANY_AS_FIT if size == "max" else size for size in batch_size]
     return tuple(Point(length, gen_len, size) for size in sizes for length in prompt_len)
 

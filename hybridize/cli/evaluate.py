@@ -71,7 +71,10 @@ def _split_names(
     help="What runs the model: this package, or transformers' own class for it.",
 )
 @click.option(
-    "--seed", type=int, metavar="N", help="Seed of all chance.  [default: lm-eval's own seeds]"
+    "--seed",
+    type=click.IntRange(0, options.LARGEST_SEED),
+    metavar="N",
+    help="Seed of all chance.  [default: lm-eval's own seeds]",
 )
 @options.cache_options
 @options.common_options

@@ -13,6 +13,7 @@ from hybridize.console import console
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -51,7 +52,11 @@ device_option = click.option(
 )
 
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all chance."
+    "--seed",
+    type=click.IntRange(0, LARGEST_SEED),
+    default=0,
+    show_default=True,
+    help="Seed of all chance.",
 )
 
 

@@ -46,6 +46,27 @@ class RotaryEmbedding(nn.Module):
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
+_WIDEST_HEAD = 1 << 16  # beyond it the weights, which nobody has, are what is wrong
+
+
+def check_rope(config: HybridConfig) -> None:
+    """Check that transformers makes something of ``rope_parameters``, where attention has RoPE.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if config.head_dim is None or config.head_dim > _WIDEST_HEAD:
+        return
+    try:
+        embedding = RotaryEmbedding(config)
+        cos, sin = embedding(torch.zeros(()), torch.tensor([[0, config.max_position_embeddings]]))
+    except Exception as error:  # each type of RoPE trips over damage in its own way
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"rope_parameters do not describe a RoPE: {reason}") from None
+    if not (cos.isfinite().all() and sin.isfinite().all()):
+        raise ValueError("rope_parameters give angles that are not finite")
+
+
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn the first ``rotary_dim`` features of every head.
 

@@ -1,5 +1,6 @@
 """How large a block is: plain data, one class per kind, from which all shapes follow."""
 
+import math
 from dataclasses import dataclass
 
 Shapes = dict[str, tuple[int, ...]]
@@ -26,6 +27,10 @@ class AttentionSizes:
         _require_positive(self, "heads", "kv_heads", "head_dim")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads are not a multiple of {self.kv_heads} KV heads")
+        if self.sliding_window is not None:
+            _require_positive(self, "sliding_window")
+        if self.scale is not None and not is_number(self.scale):
+            raise ValueError(f"scale is {self.scale!r}; it must be a number")
 
     def shapes(self, hidden: int) -> Shapes:
         """Return the mixer's parameters: name to shape."""
@@ -57,6 +62,9 @@ class MambaSizes:
         _require_positive(self, "heads", "head_dim", "groups", "d_state", "conv_width")
         if self.heads % self.groups:
             raise ValueError(f"{self.heads} Mamba heads are not a multiple of {self.groups} groups")
+        limits = (self.dt_min, 0.0 if self.dt_max is None else self.dt_max)
+        if not all(is_number(limit) and 0 <= limit <= _LONGEST_STEP for limit in limits):
+            raise ValueError(f"steps from {self.dt_min!r} to {self.dt_max!r} make no sense")
 
     @property
     def inner(self) -> int:
@@ -106,6 +114,14 @@ class MLPSizes:
         shapes = _linear("gate_proj", self.width, hidden, self.bias) if self.gated else {}
         shapes |= _linear("up_proj", self.width, hidden, self.bias)
         return shapes | _linear("down_proj", hidden, self.width, self.bias)
+
+
+_LONGEST_STEP = 1e6  # after which there is nothing left of a state
+
+
+def is_number(value: object) -> bool:
+    """Say whether something is a finite number, as a configuration should have it."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 BlockSizes = AttentionSizes | MambaSizes | MLPSizes

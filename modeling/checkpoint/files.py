@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any
 
 from hybridize.errors import InputError
+from hybridize.modeling.checkpoint.leftovers import REPLACED
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -82,7 +83,7 @@ def put_in_place(finished: Path, output: Path, *, force: bool) -> None:
     """
     replaced = None
     if force and os.path.lexists(output):
-        replaced = output.with_name(f"{output.name}.replaced-{uuid.uuid4().hex[:8]}")
+        replaced = output.with_name(f"{output.name}.{REPLACED}-{uuid.uuid4().hex[:8]}")
     try:
         if replaced is not None:
             output.rename(replaced)

@@ -5,6 +5,7 @@ and the SHA-256 of its files) and ``metrics``. Beside the steps, ``files`` lists
 of them wrote, with sizes and hashes, for `verify`.
 """
 
+import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,6 +37,10 @@ def read_provenance(directory: Path) -> list[dict[str, Any]]:
         named = isinstance(step, dict) and isinstance(step.get("source"), dict)
         if not named or not {"command", "created"} <= set(step) or "name" not in step["source"]:
             raise InputError(f"{path}: a step lacks its command, source or time")
+    try:  # results carry the steps on, as JSON in UTF-8
+        json.dumps(steps, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: holds what cannot be written again: {error}") from error
     return steps
 
 

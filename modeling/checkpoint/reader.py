@@ -31,6 +31,7 @@ class CheckpointReader:
 
     Attributes:
         directory: as given.
+        allow_nonfinite: as given.
         config: the parsed config.json.
         files: the safetensors files.
 
@@ -40,7 +41,7 @@ class CheckpointReader:
 
     def __init__(self, directory: str | Path, *, allow_nonfinite: bool = False) -> None:
         self.directory = Path(directory)
-        self._allow_nonfinite = allow_nonfinite
+        self.allow_nonfinite = allow_nonfinite
         if not os.path.exists(self.directory):  # False, too, for names that no file can have
             raise InputError(f"{directory}: no such directory")
         if not self.directory.is_dir():
@@ -81,7 +82,7 @@ class CheckpointReader:
         data = empty_bytes(place.nbytes)
         self._read_into(data.numpy().data, place)
         tensor = data.view(place.dtype).reshape(place.shape)
-        if not self._allow_nonfinite and not is_finite(tensor):
+        if not self.allow_nonfinite and not is_finite(tensor):
             raise InputError(
                 f"{place.file}: tensor {name!r} has NaN or infinity in it; "
                 "--allow-nonfinite goes on all the same"

@@ -33,6 +33,7 @@ from hybridize.modeling.checkpoint.files import (
     sync_part,
 )
 from hybridize.modeling.checkpoint.header import write_header
+from hybridize.modeling.checkpoint.leftovers import PARTIAL, begin
 from hybridize.modeling.checkpoint.provenance import new_record, read_provenance
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -60,11 +61,13 @@ def check_output(output: Path, source: Path | None, *, force: bool) -> None:
 
     Raises:
         InputError: it exists and ``force`` is off, is the source or around it, or its parent
-            cannot be written.
+            cannot be written; or the source's record, which goes along, cannot be read.
     """
     if output.name in ("", ".."):  # the new one is written beside it and then renamed
         raise InputError(f"{output}: give --output the directory's own name")
     target = Path(os.path.realpath(output))  # unlike resolve(), at ease with a link to itself
+    if source is not None:
+        read_provenance(source)  # a record that cannot be read must not surface at the end
     if source is not None and target in (source.resolve(), *source.resolve().parents):
         raise InputError(f"{output}: is or contains the source; choose another --output")
     if source is not None and source.resolve() in target.parents:
@@ -84,7 +87,8 @@ class CheckpointWriter:
     """A checkpoint directory in the making.
 
     Works in ``OUTPUT.partial-…`` beside the target, on the same disk, and renames it when
-    `finish` has synced everything. Left without `finish`, it removes what it wrote.
+    `finish` has synced everything. Left without `finish`, it removes what it wrote. What killed
+    runs have left beside the target is removed as well.
 
     Args:
         output: the directory to appear.
@@ -114,18 +118,17 @@ class CheckpointWriter:
         extra_files: Mapping[str, str | bytes] | None = None,
     ) -> None:
         check_output(output, source, force=force)
-        if source is not None:
-            read_provenance(source)  # a record that cannot be read must not surface at the end
         self._output, self._source, self._force = output, source, force
         self._config, self._extra = dict(config), dict(extra_files or {})
         self._shards = _plan_shards(tensors, max_shard_size)
         self.files = _shard_names(len(self._shards))
-        self._partial = output.parent / f"{output.name}.partial-{uuid.uuid4().hex[:8]}"
+        self._partial = output.parent / f"{output.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}"
         self._pending = self._write_shards()
         self._parts: list[torch.Tensor] = []
         self._written: dict[str, dict[str, Any]] = {}
         self._expected: TensorSpec | None = None
         self._new_parents: list[Path] = []
+        self._lock: int | None = None
         self._finished = False
 
     def __enter__(self) -> Self:
@@ -141,7 +144,7 @@ class CheckpointWriter:
     def _make_partial(self) -> None:
         self._new_parents = [p for p in self._partial.parents if not os.path.exists(p)]
         try:
-            self._partial.mkdir(parents=True)
+            self._lock = begin(self._output, self._partial)
         except OSError as error:
             if error.errno in _DISK_FULL:
                 raise
@@ -250,6 +253,9 @@ class CheckpointWriter:
 
     def _clean_up(self) -> None:
         self._pending.close()  # type: ignore[attr-defined]
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
         if self._finished:
             return
         shutil.rmtree(self._partial, ignore_errors=True)

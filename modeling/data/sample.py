@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from hybridize.console import console
+from hybridize.errors import InputError
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.data.sampling_cache import SamplingCache
 from hybridize.modeling.model import HybridForCausalLM
@@ -95,6 +96,11 @@ class _Rows:
             logits_to_keep=1,
         )
         chances = output.logits[:, -1].float().softmax(-1)
+        if not chances.isfinite().all():
+            raise InputError(
+                f"{self._model.name_or_path}: its predictions are not finite, so it cannot write "
+                "text; check it with hybridize verify"
+            )
         drawn = torch.multinomial(chances, 1, generator=generator).squeeze(1)
         ended = torch.isin(self._tokens[:, last], self._ends) & ~self._begins[:, last]
         drawn = drawn.masked_fill(ended, self._begin)

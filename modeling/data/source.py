@@ -17,7 +17,7 @@ from hybridize.modeling.data.sample import sample_documents
 from hybridize.modeling.data.windows import Windows, open_windows, pack, save_windows
 from hybridize.modeling.formats import read_config
 from hybridize.modeling.hub import resolve
-from hybridize.modeling.load import load_model, load_tokenizer
+from hybridize.modeling.load import check_tokens, load_model, load_tokenizer
 from hybridize.modeling.model import HybridForCausalLM
 
 TEACHER = "teacher"
@@ -68,7 +68,7 @@ def load_windows(
             settings |= {"device": place.type, "dtype": str(dtype)}
         path = cache / f"windows-{_key(sources, directory, settings)}.safetensors"
         if path.exists():
-            return open_windows(path)
+            return open_windows(path, _vocabulary(directory))
     if list(sources) == [TEACHER]:
         if tokens is None:
             raise InputError(f"{option} {TEACHER}: say how many tokens to sample")
@@ -84,21 +84,21 @@ def load_windows(
     return windows
 
 
+def _vocabulary(directory: Path) -> int:
+    with CheckpointReader(directory) as reader:
+        return read_config(reader)[1].vocab_size
+
+
 def _tokenised(sources: Sequence[str], directory: Path, option: str) -> Iterator[list[int]]:
     tokenizer = load_tokenizer(directory)
-    with CheckpointReader(directory) as reader:
-        vocabulary = read_config(reader)[1].vocab_size
+    vocabulary = _vocabulary(directory)
     for source in sources:
         texts = (text for text in read_documents(source, option) if text)
         while batch := list(islice(texts, _DOCUMENTS_AT_ONCE)):
             for ids in tokenizer(batch, verbose=False).input_ids:
                 if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
                     ids.append(tokenizer.eos_token_id)
-                if max(ids, default=0) >= vocabulary:
-                    raise InputError(
-                        f"{directory}: the tokenizer gives token {max(ids)}, but the model's "
-                        f"vocabulary has {vocabulary}"
-                    )
+                check_tokens(ids, vocabulary, directory)
                 yield ids
 
 

@@ -101,8 +101,12 @@ def save_windows(windows: Windows, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def open_windows(path: Path) -> Windows:
+def open_windows(path: Path, vocabulary: int) -> Windows:
     """Read rows that `save_windows` wrote.
+
+    Args:
+        path: the file.
+        vocabulary: how many tokens there are.
 
     Raises:
         InputError: the file is none of its.
@@ -116,4 +120,8 @@ def open_windows(path: Path) -> Windows:
     kinds = {windows.ids.dtype, windows.seq_idx.dtype}
     if len(shapes) > 1 or windows.ids.ndim != 2 or kinds != {torch.int32}:
         raise InputError(f"{path}: not rows of tokens; delete it")
+    steps = windows.seq_idx.diff(dim=1, prepend=windows.seq_idx.new_zeros(len(windows), 1))
+    known = ((windows.ids >= 0) & (windows.ids < vocabulary)).all()
+    if not known or not ((steps == 0) | (steps == 1)).all():
+        raise InputError(f"{path}: damaged rows of tokens; delete it")
     return windows

@@ -3,13 +3,16 @@
 A new one is a new file here and one line in ``_ALL``.
 """
 
+import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from hybridize.errors import InputError
+from hybridize.modeling.blocks.rope import check_rope
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.formats.bamba import Bamba
@@ -100,10 +103,21 @@ def config_from_json(
     layers = raw.get("num_hidden_layers")
     if isinstance(layers, int) and layers > _MOST_LAYERS:
         raise InputError(f"{path}: num_hidden_layers is {layers}; no model has that many")
+    for name in ("dtype", "torch_dtype"):
+        dtype = raw.get(name)
+        known = isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)
+        if dtype is not None and not known:
+            raise InputError(
+                f"{path}: {name} is {dtype!r}; it must be a dtype's name, such as bfloat16"
+            )
     try:
         # How transformers spells infinity in JSON; its own reader undoes it just so.
         decoded = PreTrainedConfig._decode_special_floats(deepcopy(raw))
-        return found, found.to_hybrid(decoded)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about older spellings, which are read as they should
+            config = found.to_hybrid(decoded)
+        check_rope(config)
+        return found, config
     except Exception as error:  # transformers' validation raises whatever the bad field provokes
         raise InputError(f"{path}: {_first_line(error)}") from error
 

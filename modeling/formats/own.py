@@ -25,6 +25,9 @@ class Own(Format):
 
     def to_hybrid(self, raw: Raw) -> HybridConfig:
         """See `Format.to_hybrid`."""
+        for name in raw:
+            if name != "num_hidden_layers" and isinstance(vars(HybridConfig).get(name), property):
+                raise ValueError(f"{name} follows from the blocks, which say it; leave it out")
         return HybridConfig.from_dict(raw)
 
     def fit(self, config: HybridConfig) -> Fit:

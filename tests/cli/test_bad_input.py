@@ -84,6 +84,18 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     "no type": (config(model_type=None), ["{model}/config.json", "model_type", *FORMATS]),
     "quantised": (config(quantization_config={"bits": 4}), ["{model}/config.json", "quantised"]),
     "contradiction": (config(num_attention_heads=5), ["{model}/config.json"]),
+    "RoPE without a base": (
+        config(rope_parameters={"rope_type": "default", "rope_theta": "x"}),
+        ["{model}/config.json", "rope_parameters do not describe a RoPE"],
+    ),
+    "RoPE of a list": (
+        config(rope_parameters={"rope_type": [1], "rope_theta": 1e4}),
+        ["{model}/config.json"],
+    ),
+    "RoPE that is not finite": (
+        config(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 0.0}),
+        ["{model}/config.json", "rope_parameters"],
+    ),
     "truncated": (cut(1), ["{model}/model.safetensors", "truncated"]),
     "empty": (write("model.safetensors", b""), ["{model}/model.safetensors"]),
     "corrupt": (write("model.safetensors", b"\xff" * 99), ["{model}/model.safetensors"]),

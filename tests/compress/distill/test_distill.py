@@ -11,12 +11,13 @@ import time
 import pytest
 import torch
 from distilling import losses, short_run, write_pair
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import hybridize
 from hybridize.__main__ import main
 from hybridize.compress.distill.loop import Loop
+from hybridize.compress.distill.state import keep_metrics
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.load import load_model
 from tiny import tokens, write_stock, write_tokenizer
@@ -276,7 +277,7 @@ def test_bad_input(pair, tmp_path, options, complaint):
         options = {"teacher": directory}
     with pytest.raises(InputError, match=complaint):
         short_run(pair, tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))  # no working directory either: it would be in the way
 
 
 def test_a_model_that_swapped_nothing_has_no_mixers_to_train(pair, tmp_path):
@@ -321,3 +322,49 @@ def test_a_damaged_state_is_named(pair, tmp_path, monkeypatch, damage):
         short_run(pair, tmp_path / "out", resume=True, save_every=1)
     shutil.rmtree(tmp_path / "out.distill")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("\ufeff{}\n", "metrics.jsonl: cannot go on from it"),
+        ('{"stage": \n', "metrics.jsonl: cannot go on from it"),
+        ("7\n", "metrics.jsonl: cannot go on from it"),
+        ("{}\n", "metrics.jsonl: cannot go on from it"),
+    ],
+)
+def test_damaged_metrics_are_named(tmp_path, text, complaint):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError, match=complaint):
+        keep_metrics(path, 1)
+    assert path.read_text() == text
+
+
+def test_metrics_are_cut_to_the_steps_that_count(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"stage": "kl", "step": step}) + "\n" for step in range(3)]
+    path.write_text("".join(lines) + '{"half a li')
+    keep_metrics(path, 2)
+    assert path.read_text() == "".join(lines[:2])
+
+
+@pytest.mark.parametrize("record", [None, '{"student": '])
+def test_a_run_that_was_killed_before_it_began_is_not_in_the_way(pair, tmp_path, record):
+    (tmp_path / "out.distill").mkdir()
+    if record is not None:
+        (tmp_path / "out.distill" / "run.partial").write_text(record)
+    short_run(pair, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_student_whose_outputs_overflow_is_not_trained(pair, tmp_path):
+    teacher, student, text = pair
+    broken = tmp_path / "broken"
+    shutil.copytree(student, broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["lm_head.weight"].fill_(3e38)
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(HybridizeError, match=r"kl: the validation loss is (nan|inf) at step 0"):
+        short_run((teacher, broken, text), tmp_path / "out", stages=("kl",))
+    assert not (tmp_path / "out").exists()

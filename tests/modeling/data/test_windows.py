@@ -47,7 +47,7 @@ def test_rows_and_splits():
 def test_saved_rows_come_back(tmp_path):
     windows = pack([[1, 2, 3, 4], [5, 6]], 2)
     save_windows(windows, tmp_path / "rows")
-    again = open_windows(tmp_path / "rows")
+    again = open_windows(tmp_path / "rows", 100)
     assert torch.equal(again.ids, windows.ids)
     assert torch.equal(again.seq_idx, windows.seq_idx)
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]
@@ -59,11 +59,28 @@ def test_rows_that_are_none_are_bad_input(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("rows") / "rows"
     path.write_bytes(content)
     with pytest.raises(InputError, match="not rows of tokens"):
-        open_windows(path)
+        open_windows(path, 100)
 
 
 def test_rows_of_two_shapes_are_bad_input(tmp_path):
     short = Windows(torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int32))
     save_windows(short, tmp_path / "rows")
     with pytest.raises(InputError, match="not rows of tokens"):
-        open_windows(tmp_path / "rows")
+        open_windows(tmp_path / "rows", 100)
+
+
+@pytest.mark.parametrize(
+    ("ids", "seq_idx"),
+    [
+        ([[100, 0]], [[0, 0]]),
+        ([[-1, 0]], [[0, 0]]),
+        ([[1, 2]], [[1, 0]]),
+        ([[1, 2]], [[0, 2]]),
+        ([[1, 2]], [[-1, 0]]),
+    ],
+)
+def test_damaged_rows_are_bad_input(tmp_path, ids, seq_idx):
+    rows = Windows(*(torch.tensor(x, dtype=torch.int32) for x in (ids, seq_idx)))
+    save_windows(rows, tmp_path / "rows")
+    with pytest.raises(InputError, match="damaged rows of tokens; delete it"):
+        open_windows(tmp_path / "rows", 100)

@@ -1,0 +1,266 @@
+"""Every case of the sweep: a command, its inputs, and what is wrong with one of them.
+
+A case follows from its number alone.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from damage_files import copy, damage
+from specimens import DEMO, DISTILL, PRUNE, STUDENT, TEACHER
+
+from tiny import ARCHITECTURES
+
+Options = Callable[[Random], str]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that the sweep runs.
+
+    Attributes:
+        weight: how often, in comparison with others.
+        line: its words; ``in/`` holds the inputs, what is written goes to ``out/``.
+        inputs: by its place, where an input comes from: ``*`` is any checkpoint, ``+`` any small
+            Transformer.
+        damaged: glob patterns of the files one of which is damaged.
+        written: what it leaves in ``out/`` when it succeeds.
+        left: what it may leave there when it fails.
+        extra: further words, one of which half of the cases take.
+    """
+
+    weight: int
+    line: str
+    inputs: dict[str, str]
+    damaged: tuple[str, ...] = ("in/model/*",)
+    written: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+
+_TEXTS = {"in/text.txt": "texts/text.txt", "in/text.jsonl": "texts/text.jsonl"}
+_PAIR = {"in/student": STUDENT, "in/teacher": TEACHER, "in/text.jsonl": "texts/text.jsonl"}
+_MODELS = ("in/student/*", "in/teacher/*")
+_CALIBRATED = "--calibration in/text.jsonl --calibration-tokens 1024"
+
+COMMANDS: dict[str, Command] = {
+    "inspect": Command(200, "inspect in/model", {"in/model": "*"}, extra=("--json",)),
+    "verify": Command(160, "verify in/model", {"in/model": "*"}, extra=("--json",)),
+    "convert": Command(
+        160,
+        "convert in/model -o out/done",
+        {"in/model": "+"},
+        written=("done",),
+        extra=(
+            "--keep 0",
+            "--attention 50%",
+            "--init random",
+            "--format hybridize",
+            "--format granitemoehybrid",
+            "--ssm-groups kv",
+            "--ssm-expand 2",
+            "--d-state 12",
+            "--dtype bfloat16",
+            "--max-shard-size 20KB",
+            "--allow-nonfinite",
+        ),
+    ),
+    "convert --dry-run": Command(
+        160,
+        "convert in/model -o out/done --dry-run",
+        {"in/model": "*"},
+        extra=("--keep 0", "--attention 50%", "--format hybridize", "--json"),
+    ),
+    "convert --calibration": Command(
+        20,
+        f"convert in/model -o out/done {_CALIBRATED}",
+        {"in/model": TEACHER, **_TEXTS},
+        damaged=("in/model/*", "in/text.jsonl", "in/text.jsonl"),
+        written=("done",),
+        extra=("--attention 50% --select sensitivity",),
+    ),
+    "convert --init": Command(
+        40,
+        "convert in/model -o out/done --keep 1 --init in/donor",
+        {"in/model": TEACHER, "in/donor": STUDENT},
+        damaged=("in/donor/*",),
+        written=("done",),
+    ),
+    "generate": Command(
+        80,
+        "generate in/model -p Hello --max-new-tokens 2 --device cpu",
+        {"in/model": "*"},
+        extra=("--temperature 0.7 --top-p 0.9", "--json"),
+    ),
+    "inspect --states": Command(
+        20,
+        "inspect in/model --states in/text.txt --states-tokens 32",
+        {"in/model": "*", **_TEXTS},
+        damaged=("in/model/*", "in/text.txt"),
+    ),
+    "distill --dry-run": Command(
+        60, f"{DISTILL} --dry-run", _PAIR, damaged=_MODELS, extra=("--train all",)
+    ),
+    "distill": Command(
+        12, DISTILL, _PAIR, damaged=(*_MODELS, "in/text.jsonl", "in/text.jsonl"), written=("done",)
+    ),
+    "distill --resume": Command(
+        12,
+        f"{DISTILL} --resume",
+        {**_PAIR, "out/done.distill": "interrupted"},
+        damaged=("out/done.distill/*", "out/done.distill/*", "out/done.distill/*/*"),
+        written=("done",),
+        left=("done.distill",),
+    ),
+    "prune": Command(
+        8,
+        f"prune in/model -o out/done --params 80% --candidates 1 --device cpu {_CALIBRATED}",
+        {"in/model": "+", **_TEXTS},
+        written=("done",),
+    ),
+    "prune --dry-run": Command(
+        8,
+        "prune in/model -o out/done --dry-run --params 90% --offload --axes ffn --device cpu "
+        f"{_CALIBRATED}",
+        {"in/model": "*", **_TEXTS},
+        damaged=("in/model/*", "in/text.jsonl"),
+    ),
+    "prune --resume": Command(
+        8,
+        f"{PRUNE} --resume",
+        {"in/model": TEACHER, **_TEXTS, "out/done.prune": "interrupted-prune"},
+        damaged=("out/done.prune/*", "out/done.prune/*", "out/done.prune/*/*"),
+        written=("done",),
+        left=("done.prune",),
+    ),
+    "prune --scores": Command(
+        24,
+        "prune in/model -o out/done --params 80% --candidates 1 --device cpu --offload "
+        f"--scores in/scores.safetensors {_CALIBRATED}",
+        {"in/model": TEACHER, **_TEXTS, "in/scores.safetensors": "results/scores.safetensors"},
+        damaged=("in/scores.safetensors",),
+        written=("done",),
+    ),
+    "quantize": Command(
+        60,
+        "quantize in/model -o out/done --keep-bf16 0",
+        {"in/model": "*"},
+        written=("done",),
+        extra=("--scheme fp8-tensor --calibration-tokens 512", "--max-shard-size 20KB"),
+    ),
+    "quantize --dry-run": Command(
+        80, "quantize in/model -o out/done --dry-run", {"in/model": "*"}, extra=("--json",)
+    ),
+    "bench --predict": Command(
+        80, "bench in/model --predict h100 --prompt-len 64 --gen-len 8", {"in/model": "*"}
+    ),
+    "bench": Command(
+        20,
+        "bench in/model --prompt-len 8 --gen-len 2 --repeats 1 --device cpu -o out/bench.json",
+        {"in/model": "*"},
+        written=("bench.json",),
+    ),
+    "eval --perplexity": Command(
+        20,
+        "eval in/model --perplexity in/text.txt --device cpu -o out/eval.json",
+        {"in/model": "*", **_TEXTS},
+        damaged=("in/model/*", "in/text.txt"),
+        written=("eval.json",),
+    ),
+    "eval --baseline": Command(
+        8,
+        "eval in/model --baseline in/teacher --mmlu-dir in/exam --num-fewshot 1 --device cpu "
+        "-o out/eval.json",
+        {"in/model": STUDENT, "in/teacher": TEACHER, "in/exam": "exam"},
+        damaged=("in/exam/*/*", "in/teacher/*"),
+        written=("eval.json",),
+    ),
+    "report": Command(
+        200,
+        "report in/results/eval.json in/results/bench.json in/student -o out/page.html",
+        {"in/results": "results", "in/student": STUDENT},
+        damaged=("in/results/*.json", "in/results/*.json", "in/student/hybridize.json"),
+        written=("page.html",),
+    ),
+    "export --dry-run": Command(
+        60, "export in/model -o out/done --to onnx --dry-run", {"in/model": "*"}
+    ),
+}
+
+CHECKPOINTS = (
+    *(f"checkpoints/{name}" for name in (*ARCHITECTURES, "sharded", "own", "fp8", "fp8-tensor")),
+    STUDENT, STUDENT, TEACHER, TEACHER, "demo",
+)  # fmt: skip
+TRANSFORMERS = (
+    *(f"checkpoints/{name}" for name in ("llama", "llama", "mistral", "qwen2", "qwen3", "sharded")),
+)
+_FAVOURITES = ("config.json", "config.json", "model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case, laid out in a directory.
+
+    Attributes:
+        number: from which it follows.
+        directory: holds ``in/`` and ``out/``.
+        command: what is run there.
+        words: its command line.
+        story: the command and the damage in words.
+    """
+
+    number: int
+    directory: Path
+    command: Command
+    words: tuple[str, ...]
+    story: str
+
+
+def lay_out(command: Command, specimens: Path, directory: Path, model: Path) -> None:
+    """Put a command's inputs, sound ones, in their places.
+
+    Args:
+        command: which.
+        specimens: what `write_specimens` wrote.
+        directory: where to; emptied.
+        model: the checkpoint to take where the command takes any.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    (directory / "out").mkdir(parents=True)
+    for place, source in command.inputs.items():
+        copy(model if source in "*+" else specimens / source, directory / place)
+
+
+def make_case(number: int, specimens: Path, directory: Path, model: Path | None = None) -> Case:
+    """Lay out a case.
+
+    Args:
+        number: of the case.
+        specimens, directory: see `lay_out`.
+        model: the checkpoint to take where a command takes any; one of the specimens if None.
+    """
+    rng = Random(number)
+    names = [name for name in COMMANDS if model is None or "*" in COMMANDS[name].inputs.values()]
+    command = COMMANDS[rng.choices(names, [COMMANDS[name].weight for name in names])[0]]
+    if model is None:
+        chosen = rng.choice(TRANSFORMERS if "+" in command.inputs.values() else CHECKPOINTS)
+        model = DEMO if chosen == "demo" else specimens / chosen
+    lay_out(command, specimens, directory, model)
+    words = f"{command.line} --quiet".split()
+    if command.extra and rng.random() < 0.5:
+        words += rng.choice(command.extra).split()
+    file = _chosen(rng, directory, command.damaged)
+    what = damage(rng, file)
+    origin = f" ({model.name})" if set("*+") & set(command.inputs.values()) else ""
+    story = f"hybridize {' '.join(words)}{origin}, {file.relative_to(directory)}: {what}"
+    return Case(number, directory, command, tuple(words), story)
+
+
+def _chosen(rng: Random, directory: Path, patterns: tuple[str, ...]) -> Path:
+    """Choose the file to damage, configurations and weights before all else."""
+    files = sorted(path for path in directory.glob(rng.choice(patterns)) if path.is_file())
+    favourites = [path for path in files if path.name in _FAVOURITES]
+    return rng.choice(favourites if favourites and rng.random() < 0.7 else files)

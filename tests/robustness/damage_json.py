@@ -1,0 +1,119 @@
+"""Ways in which a JSON document goes wrong."""
+
+import json
+from random import Random
+from typing import Any
+
+DEEP: Any = []
+for _ in range(900):  # json writes and reads this much; what walks it recursively may not
+    DEEP = [DEEP]
+
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 2, 3, 7, 100, 10**6, 10**9, 2**31, 2**63, 2**64, 10**30, -(10**9),
+    0.0, -0.5, 0.5, 1e-320, 1e308, float("nan"), float("inf"), float("-inf"),
+    "", "x", "8", "silu", "llama", "mamba", "full_attention", "../x", "/etc/passwd", "\ud800", "\0",
+    "a\nb\x1b[31m", "ü" * 5000, "float8_e4m3fn", "auto",
+    [], {}, [[]], [None], [1, 2, 3], ["attention"] * 9, [0.0, float("inf")], {"": ""},
+    {"x": {"y": []}}, {"__float__": "Infinity"}, {"__float__": "x"}, {"rope_type": "llama3"},
+    {"rope_type": "none"}, DEEP,
+)  # fmt: skip
+
+KEYS = (
+    "model_type", "head_dim", "sliding_window", "layer_types", "rope_parameters",
+    "rope_scaling", "rope_theta", "quantization_config", "num_local_experts",
+    "attn_layer_indices", "dtype", "torch_dtype", "tie_word_embeddings", "pad_token_id",
+    "eos_token_id", "partial_rotary_factor", "attention_bias", "mlp_bias",
+    "num_key_value_heads", "hidden_act", "auto_map", "time_step_limit",
+    "max_position_embeddings", "overrides", "layout", "hybrid_override_pattern",
+    "time_step_min", "transformers_version", "use_cache", "architectures", "id2label",
+    "__metadata__", "chat_template", "max_window_layers", "use_sliding_window", "mamba_expand",
+    "cache_implementation", "max_length",
+)  # fmt: skip
+
+Path = tuple[Any, ...]
+
+
+def damage_value(rng: Random, document: Any) -> tuple[Any, str]:
+    """Change one thing in a parsed document, which is left as it is; say what."""
+    document = json.loads(json.dumps(document))
+    places = list(_places(document))
+    if not places:
+        value = rng.choice(VALUES)
+        return value, f"document = {_shown(value)}"
+    if len(places) > 400:  # long lists and vocabularies: their first entries stand for the rest
+        places = places[:200] + rng.sample(places[200:], 200)
+    container, key, path = rng.choice(places)
+    old = container[key]
+    where = ".".join(map(str, path))
+    match rng.randrange(10):
+        case 0:
+            del container[key]
+            return document, f"del {where}"
+        case 1 if isinstance(container, dict):
+            new = rng.choice(KEYS)
+            container[new] = rng.choice(VALUES)
+            return document, f"{where}/../{new} = {_shown(container[new])}"
+        case 2 if isinstance(old, list) and old:
+            container[key] = rng.choice([old[:-1], old + old[-1:], old * 3, old[::-1]])
+        case 2 | 3 if isinstance(old, int | float) and not isinstance(old, bool):
+            container[key] = rng.choice(
+                [old + 1, old - 1, -old, old * 2, old // 2, float(old), str(old), old * 10**6]
+            )
+        case 4:
+            other, there, _ = rng.choice(places)
+            container[key], other[there] = other[there], old
+            if _is_circular(document):
+                container[key] = None
+        case _:
+            container[key] = rng.choice(VALUES)
+    return document, f"{where} = {_shown(container[key])}"
+
+
+def damage_text(rng: Random, text: bytes) -> tuple[bytes, str]:
+    """Change the bytes of a document or of any other text; say what."""
+    place = rng.randrange(len(text) + 1)
+    match rng.randrange(8):
+        case 0:
+            return text[:place], f"cut at byte {place}"
+        case 1:
+            return text[:place] + b"\xff\xfe" + text[place:], f"invalid UTF-8 at byte {place}"
+        case 2:
+            return b"\xef\xbb\xbf" + text, "a byte order mark"
+        case 3:
+            return text[:place] + b"\0" + text[place + 1 :], f"a zero byte at {place}"
+        case 4:
+            return b"[" * 100_000, "100,000 brackets"
+        case 5:
+            whole = rng.choice([b"", b"null", b"[]", b"{}", b'"x"', b"1" * 5000, b"NaN", b"\n\n"])
+            return whole, f"all of it: {whole[:20]!r}"
+        case 6:
+            return text.decode("utf-8", "replace").encode("utf-16"), "in UTF-16"
+    byte = rng.randrange(256)
+    return text[:place] + bytes([byte]) + text[place + 1 :], f"byte {place} is {byte}"
+
+
+def dump(document: Any) -> bytes:
+    """Write a document as Python's json does, which lets NaN and lone surrogates pass."""
+    return json.dumps(document).encode()
+
+
+def _places(node: Any, path: Path = ()) -> Any:
+    """Yield every container, key and path in a document."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in list(items) if isinstance(node, dict | list) else ():
+        yield node, key, (*path, key)
+        if isinstance(value, dict | list) and len(path) < 12:
+            yield from _places(value, (*path, key))
+
+
+def _is_circular(document: Any) -> bool:
+    try:
+        json.dumps(document)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _shown(value: Any) -> str:
+    text = "a deep list" if value is DEEP else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

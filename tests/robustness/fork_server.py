@@ -1,0 +1,118 @@
+"""Runs command lines in forks of a process that has imported everything, and kills some of them.
+
+A fork takes milliseconds where a process of its own takes seconds to import torch. This process
+has one thread, or forking would not be safe. It reads one request a line from stdin and answers
+each with a line on stdout, both JSON.
+
+A request has ``arguments``, ``directory``, and ``moment``: null, or when the process kills itself
+with SIGKILL, ``["calls", n]`` for the n-th function call of its main thread or ``["disk", n]`` just
+before the n-th change to the disk. Counted rather than timed, moments are the same on every
+machine. The answer has ``code`` (negative: the signal), ``err``, and, where the process counted
+and came to its end, how many ``calls`` and ``disk`` changes there were: a moment that never comes,
+such as ``["calls", 0]``, has it count.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+_CHANGES = {
+    "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate",
+    "shutil.copyfile", "shutil.rmtree",
+}  # fmt: skip
+_IMPORTED = (
+    "hybridize.convert.convert", "hybridize.convert.calibrate", "hybridize.convert.select",
+    "hybridize.compress.distill.distill", "hybridize.compress.prune.prune",
+    "hybridize.compress.quantize.quantize", "hybridize.cli.convert", "hybridize.cli.distill",
+    "hybridize.cli.prune", "hybridize.cli.quantize", "hybridize.modeling.load",
+    "matplotlib.figure", "matplotlib.backends.backend_agg", "rich.table", "torch._dynamo",
+)  # fmt: skip
+
+
+def serve() -> None:
+    """Answer requests until there are no more."""
+    from importlib import import_module
+
+    for name in _IMPORTED:
+        import_module(name)
+    threads = len(os.listdir("/proc/self/task"))
+    if threads != 1:
+        raise SystemExit(f"{threads} threads: it is not safe to fork")
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_answer(json.loads(line))), flush=True)
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as place:
+        err, counts = Path(place, "err"), Path(place, "counts")
+        child = os.fork()
+        if child == 0:
+            _run(request, err, counts)
+        status = os.waitpid(child, 0)[1]
+        found = json.loads(counts.read_text()) if counts.exists() else {}
+        return {
+            "code": os.waitstatus_to_exitcode(status),
+            "err": err.read_text("utf-8", "replace"),
+            **found,
+        }
+
+
+def _run(request: dict[str, Any], err: Path, counts: Path) -> None:
+    """Be the child, and never return."""
+    code = 1
+    try:
+        os.chdir(request["directory"])
+        for number, path in ((0, "/dev/null"), (1, "/dev/null"), (2, str(err))):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8") for number in (1, 2))
+        counter = _Counter(*(request["moment"] or (None, 0)))
+        from hybridize.__main__ import main
+
+        with counter:
+            code = main(request["arguments"])
+        counts.write_text(json.dumps(counter.counts))
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+class _Counter:
+    """Counts what the process does, and ends it when it comes to its moment."""
+
+    def __init__(self, kind: str | None, moment: int) -> None:
+        self.counts = {"calls": 0, "disk": 0}
+        self._kind, self._moment = kind, moment
+        self._on = False
+
+    def _count(self, kind: str) -> None:
+        self.counts[kind] += 1
+        if kind == self._kind and self.counts[kind] == self._moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _profile(self, _frame: object, event: str, _argument: object) -> None:
+        if event in ("call", "c_call"):
+            self._count("calls")
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if self._on and (writes or event in _CHANGES):
+            self._count("disk")
+
+    def __enter__(self) -> None:
+        sys.addaudithook(self._audit)
+        self._on = True
+        if self._kind == "calls":
+            sys.setprofile(self._profile)  # which slows everything down
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        self._on = False
+
+
+if __name__ == "__main__":
+    serve()

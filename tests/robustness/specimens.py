@@ -1,0 +1,140 @@
+"""Sound inputs of every kind, to be damaged: checkpoints, texts, results, an interrupted run."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from sandbox import run
+
+from tiny import ARCHITECTURES, LETTERS, write_stock, write_tokenizer
+
+DEMO = Path(__file__).resolve().parents[2] / "hybridize" / "demo" / "checkpoint"
+
+TEACHER = "checkpoints/llama"
+STUDENT = "checkpoints/student"
+
+DISTILL = (
+    "distill in/student -o out/done --teacher in/teacher --data in/text.jsonl --seq-len 16 "
+    "--batch-size 2 --validation 2 --align-tokens 64 --kl-tokens 96 --cache-teacher 4 "
+    "--save-every 1 --device cpu"
+)
+"""Two steps of align and three of kl, with two rows each."""
+PRUNE = (
+    "prune in/model -o out/done --params 90% --axes ffn --candidates 1 --device cpu "
+    "--calibration in/text.jsonl --calibration-tokens 1024"
+)
+_SAVES = 4  # two of align, one at its end, one of kl
+
+
+def write_specimens(directory: Path) -> None:
+    """Write all of them.
+
+    ``checkpoints/``, ``texts/``, ``results/``, ``exam/``, and the working directories of two
+    commands that were stopped: ``interrupted/`` of `DISTILL`, at its `_SAVES`-th save, and
+    ``interrupted-prune/`` of `PRUNE`, when it had measured everything.
+    """
+    checkpoints, texts = directory / "checkpoints", directory / "texts"
+    for name in ARCHITECTURES:
+        layers = (
+            {} if name in ("granitemoehybrid", "bamba", "nemotron_h") else {"num_hidden_layers": 2}
+        )
+        write_stock(checkpoints / name, name, **layers)
+        write_tokenizer(checkpoints / name)
+    write_stock(checkpoints / "sharded", "qwen2", shard="20KB", num_hidden_layers=2)
+    write_tokenizer(checkpoints / "sharded")
+    _write_texts(texts)
+    sound(directory, f"convert {TEACHER} -o {STUDENT} --keep 1")
+    sound(directory, f"convert {TEACHER} -o checkpoints/own --keep 1 --format hybridize")
+    sound(directory, f"quantize {TEACHER} -o checkpoints/fp8 --keep-bf16 0")
+    sound(
+        directory,
+        f"quantize {STUDENT} -o checkpoints/fp8-tensor --scheme fp8-tensor --keep-bf16 0 "
+        "--calibration texts/text.jsonl --calibration-tokens 256",
+    )
+    _write_results(directory)
+    _interrupt_distillation(directory)
+    _interrupt_pruning(directory)
+
+
+def sound(directory: Path, command: str) -> None:
+    """Run a command that has to succeed."""
+    done = run(command.split(), directory)
+    assert done.code == 0, done.err
+
+
+def _write_texts(texts: Path) -> None:
+    texts.mkdir()
+    rng = random.Random(0)
+    lines = ["".join(rng.choices(LETTERS, k=rng.randint(5, 40))) for _ in range(60)]
+    (texts / "text.txt").write_text("\n".join(lines))
+    (texts / "text.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))
+    (texts / "text.json").write_text(json.dumps([{"text": line} for line in lines]))
+
+
+def _write_results(directory: Path) -> None:
+    (directory / "results").mkdir()
+    exam = directory / "exam"
+    for split in ("dev", "test"):
+        (exam / split).mkdir(parents=True)
+        rows = [f"Which is {x}?,{x},b,c,d,A" for x in "efghi"]
+        (exam / split / f"letters_{split}.csv").write_text("\n".join(rows) + "\n")
+    sound(
+        directory,
+        f"eval {STUDENT} --baseline {TEACHER} --mmlu-dir exam --perplexity texts/text.txt "
+        "-o results/eval.json --num-fewshot 1",
+    )
+    sound(
+        directory,
+        f"bench {STUDENT} --baseline {TEACHER} --prompt-len 8 --gen-len 2 --repeats 1 "
+        "-o results/bench.json",
+    )
+    sound(
+        directory,
+        f"prune {TEACHER} -o pruned --params 80% --calibration texts/text.jsonl "
+        "--calibration-tokens 512 --candidates 1 --scores results/scores.safetensors",
+    )
+
+
+def _interrupt_distillation(directory: Path) -> None:
+    from damage_files import copy
+
+    from hybridize.compress.distill import run as module
+
+    place = directory / "interrupting"
+    for source, name in (
+        (TEACHER, "teacher"),
+        (STUDENT, "student"),
+        ("texts/text.jsonl", "text.jsonl"),
+    ):
+        copy(directory / source, place / "in" / name)
+    save_state, saves = module.save_state, []
+
+    def save_some(*arguments: object) -> None:
+        saves.append(save_state(*arguments))
+        if len(saves) == _SAVES:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "save_state", save_some)
+        done = run(DISTILL.split(), place)
+    assert done.code == 130, done.err
+    (place / "out" / "done.distill").rename(directory / "interrupted")
+
+
+def _interrupt_pruning(directory: Path) -> None:
+    from damage_files import copy
+
+    from hybridize.compress.prune.run import Run
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    place = directory / "interrupting-prune"
+    copy(directory / TEACHER, place / "in" / "model")
+    copy(directory / "texts/text.jsonl", place / "in" / "text.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_finish", stop)
+        done = run(PRUNE.split(), place)
+    assert done.code == 130, done.err
+    (place / "out" / "done.prune").rename(directory / "interrupted-prune")

@@ -1,0 +1,155 @@
+"""Commands that are killed at any moment leave the output whole or not there, and run again.
+
+``HYBRIDIZE_FUZZ_KILLS`` says how often each command is killed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from damage_files import copy
+from specimens import DISTILL, STUDENT, TEACHER
+
+KILLS = int(os.environ.get("HYBRIDIZE_FUZZ_KILLS", "4"))
+SERVER = Path(__file__).with_name("fork_server.py")
+CALIBRATED = "--calibration in/text.jsonl --calibration-tokens 512"
+
+LINES = {
+    "convert": f"convert in/teacher -o out/done --keep 1 --max-shard-size 20KB {CALIBRATED}",
+    "distill": DISTILL,
+    "prune": "prune in/student -o out/done --params 80% --axes depth,ffn --candidates 1 "
+    f"--device cpu --scores out/scores.safetensors {CALIBRATED}",
+    "quantize": f"quantize in/student -o out/done --scheme fp8-tensor --keep-bf16 0 {CALIBRATED}",
+}
+REPLACING = ("convert", "distill")
+VOLATILE = ("created", "seconds", "tokens_per_second")
+Tree = dict[str, bytes]
+
+
+class Server:
+    """Runs command lines; see `fork_server`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        assert self._receive() == "ready"
+
+    def run(
+        self, line: str, directory: Path, moment: tuple[str, int] | None = None
+    ) -> dict[str, Any]:
+        request = {"arguments": line.split(), "directory": str(directory), "moment": moment}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = self._receive()
+        return answer
+
+    def _receive(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with subprocess.Popen(
+        [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Server(process)
+        process.kill()
+
+
+def contents(directory: Path) -> Tree:
+    """Every file below a directory; of records, what does not differ from run to run."""
+    return {
+        str(path.relative_to(directory)): (
+            json.dumps(_lasting(json.loads(path.read_bytes()))).encode()
+            if path.name == "hybridize.json"
+            else path.read_bytes()
+        )
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _lasting(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lasting(item) for key, item in value.items() if key not in VOLATILE}
+    return [_lasting(item) for item in value] if isinstance(value, list) else value
+
+
+class Place:
+    """A directory in which a command runs, gets killed, and runs again."""
+
+    def __init__(self, directory: Path, specimens: Path) -> None:
+        self.directory, self.out = directory, directory / "out"
+        for source, name in (
+            (TEACHER, "teacher"), (STUDENT, "student"), ("texts/text.jsonl", "text.jsonl"),
+        ):  # fmt: skip
+            copy(specimens / source, directory / "in" / name)
+        self.out.mkdir()
+
+    def inputs(self) -> Tree:
+        return contents(self.directory / "in")
+
+    def result(self) -> Tree | None:
+        return contents(self.out / "done") if (self.out / "done").exists() else None
+
+
+def moments(counts: dict[str, int], seed: str) -> list[tuple[str, int]]:
+    """Spread kills over the run: half of them by calls, half just before changes to the disk."""
+    rng, chosen = Random(seed), []
+    for number in range(KILLS):
+        kind = ("calls", "disk")[number % 2]
+        share = (number // 2 + rng.random()) / ((KILLS + 1 - number % 2) // 2)
+        chosen.append((kind, 1 + int(share * counts[kind])))
+    return chosen
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("command", "force"), [*product(LINES, [False]), *product(REPLACING, [True])]
+)
+def test_killed(server, specimens, tmp_path, command, force):
+    line = LINES[command] + (" --force" if force else "")
+    first = Place(tmp_path / "first", specimens)
+    done = server.run(line, first.directory, ("calls", 0))
+    assert done["code"] == 0, done["err"]
+    want, inputs = first.result(), first.inputs()
+    assert want is not None
+    for number, moment in enumerate(moments(done, f"{command}{force}")):
+        place = Place(tmp_path / str(number), specimens)
+        if force:
+            copy(specimens / STUDENT, place.out / "done")
+        old = place.result()
+        killed = server.run(line, place.directory, moment)
+        where = f"killed at {moment} of {done['calls']} calls, {done['disk']} changes"
+        assert killed["code"] in (0, -9), (where, killed["err"])
+        assert place.inputs() == inputs, where
+        found = place.result()
+        aside = [contents(path) for path in place.out.glob("done.replaced-*")]
+        assert found in (want, old) or (found is None and aside == [old]), where
+        if found == want and not force:
+            refused = server.run(line, place.directory)
+            assert refused["code"] == 2, (where, refused["err"])
+            assert "exists already" in refused["err"]
+            continue
+        again = run_again(server, line, place.directory, where)
+        assert place.result() == want, where
+        assert place.inputs() == inputs, where
+        left = {path.name for path in place.out.iterdir()} - {"done", "scores.safetensors"}
+        assert all(name in again["err"] for name in left), (where, left)
+
+
+def run_again(server: Server, line: str, directory: Path, where: str) -> dict[str, Any]:
+    """Run a command once more; as it says, where it says what to do."""
+    again = server.run(line, directory)
+    if "--resume goes on with it" in again["err"]:
+        again = server.run(f"{line} --resume", directory)
+    assert again["code"] == 0, (where, again["err"])
+    return again

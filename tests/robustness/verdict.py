@@ -1,0 +1,59 @@
+"""What is wrong with how a command ended."""
+
+import os
+from pathlib import Path
+
+from cases import Case
+from sandbox import OvertimeError, run
+
+
+def complaint(case: Case) -> str | None:
+    """Run a case; return what is wrong with how it ended, or None."""
+    before = _contents(case.directory / "in")
+    try:
+        done = run(case.words, case.directory)
+    except OvertimeError:
+        return "took too long"
+    left = {path.name for path in (case.directory / "out").iterdir()}
+    if _contents(case.directory / "in") != before:
+        return "an input was changed"
+    if done.code == 0:
+        if left != set(case.command.written):
+            return f"succeeded and left {sorted(left)}"
+        if "done" in left and (found := run(["verify", "out/done"], case.directory)).code:
+            return f"wrote what is not sound: {found.err}"
+        return "Traceback:\n" + done.err if "Traceback" in done.err else None
+    if done.code not in (1, 2):
+        return f"exit code {done.code}: {done.err}"
+    if left - set(case.command.left):
+        return f"failed and left {sorted(left)}: {done.err}"
+    return _bad_message(case, done.err)
+
+
+def _contents(directory: Path) -> dict[str, bytes | str | None]:
+    """Everything below a directory: files with their bytes, links with their targets."""
+    found = {
+        str(path.relative_to(directory)): (
+            os.readlink(path)
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else None
+        )
+        for path in sorted(directory.rglob("*"))
+    }
+    found.pop("scores.safetensors", None)  # written where they are missing
+    return found
+
+
+def _bad_message(case: Case, err: str) -> str | None:
+    """Return what is wrong with the text of a failure."""
+    lines = err.removesuffix("\n").split("\n")
+    listed = case.words[0] == "verify"  # names every problem, and then says how many
+    if (len(lines) != 1 and not listed) or not all(x.startswith("error: ") for x in lines):
+        return f"not one line: {err[:3000]}"
+    if "--debug" in err:
+        return f"met nobody's check: {err[:3000]}"
+    if any(not line.isprintable() for line in lines):
+        return f"not printable: {err!r}"
+    return f"too long: {err[:300]}…" if max(map(len, lines)) > 1000 else None
