@@ -15,7 +15,7 @@ READY   := $(VENV)/.ready
 CHECKED := build/typecheck
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check format setup clean
+.PHONY: help demo test fuzz check docs format setup clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ check: $(READY) ## lint, formatting, types
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --target $(CHECKED) .
 	@MYPYPATH=$(CHECKED) $(BIN)/mypy
 
+docs: $(READY) ## build the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html is the documentation; search in it needs a server: $(BIN)/mkdocs serve"
+
 format: $(READY) ## mend what ruff can mend, and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -54,6 +58,6 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean: ## remove .venv and everything that was made
-	@rm -rf $(VENV) build dist ./*.egg-info $(DEMO)
+	@rm -rf $(VENV) build dist site ./*.egg-info $(DEMO)
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,48 +1,250 @@
-"""Every `hybridize` command in the documents: the command and its options exist as written."""
+"""Every code block of the documents does what it says, on the bundled checkpoint.
 
+The blocks of a page run from the top in one folder that looks like the repository's root, as
+somebody who reads the page would run them. What is not at hand, or takes long, is replaced by what
+the tables below say, and by nothing else. A comment above a block, ``<!-- not run: why -->`` or
+``<!-- dry run: why -->``, leaves it out, or adds ``--dry-run`` and takes models' shapes for the
+models; its commands are parsed all the same.
+"""
+
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from safetensors.torch import load_file, save_file
 
+from documents import SHELL, Block, blocks, command_lines, documents, hybridize_words
+from hybridize.__main__ import main
 from hybridize.cli import cli
+from hybridize.demo import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = documents(ROOT)
+
+MODELS = ("MODEL", "meta-llama/Llama-3.2-1B")
+"""Stand for the bundled checkpoint."""
+
+TEXTS = {"NAME": "text.jsonl"}
+"""Data sets of the hub, and the file that is read instead."""
+
+LINKED = ("hybridize", "examples", "benchmarks", "README.md", "Makefile", "pyproject.toml")
+"""What a page finds of the repository's root."""
+
+PREPARED = {
+    "kernels.md": ("hybridize convert MODEL -o hybrid",),
+}
+"""What a page takes for granted, since another page is about it."""
+
+SMALLER: dict[str, dict[str, str]] = {
+    "distill": {"--tokens": "512", "--seq-len": "64", "--batch-size": "4", "--validation": "2"},
+    "prune": {"--calibration-tokens": "1024", "--candidates": "1"},
+    "eval": {"--limit": "1"},
+    "bench": {"--prompt-len": "16,32", "--gen-len": "4", "--repeats": "1"},
+    "generate": {"--max-new-tokens": "4"},
+}
+"""Options that a command gets, in place of its own, to be quick, if it is not only to plan."""
+
+ONLY_WITH: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "convert": (
+        ("--calibration", "--calibration-tokens", "1024"),
+        ("--select", "--calibration-tokens", "1024"),
+    ),
+    "quantize": (("--calibration", "--calibration-tokens", "1024"),),
+    "eval": (("mmlu", "--mmlu-dir", "hybridize/demo/exam"),),
+}
+"""The same, where one of the command's words begins with the first: word, option, value."""
+
+PLANNED = {("README.md", "export")}
+"""Commands that a page only plans: they take long, and another page runs them."""
+
+LAYERS = {"onnx.md": 3}
+"""Pages on which the bundled checkpoint has only its first layers, of eight."""
+
+SIZES = {"24GiB@65536x4": "20MiB@4096x4"}
+"""Budgets of memory that a model of 1.3 million parameters has to be cut for."""
 
 
-def commands(text: str) -> list[list[str]]:
-    """The words after ``hybridize`` of all commands in a document's code blocks."""
-    found = []
-    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
-        if language not in ("", "bash", "sh", "console"):
-            continue
-        for line in re.sub(r"\\\n", " ", block).splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["hybridize"]:
-                found.append(words[1:])
-    return found
-
-
-def parse(words: list[str]) -> None:
+def parse(words: list[str]) -> click.Context:
     """Parse a command's options as click does before it runs; raises where that fails."""
     name, *rest = words
     command = cli.get_command(click.Context(cli), name)
     assert command is not None, f"no command {name}"
-    with command.make_context(name, rest):
-        pass
+    return command.make_context(name, list(rest))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_in_documents_parse(document):
-    for words in commands(document.read_text("utf-8")):
-        parse(words)
+def as_run(words: list[str]) -> list[str]:
+    """Apply the tables above to a command."""
+    name, *rest = words
+    replaced = {model: str(CHECKPOINT) for model in MODELS} | TEXTS | SIZES
+    rest = [replaced.get(word, word) for word in rest]
+    if "--dry-run" in rest or "--predict" in rest:
+        return [name, *rest]
+    options = dict(SMALLER.get(name, {}))
+    for word, option, value in ONLY_WITH.get(name, ()):
+        if any(each.startswith(word) for each in rest) and option not in rest:
+            options[option] = value
+    for option, value in options.items():
+        if option in rest:
+            rest[rest.index(option) + 1] = value
+        else:
+            rest += [option, value]
+    return [name, *rest]
+
+
+class Page:
+    """A folder in which a page's blocks run, one after the other."""
+
+    def __init__(self, name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.name = name
+        self._capsys = capsys
+        self._names: dict[str, Any] = {"__name__": "page"}
+        for linked in LINKED:
+            (folder / linked).symlink_to(ROOT / linked)
+        if name in LAYERS:
+            (folder / "hybridize").unlink()
+            write_shallow(folder / CHECKPOINT.relative_to(ROOT), LAYERS[name])
+        text = (ROOT / "docs" / "conversion.md").read_text("utf-8")
+        lines = [json.dumps({"text": part}) for part in re.split(r"\n{2,}", text)]
+        for name in ("text.jsonl", "a.jsonl"):
+            (folder / name).write_text("\n".join(lines * 4))
+        _parquet(folder / "b.parquet", text)
+
+    def run(self, block: Block) -> None:
+        """Run a block; raises where it fails."""
+        if block.language == "python":
+            if block.how == "run":
+                self._python(block)
+        elif block.language in SHELL:
+            for words in command_lines(block):
+                self._command(words, block.how)
+
+    def _python(self, block: Block) -> None:
+        text = block.text
+        for model in MODELS:
+            text = text.replace(f'"{model}"', repr(str(CHECKPOINT)))
+        exec(compile(text, f"line {block.line}", "exec"), self._names)
+
+    def _command(self, words: list[str], how: str) -> None:
+        ours = hybridize_words(words)
+        if ours is not None:
+            with parse(ours) as context:
+                has_dry_run = "dry_run" in context.params
+            if how == "not run":
+                return
+            # Of several processes, one is tried dry.
+            planned = words[0] != "hybridize" or (self.name, ours[0]) in PLANNED
+            self.hybridize([*ours, "--dry-run"] if planned and has_dry_run else ours)
+        elif how == "run":
+            self._other(words)
+
+    def hybridize(self, words: list[str]) -> None:
+        """Run a command of hybridize's in this process."""
+        words = as_run(words)
+        code = main(words)
+        said = self._capsys.readouterr().err
+        assert code == 0, f"hybridize {shlex.join(words)}: {said.strip()}"
+
+    def _other(self, words: list[str]) -> None:
+        match words:
+            case ["make", target, *_]:
+                assert re.search(f"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
+            case ["pip", "install", what]:
+                assert_installable(what)
+            case ["python", script, *_] if script.startswith("benchmarks/"):
+                assert (ROOT / script).is_file(), script  # these take minutes
+            case [script, *_] if script.startswith("benchmarks/"):
+                assert os.access(ROOT / script, os.X_OK), script
+            case ["python", *arguments]:
+                subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            case _:
+                raise AssertionError(f"{shlex.join(words)}: not known; say why it is not run")
+
+
+def write_shallow(folder: Path, layers: int) -> None:
+    """Write the first layers of the bundled checkpoint."""
+    shutil.copytree(CHECKPOINT, folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    tensors = load_file(folder / "model.safetensors")
+    kept = {}
+    for name, tensor in tensors.items():
+        layer = re.search(r"layers\.(\d+)\.", name)
+        if layer is None or int(layer[1]) < layers:
+            kept[name] = tensor
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+def _parquet(path: Path, text: str) -> None:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(arrow.table({"text": [text]}), path)
+
+
+def assert_installable(what: str) -> None:
+    """Check that ``.[EXTRA]`` or ``hybridize[EXTRA]`` names an extra that there is."""
+    found = re.fullmatch(r"(?:\.|hybridize)(?:\[(.*)\])?", what)
+    assert found, what
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for extra in filter(None, (found[1] or "").split(",")):
+        assert extra in project["optional-dependencies"], extra
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_blocks_run(document, tmp_path, monkeypatch, capsys):
+    found = list(blocks(document.read_text("utf-8")))
+    if not found:
+        pytest.skip("no code block")
+    monkeypatch.chdir(tmp_path)
+    page = Page(document.name, tmp_path, capsys)
+    for line in PREPARED.get(document.name, ()):
+        page.hybridize(shlex.split(line)[1:])
+    for block in found:
+        try:
+            page.run(block)
+        except Exception as error:
+            error.add_note(f"{document.relative_to(ROOT)}, line {block.line}")
+            raise
 
 
 @pytest.mark.parametrize("line", ["convert a -o b --atention 2", "conver a", "bench a --repeats x"])
 def test_a_mistake_is_found(line):
     with pytest.raises((click.ClickException, AssertionError)):
         parse(shlex.split(line))
-    assert commands(f"```\nhybridize {line}  # so\n```\n") == [shlex.split(line)]
+    (block,) = blocks(f"```\nhybridize {line}  # so\n```\n")
+    assert [hybridize_words(words) for words in command_lines(block)] == [shlex.split(line)]
+
+
+def test_a_block_that_fails_is_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = Page("x.md", tmp_path, capsys)
+    for text in (
+        "```\nhybridize verify nowhere\n```",
+        "```python\nraise ValueError\n```",
+        "```\nfrobnicate\n```",
+        "```\npip install '.[nothing]'\n```",
+        "<!-- not run: too large -->\n```\nhybridize verify --nonsense x\n```",
+    ):
+        (block,) = blocks(text)
+        with pytest.raises((AssertionError, ValueError, click.ClickException)):
+            page.run(block)
+
+
+def test_comments_say_why_a_block_is_not_run():
+    text = "<!-- not run: needs a GPU -->\n```bash\nhybridize eval x \\\n  --limit 1\n```\n"
+    (block,) = blocks(text)
+    assert (block.how, block.reason, block.line) == ("not run", "needs a GPU", 3)
+    assert list(command_lines(block)) == [["hybridize", "eval", "x", "--limit", "1"]]
+    (block,) = blocks("<!-- other -->\n   ```python\n   x = 1\n   ```\n")
+    assert (block.how, block.text) == ("run", "x = 1\n")
+    launched = ["torchrun", "--nproc-per-node", "8", "-m", "hybridize", "distill", "x"]
+    assert hybridize_words(launched) == ["distill", "x"]

@@ -1,11 +1,13 @@
 """The figures of a report, each made where its data are there."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hybridize.console import size_in_words
-from hybridize.evals.report.sources import Benched, Evaluated, Origin, Score, Sources, short
-from hybridize.evals.report.svg import Axis, Bar, Series, bar_chart, xy_chart
+from hybridize.evals.report.charts import Axis, Bar, BarChart, Chart, Series, XYChart
+from hybridize.evals.report.history import Origin
+from hybridize.evals.report.sources import Benched, Evaluated, Score, Sources, short
 
 SIGNIFICANT = 0.05
 _MOST_SUBJECTS = 60
@@ -17,8 +19,18 @@ class Figure:
 
     title: str
     text: str
-    body: str
+    chart: Chart
     origins: tuple[Origin, ...]
+
+    @property
+    def made_by(self) -> str:
+        """The sentence below it."""
+        return f"Made by {'; '.join(str(origin) for origin in dict.fromkeys(self.origins))}."
+
+    @property
+    def slug(self) -> str:
+        """The title as part of a file's name."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 def headline(model: Evaluated) -> Score | None:
@@ -29,10 +41,13 @@ def headline(model: Evaluated) -> Score | None:
 def figures(sources: Sources) -> Iterator[Figure]:
     """Make every figure that there are data for."""
     yield from _accuracy_against_speed(sources)
-    yield from _subjects(sources)
-    yield from _speed_over_length(sources)
+    yield from _recovery(sources)
     yield from _memory(sources)
+    yield from _speed_over_length(sources)
+    yield from _sensitivity(sources)
+    yield from _importance(sources)
     yield from _losses(sources)
+    yield from _subjects(sources)
 
 
 def fastest_setting(benched: list[Benched]) -> list[Benched]:
@@ -67,13 +82,30 @@ def _accuracy_against_speed(sources: Sources) -> Iterator[Figure]:
         "Accuracy against speed",
         f"Up and to the right is better. {task}, against new tokens per second after "
         f"{row.prompt_len:,} tokens at batch {row.batch_size}.",
-        xy_chart(
+        XYChart(
             [Series("", points, labels)],
             Axis("new tokens per second", zero=True),
             Axis(f"{task}, percent"),
             lines=False,
         ),
-        tuple(dict.fromkeys(origins)),
+        tuple(origins),
+    )
+
+
+def _recovery(sources: Sources) -> Iterator[Figure]:
+    scored = [(model, headline(model)) for model in sources.evaluated]
+    found = [(m, s) for m, s in scored if s is not None and s.recovery is not None]
+    tasks = {score.task for _, score in found}
+    if len(found) < 2 or len(tasks) > 1:
+        return
+    yield Figure(
+        "Recovery, step by step",
+        f"Accuracy in {tasks.pop()} as a share of the baseline's, in the order of the evaluation.",
+        BarChart(
+            [Bar(short(m.model), 100 * (s.recovery or 0.0)) for m, s in found],
+            Axis("percent of the baseline's accuracy"),
+        ),
+        tuple(model.origin for model, _ in found),
     )
 
 
@@ -88,7 +120,7 @@ def _subjects(sources: Sources) -> Iterator[Figure]:
             reach = 1.96 * (score.stderr or 0.0)
             low, high = score.difference - reach, score.difference + reach
             sure = score.p_value is not None and score.p_value < SIGNIFICANT
-            bars.append(Bar(score.label, 100 * score.difference, 100 * low, 100 * high, sure))
+            bars.append(Bar(score.label, 100 * score.difference, (100 * low, 100 * high), sure))
         left_out = len(parts) - len(bars)
         yield Figure(
             f"What {short(model.model)} lost and gained, subject by subject",
@@ -96,7 +128,7 @@ def _subjects(sources: Sources) -> Iterator[Figure]:
             f"Full colour where p < {SIGNIFICANT} in McNemar's exact test on the same questions, "
             f"not corrected for the number of subjects."
             + (f" {left_out} more are not shown." if left_out else ""),
-            bar_chart(bars, "percentage points", "{:+.3g}".format),
+            BarChart(bars, Axis("percentage points", form="{:+.3g}".format)),
             (model.origin,),
         )
 
@@ -108,12 +140,12 @@ def _speed_over_length(sources: Sources) -> Iterator[Figure]:
         yield Figure(
             f"{title}: speed over context length",
             "Tokens per second of all sequences together; medians.",
-            xy_chart(
+            XYChart(
                 _by_model(sources.benched, attribute),
                 Axis("prompt length, tokens", log=True, form="{:,.0f}".format),
                 Axis("tokens per second", zero=True, form="{:,.0f}".format),
             ),
-            tuple(dict.fromkeys(row.origin for row in sources.benched)),
+            tuple(row.origin for row in sources.benched),
         )
 
 
@@ -123,12 +155,12 @@ def _memory(sources: Sources) -> Iterator[Figure]:
     yield Figure(
         "Memory against context length",
         "Keys, values and states of one batch at the end of a run.",
-        xy_chart(
+        XYChart(
             _by_model(sources.benched, "cache_bytes"),
             Axis("prompt length, tokens", log=True, form="{:,.0f}".format),
-            Axis("", zero=True, form=size_in_words),
+            Axis("", zero=True, form=size_in_words, base=1024),
         ),
-        tuple(dict.fromkeys(row.origin for row in sources.benched)),
+        tuple(row.origin for row in sources.benched),
     )
 
 
@@ -152,10 +184,54 @@ def _losses(sources: Sources) -> Iterator[Figure]:
                 yield Figure(
                     f"Distilling {model.model}: {stage}",
                     "The loss on rows that were held out.",
-                    xy_chart(
+                    XYChart(
                         [Series(stage, points)],
                         Axis("step", form="{:,.0f}".format),
                         Axis(unit, zero=True),
                     ),
                     (model.origin,),
                 )
+
+
+def _sensitivity(sources: Sources) -> Iterator[Figure]:
+    shown = set()
+    for model in sources.trained:
+        for choice in model.choices:
+            if choice.curve in shown or len(choice.curve) < 2:
+                continue
+            shown.add(choice.curve)
+            kept = ", ".join(map(str, choice.kept)) or "none"
+            chosen = [point for point in choice.curve if point[0] == len(choice.kept)]
+            yield Figure(
+                f"Which attention matters: {model.model}",
+                "Divergence from the original with the best choice of so many attention blocks, "
+                f"before distillation. Kept were, counted from 0: {kept}.",
+                XYChart(
+                    [Series("best choice", sorted(choice.curve)), Series("kept", chosen)],
+                    Axis("attention blocks kept", form="{:,.4g}".format),
+                    Axis("KL, nats per token", zero=True),
+                ),
+                (choice.origin,),
+            )
+
+
+def _importance(sources: Sources) -> Iterator[Figure]:
+    for found in sources.importance:
+        if not found.blocks:
+            continue
+        kinds = list(dict.fromkeys(found.kinds))
+        yield Figure(
+            f"What each block is worth: {found.origin.file}",
+            "Nats per token by which the divergence from the model grows when a block is skipped.",
+            BarChart(
+                [
+                    Bar(f"{place} {kind}", worth, color=kinds.index(kind))
+                    for place, (kind, worth) in enumerate(
+                        zip(found.kinds, found.blocks, strict=True)
+                    )
+                ],
+                Axis("KL when skipped, nats per token", log=True, form="{:,.2g}".format),
+                legend=kinds if len(kinds) > 1 else (),
+            ),
+            (found.origin,),
+        )

@@ -6,22 +6,37 @@ from pathlib import Path
 
 from hybridize.errors import InputError
 from hybridize.evals.output import check_output, write_atomically
-from hybridize.evals.report.figures import figures
+from hybridize.evals.report.figures import Figure, figures
+from hybridize.evals.report.layout import lay_out
 from hybridize.evals.report.page import page
+from hybridize.evals.report.png import require_matplotlib, to_png
 from hybridize.evals.report.sources import read_sources
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What was written: the file, its figures' titles, and its size in bytes."""
+    """What was written.
+
+    Attributes:
+        output: the page.
+        figures: their titles.
+        pictures: the PNG files, one per figure; empty if none were asked for.
+        bytes: the page's size.
+    """
 
     output: Path
     figures: tuple[str, ...]
+    pictures: tuple[Path, ...]
     bytes: int
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as JSON can hold them."""
-        return {"output": str(self.output), "figures": list(self.figures), "bytes": self.bytes}
+        return {
+            "output": str(self.output),
+            "figures": list(self.figures),
+            "pictures": [str(path) for path in self.pictures],
+            "bytes": self.bytes,
+        }
 
 
 def report(
@@ -29,6 +44,7 @@ def report(
     output: str | Path,
     *,
     title: str = "What was gained and what was lost",
+    png: bool = False,
     force: bool = False,
 ) -> ReportResult:
     """Write one self-contained HTML page.
@@ -36,24 +52,47 @@ def report(
     Models of different files are the same where their directories have the same name.
 
     Args:
-        files: results of ``eval -o`` and ``bench -o``, and checkpoint directories, whose history
-            and losses are shown.
+        files: results of ``eval -o`` and ``bench -o``, scores of ``prune --scores``, and checkpoint
+            directories, whose history, losses and choice of attention are shown.
         output: the HTML file.
         title: its heading.
-        force: replace an existing file.
+        png: write each figure as a PNG, too, beside the page: ``report-TITLE.png`` for
+            ``report.html``.
+        force: replace existing files.
 
     Raises:
         InputError: a file is damaged or none of these; nothing was written.
+        HybridizeError: matplotlib is missing, which ``png`` needs.
     """
     paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
     if not paths:
         raise InputError("FILE: name at least one file of eval -o or bench -o, or a checkpoint")
-    check_output(Path(output), force=force)
+    output = Path(output)
+    check_output(output, force=force)
+    if png:
+        require_matplotlib()
     sources = read_sources(paths)
     try:
         drawn = list(figures(sources))
         text = page(sources, drawn, title)
     except (ValueError, OverflowError) as error:  # figures that no axis can show, such as NaN
         raise InputError(f"{paths[0]}: holds a figure that cannot be drawn: {error}") from error
-    write_atomically(Path(output), text)
-    return ReportResult(Path(output), tuple(f.title for f in drawn), len(text.encode("utf-8")))
+    pictures = _pictures(output, drawn) if png else {}
+    for path in pictures:
+        check_output(path, force=force)
+    for path, content in {**pictures, output: text}.items():
+        write_atomically(path, content)
+    return ReportResult(
+        output, tuple(f.title for f in drawn), tuple(pictures), len(text.encode("utf-8"))
+    )
+
+
+def _pictures(output: Path, drawn: Sequence[Figure]) -> dict[Path, bytes]:
+    pictures: dict[Path, bytes] = {}
+    for figure in drawn:
+        name = f"{output.stem}-{figure.slug}"
+        path = output.with_name(f"{name}.png")
+        if path in pictures:
+            path = output.with_name(f"{name}-{len(pictures)}.png")
+        pictures[path] = to_png(lay_out(figure.chart), figure.title, figure.text, figure.made_by)
+    return pictures

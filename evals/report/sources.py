@@ -1,4 +1,4 @@
-"""Read the results that a report is made of: of eval and bench, and checkpoints' histories."""
+"""Read what a report is made of: results of eval, bench and prune, and checkpoints' histories."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,20 +6,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hybridize.errors import InputError
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a figure comes from: the command, its version and commit, and the file."""
-
-    command: str
-    version: str
-    commit: str | None
-    file: str
-
-    def __str__(self) -> str:
-        commit = f", commit {self.commit}" if self.commit else ""
-        return f"hybridize {self.command} {self.version}{commit}, from {self.file}"
+from hybridize.evals.report.history import (
+    Importance,
+    Origin,
+    Trained,
+    is_scores,
+    read_checkpoint,
+    read_scores,
+)
 
 
 @dataclass(frozen=True)
@@ -71,23 +65,6 @@ class Benched:
     origin: Origin
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A checkpoint's history.
-
-    Attributes:
-        model: its name.
-        steps: command, source and time of each.
-        losses: stage to pairs of tokens or steps and the loss on held-out rows.
-        origin: the last step.
-    """
-
-    model: str
-    steps: tuple[tuple[str, str, str], ...]
-    losses: dict[str, list[tuple[float, float]]]
-    origin: Origin
-
-
 @dataclass
 class Sources:
     """All that was read."""
@@ -95,10 +72,11 @@ class Sources:
     evaluated: list[Evaluated] = field(default_factory=list)
     benched: list[Benched] = field(default_factory=list)
     trained: list[Trained] = field(default_factory=list)
+    importance: list[Importance] = field(default_factory=list)
 
 
 def read_sources(paths: list[Path]) -> Sources:
-    """Read results files and checkpoint directories.
+    """Read results files, scores of prune and checkpoint directories.
 
     Raises:
         InputError: a file is none of these, or is damaged.
@@ -106,9 +84,12 @@ def read_sources(paths: list[Path]) -> Sources:
     sources = Sources()
     for path in paths:
         if path.is_dir():
-            sources.trained.append(_read_checkpoint(path))
+            sources.trained.append(read_checkpoint(path))
             continue
         content = _load(path)
+        if content is None:
+            sources.importance.append(read_scores(path))
+            continue
         try:
             if not _read_results(content, path.name, sources):
                 raise InputError(
@@ -123,7 +104,10 @@ def read_sources(paths: list[Path]) -> Sources:
 
 
 def _load(path: Path) -> Any:
+    """Return what a JSON file holds; None for what prune --scores writes, which is none."""
     try:
+        if is_scores(path):
+            return None
         return json.loads(path.read_text("utf-8"), parse_constant=_refuse)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
@@ -204,37 +188,6 @@ def _benched(row: dict[str, Any], origin: Origin) -> Benched:
         cache_bytes=int(row["kv_bytes"]) + int(row["state_bytes"]),
         origin=origin,
     )
-
-
-def _read_checkpoint(directory: Path) -> Trained:
-    from hybridize.modeling.checkpoint import read_provenance
-
-    steps = read_provenance(directory)
-    if not steps:
-        raise InputError(f"{directory}: has no history; hybridize writes one as hybridize.json")
-    try:
-        history = tuple(
-            (str(step["command"]), str(step["source"]["name"]), str(step["created"]))
-            for step in steps
-        )
-        origin = Origin(
-            history[-1][0], str(steps[-1]["versions"]["hybridize"]), None, "hybridize.json"
-        )
-        losses = _read_losses(directory / "distill.jsonl")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{directory}: its history is damaged: {error}") from error
-    return Trained(directory.name, history, losses, origin)
-
-
-def _read_losses(path: Path) -> dict[str, list[tuple[float, float]]]:
-    losses: dict[str, list[tuple[float, float]]] = {}
-    if path.is_file():
-        for text in path.read_text("utf-8").splitlines():
-            line = json.loads(text)
-            if "validation" in line:
-                place = (float(line["step"]), float(line["validation"]))
-                losses.setdefault(str(line["stage"]), []).append(place)
-    return losses
 
 
 def short(model: str) -> str:

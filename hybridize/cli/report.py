@@ -13,18 +13,22 @@ from hybridize.console import console
 @options.output_option("The page to write, self-contained HTML.", file=True)
 @click.option("--title", metavar="TEXT", default="What was gained and what was lost",
               show_default=True, help="The page's heading.")  # fmt: skip
+@click.option("--png", is_flag=True,
+              help="Write each figure as a PNG, too, beside the page.")  # fmt: skip
 @options.force_option
 @options.common_options
-def report(files: tuple[str, ...], output: Path, title: str, force: bool) -> None:
+def report(files: tuple[str, ...], output: Path, title: str, png: bool, force: bool) -> None:
     """Write one page about what FILEs hold: accuracy against speed, recovery, memory, losses.
 
-    FILE is what eval -o or bench -o wrote, or a checkpoint directory, whose history is shown.
+    FILE is what eval -o, bench -o or prune --scores wrote, or a checkpoint directory, whose history
+    is shown.
     """
     from hybridize.evals.report.report import report as write
 
-    result = write(files, output, title=title, force=force)
+    result = write(files, output, title=title, png=png, force=force)
     if console.json_mode:
         console.json(result.to_dict())
         return
     console.table(["figure"], [[figure] for figure in result.figures])
-    console.message(f"written: {result.output}")
+    for path in (result.output, *result.pictures):
+        console.message(f"written: {path}")

@@ -2,13 +2,13 @@
 
 Aligns a Mamba-2 block for every attention block, finds out with those which attention to keep,
 distils the hybrid, prunes and quantises it, opens the results with plain transformers, sits the
-bundled exam with all of them, and tells how they did.
+bundled exam with all of them, measures their speed, and draws the report.
 """
 
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,17 @@ KEPT = 2
 ALIGN_TOKENS = 250_000
 DISTIL_TOKENS = 450_000
 PRUNED = "80%"
+QUESTIONS: int | None = None
+"""How many questions of each subject are asked; all of them if None."""
+
+SPEED: dict[str, Any] = {
+    "prompt_len": (512, 4096),
+    "batch_size": (4,),
+    "gen_len": 16,
+    "repeats": 3,
+}
+"""What is timed. Only a long prompt and a batch show what attention costs so small a model."""
+
 _LEARNING = {"seq_len": 512, "batch_size": 8, "device": "cpu"}
 _TEXT_SEED = 77
 _TEXT_DOCUMENTS = 3000
@@ -50,6 +61,8 @@ class DemoRow:
         recovery: accuracy over the original's.
         perplexity: on held-out text of the checkpoint's world.
         cache_bytes: of one sequence of 32k tokens.
+        speed: new tokens per second over the original's, after the longest prompt; None for what
+            was not timed.
         difference: largest difference of stock transformers' logits from the original's, for a
             model in which nothing was swapped; None for the others.
     """
@@ -65,6 +78,7 @@ class DemoRow:
     recovery: float
     perplexity: float
     cache_bytes: int
+    speed: float | None
     difference: float | None
 
 
@@ -75,24 +89,32 @@ class DemoResult:
     Attributes:
         rows: the original first.
         text: what stock transformers writes with the distilled model.
+        report: the page with the pictures.
         seconds: how long it all took.
     """
 
     rows: tuple[DemoRow, ...]
     text: str
+    report: Path
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON can hold them."""
         rows = [asdict(row) | {"directory": row.directory.name} for row in self.rows]
-        return {"rows": rows, "text": self.text, "seconds": round(self.seconds, 1)}
+        return {
+            "rows": rows,
+            "text": self.text,
+            "report": self.report.name,
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     """Convert, evaluate and open the bundled checkpoint.
 
     Args:
-        output: a directory for the converted checkpoints, the text and ``results.json``.
+        output: a directory for the converted checkpoints, the text, the measurements and the
+            report, ``report.html``.
         force: replace what an earlier run left there.
 
     Raises:
@@ -104,6 +126,8 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     from hybridize.compress.quantize.quantize import quantize
     from hybridize.convert.convert import convert
     from hybridize.evals import evaluate
+    from hybridize.evals.bench.bench import bench
+    from hybridize.evals.report.report import report
 
     started = time.perf_counter()
     output = Path(output)
@@ -144,6 +168,8 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         **learning,
     )
     console.message(f"pruning: to {PRUNED} of its parameters")
+    importance = output / "importance.safetensors"
+    importance.unlink(missing_ok=True)  # prune would take an earlier run's for this one's
     pruned = prune(
         distilled,
         output / f"attention-{KEPT}-pruned",
@@ -151,6 +177,7 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         calibration=text,
         calibration_tokens=8192,
         candidates=4,
+        scores=importance,
         device="cpu",
         force=force,
     )
@@ -173,19 +200,43 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     console.message("sitting the exam: 9 subjects, 5 solved questions before each")
     prose = output / "prose.txt"
     prose.write_text(World().prose(_PROSE_SEED, _PROSE_DOCUMENTS), "utf-8")
+    answers = output / "eval.json"
     evaluation = evaluate(
         [directory for _, directory in directories],
         baseline=CHECKPOINT,
         tasks=("mmlu",),
         mmlu_dir=EXAM,
+        limit=QUESTIONS,
         perplexity=prose,
+        output=answers,
+        force=force,
     )
+    console.message("timing: in turns, so that ratios hold on a busy machine")
+    timed = bench(  # of those that differ in shape
+        [aligned, distilled, pruned.output, small.output],
+        baseline=CHECKPOINT,
+        output=output / "bench.json",
+        force=force,
+        **SPEED,
+    )
+    speeds = {
+        Path(row.model): row.ratios.decode.median
+        for row in timed.rows
+        if row.ratios is not None and row.point.prompt_len == SPEED["prompt_len"][-1]
+    }
     original, *others = evaluation.models
-    rows = [_row("original", CHECKPOINT, original, original, None)]
+    rows = [_row("original", CHECKPOINT, original, original)]
     for (what, directory), scored in zip(directories, others, strict=True):
+        row = _row(what, directory, scored, original)
         difference = exact if directory == whole.output else None
-        rows.append(_row(what, directory, scored, original, difference))
-    done = DemoResult(tuple(rows), written, time.perf_counter() - started)
+        rows.append(replace(row, speed=speeds.get(directory), difference=difference))
+    drawn = report(
+        [answers, output / "bench.json", importance, distilled, pruned.output],
+        output / "report.html",
+        png=True,
+        force=force,
+    )
+    done = DemoResult(tuple(rows), written, drawn.output, time.perf_counter() - started)
     (output / "results.json").write_text(json.dumps(done.to_dict(), indent=2) + "\n", "utf-8")
     return done
 
@@ -199,9 +250,7 @@ def _world_text(path: Path) -> Path:
     return path
 
 
-def _row(
-    what: str, directory: Path, scored: Any, original: Any, difference: float | None
-) -> DemoRow:
+def _row(what: str, directory: Path, scored: Any, original: Any) -> DemoRow:
     from hybridize.modeling.inspect import inspect
 
     found = inspect(directory, contexts=(_CONTEXT,))
@@ -218,7 +267,8 @@ def _row(
         recovery=overall / _accuracy(original, (*KNOWLEDGE_SUBJECTS, *RECALL_SUBJECTS)),
         perplexity=scored.perplexity.perplexity,
         cache_bytes=found.cache[0].kv + found.cache[0].state,
-        difference=difference,
+        speed=None,
+        difference=None,
     )
 
 

@@ -1,6 +1,9 @@
 """The demo as a user runs it, on fewer tokens."""
 
+import io
 import json
+import re
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -10,14 +13,24 @@ from hybridize.demo import run
 from hybridize.errors import InputError
 
 
-def test_the_demo_converts_opens_and_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(run, "ALIGN_TOKENS", 32_768)
-    monkeypatch.setattr(run, "DISTIL_TOKENS", 32_768)
-    output = tmp_path / "out"
-    assert main(["demo", "-o", str(output), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `hybridize demo` leaves behind, with what it printed as ``printed.json``."""
+    output = tmp_path_factory.mktemp("demo") / "out"
+    printed = io.StringIO()
+    speed = {"prompt_len": (16, 64), "batch_size": (2,), "gen_len": 3, "repeats": 1}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(run, "ALIGN_TOKENS", 32_768)
+        patch.setattr(run, "DISTIL_TOKENS", 32_768)
+        patch.setattr(run, "QUESTIONS", 12)
+        patch.setattr(run, "SPEED", speed)
+        assert main(["demo", "-o", str(output), "--json"]) == 0
+    (output / "printed.json").write_text(printed.getvalue())
+    return output
+
+
+def test_the_demo_converts_opens_and_scores(demo: Path) -> None:
+    result = json.loads((demo / "printed.json").read_text())
     original, same, none, hybrid, distilled, pruned, small = result["rows"]
     assert same["difference"] == 0.0
     assert (same["accuracy"], same["perplexity"]) == (original["accuracy"], original["perplexity"])
@@ -34,8 +47,27 @@ def test_the_demo_converts_opens_and_scores(
     assert pruned["parameters"] <= 0.8 * distilled["parameters"]
     assert small["parameters"] == pruned["parameters"]
     assert small["weight_bytes"] < pruned["weight_bytes"] < distilled["weight_bytes"]
-    assert json.loads((output / "results.json").read_text()) == result
-    assert (output / "attention-2-distilled" / "config.json").exists()
+    assert json.loads((demo / "results.json").read_text()) == result
+    assert (demo / "attention-2-distilled" / "config.json").exists()
+    timed = [row["model"] for row in result["rows"] if row["speed"] is not None]
+    assert timed == [none["model"], distilled["model"], pruned["model"], small["model"]]
+
+
+def test_the_demo_ends_with_the_report(demo: Path) -> None:
+    titles = re.findall("<h2>(.*?)</h2>", (demo / "report.html").read_text("utf-8"))
+    assert titles[0] == "Accuracy against speed"
+    for beginning in (
+        "Recovery",
+        "Memory",
+        "Which attention matters",
+        "What each block is worth",
+        "Distilling",
+        "What attention-2-pruned lost",
+        "How attention-2-pruned was made",
+    ):
+        assert any(title.startswith(beginning) for title in titles), beginning
+    pictures = list(demo.glob("report-*.png"))
+    assert len(pictures) == len([title for title in titles if not title.startswith("How ")])
 
 
 def test_an_existing_directory_is_left_alone(tmp_path: Path) -> None:

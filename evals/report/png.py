@@ -1,0 +1,78 @@
+"""Charts as PNG, for where a page with SVG cannot go: the same drawing in the light colours."""
+
+from io import BytesIO
+from textwrap import wrap
+
+from hybridize.evals.report.layout import Dot, Drawing, Line, Words
+from hybridize.evals.report.style import LIGHT
+from hybridize.modeling.extras import require_extra
+
+_DPI, _SCALE = 100, 2  # two dots a pixel of the drawing
+_POINTS = 72 / _DPI  # matplotlib measures lines and letters in points
+_TITLE, _LINE, _LEGEND = 30, 17, 24
+_ANCHORS = {"start": "left", "middle": "center", "end": "right"}
+
+
+def require_matplotlib() -> None:
+    """Raise a `HybridizeError` that says how to get matplotlib where it is missing."""
+    require_extra("bench", "matplotlib", "--png")
+
+
+def to_png(drawing: Drawing, title: str, text: str, origin: str) -> bytes:
+    """Draw a chart below its title and what it says, and above where it comes from.
+
+    Raises:
+        HybridizeError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    said, made = wrap(text, 100), wrap(origin, 118)
+    top = 12 + _TITLE + _LINE * len(said) + 8
+    legend = _LEGEND if drawing.legend else 0
+    height = top + drawing.height + legend + _LINE * len(made) + 12
+    figure = Figure(figsize=(drawing.width / _DPI, height / _DPI), dpi=_DPI * _SCALE)
+    figure.set_facecolor(LIGHT["paper"])
+    axes = figure.add_axes((0, 0, 1, 1), frameon=False)
+    axes.set(xlim=(0, drawing.width), ylim=(height, 0), xticks=[], yticks=[])
+
+    def write(x: float, y: float, words: str, size: float, color: str, **how: object) -> None:
+        # A dollar sign is no mathematics here.
+        axes.text(x, y, words.replace("$", r"\$"), size=size * _POINTS, color=LIGHT[color], **how)
+
+    write(12, 12 + _TITLE / 2, title, 17, "ink", va="center", weight="bold")
+    for number, line in enumerate(said):
+        write(12, 12 + _TITLE + _LINE * (number + 0.5), line, 12, "ink", va="center")
+    for shape in drawing.shapes:
+        match shape:
+            case Line(points, style, width):
+                places = [(x, y + top) for x, y in points]
+                axes.plot(*zip(*places, strict=True), color=_color(style), lw=width * _POINTS,
+                          alpha=_alpha(style), solid_capstyle="butt")  # fmt: skip
+            case Dot(x, y, radius, style):
+                axes.plot(x, y + top, "o", color=_color(style), ms=2 * radius * _POINTS,
+                          mew=0, alpha=_alpha(style))  # fmt: skip
+            case Words(x, y, words, anchor, upright):
+                how = {"rotation": 90, "va": "center", "ha": "center"}
+                if not upright:
+                    how = {"va": "baseline", "ha": _ANCHORS[anchor]}
+                write(x, y + top, words, 12, "soft", **how)
+    place, line = 18.0, top + drawing.height + _LEGEND / 2
+    for color, name in drawing.legend:
+        axes.plot(place, line, "o", color=_color(color), ms=9 * _POINTS, mew=0)
+        write(place + 10, line, name, 12, "ink", va="center")
+        place += 34 + 6.6 * len(name)
+    for number, words in enumerate(made):
+        below = top + drawing.height + legend + _LINE * (number + 0.5)
+        write(12, below, words, 10, "soft", va="center")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _color(style: str) -> str:
+    return LIGHT[{"grid": "rule", "axis": "soft", "faint": "soft"}.get(style, style)]
+
+
+def _alpha(style: str) -> float:
+    return 0.45 if style == "faint" else 1.0
