@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--params", default="70%")
     parser.add_argument("--tokens", type=int, default=500_000, help="to distil with")
     parser.add_argument("--distill-top", type=int, default=2, help="candidates that learn first")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if not options.model.is_dir():

@@ -11,9 +11,9 @@ from hybridize.compress.distill.results import DistillResult
 from hybridize.compress.distill.run import Run
 from hybridize.compress.distill.settings import DistillSettings
 from hybridize.compress.distill.stages import (
-    DEFAULT_LEARNING_RATES,
     DEFAULT_TOKENS,
     check_stages,
+    default_rates,
 )
 from hybridize.errors import InputError
 from hybridize.modeling.checkpoint import check_output
@@ -78,7 +78,7 @@ def distill(
     chosen = DistillSettings(
         stages=tuple(stages),
         tokens=_tokens(tuple(stages), tokens, stage_tokens or {}),
-        learning_rates={**DEFAULT_LEARNING_RATES, **(learning_rates or {})},
+        learning_rates=default_rates(settings.get("train", "mixers")) | dict(learning_rates or {}),
         dtype=_dtype_name(dtype, place),
         **settings,
     )

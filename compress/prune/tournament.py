@@ -12,13 +12,14 @@ import torch
 
 from hybridize.compress.distill.run import Run
 from hybridize.compress.distill.settings import DistillSettings
-from hybridize.compress.distill.stages import DEFAULT_LEARNING_RATES
+from hybridize.compress.distill.stages import default_rates
 from hybridize.compress.prune.contest import Entrant
 from hybridize.console import console
 from hybridize.errors import InputError
 from hybridize.modeling.checkpoint import read_provenance
 
 _SAVE_EVERY = 50
+_LEAST_STEPS = 30  # rather than large batches, where tokens are few
 
 
 def tournament(
@@ -49,13 +50,13 @@ def tournament(
     Raises:
         InputError: there is less text than that.
     """
-    batch = max(1, min(16, tokens // length // 4))  # some steps at least, however few the tokens
+    batch = max(1, min(16, tokens // length // _LEAST_STEPS))
     if tokens < length:
         raise InputError(f"--tokens {tokens}: less than a row of {length}")
     settings = DistillSettings(
         stages=("kl",),
         tokens={"kl": tokens},
-        learning_rates=dict(DEFAULT_LEARNING_RATES),
+        learning_rates=default_rates("all"),
         seq_len=length,
         batch_size=batch,
         train="all",

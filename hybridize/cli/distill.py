@@ -41,8 +41,16 @@ from hybridize.console import console
 @count_option("--hidden-tokens", "Training tokens of the hidden stage.  [default: 2M]")
 @count_option("--kl-tokens", "Training tokens of the kl stage.  [default: 8M]")
 @click.option("--align-lr", type=float, help="Peak learning rate of align.  [default: 0.001]")
-@click.option("--hidden-lr", type=float, help="Peak learning rate of hidden.  [default: 0.001]")
-@click.option("--kl-lr", type=float, help="Peak learning rate of kl.  [default: 0.001]")
+@click.option(
+    "--hidden-lr",
+    type=float,
+    help="Peak learning rate of hidden.  [default: 0.001; 0.0003 with --train all]",
+)
+@click.option(
+    "--kl-lr",
+    type=float,
+    help="Peak learning rate of kl.  [default: 0.001; 0.0003 with --train all]",
+)
 @click.option("--seq-len", type=click.IntRange(min=2), default=512, show_default=True,
               help="Tokens per row.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True,

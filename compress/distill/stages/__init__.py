@@ -40,6 +40,16 @@ STAGES = {"align": "Align", "hidden": "Hidden", "kl": "KL"}
 
 DEFAULT_TOKENS = {"align": 2_000_000, "hidden": 2_000_000, "kl": 8_000_000}
 DEFAULT_LEARNING_RATES = {"align": 1e-3, "hidden": 1e-3, "kl": 1e-3}
+"""Of new blocks. What was trained before would be thrown back by them: see `default_rates`."""
+
+_RATE_OF_ALL = 3e-4
+
+
+def default_rates(train: str) -> dict[str, float]:
+    """Return each stage's peak learning rate for what ``--train`` names."""
+    if train == "mixers":
+        return dict(DEFAULT_LEARNING_RATES)
+    return DEFAULT_LEARNING_RATES | dict.fromkeys(("hidden", "kl"), _RATE_OF_ALL)
 
 
 def check_stages(names: tuple[str, ...]) -> None:
