@@ -1,0 +1,121 @@
+"""What a cache in fewer bits saves, and what it costs: exam, recall and perplexity of a hybrid.
+
+    make demo                               # leaves the hybrid
+    python benchmarks/cache_formats.py
+    python benchmarks/cache_formats.py --model DIR --perplexity FILE
+
+Texts are read through the cache, 64 tokens at a time, so that what is stored is what counts; bytes
+are those of a cache that holds ``--context`` tokens.
+"""
+
+import argparse
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridize import evaluate, load_model
+from hybridize.console import console, size_in_words
+from hybridize.demo import EXAM
+from hybridize.demo.world import RECALL_SUBJECTS, World
+from hybridize.modeling.compact_cache import CacheFormat
+
+FORMATS = [("auto", "auto"), ("fp8", "auto"), ("auto", "bfloat16"), ("auto", "fp8"), ("fp8", "fp8")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("demo-out/attention-2-distilled"))
+    parser.add_argument("--perplexity", type=Path, help="held-out text; the bundled world's")
+    parser.add_argument("--context", type=int, default=512, help="tokens")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    if not options.model.is_dir():
+        parser.error(f"{options.model}: no such directory; `make demo` makes one, or give --model")
+    with tempfile.TemporaryDirectory() as folder:
+        prose = options.perplexity or Path(folder) / "prose.txt"
+        if options.perplexity is None:
+            prose.write_text(World().prose(1_000_003, 60))
+        rows = [measure(options, CacheFormat(*names), prose) for names in FORMATS]
+    report(rows, options)
+
+
+def measure(options: argparse.Namespace, stored: CacheFormat, prose: Path) -> dict[str, Any]:
+    """Return the figures of one format."""
+    console.message(f"keys and values: {stored.kv}, states: {stored.ssm}")
+    scored = evaluate(
+        options.model, tasks=("mmlu",), mmlu_dir=EXAM, perplexity=prose,
+        kv_cache_dtype=stored.kv, ssm_cache_dtype=stored.ssm,
+    ).models[0]  # fmt: skip
+    model = load_model(options.model, dtype=torch.float32, cache_format=stored)
+    ids = torch.zeros(1, options.context, dtype=torch.long)
+    with torch.no_grad():
+        cache = model(ids, use_cache=True, logits_to_keep=1).cache
+    state = sum(t.nbytes for layer in cache.layers
+                for t in getattr(layer, "recurrent_states", {}).values())  # fmt: skip
+    kv = sum(
+        layer.keys.nbytes + layer.values.nbytes
+        for layer in cache.layers
+        if getattr(layer, "keys", None) is not None
+    )
+    return {
+        "kv": stored.kv,
+        "ssm": stored.ssm,
+        "kv_bytes": kv,
+        "ssm_bytes": state,
+        "exam": accuracy(scored, None),
+        "recall": accuracy(scored, RECALL_SUBJECTS),
+        "perplexity": scored.perplexity.perplexity,
+    }
+
+
+def accuracy(model: Any, subjects: tuple[str, ...] | None) -> float:
+    """Return the share of right answers, over all subjects or some."""
+    wanted = None if subjects is None else {f"mmlu_{subject}" for subject in subjects}
+    found = [
+        metric
+        for metric in model.metrics
+        if metric.metric == "acc"
+        and not metric.is_group
+        and (wanted is None or metric.task in wanted)
+    ]
+    return sum(m.value * m.questions for m in found) / sum(m.questions for m in found)
+
+
+def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print the table and write the figures down."""
+    first = rows[0]
+    console.table(
+        ["keys, values", "states", "bytes", "", "exam", "recall", "perplexity"],
+        [
+            (
+                row["kv"].replace("auto", "float32"),
+                row["ssm"].replace("auto", "float32"),
+                f"{size_in_words(row['kv_bytes'])} ({row['kv_bytes'] / first['kv_bytes']:.0%})",
+                f"{size_in_words(row['ssm_bytes'])} ({row['ssm_bytes'] / first['ssm_bytes']:.0%})",
+                f"{row['exam']:.1%}",
+                f"{row['recall']:.1%}",
+                f"{row['perplexity']:.4f}",
+            )
+            for row in rows
+        ],
+        title=f"The cache of {options.model.name} at {options.context:,} tokens",
+        caption="Bytes of keys and values, then of states.",
+    )
+    result = {
+        "benchmark": "cache_formats",
+        "model": options.model.name,
+        "settings": {"context": options.context},
+        "versions": {name: version(name) for name in ("hybridize", "torch")},
+        "rows": rows,
+    }
+    path = options.output / "cache_formats.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    console.message(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What training in FP8 brings over quantising afterwards: the same hybrid, distilled both ways.
+
+    python benchmarks/fp8_training.py
+    python benchmarks/fp8_training.py --tokens 1M --schemes fp8,fp8-tensor
+
+The bundled checkpoint with two of eight attention blocks kept is aligned, then distilled for the
+same tokens in float32 and in FP8. Every result is quantised, with all blocks in FP8; the KL
+divergence from the original is measured on rows that none of them saw.
+"""
+
+import argparse
+import json
+import tempfile
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridize import convert, distill, load_model, load_tokenizer, quantize
+from hybridize.console import console
+from hybridize.demo import CHECKPOINT
+from hybridize.demo.train import Settings
+from hybridize.demo.world import World
+from hybridize.kernels import linear_kl_divergence
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=250_000, help="of align, and of kl")
+    parser.add_argument("--train", default="all", choices=("mixers", "all"))
+    parser.add_argument("--schemes", default="fp8,fp8-tensor")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(options, Path(folder))
+    report(rows, options)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Distil in all ways from one start, and quantise what comes of it."""
+    text = folder / "world.jsonl"
+    documents = World().documents(77, Settings().stages[-1].mix)
+    text.write_text("\n".join(json.dumps({"text": one}) for one in islice(documents, 6_000)))
+    learning: dict[str, Any] = {
+        "teacher": CHECKPOINT, "data": (str(text),), "tokens": options.tokens, "batch_size": 8,
+        "validate_every": 10**6,
+    }  # fmt: skip
+    convert(CHECKPOINT, folder / "all", attention="0%", calibration=text)
+    distill(folder / "all", folder / "aligned", stages=("align",), **learning)
+    convert(CHECKPOINT, folder / "start", attention=2, select="sensitivity",
+            init=folder / "aligned", calibration=text)  # fmt: skip
+    schemes = options.schemes.split(",")
+    rows = []
+    for trained in (None, *schemes):
+        output = folder / f"trained-{trained}"
+        fp8 = {} if trained is None else {"fp8": trained, "keep_bf16": 0}
+        distill(folder / "start", output, stages=("kl",), train=options.train, **learning, **fp8)
+        row = {"trained": trained or "float32", "kl": divergence(output)}
+        for scheme in schemes:
+            calibration = str(text) if scheme == "fp8-tensor" else None
+            small = quantize(output, folder / "small", scheme=scheme, keep_bf16=0, force=True,
+                             calibration=calibration)  # fmt: skip
+            row[scheme] = divergence(small.output)
+        rows.append(row)
+    return rows
+
+
+@torch.no_grad()
+def divergence(directory: Path) -> float:
+    """Return the KL divergence from the original on unseen prose, in nats per token."""
+    model, original = (load_model(d, dtype=torch.float32) for d in (directory, CHECKPOINT))
+    ids = load_tokenizer(CHECKPOINT)(World().prose(1_000_003, 200), return_tensors="pt").input_ids
+    total, batches = 0.0, ids[:, : 64 * 256].view(-1, 256).split(8)
+    for batch in batches:
+        got, wanted = (
+            m.model(batch, use_cache=False).last_hidden_state.flatten(0, 1)
+            for m in (model, original)
+        )
+        heads = (model.lm_head.weight, original.lm_head.weight)
+        total += float(linear_kl_divergence(got, heads[0], wanted, heads[1])) / len(batches)
+    return total
+
+
+def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print the table and write the figures down."""
+    schemes = options.schemes.split(",")
+    console.table(
+        ["trained in", "not quantised", *(f"as {scheme}" for scheme in schemes)],
+        [
+            (row["trained"], f"{row['kl']:.5f}", *(f"{row[scheme]:.5f}" for scheme in schemes))
+            for row in rows
+        ],
+        title=f"KL from the original after {options.tokens:,} tokens, nats per token",
+        caption="All blocks quantised. A model that was trained in FP8 is at home there: run in "
+        "float32 it is not what was trained.",
+    )
+    result = {
+        "benchmark": "fp8_training",
+        "settings": {"tokens": options.tokens, "train": options.train},
+        "versions": {name: version(name) for name in ("hybridize", "torch")},
+        "rows": rows,
+    }
+    path = options.output / "fp8_training.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    console.message(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
