@@ -9,5 +9,6 @@ cd "$(dirname "$0")/.."
 python=${1:-python}
 
 export TRITON_INTERPRET=0
-timeout 240 "$python" -m pytest -q -p no:cacheprovider tests/kernels/test_triton_*.py
-timeout 360 "$python" benchmarks/kernels_gpu.py
+# Most of the tests' time is compilation, which several processes share.
+timeout 300 "$python" -m pytest -q -n 8 -p no:cacheprovider tests/kernels/test_triton_*.py
+timeout 290 "$python" benchmarks/kernels_gpu.py

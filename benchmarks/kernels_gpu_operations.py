@@ -191,6 +191,130 @@ def rms_norm(sizes: Sizes, device: torch.device) -> Case:
     return Case(inputs, works, 4 * inputs["x"].numel(), moved, device)
 
 
+def swiglu(sizes: Sizes, device: torch.device) -> Case:
+    draw, shape = _Draw(sizes, device), (sizes.batch, sizes.tokens, sizes.inner)
+    inputs = {"gate": draw(*shape), "up": draw(*shape)}
+    works: dict[str, Work] = {
+        "hybridize": kernels.swiglu,
+        "torch": lambda gate, up: F.silu(gate) * up,
+    }
+    moved = _bytes(inputs) + inputs["up"].nbytes
+    return Case(inputs, works, 5 * inputs["up"].numel(), moved, device)
+
+
+def squared_relu(sizes: Sizes, device: torch.device) -> Case:
+    inputs = {"x": _Draw(sizes, device)(sizes.batch, sizes.tokens, sizes.inner)}
+    works: dict[str, Work] = {
+        "hybridize": kernels.squared_relu,
+        "torch": lambda x: F.relu(x).square(),
+    }
+    return Case(inputs, works, 2 * inputs["x"].numel(), 2 * _bytes(inputs), device)
+
+
+def squared_relu_mlp(sizes: Sizes, device: torch.device) -> Case:
+    draw, width, small = _Draw(sizes, device), 4 * sizes.hidden, sizes.hidden**-0.5
+    inputs = {
+        "x": draw(sizes.batch, sizes.tokens, sizes.hidden),
+        "up": (draw(width, sizes.hidden).detach() * small).requires_grad_(),
+        "down": (draw(sizes.hidden, width).detach() * small).requires_grad_(),
+    }
+    works: dict[str, Work] = {
+        "hybridize": kernels.squared_relu_mlp,
+        "torch": lambda x, up, down: F.linear(F.relu(F.linear(x, up)).square(), down),
+    }
+    moved = _bytes(inputs) + inputs["x"].nbytes
+    return Case(inputs, works, 4 * inputs["x"].numel() * width, moved, device)
+
+
+def mamba2_step(sizes: Sizes, device: torch.device) -> Case:
+    draw = _Draw(sizes, device)
+    conv = {"conv_weight": draw(sizes.channels, 4), "conv_bias": draw(sizes.channels)}
+    heads = {name: draw(sizes.heads, dtype=torch.float32) for name in ("A_log", "D", "dt_bias")}
+    projected = draw(sizes.decoding, sizes.inner + sizes.channels + sizes.heads)
+    inputs = {"projected": projected, **conv, **heads, "norm_weight": draw(sizes.inner)}
+    shape = (sizes.decoding, sizes.heads, sizes.head_dim, sizes.state)
+    group = sizes.inner // sizes.groups
+    known = {
+        name: (
+            torch.zeros(sizes.decoding, sizes.channels, 3, device=device, dtype=sizes.dtype).mT,
+            torch.zeros(shape, device=device),
+        )  # windows laid out as caches have them
+        for name in ("hybridize", "apart")
+    }
+
+    def ours(**given: torch.Tensor) -> torch.Tensor:
+        window, state = known["hybridize"]
+        return kernels.mamba2_step(window=window, state=state, eps=1e-5, group_size=group, **given)
+
+    def apart(projected, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight):  # type: ignore[no-untyped-def]
+        window, state = known["apart"]
+        gate, mixed, dt = projected.split([sizes.inner, sizes.channels, sizes.heads], -1)
+        mixed = kernels.causal_conv1d_step(mixed, window, conv_weight, conv_bias)
+        shared = sizes.groups * sizes.state
+        x, B, C = mixed.split([sizes.inner, shared, shared], -1)
+        B, C = (t.unflatten(-1, (sizes.groups, -1)) for t in (B, C))
+        x = x.unflatten(-1, (sizes.heads, -1))
+        y = kernels.ssd_step(state, x, dt, -A_log.exp(), B, C, D=D, dt_bias=dt_bias)
+        return kernels.gated_rms_norm(y.flatten(1), gate, norm_weight, 1e-5, group_size=group)
+
+    window, state = known["hybridize"]
+    moved = _bytes(inputs) + 2 * (state.nbytes + window.nbytes)
+    works: dict[str, Work] = {"hybridize": ours, "hybridize, op by op": apart}
+    return Case(inputs, works, 5 * state.numel(), moved, device, differentiable=False)
+
+
+def fp8_quantize(sizes: Sizes, device: torch.device) -> Case:
+    inputs = {"x": _Draw(sizes, device)(sizes.batch * sizes.tokens, sizes.hidden)}
+
+    def plain(x):  # type: ignore[no-untyped-def]
+        scale = x.abs().amax(-1, keepdim=True).float() / 448
+        return (x.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+
+    works: dict[str, Work] = {
+        "hybridize": lambda x: kernels.fp8_quantize(x, "row")[0],
+        "torch": plain,
+    }
+    moved = _bytes(inputs) + inputs["x"].numel()
+    return Case(inputs, works, 3 * inputs["x"].numel(), moved, device, differentiable=False)
+
+
+def fp8_linear(sizes: Sizes, device: torch.device) -> Case:
+    """By rows, activations quantised on the way in; torch's product has them quantised already."""
+    return _fp8_linear(sizes, device, "row", "row")
+
+
+def fp8_linear_by_blocks(sizes: Sizes, device: torch.device) -> Case:
+    return _fp8_linear(sizes, device, "group", "block")
+
+
+def _fp8_linear(sizes: Sizes, device: torch.device, activations: str, weights: str) -> Case:
+    draw = _Draw(sizes, device)
+    x = draw(sizes.batch * sizes.tokens, sizes.hidden).detach()
+    wide = draw(4 * sizes.hidden, sizes.hidden).detach()
+    weight, weight_scale = kernels.fp8_quantize(wide, weights)
+    values, scale = kernels.fp8_quantize(x, activations)
+    by_columns = scale.T.contiguous().T  # what torch wants of groups; the same of rows
+
+    def scaled_mm(x):  # type: ignore[no-untyped-def]
+        return torch._scaled_mm(
+            values,
+            weight.T,
+            scale_a=by_columns,
+            scale_b=weight_scale.T,
+            out_dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
+        )
+
+    works: dict[str, Work] = {
+        "hybridize": lambda x: kernels.fp8_linear(x, weight, weight_scale, activations=activations),
+        "torch, product alone": scaled_mm,
+        "torch, in the operands' dtype": lambda x: F.linear(x, wide),
+    }
+    # Half of them: FP8 has twice the rate of the products that were measured.
+    operations = x.numel() * len(weight)
+    moved = x.nbytes + weight.nbytes + x.shape[0] * len(weight) * x.element_size()
+    return Case({"x": x}, works, operations, moved, device, differentiable=False)
+
+
 def linear_kl_divergence(sizes: Sizes, device: torch.device) -> Case:
     draw, small = _Draw(sizes, device), sizes.hidden**-0.5
     heads = [(draw(sizes.vocabulary, sizes.hidden).detach() * small) for _ in range(2)]
@@ -219,6 +343,13 @@ OPERATIONS: dict[str, Callable[[Sizes, torch.device], Case]] = {
         causal_conv1d,
         gated_rms_norm,
         rms_norm,
+        mamba2_step,
+        swiglu,
+        squared_relu,
+        squared_relu_mlp,
+        fp8_quantize,
+        fp8_linear,
+        fp8_linear_by_blocks,
         linear_kl_divergence,
     )
 }

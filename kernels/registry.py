@@ -38,7 +38,11 @@ _IMPLEMENTATIONS = {
     },
     "ssd_step": {"reference": "reference.ssd_step", "triton": "triton.ssd_step"},
     "mamba2_step": {"reference": "reference.mamba2_step", "triton": "triton.mamba2_step"},
-    "linear_kl_divergence": {"reference": "reference.linear_kl", "triton": "triton.linear_kl"},
+    "linear_kl_divergence": {
+        "reference": "reference.linear_kl",
+        "cpu": "cpu.linear_kl",
+        "triton": "triton.linear_kl",
+    },
     "fp8_scale": {"reference": "reference.fp8"},
     "fp8_quantize": {"reference": "reference.fp8", "triton": "triton.fp8"},
     "fp8_linear": {"reference": "reference.fp8", "cpu": "cpu.fp8", "triton": "triton.fp8"},

@@ -12,14 +12,7 @@ import torch
 from torch import nn
 
 from hybridize.errors import InputError
-from hybridize.kernels import (
-    causal_conv1d,
-    causal_conv1d_step,
-    gated_rms_norm,
-    rms_norm,
-    ssd_scan,
-    ssd_step,
-)
+from hybridize.kernels import causal_conv1d, gated_rms_norm, mamba2_step, rms_norm, ssd_scan
 
 _MIXERS = {"BambaMixer", "GraniteMoeHybridMambaLayer", "Mamba2Mixer", "NemotronHMamba2Mixer"}
 # Nemotron-H's plain norm rounds after its weight, ours and everybody else's before: not in here.
@@ -83,13 +76,21 @@ def _mixer(
         cache.update_conv_state(
             conv_input.transpose(1, 2), mixer.layer_idx, conv_kernel_size=weight.shape[1]
         )
-    decay = -torch.exp(mixer.A_log.float())
-    if conv_input.shape[1] == 1 and window is not None and state is not None:
-        mixed = causal_conv1d_step(conv_input[:, 0], window, weight, bias)[:, None]
-        x, B, C = _split(mixer, _masked(mixed, mask))
+    norm = mixer.norm
+    if conv_input.shape[1] == 1 and mask is None and window is not None and state is not None:
         wide = state.to(torch.promote_types(state.dtype, torch.float32))
-        y = ssd_step(
-            wide, x[:, 0], dt[:, 0], decay, B[:, 0], C[:, 0], D=mixer.D, dt_bias=mixer.dt_bias
+        y = mamba2_step(
+            projected[:, 0],
+            window,
+            wide,
+            weight,
+            bias,
+            mixer.A_log,
+            mixer.D,
+            mixer.dt_bias,
+            norm.weight,
+            norm.variance_epsilon,
+            group_size=norm.group_size,
         )[:, None]
         if wide is not state:
             state.copy_(wide)
@@ -99,7 +100,7 @@ def _mixer(
         y, last = ssd_scan(
             x,
             dt,
-            decay,
+            -torch.exp(mixer.A_log.float()),
             B,
             C,
             D=mixer.D,
@@ -110,10 +111,9 @@ def _mixer(
         )
         if cache is not None:
             cache.update_recurrent_state(last, layer_idx=mixer.layer_idx)
-    norm = mixer.norm
-    y = gated_rms_norm(
-        y.flatten(2), gate, norm.weight, norm.variance_epsilon, group_size=norm.group_size
-    )
+        y = gated_rms_norm(
+            y.flatten(2), gate, norm.weight, norm.variance_epsilon, group_size=norm.group_size
+        )
     output: torch.Tensor = mixer.out_proj(y.to(hidden_states.dtype))
     return output
 

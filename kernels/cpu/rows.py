@@ -13,15 +13,15 @@ def is_one_tile(tensor: torch.Tensor) -> bool:
     return tensor.numel() <= _TILE and not torch.is_grad_enabled()
 
 
-def row_tiles(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+def row_tiles(*tensors: torch.Tensor, least: int = 32) -> Iterator[tuple[torch.Tensor, ...]]:
     """Yield views of ``(rows, width)``, the same rows of every tensor.
 
     Args:
         tensors: ``(..., width)`` each, the same leading dimensions. One that is written to has
             to be contiguous, or the view would be a copy.
+        least: rows at a time are a multiple of this. torch's vector loops round the last few
+            elements of a call differently: with 32, results do not depend on the tiles.
     """
     flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]
-    # Multiples of 32 rows: torch's vector loops round the last few elements of a call differently,
-    # and results should not depend on how many rows go at once.
-    at_once = max(1, _TILE // max(1, flat[0].shape[1]) // 32) * 32
+    at_once = max(1, _TILE // max(1, flat[0].shape[1]) // least) * least
     yield from zip(*(tensor.split(at_once) for tensor in flat), strict=True)

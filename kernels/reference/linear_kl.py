@@ -166,7 +166,9 @@ class _ChunkedLoss(torch.autograd.Function):
                 continue
             if grad_hidden is not None:
                 grad_hidden[place] = gradient @ weight
-            if grad_weight is not None:
+            if grad_weight is not None and grad_weight.dtype == gradient.dtype == rows.dtype:
+                grad_weight.addmm_(gradient.T, rows)
+            elif grad_weight is not None:
                 grad_weight += gradient.T @ rows
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype

@@ -30,8 +30,9 @@ def mamba2_step(
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:
     """See `hybridize.kernels.mamba2_step`."""
-    parameters = [conv_weight, conv_bias, A_log, D, dt_bias, norm_weight]
-    if wants_gradient(projected, window, state, *parameters):  # what changes in place has none here
+    parameters = (conv_weight, A_log, D, dt_bias, norm_weight)
+    # What changes in place has no gradient here.
+    if wants_gradient(projected, window, state, conv_bias, *parameters):
         return reference.mamba2_step(
             projected, window, state, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, eps,
             group_size=group_size, dt_limit=dt_limit,
@@ -40,9 +41,8 @@ def mamba2_step(
     inner, (_, before, channels) = heads * head_dim, window.shape
     groups, norms = (channels - inner) // (2 * d_state), inner // group_size
     projected = inner_contiguous(projected)
-    conv_weight, conv_bias, A_log, D, dt_bias, norm_weight = (
-        None if t is None else t.contiguous() for t in parameters
-    )
+    conv_weight, A_log, D, dt_bias, norm_weight = (t.contiguous() for t in parameters)
+    conv_bias = None if conv_bias is None else conv_bias.contiguous()
     y = projected.new_empty(batch, inner)
     normal = y.new_empty(y.shape, dtype=torch.promote_types(y.dtype, norm_weight.dtype))
     share = triton.cdiv(channels, norms)

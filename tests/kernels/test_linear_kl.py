@@ -7,6 +7,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridize.kernels import linear_kl_divergence, linear_topk_kl_divergence
+from hybridize.kernels.cpu import rows
+
+
+@pytest.fixture(params=["reference", "cpu"], autouse=True)
+def backend(request, monkeypatch):
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
+    monkeypatch.setattr(rows, "_TILE", 29 * 3)  # three tokens at a time
 
 
 def operands(tokens=13, vocab=29, hidden=7, target=5, dtype=torch.float64, seed=0):

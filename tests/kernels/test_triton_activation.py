@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from on_triton import DTYPES, draw, error, exact, poisoned  # noqa: F401
+from on_triton import DEVICE, DTYPES, draw, error, exact, poisoned  # noqa: F401
 
 from hybridize.kernels.reference import activation as plain
 from hybridize.kernels.triton import activation
@@ -46,7 +46,7 @@ def test_operands_of_any_layout(function):
 
 
 def test_extremes_are_neither_hidden_nor_made():
-    x = torch.tensor([[-1e4, -0.0, 0.0, 1e4, torch.inf, torch.nan]], dtype=torch.float32)
+    x = torch.tensor([[-1e4, -0.0, 0.0, 1e4, torch.inf, torch.nan]], device=DEVICE)
     for got, want in (
         (activation.squared_relu(x), plain.squared_relu(x)),
         (activation.swiglu(x[:, :5], x[:, :5]), plain.swiglu(x[:, :5], x[:, :5])),

@@ -98,7 +98,9 @@ def test_the_product_by_blocks(dtype, shape, biased):
     want = want @ plain.fp8_dequantize(weight, scale, torch.float64).T
     want = want if bias is None else want + bias.double()
     assert got.dtype == dtype
-    assert error(got, want) < (1e-6 if dtype == torch.float32 else 5e-3)
+    # A tensor core keeps 14 bits of the sums of one tile.
+    exact = 1e-6 if DEVICE == "cpu" else 1e-3
+    assert error(got, want) < (exact if dtype == torch.float32 else 5e-3)
 
 
 @pytest.mark.parametrize(

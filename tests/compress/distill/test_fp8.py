@@ -152,7 +152,10 @@ def test_several_processes_train_the_same(pair, tmp_path):
     subprocess.run(command, check=True, timeout=240, capture_output=True)
     losses = json.loads((tmp_path / "two" / "hybridize.json").read_text())["steps"][-1]["metrics"]
     got = losses["stages"][-1]["validation_after"]
-    assert got == pytest.approx(one.stages[-1].validation_after, rel=1e-2)
+    before, after = one.stages[-1].validation_before, one.stages[-1].validation_after
+    # Each process scales its own share of a gradient, and rounds it to two digits: not the same bits.
+    assert got == pytest.approx(after, rel=5e-2)
+    assert got < before
 
 
 def test_a_scheme_that_holds_nothing_is_refused(pair):
