@@ -170,7 +170,7 @@ def fail(monkeypatch):
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes.\nframe"
             ),
             1,
-            "not enough memory ([enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes.)"
+            "not enough memory ([fail] DefaultCPUAllocator: can't allocate memory: 9 bytes.)"
             "; a smaller batch or shorter texts need less",
         ),
     ],
