@@ -83,13 +83,13 @@ def _largest(x: torch.Tensor, granularity: str) -> torch.Tensor:
         case "row":
             return x.amax(-1, keepdim=True)
         case "group":
-            return _tiles(x, -1).amax(-1)
+            return _in_tiles(x, -1).amax(-1)
         case "block":
-            return _tiles(_tiles(x, -1).amax(-1), -2).amax(-1)
+            return _in_tiles(_in_tiles(x, -1).amax(-1), -2).amax(-1)
     raise ValueError(f"granularity {granularity!r}: choose tensor, row, group or block")
 
 
-def _tiles(x: torch.Tensor, dim: int) -> torch.Tensor:
+def _in_tiles(x: torch.Tensor, dim: int) -> torch.Tensor:
     """Take dimension ``dim`` apart into tiles; their elements come last."""
     x = x.movedim(dim, -1)
     x = F.pad(x, (0, -x.shape[-1] % TILE)).unflatten(-1, (-1, TILE))

@@ -10,9 +10,11 @@ from importlib import resources
 MODELING_FILE = "modeling_hybridize.py"
 
 _MODULES = (
+    ("", "errors.py"),
     ("kernels", "reference/norm.py"),
     ("kernels", "reference/activation.py"),
     ("kernels", "reference/conv.py"),
+    ("kernels", "reference/fp8.py"),
     ("kernels", "reference/ssd_step.py"),
     ("kernels", "reference/mamba2_step.py"),
     ("kernels", "cpu/ssd_scan.py"),
@@ -20,9 +22,12 @@ _MODULES = (
     ("modeling", "blocks/sizes.py"),
     ("modeling", "config.py"),
     ("modeling", "cache.py"),
+    ("modeling", "compact_cache.py"),
+    ("modeling", "static_cache.py"),
     ("modeling", "blocks/context.py"),
     ("modeling", "blocks/norm.py"),
     ("modeling", "blocks/rope.py"),
+    ("modeling", "blocks/decode_attention.py"),
     ("modeling", "blocks/attention.py"),
     ("modeling", "blocks/mamba2.py"),
     ("modeling", "blocks/mlp.py"),
@@ -43,10 +48,12 @@ def modeling_source() -> str:
     imports: dict[str, None] = {}  # ordered, each once
     bodies = []
     for package, path in _MODULES:
-        source = resources.files(f"hybridize.{package}").joinpath(path).read_text("utf-8")
+        source = (
+            resources.files(f"hybridize.{package}".rstrip(".")).joinpath(path).read_text("utf-8")
+        )
         body, needed = _without_imports(source)
         imports |= dict.fromkeys(needed)
-        bodies.append(f"# {package}/{path}\n\n{body}")
+        bodies.append(f"# {package or 'hybridize'}/{path}\n\n{body}")
     return "\n\n".join([_HEADER, "\n".join(imports), *bodies]) + "\n"
 
 

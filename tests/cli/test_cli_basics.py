@@ -160,7 +160,19 @@ def fail(monkeypatch):
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
         (OSError("cannot reach\nthe hub"), 1, "cannot reach the hub"),
         (KeyError("x"), 1, "KeyError: 'x' (run again with --debug for the traceback)"),
-        (MemoryError(), 1, "MemoryError (run again with --debug for the traceback)"),
+        (
+            MemoryError(),
+            1,
+            "not enough memory (a tensor is too large); a smaller batch or shorter texts need less",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes.\nframe"
+            ),
+            1,
+            "not enough memory ([fail] DefaultCPUAllocator: can't allocate memory: 9 bytes.)"
+            "; a smaller batch or shorter texts need less",
+        ),
     ],
 )
 def test_every_failure_is_one_line_and_an_exit_code(fail, capsys, failure, code, line):

@@ -1,7 +1,10 @@
 """Every format against transformers' own code for it: logits on reading, tensors on writing."""
 
+import ast
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import HybridConfig, parameter_shapes
 from hybridize.modeling.formats import FORMATS, CannotHoldError, read_config
+from hybridize.modeling.formats.modeling_file import modeling_source
 from hybridize.modeling.load import load_model
 from hybridize.modeling.tensors import AdaptedTensors, CheckpointTensors
 from tiny import ARCHITECTURES, TRANSFORMERS, stock_config, tokens, write_stock
@@ -298,12 +302,20 @@ class TestBadConfigurations:
             load_model(tmp_path)
 
 
+def test_the_modelling_file_has_every_name_once():
+    """Its modules may not hide each other's names, nor use what is in none of them."""
+    source = modeling_source()
+    nodes = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    names = [node.name for node in nodes]
+    assert sorted(set(names)) == sorted(names)
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"]
+    found = subprocess.run(ruff, input=source, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
 @torch.no_grad()
 def test_the_modelling_file_stands_alone(tmp_path):
     """A process that cannot import hybridize opens the checkpoint with trust_remote_code."""
-    import subprocess
-    import sys
-
     from hybridize.convert.convert import convert
 
     write_stock(tmp_path / "source", "qwen3")
