@@ -25,6 +25,7 @@ from hybridize.modeling.formats import FORMATS, read_config
 from hybridize.modeling.hub import resolve
 from hybridize.modeling.layout import ATTENTION, Layout
 from hybridize.modeling.placement import DTYPES, choose_device
+from hybridize.modeling.planned import open_to_plan
 from hybridize.modeling.stream import outgoing, source_name, write
 from hybridize.modeling.tensors import CheckpointTensors
 
@@ -134,7 +135,7 @@ def convert(
         device: where calibration and selection compute.
         allow_nonfinite: go on when the source has NaN or infinity in its weights.
         force: replace an existing output.
-        dry_run: plan only; nothing is written.
+        dry_run: plan only; nothing is written, and config.json is enough where nothing is measured.
 
     Returns:
         What was done, with the figures that the command shows.
@@ -179,9 +180,14 @@ def convert(
         "dtype": dtype,
         "max_shard_size": max_shard_size,
     }
-    source_dir, output = resolve(model), Path(output)
+    shapes_alone = dry_run and calibration is None
+    source_dir, output = resolve(model, weights=not shapes_alone), Path(output)
     with ExitStack() as opened:
-        reader = opened.enter_context(CheckpointReader(source_dir, allow_nonfinite=allow_nonfinite))
+        reader = opened.enter_context(
+            open_to_plan(source_dir)
+            if shapes_alone and source_dir.is_dir()
+            else CheckpointReader(source_dir, allow_nonfinite=allow_nonfinite)
+        )
         source_format, config = read_config(reader)
         tensors = CheckpointTensors(reader, source_format, config)
         mamba = MambaChoice(str(ssm_groups), ssm_expand, d_state, proj_bias=init != "random")

@@ -5,14 +5,19 @@ from pathlib import Path
 
 from hybridize.errors import InputError
 
-_WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*"]
+_WEIGHTS = ["*.safetensors"]
+_WORDS = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*"]
 
 
-def resolve(model: str | Path) -> Path:
+def resolve(model: str | Path, *, weights: bool = True) -> Path:
     """Return the directory of a checkpoint, downloading it if ``model`` is a hub id.
 
     Downloads go through huggingface_hub, with its cache, its mirrors and ``HF_HUB_OFFLINE``;
     no code and no pickled weights are fetched.
+
+    Args:
+        model: a directory or a hub id.
+        weights: whether they are needed; without them a download is small.
 
     Raises:
         InputError: neither a directory nor a hub id that can be had.
@@ -27,7 +32,8 @@ def resolve(model: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(text, allow_patterns=_WANTED))
+        wanted = [*_WORDS, *_WEIGHTS] if weights else _WORDS
+        return Path(snapshot_download(text, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(

@@ -3,8 +3,8 @@
 The blocks of a page run from the top in one folder that looks like the repository's root, as
 somebody who reads the page would run them. What is not at hand, or takes long, is replaced by what
 the tables below say, and by nothing else. A comment above a block, ``<!-- not run: why -->`` or
-``<!-- dry run: why -->``, leaves it out, or adds ``--dry-run`` and takes models' shapes for the
-models; its commands are parsed all the same.
+``<!-- dry run: why -->``, leaves it out, or adds ``--dry-run`` and takes hollow files of a model's
+shape for the model; its commands are parsed all the same.
 """
 
 import json
@@ -26,6 +26,7 @@ from documents import SHELL, Block, blocks, command_lines, documents, hybridize_
 from hybridize.__main__ import main
 from hybridize.cli import cli
 from hybridize.demo import CHECKPOINT
+from shapes import SHAPES, write_converted, write_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = documents(ROOT)
@@ -60,6 +61,7 @@ ONLY_WITH: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "quantize": (("--calibration", "--calibration-tokens", "1024"),),
     "eval": (("mmlu", "--mmlu-dir", "hybridize/demo/exam"),),
+    "export": (("gguf", "--tokenizer", "none"),),  # llama.cpp has no rule that cuts as ours does
 }
 """The same, where one of the command's words begins with the first: word, option, value."""
 
@@ -98,6 +100,19 @@ def as_run(words: list[str]) -> list[str]:
         else:
             rest += [option, value]
     return [name, *rest]
+
+
+MEASURED = ("--select", "--init")
+"""What convert measures with the model itself; left out where there are no weights."""
+
+
+def without(words: list[str], options: tuple[str, ...]) -> list[str]:
+    """Leave out options and their values."""
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if word not in options and before not in options
+    ]
 
 
 class Page:
@@ -140,11 +155,34 @@ class Page:
                 has_dry_run = "dry_run" in context.params
             if how == "not run":
                 return
+            if how == "dry run":
+                self._plan(ours)
+                return
             # Of several processes, one is tried dry.
             planned = words[0] != "hybridize" or (self.name, ours[0]) in PLANNED
             self.hybridize([*ours, "--dry-run"] if planned and has_dry_run else ours)
         elif how == "run":
             self._other(words)
+
+    def _plan(self, words: list[str]) -> None:
+        """Run a command with ``--dry-run``, and leave behind what later ones need of its result."""
+        for model in SHAPES:
+            if model in words and not Path(model).exists():
+                write_shape(Path(model), model)
+        words = without(words, MEASURED)
+        with parse(words) as context:
+            options = context.params
+        if "dry_run" not in options:
+            return
+        output = options["output"]
+        if output.is_symlink():
+            output.unlink()  # of an earlier recipe on the page
+        shutil.rmtree(output, ignore_errors=True)
+        self.hybridize([*words, *([] if options["dry_run"] else ["--dry-run"])])
+        if words[0] == "convert":
+            write_converted(Path(options["model"]), output, options)
+        elif words[0] == "distill":
+            output.symlink_to(Path(options["student"]).resolve())
 
     def hybridize(self, words: list[str]) -> None:
         """Run a command of hybridize's in this process."""

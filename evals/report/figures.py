@@ -128,7 +128,7 @@ def _subjects(sources: Sources) -> Iterator[Figure]:
             f"Full colour where p < {SIGNIFICANT} in McNemar's exact test on the same questions, "
             f"not corrected for the number of subjects."
             + (f" {left_out} more are not shown." if left_out else ""),
-            BarChart(bars, Axis("percentage points", form="{:+.3g}".format)),
+            BarChart(bars, Axis("percentage points", form=_signed)),
             (model.origin,),
         )
 
@@ -191,6 +191,10 @@ def _losses(sources: Sources) -> Iterator[Figure]:
                     ),
                     (model.origin,),
                 )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}" if value else "0"
 
 
 def _sensitivity(sources: Sources) -> Iterator[Figure]:

@@ -2,6 +2,7 @@
 
 from io import BytesIO
 from textwrap import wrap
+from typing import Any
 
 from hybridize.evals.report.layout import Dot, Drawing, Line, Words
 from hybridize.evals.report.style import LIGHT
@@ -36,7 +37,7 @@ def to_png(drawing: Drawing, title: str, text: str, origin: str) -> bytes:
     axes = figure.add_axes((0, 0, 1, 1), frameon=False)
     axes.set(xlim=(0, drawing.width), ylim=(height, 0), xticks=[], yticks=[])
 
-    def write(x: float, y: float, words: str, size: float, color: str, **how: object) -> None:
+    def write(x: float, y: float, words: str, size: float, color: str, **how: Any) -> None:
         # A dollar sign is no mathematics here.
         axes.text(x, y, words.replace("$", r"\$"), size=size * _POINTS, color=LIGHT[color], **how)
 
@@ -57,14 +58,14 @@ def to_png(drawing: Drawing, title: str, text: str, origin: str) -> bytes:
                 if not upright:
                     how = {"va": "baseline", "ha": _ANCHORS[anchor]}
                 write(x, y + top, words, 12, "soft", **how)
-    place, line = 18.0, top + drawing.height + _LEGEND / 2
+    place, middle = 18.0, top + drawing.height + _LEGEND / 2
     for color, name in drawing.legend:
-        axes.plot(place, line, "o", color=_color(color), ms=9 * _POINTS, mew=0)
-        write(place + 10, line, name, 12, "ink", va="center")
+        axes.plot(place, middle, "o", color=_color(color), ms=9 * _POINTS, mew=0)
+        write(place + 10, middle, name, 12, "ink", va="center")
         place += 34 + 6.6 * len(name)
-    for number, words in enumerate(made):
+    for number, line in enumerate(made):
         below = top + drawing.height + legend + _LINE * (number + 0.5)
-        write(12, below, words, 10, "soft", va="center")
+        write(12, below, line, 10, "soft", va="center")
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -80,8 +80,9 @@ def report(
     pictures = _pictures(output, drawn) if png else {}
     for path in pictures:
         check_output(path, force=force)
-    for path, content in {**pictures, output: text}.items():
+    for path, content in pictures.items():
         write_atomically(path, content)
+    write_atomically(output, text)
     return ReportResult(
         output, tuple(f.title for f in drawn), tuple(pictures), len(text.encode("utf-8"))
     )

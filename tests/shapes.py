@@ -1,0 +1,124 @@
+"""Checkpoints of published shapes whose weights are holes in a file: for what reads no weights."""
+
+import json
+import shutil
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from hybridize.convert.plan import MambaChoice, plan_conversion
+from hybridize.demo import CHECKPOINT
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.formats import Format, config_from_json
+
+_SHARD = 5 * 10**9  # bytes
+_LLAMA_3: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+}
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "meta-llama/Llama-3.1-8B": _LLAMA_3
+    | {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "meta-llama/Llama-3.1-70B": _LLAMA_3
+    | {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+    },
+    "Qwen/Qwen2.5-0.5B": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "vocab_size": 151936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": 151643,
+        "eos_token_id": 151643,
+    },
+}
+"""From the models' config.json files."""
+
+
+def write_hollow(folder: Path, format_: Format, config: HybridConfig, raw: dict[str, Any]) -> None:
+    """Write a bfloat16 checkpoint whose files take no room on disk, with a tokenizer.
+
+    The tokenizer is the bundled checkpoint's: those of the models are not at hand.
+    """
+    folder.mkdir(parents=True)
+    for path in CHECKPOINT.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    (folder / "config.json").write_text(json.dumps(raw))
+    shards: list[dict[str, Any]] = [{}]
+    places = [0]
+    for entry in format_.tensor_map(config):
+        size = 2 * prod(entry.shape)
+        if places[-1] + size > _SHARD:
+            shards.append({})
+            places.append(0)
+        ends = [places[-1], places[-1] + size]
+        shards[-1][entry.disk] = {"dtype": "BF16", "shape": entry.shape, "data_offsets": ends}
+        places[-1] += size
+    names = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
+    weight_map = {}
+    for name, shard, end in zip(names, shards, places, strict=True):
+        weight_map |= dict.fromkeys(shard, name)
+        header = json.dumps(shard).encode()
+        header += b" " * (-len(header) % 8)
+        with (folder / name).open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + end)
+    index = {"metadata": {"total_size": sum(places)}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def write_converted(source: Path, output: Path, options: dict[str, Any]) -> None:
+    """Write what `hybridize convert` with these options would write, but hollow and as uniform."""
+    raw = json.loads((source / "config.json").read_text("utf-8"))
+    config = config_from_json(raw, source)[1]
+    mamba = MambaChoice(
+        options["ssm_groups"],
+        options["ssm_expand"],
+        options["d_state"],
+        proj_bias=options["init"] != "random",
+    )
+    plan = plan_conversion(
+        config, attention=options["attention"], mamba=mamba, format_name=options["format_"]
+    )
+    target = plan.fit.config
+    write_hollow(output, plan.format, target, plan.format.from_hybrid(target))
+
+
+def write_shape(folder: Path, name: str) -> None:
+    """Write a hollow checkpoint of one of `SHAPES`."""
+    raw = SHAPES[name]
+    write_hollow(folder, *config_from_json(raw, folder), raw)
