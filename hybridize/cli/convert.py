@@ -12,8 +12,8 @@ from hybridize.cli.options import (
     force_option,
     model_argument,
     output_option,
-    parse_size,
     seed_option,
+    shard_size_option,
 )
 from hybridize.console import console, size_in_words
 
@@ -81,9 +81,7 @@ from hybridize.console import console, size_in_words
     help="On-disk architecture; auto is the first stock one that holds the result exactly.",
 )
 @dtype_option("Dtype of the written weights; auto keeps the source's.")
-@click.option(
-    "--max-shard-size", metavar="SIZE", default="5GB", show_default=True, help="Per weight file."
-)
+@shard_size_option
 @click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN or infinity in the weights.")
 @seed_option
 @device_option
@@ -105,7 +103,7 @@ def convert(
     d_state: int | None,
     format_: str,
     dtype: str,
-    max_shard_size: str,
+    max_shard_size: int,
     allow_nonfinite: bool,
     seed: int,
     device: str,
@@ -134,7 +132,7 @@ def convert(
         d_state=d_state,
         format=format_,
         dtype=dtype,
-        max_shard_size=parse_size(max_shard_size),
+        max_shard_size=max_shard_size,
         seed=seed,
         device=device,
         allow_nonfinite=allow_nonfinite,
