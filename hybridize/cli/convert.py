@@ -73,6 +73,13 @@ from hybridize.console import console, size_in_words
 )
 @click.option("--d-state", type=click.IntRange(min=1), help="State per head.  [default: head dim]")
 @click.option(
+    "--ssm-bias/--no-ssm-bias",
+    default=True,
+    show_default=True,
+    help="Biases of the new blocks' projections; GGUF needs none, for which --calibration finds "
+    "weights that hold the gate open instead.",
+)
+@click.option(
     "--format",
     "format_",
     metavar="auto|NAME",
@@ -101,6 +108,7 @@ def convert(
     ssm_groups: str,
     ssm_expand: int,
     d_state: int | None,
+    ssm_bias: bool,
     format_: str,
     dtype: str,
     max_shard_size: int,
@@ -130,6 +138,7 @@ def convert(
         ssm_groups=ssm_groups,
         ssm_expand=ssm_expand,
         d_state=d_state,
+        ssm_bias=ssm_bias,
         format=format_,
         dtype=dtype,
         max_shard_size=max_shard_size,
