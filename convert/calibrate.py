@@ -5,9 +5,13 @@ From the teacher's activations on some text, and without a gradient step:
 - Each head picks how far back its input convolution looks, how long its memory is, and how
   strongly its scores depend on content: those of a few values with which a linear map from its
   features comes closest to the attention head's own output.
-- Then the output projection of the whole block, bias included, is the ridge regression of the
-  attention's output on the block's features (Hoerl & Kennard 1970), from normal equations that
-  are summed up in float64 batch by batch.
+- Then the output projection of the whole block, with its bias if it has one, is the ridge
+  regression of the attention's output on the block's features (Hoerl & Kennard 1970), from normal
+  equations that are summed up in float64 batch by batch.
+
+Without projection biases, which llama.cpp has no place for, a third regression comes first: of 1
+on the block's inputs. Normalised inputs have a direction in which they hardly differ, and along it
+lies a gate that is open for every token. What it still varies by, the norm behind it takes out.
 
 The convolution does much of it: attention heads that look at the previous token, or two or three
 back, have no other counterpart in a block without positions.
@@ -20,6 +24,7 @@ from itertools import product
 import torch
 from torch import nn
 
+from hybridize.convert.initialise import UNIT_GATE
 from hybridize.errors import InputError
 from hybridize.modeling.blocks.attention import Attention
 from hybridize.modeling.blocks.context import BlockContext
@@ -36,6 +41,8 @@ _SCALES = (0.5, 1.0, 2.0, 4.0)
 _HEAD_PENALTY = 1e-3
 _PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Of the ridge regression, in units of the features' mean square; chosen on held-out tokens."""
+
+_GATE_PENALTY = 1e-4
 
 _TOKENS_AT_ONCE = 2048
 _HELD_OUT = 8  # one window in so many
@@ -190,6 +197,8 @@ class _BlockFit:
 
     def __init__(self, mixer: Mamba2, attention: Attention, samples: list[_Sample]) -> None:
         self._mixer, self._samples, self._sizes = mixer, samples, mixer.sizes
+        if not self._sizes.proj_bias:
+            self._open_gate()
         self._projected = [mixer.in_proj(sample.input) for sample in samples]
         padded = pad_heads(attention.sizes, attention.o_proj.out_features)
         self._heads, self._copies = padded.heads, self._sizes.heads // padded.heads
@@ -217,6 +226,15 @@ class _BlockFit:
         self._memory = torch.ones(self._heads, self._copies, device=device)
         self._scores_back = torch.zeros(self._sizes.groups, dtype=torch.long, device=device)
         self._scale = torch.ones(self._sizes.groups, device=device)
+
+    def _open_gate(self) -> None:
+        """Let the gate's weights do what a bias would."""
+        moments = _Moments(intercept=False)
+        for place, sample in enumerate(self._samples):
+            x = sample.input[~self._held_out(place)].flatten(0, 1)
+            moments.add(x, torch.ones_like(x[:, :1]))
+        direction = moments.solve(_GATE_PENALTY).T
+        self._mixer.in_proj.weight[: self._sizes.inner] = UNIT_GATE * direction
 
     def error(self) -> float:
         """Return the error of the block as it is, on held-out text."""
@@ -254,7 +272,7 @@ class _BlockFit:
 
     def solve_output(self) -> float:
         """Fit the output projection; return its error on text that was held out of the fit."""
-        moments, held_out = _Moments(), []
+        moments, held_out = _Moments(intercept=self._sizes.proj_bias), []
         for place, sample in enumerate(self._samples):
             unseen, features = self._held_out(place), self._features(place)
             moments.add(features[~unseen].flatten(0, 1), sample.output[~unseen].flatten(0, 1))
@@ -271,8 +289,10 @@ class _BlockFit:
         return errors[penalty]
 
     def _set_output(self, solution: torch.Tensor) -> None:
-        self._mixer.out_proj.weight.copy_(solution[:-1].T)
-        self._mixer.out_proj.bias.copy_(solution[-1])
+        width = self._sizes.inner
+        self._mixer.out_proj.weight.copy_(solution[:width].T)
+        if self._sizes.proj_bias:
+            self._mixer.out_proj.bias.copy_(solution[width])
 
     def _choose_scales(self) -> None:
         tried = []
@@ -325,28 +345,33 @@ class _BlockFit:
 
 
 class _Moments:
-    """Sums over tokens from which regressions with an intercept follow, in float64.
+    """Sums over tokens from which regressions follow, in float64.
 
     Everything may have a leading dimension, one regression each.
+
+    Args:
+        intercept: whether the regressions have one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, intercept: bool = True) -> None:
+        self._more = int(intercept)
         self._xx: torch.Tensor | float = 0.0
         self._xy: torch.Tensor | float = 0.0
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Take in features ``(…, tokens, n)`` and targets ``(…, tokens, m)``."""
-        x = nn.functional.pad(x.double(), (0, 1), value=1.0)
+        x = nn.functional.pad(x.double(), (0, self._more), value=1.0)
         self._xx = self._xx + x.mT @ x
         self._xy = self._xy + x.mT @ y.double()
 
     def solve(self, penalty: float) -> torch.Tensor:
-        """Return the ridge regression ``(…, n + 1, m)``, its last row the intercept."""
+        """Return the ridge regression ``(…, n, m)``; the intercept, if any, is one more row."""
         assert isinstance(self._xx, torch.Tensor)
         assert isinstance(self._xy, torch.Tensor)
-        diagonal = self._xx.diagonal(dim1=-2, dim2=-1)[..., :-1]
+        diagonal = self._xx.diagonal(dim1=-2, dim2=-1)
+        diagonal = diagonal[..., : diagonal.shape[-1] - self._more]
         ridge = (penalty * diagonal.mean(-1, keepdim=True)).expand_as(diagonal)
-        ridge = nn.functional.pad(ridge, (0, 1))  # the intercept is free
+        ridge = nn.functional.pad(ridge, (0, self._more))  # the intercept is free
         factor = torch.linalg.cholesky(self._xx + torch.diag_embed(ridge))
         return torch.cholesky_solve(self._xy, factor)
 

@@ -95,6 +95,7 @@ def convert(
     ssm_groups: str | int = "heads",
     ssm_expand: int = 1,
     d_state: int | None = None,
+    ssm_bias: bool = True,
     format: str = "auto",
     dtype: str = "auto",
     max_shard_size: int = 5_000_000_000,
@@ -128,6 +129,9 @@ def convert(
             a number of groups that divides the heads.
         ssm_expand: width of a new block in units of the attention's: 1, or 2 as GGUF needs.
         d_state: state size per head; the attention's head dim if None.
+        ssm_bias: give the new blocks' projections biases, one of which holds the gate open at the
+            start; without, as GGUF needs it, ``calibration`` finds weights that do. ``random``
+            blocks have none in any case.
         format: ``auto`` or a format's name.
         dtype: ``auto`` (as in the source), ``float32``, ``bfloat16`` or ``float16``.
         max_shard_size: bytes per safetensors file.
@@ -165,6 +169,11 @@ def convert(
         if init == "random":
             raise InputError("--select sensitivity needs --init attention or a hybrid, not random")
         calibration = "teacher" if calibration is None else calibration
+    if not ssm_bias and init == "attention" and calibration is None:
+        raise InputError(
+            "--no-ssm-bias: weights that hold the gate open without a bias are found on a text; "
+            "give --calibration"
+        )
     options = {
         "attention": None if attention is None else str(attention),
         "keep": None if keep is None else list(keep),
@@ -176,6 +185,7 @@ def convert(
         "ssm_groups": str(ssm_groups),
         "ssm_expand": ssm_expand,
         "d_state": d_state,
+        "ssm_bias": ssm_bias,
         "format": format,
         "dtype": dtype,
         "max_shard_size": max_shard_size,
@@ -190,7 +200,7 @@ def convert(
         )
         source_format, config = read_config(reader)
         tensors = CheckpointTensors(reader, source_format, config)
-        mamba = MambaChoice(str(ssm_groups), ssm_expand, d_state, proj_bias=init != "random")
+        mamba = MambaChoice(str(ssm_groups), ssm_expand, d_state, ssm_bias and init != "random")
         new_values: NewValues
         calibrator = curve = None
         if donor_dir is None:

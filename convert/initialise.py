@@ -10,7 +10,8 @@ is made harmless:
 - Scores may be negative, attention's weights are not: B and C are offset by one through the
   convolution's bias, so that scores start around a positive constant with q·k on top, the first
   terms of softmax's exponential.
-- The gate: its projection is zero and its bias makes SiLU(z) = 1.
+- The gate: its projection is zero and its bias makes SiLU(z) = 1. Without biases it stays shut
+  until `calibrate` has found weights that do the same.
 - The norm: its weight restores the values' usual size, halved, as averages are smaller.
 
 RoPE has no place in the new block; the decay takes over as the notion of distance.
@@ -35,7 +36,7 @@ _SCORE_OFFSET = 1.0
 _STEP = 0.1
 _SHORTEST_MEMORY, _LONGEST_MEMORY = 1.0, 32.0  # tokens, spread over the heads
 _OUTPUT_SHRINK = 0.5
-_UNIT_GATE = 1.2784645427610738  # SiLU of this is 1
+UNIT_GATE = 1.2784645427610738  # SiLU of this is 1
 
 
 NewValues = Callable[[int, MambaSizes], dict[str, torch.Tensor]]
@@ -167,7 +168,7 @@ def attention_values(
         source: the source's tensors.
         index: the block's place.
         attention: sizes of the old block.
-        mamba: sizes of the new one; has a projection bias, which holds the gate open.
+        mamba: sizes of the new one.
         config: the source's configuration.
         generator: for what attention says nothing about.
 
@@ -203,8 +204,6 @@ def attention_values(
     weight[gate + x + b : gate + x + b + c] = C.flatten(0, 1)
     offset[x : x + b], offset[x + b :] = b_bias.flatten(), c_bias.flatten()
 
-    in_bias = torch.zeros(len(weight))
-    in_bias[:gate] = _UNIT_GATE
     filters = torch.zeros(mamba.conv_channels, 1, mamba.conv_width)
     filters[:, :, -1] = 1.0
     # Scaled here and not in the projection, whose small weights Adam's steps would throw about.
@@ -218,12 +217,14 @@ def attention_values(
         pad_heads(attention, hidden),
     )
     out = out.unflatten(1, (-1, attention.head_dim)).repeat_interleave(heads_per_head, 1)
-    out_bias = torch.zeros(hidden)
-    if attention.out_bias:
-        out_bias = source.get(f"{prefix}.mixer.o_proj.bias").float()
+    biases = {}
+    if mamba.proj_bias:
+        biases = {"in_proj.bias": torch.zeros(len(weight)), "out_proj.bias": torch.zeros(hidden)}
+        biases["in_proj.bias"][:gate] = UNIT_GATE
+        if attention.out_bias:
+            biases["out_proj.bias"] = source.get(f"{prefix}.mixer.o_proj.bias").float()
     return {
         "in_proj.weight": weight,
-        "in_proj.bias": in_bias,
         "conv1d.weight": filters,
         "conv1d.bias": offset,
         "dt_bias": _softplus_inverse(step),
@@ -233,7 +234,7 @@ def attention_values(
         .repeat_interleave(heads_per_head)
         .repeat_interleave(mamba.head_dim),
         "out_proj.weight": out.flatten(1) / heads_per_head,
-        "out_proj.bias": out_bias,
+        **biases,
     }
 
 

@@ -12,8 +12,8 @@ from hybridize.cli.options import (
     force_option,
     model_argument,
     output_option,
-    parse_size,
     seed_option,
+    shard_size_option,
 )
 from hybridize.console import console, size_in_words
 
@@ -73,6 +73,13 @@ from hybridize.console import console, size_in_words
 )
 @click.option("--d-state", type=click.IntRange(min=1), help="State per head.  [default: head dim]")
 @click.option(
+    "--ssm-bias/--no-ssm-bias",
+    default=True,
+    show_default=True,
+    help="Biases of the new blocks' projections; GGUF needs none, for which --calibration finds "
+    "weights that hold the gate open instead.",
+)
+@click.option(
     "--format",
     "format_",
     metavar="auto|NAME",
@@ -81,9 +88,7 @@ from hybridize.console import console, size_in_words
     help="On-disk architecture; auto is the first stock one that holds the result exactly.",
 )
 @dtype_option("Dtype of the written weights; auto keeps the source's.")
-@click.option(
-    "--max-shard-size", metavar="SIZE", default="5GB", show_default=True, help="Per weight file."
-)
+@shard_size_option
 @click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN or infinity in the weights.")
 @seed_option
 @device_option
@@ -103,9 +108,10 @@ def convert(
     ssm_groups: str,
     ssm_expand: int,
     d_state: int | None,
+    ssm_bias: bool,
     format_: str,
     dtype: str,
-    max_shard_size: str,
+    max_shard_size: int,
     allow_nonfinite: bool,
     seed: int,
     device: str,
@@ -132,9 +138,10 @@ def convert(
         ssm_groups=ssm_groups,
         ssm_expand=ssm_expand,
         d_state=d_state,
+        ssm_bias=ssm_bias,
         format=format_,
         dtype=dtype,
-        max_shard_size=parse_size(max_shard_size),
+        max_shard_size=max_shard_size,
         seed=seed,
         device=device,
         allow_nonfinite=allow_nonfinite,

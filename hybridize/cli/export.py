@@ -43,7 +43,7 @@ def export(
     onnxruntime and compared with torch before it is put in place.
 
     gguf: a file for llama.cpp, whose Mamba-2 is twice as wide as the model and has no projection
-    biases: convert with --ssm-expand 2 --init random.
+    biases: convert with --ssm-expand 2 --no-ssm-bias.
     """
     from hybridize.modeling.export.export import export as run
     from hybridize.modeling.export.onnx import OnnxResult

@@ -154,13 +154,21 @@ def common_options(command: Command) -> Command:
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes that ``--max-shard-size`` means."""
+def _size(_context: click.Context, _option: click.Parameter, text: str) -> int:
     upper = text.strip().upper()
     for unit, factor in _UNITS.items():
         number = upper.removesuffix(unit).strip()
         if upper.endswith(unit) and number.replace(".", "", 1).isdecimal() and float(number) > 0:
             return int(float(number) * factor)
-    raise click.BadParameter(
-        f"{text!r} is not a size like 5GB or 500MiB", param_hint="--max-shard-size"
-    )
+    raise click.BadParameter(f"{text!r} is not a size like 5GB or 500MiB")
+
+
+shard_size_option = click.option(
+    "--max-shard-size",
+    metavar="SIZE",
+    default="5GB",
+    show_default=True,
+    callback=_size,
+    help="Per weight file.",
+)
+"""Passed on as ``max_shard_size: int``, in bytes."""

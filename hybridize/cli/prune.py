@@ -15,6 +15,7 @@ from hybridize.cli.options import (
     model_argument,
     output_option,
     seed_option,
+    shard_size_option,
 )
 from hybridize.console import console, size_in_words
 
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     help="On-disk architecture; auto keeps MODEL's where it can.",
 )
 @dtype_option("Dtype of the written weights; auto keeps the source's.")
+@shard_size_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @seed_option
 @device_option

@@ -11,8 +11,8 @@ from hybridize.cli.options import (
     force_option,
     model_argument,
     output_option,
-    parse_size,
     seed_option,
+    shard_size_option,
 )
 from hybridize.console import console, size_in_words
 
@@ -49,9 +49,7 @@ _KINDS = {"*": "attention", "M": "Mamba-2", "-": "MLP"}
     show_default=True,
     help="How much of the calibration text to use.",
 )
-@click.option(
-    "--max-shard-size", metavar="SIZE", default="5GB", show_default=True, help="Per weight file."
-)
+@shard_size_option
 @seed_option
 @device_option
 @force_option
@@ -64,7 +62,7 @@ def quantize(
     keep_bf16: str | None,
     calibration: str | None,
     calibration_tokens: int,
-    max_shard_size: str,
+    max_shard_size: int,
     seed: int,
     device: str,
     force: bool,
@@ -84,7 +82,7 @@ def quantize(
         keep_bf16=keep_bf16,
         calibration=calibration,
         calibration_tokens=calibration_tokens,
-        max_shard_size=parse_size(max_shard_size),
+        max_shard_size=max_shard_size,
         seed=seed,
         device=device,
         force=force,

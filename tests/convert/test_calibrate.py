@@ -51,6 +51,7 @@ CHOICES = [
     MambaChoice(groups="1", d_state=12),
     MambaChoice(expand=2),
     MambaChoice(groups="kv", expand=2, d_state=4),
+    MambaChoice(expand=2, proj_bias=False),
 ]
 
 
@@ -94,6 +95,28 @@ def outputs(model, index, sizes, values, ids, seq_idx):
     new = Mamba2(model.config, sizes, index)
     new.load_state_dict(values)
     return new(*seen["i"]), seen["o"]
+
+
+@torch.no_grad()
+def test_without_a_bias_the_gate_is_the_regression_of_one(tmp_path, windows):
+    write_stock(tmp_path / "in", "llama", num_hidden_layers=1)
+    model = load_model(tmp_path / "in", dtype=torch.float32)
+    with CheckpointReader(tmp_path / "in") as reader:
+        format_, config = read_config(reader)
+        source = CheckpointTensors(reader, format_, config)
+        sizes = mamba_sizes(config.blocks[0], config.hidden_size, MambaChoice(proj_bias=False))
+        start = first_values(source, 0, sizes, config, "attention", 0)
+        values = Calibrator(source, config, windows).fit(0, sizes, start)
+    seen = [row for row in range(ROWS) if row % 8 != 1]
+    x = model.model.blocks[0].norm(model.model.embed_tokens(windows.rows(seen)[0]))
+    x = x.flatten(0, 1).double()
+    # As above, by rows that pull every coefficient towards zero.
+    pull = (1e-4 * x.square().sum(0).mean()).sqrt() * torch.eye(x.shape[1], dtype=torch.float64)
+    ones = torch.cat([torch.ones(len(x), 1), torch.zeros(len(pull), 1)]).double()
+    want = torch.linalg.lstsq(torch.cat([x, pull]), ones).solution
+    assert not {"in_proj.bias", "out_proj.bias"} & values.keys()
+    for row in values["in_proj.weight"][: sizes.inner].double():
+        torch.testing.assert_close(row / 1.2784645, want[:, 0], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -153,6 +176,7 @@ def test_convert_reports_and_records(tmp_path):
         ({"calibration": "missing.txt"}, "--calibration missing.txt: no such file"),
         ({"select": "sensitivity", "keep": (1,)}, "leave out --keep"),
         ({"select": "sensitivity", "init": "random"}, "needs --init attention or a hybrid"),
+        ({"ssm_bias": False}, "--no-ssm-bias: .* give --calibration"),
         ({"init": "nowhere"}, "--init nowhere: choose attention, random, or the directory"),
     ],
 )

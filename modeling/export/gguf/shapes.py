@@ -51,8 +51,8 @@ def _mamba(mamba: MambaSizes, hidden: int) -> Iterator[str]:
         )
     if mamba.proj_bias:
         yield (
-            "its Mamba-2 projections have biases, which hold the gate open at first and have no "
-            "place there; convert with --init random"
+            "its Mamba-2 projections have biases, which have no place there; convert with "
+            "--no-ssm-bias"
         )
     if mamba.dt_limit != (0.0, float("inf")):
         yield f"its Mamba-2 steps are limited to {mamba.dt_limit}, which has no place there"

@@ -12,6 +12,7 @@ from hybridize.evals.bench.fit import largest_batch
 from hybridize.evals.bench.measure import Runner
 from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
 from hybridize.evals.bench.timer import CudaTimer, WallTimer, timer_for
+from hybridize.modeling.compact_cache import CacheFormat
 from hybridize.modeling.static_cache import bytes_per_sequence
 from hybridize.modeling.static_decode import StaticDecoder
 from tiny import write_stock
@@ -129,12 +130,28 @@ def test_only_a_gpu_and_our_own_runtime_record(pair):
     with pytest.raises(InputError, match="--batch-size max: m: only for models on a GPU"):
         runner.place(Point(1, 2, AS_MANY_AS_FIT))
 
-    class OnGPU(torch.nn.Module):
+
+def test_on_a_gpu_ours_is_recorded_where_a_step_is_always_the_same(monkeypatch, pair, tmp_path):
+    class Stock(torch.nn.Module):
         device = torch.device("cuda")
 
-    assert decoders.choose_decoding("auto", OnGPU(), "m") == "eager"
+    assert decoders.choose_decoding("auto", Stock(), "m") == "eager"
     with pytest.raises(InputError, match="transformers' runtime has no steps"):
-        decoders.choose_decoding("graph", OnGPU(), "m")
+        decoders.choose_decoding("graph", Stock(), "m")
+    monkeypatch.setattr(hybridize.HybridForCausalLM, "device", torch.device("cuda"))
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    write_stock(tmp_path / "dynamic", "llama", rope_parameters=rope)
+    plain, dynamic = (hybridize.load_model(path) for path in (pair[0], tmp_path / "dynamic"))
+    assert decoders.choose_decoding("auto", plain, "m") == "graph"
+    assert decoders.choose_decoding("graph", plain, "m") == "graph"
+    assert decoders.choose_decoding("eager", plain, "m") == "eager"
+    assert decoders.choose_decoding("auto", dynamic, "m") == "eager"
+    with pytest.raises(InputError, match="'dynamic', whose frequencies"):
+        decoders.choose_decoding("graph", dynamic, "m")
+    plain.model.cache_format = CacheFormat(kv="fp8")
+    assert decoders.choose_decoding("auto", plain, "m") == "eager"
+    with pytest.raises(InputError, match="does not stay in its place"):
+        decoders.choose_decoding("graph", plain, "m")
 
 
 def test_a_gpu_takes_the_time_itself(monkeypatch):

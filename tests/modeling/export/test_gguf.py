@@ -90,6 +90,20 @@ def test_a_head_wider_than_its_share_and_other_blocks_of_our_own_format(tmp_path
     np.testing.assert_allclose(found, model.double()(ids).logits[0], atol=1e-4, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_a_converted_transformer_goes_all_the_way(tmp_path):
+    write_stock(tmp_path / "llama", "llama", num_hidden_layers=2, rope_parameters=LLAMA3)
+    write_tokenizer(tmp_path / "llama")
+    words = ["convert", str(tmp_path / "llama"), "-o", str(tmp_path / "hybrid"), "--keep", "1"]
+    words += ["--ssm-expand", "2", "--no-ssm-bias", "--calibration", "teacher", "--quiet"]
+    assert main([*words, "--calibration-tokens", "1024"]) == 0
+    assert export(tmp_path / "hybrid", tmp_path / "out.gguf") == 0
+    ids = tokens(1, 40)
+    found = Reference(tmp_path / "out.gguf").logits(ids[0].tolist())
+    expected = load_model(tmp_path / "hybrid", dtype=torch.float64)(ids).logits[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-5)
+
+
 def in_llama_cpp(file, **options):
     llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
     # Keys and values in float32 (type 0): by default they are rounded to float16.
@@ -151,7 +165,7 @@ def test_float16_that_overflows_is_refused(tmp_path, capsys):
     ("architecture", "changes", "said"),
     [
         ("granitemoehybrid", {"mamba_d_head": 4, "mamba_expand": 1}, "--ssm-expand 2"),
-        ("granitemoehybrid", {"mamba_proj_bias": True}, "--init random"),
+        ("granitemoehybrid", {"mamba_proj_bias": True}, "--no-ssm-bias"),
         ("llama", {}, "own converter"),
         ("mamba2", {}, "a mixer and an MLP each"),
         ("nemotron_h", {}, "a mixer and an MLP each"),
