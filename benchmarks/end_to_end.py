@@ -2,9 +2,12 @@
 
     python benchmarks/end_to_end.py
     python benchmarks/end_to_end.py --attention 25% --lengths 4096,16384
+    python benchmarks/end_to_end.py --shape mamba2 --layers 8
 
-Writes a random Llama of 35 million parameters, converts it with the default options, and times the
-prefill at each length, and the decoding of one sequence behind the longest prompt. Speed does not
+Writes a random Llama of 35 million parameters, converts it (with the default options, or to the
+shape of Mamba-2 hybrids that were trained from scratch: twice as wide, a state of 128, B and C
+shared by all heads), and times the prefill at each length, and the decoding of one sequence behind
+the longest prompt. Speed does not
 depend on the weights. Every model runs in turn within each round.
 """
 
@@ -22,12 +25,17 @@ from hybridize import convert, load_model
 from hybridize.console import console
 
 DECODED = 16
+SHAPES: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "mamba2": {"ssm_expand": 2, "d_state": 128, "ssm_groups": 1, "init": "random"},
+}
 OURS, STOCK, BEFORE = "hybridize", "transformers, same hybrid", "transformers, the Transformer"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--attention", default="10%", help="how much of it the hybrid keeps")
+    parser.add_argument("--shape", default="attention", choices=SHAPES, help="of new blocks")
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--lengths", default="4096,8192,32768", help="of prompts")
@@ -66,7 +74,8 @@ def prepare(
         max_position_embeddings=longest + DECODED + 1,
     )
     LlamaForCausalLM(config).save_pretrained(folder / "before")
-    result = convert(folder / "before", folder / "hybrid", attention=options.attention)
+    shape = SHAPES[options.shape]
+    result = convert(folder / "before", folder / "hybrid", attention=options.attention, **shape)
     wanted = {"dtype": torch.float32 if device.type == "cpu" else torch.bfloat16}
 
     def stock(directory: Path) -> Any:
@@ -167,13 +176,15 @@ def report(
         "benchmark": "end_to_end",
         "machine": described,
         "settings": {
-            name: getattr(options, name) for name in ("attention", "layers", "hidden", "rounds")
+            name: getattr(options, name)
+            for name in ("attention", "shape", "layers", "hidden", "rounds")
         },
         "models": facts,
         "rows": rows,
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"end_to_end-{device.type}.json"
+    shape = "" if options.shape == "attention" else f"-{options.shape}"
+    path = options.output / f"end_to_end-{device.type}{shape}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     draw(rows, described["device"], path.with_suffix(".png"))
     console.message(f"written: {path} and {path.with_suffix('.png').name}")

@@ -72,15 +72,15 @@ def divergence(directory: Path) -> float:
     """Return the KL divergence from the original on unseen prose, in nats per token."""
     model, original = (load_model(d, dtype=torch.float32) for d in (directory, CHECKPOINT))
     ids = load_tokenizer(CHECKPOINT)(World().prose(1_000_003, 200), return_tensors="pt").input_ids
-    total, batches = 0.0, ids[:, : 64 * 256].view(-1, 256).split(8)
+    total, batches = 0.0, ids[:, : ids.shape[1] // 256 * 256].view(-1, 256).split(8)
     for batch in batches:
         got, wanted = (
             m.model(batch, use_cache=False).last_hidden_state.flatten(0, 1)
             for m in (model, original)
         )
         heads = (model.lm_head.weight, original.lm_head.weight)
-        total += float(linear_kl_divergence(got, heads[0], wanted, heads[1])) / len(batches)
-    return total
+        total += len(batch) * float(linear_kl_divergence(got, heads[0], wanted, heads[1]))
+    return total / sum(map(len, batches))
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
