@@ -8,6 +8,7 @@ import fcntl
 import glob
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,23 @@ def begin(output: Path, partial: Path) -> int | None:
         _remove_leftovers(output)
         partial.mkdir()
         return _lock(partial)
+
+
+@contextmanager
+def partial_directory(output: Path) -> Iterator[Path]:
+    """Yield a directory beside ``output`` to work in; what is left of it in the end is removed.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    partial = output.parent / f"{output.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}"
+    lock = begin(output, partial)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _remove_leftovers(output: Path) -> None:

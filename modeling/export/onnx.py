@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 
 from hybridize.errors import HybridizeError
 from hybridize.modeling.checkpoint.files import put_in_place
+from hybridize.modeling.checkpoint.leftovers import partial_directory
 from hybridize.modeling.checkpoint.writer import check_output
 from hybridize.modeling.export.graphs import (
     Graph,
@@ -97,17 +97,13 @@ def export_onnx(
     if dry_run:
         size = sum(parameter.nbytes for parameter in hybrid.parameters())
         return OnnxResult(output, {WEIGHTS: size}, specs, None, True)
-    partial = output.parent / f"{output.name}.partial-{uuid.uuid4().hex[:8]}"
-    try:
-        partial.mkdir(parents=True)
+    with partial_directory(output) as partial:
         with _quiet_exporter():
             _write_graphs(hybrid, specs, partial)
         difference = check(hybrid, partial, seed)
         _write_beside(hybrid, specs, source, partial)
         files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
         put_in_place(partial, output, force=force)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return OnnxResult(output, files, specs, difference, False)
 
 

@@ -32,6 +32,8 @@ REPLACING = ("convert", "distill")
 VOLATILE = ("created", "seconds", "tokens_per_second")
 Tree = dict[str, bytes]
 
+pytestmark = pytest.mark.timeout(7200)
+
 
 class Server:
     """Runs command lines; see `fork_server`."""
@@ -111,7 +113,6 @@ def moments(counts: dict[str, int], seed: str) -> list[tuple[str, int]]:
     return chosen
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("command", "force"), [*product(LINES, [False]), *product(REPLACING, [True])]
 )

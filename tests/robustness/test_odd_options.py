@@ -17,6 +17,8 @@ TRIED = (
     "export --dry-run",
 )  # fmt: skip
 
+pytestmark = pytest.mark.timeout(1800)
+
 
 def numeric_options(command: str) -> list[str]:
     found = cli.get_command(click.Context(cli), command)

@@ -17,6 +17,8 @@ ONE = os.environ.get("HYBRIDIZE_FUZZ_CASE")
 PARTS = 20
 _SHOWN = 20
 
+pytestmark = pytest.mark.timeout(7200)
+
 
 def check(numbers: range | list[int], specimens: Path, place: Path, model: Path | None) -> None:
     complaints = []
@@ -41,13 +43,11 @@ def test_sound_inputs_succeed(specimens, tmp_path, name):
         assert {path.name for path in (tmp_path / "out").iterdir()} == set(command.written), words
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_damaged_inputs(specimens, tmp_path, part):
     numbers = range(part, CASES, PARTS) if ONE is None else [int(ONE)][: part == 0]
     check(numbers, specimens, tmp_path, None)
 
 
-@pytest.mark.timeout(3600)
 def test_a_damaged_real_checkpoint(specimens, tmp_path, materials):
     check(range(CASES // 40), specimens, tmp_path, materials / "stories260K")
