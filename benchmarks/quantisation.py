@@ -29,6 +29,7 @@ from hybridize.console import console, size_in_words
 from hybridize.demo import CHECKPOINT, EXAM
 from hybridize.demo.score import score
 from hybridize.demo.world import World
+from hybridize.errors import InputError
 from hybridize.kernels import linear_kl_divergence
 
 SCHEMES = {"fp8": "FP8_DYNAMIC", "fp8-tensor": "FP8", "fp8-block": "FP8_BLOCK"}
@@ -69,14 +70,18 @@ def main() -> None:
         tokenizer.save_pretrained(source)
         measure_one("bfloat16", source)
         for scheme in SCHEMES:
-            for ends, words in ((None, "ends kept"), (0, "all blocks")):
-                static = scheme == "fp8-tensor"
-                done = quantize(
-                    source, folder / "fp8", scheme=scheme, keep_bf16=ends, force=True,
-                    calibration=str(calibration) if static else None,
-                    calibration_tokens=CALIBRATION_TOKENS,
-                )  # fmt: skip
-                measure_one(f"{scheme}, {words}", done.output)
+            static = scheme == "fp8-tensor"
+            try:
+                for ends, words in ((None, "ends kept"), (0, "all blocks")):
+                    done = quantize(
+                        source, folder / "fp8", scheme=scheme, keep_bf16=ends, force=True,
+                        calibration=str(calibration) if static else None,
+                        calibration_tokens=CALIBRATION_TOKENS,
+                    )  # fmt: skip
+                    measure_one(f"{scheme}, {words}", done.output)
+            except InputError as error:  # widths that are no multiples of 128
+                console.message(f"left out: {error}")
+                continue
             if importlib.util.find_spec("llmcompressor"):
                 theirs = folder / f"peer-{scheme}"
                 peer(source, theirs, scheme, tokenizer(seen).input_ids[:CALIBRATION_TOKENS])
