@@ -196,6 +196,7 @@ class _Stack:
         self._alone = sizes is _SMALL  # then what is around the blocks is timed
         described = config.replace_blocks([sizes] * self.depth)
         described.hidden_size = hidden
+        described.pad_token_id = None
         if not self._alone:
             described.vocab_size = 1
         with torch.device(device):

@@ -10,6 +10,8 @@ from hybridize.modeling.formats import Entry
 from hybridize.modeling.quantization import Quantization
 
 _ROWS = 1024  # at a time; whole blocks
+_TRIED = 8  # scales of a row
+_SAMPLE = 512  # columns of a row, about, that they are compared on
 
 
 class Scheme(ABC):
@@ -36,7 +38,8 @@ class Scheme(ABC):
         """Return a matrix's FP8 numbers and scales.
 
         Scales are rounded up to bfloat16's digits and stored in float32: readers that hold
-        scales in the model's dtype, as transformers does, then have the very same ones.
+        scales in the model's dtype, as transformers does, then have the very same ones. A row's
+        scale is the one, of some within an octave, that leaves the smallest squared error.
 
         Args:
             weight: ``(rows, columns)``, finite.
@@ -46,9 +49,8 @@ class Scheme(ABC):
             scale = _round_up(fp8_scale(weight, granularity))
             slabs = [(slab, scale) for slab in weight.split(_ROWS)]
         else:
-            slabs = [
-                (slab, _round_up(fp8_scale(slab, granularity))) for slab in weight.split(_ROWS)
-            ]
+            find = _best_row_scale if granularity == "row" else _largest_scale
+            slabs = [(slab, find(slab, granularity)) for slab in weight.split(_ROWS)]
             scale = torch.cat([scale for _, scale in slabs])
         # The work is done in float32; a slab at a time keeps that small beside the matrix.
         values = [fp8_quantize(slab, granularity, scale=scale)[0] for slab, scale in slabs]
@@ -86,6 +88,32 @@ class Scheme(ABC):
         )
         written: dict[str, Any] = whole.model_dump(mode="json", exclude_none=True)
         return written
+
+
+def _largest_scale(slab: torch.Tensor, granularity: str) -> torch.Tensor:
+    """Return the scales that put the largest numbers at the end of the grid."""
+    return _round_up(fp8_scale(slab, granularity))
+
+
+def _best_row_scale(slab: torch.Tensor, granularity: str) -> torch.Tensor:
+    """Return each row's scale of the smallest squared error, over a sample of its columns.
+
+    The grid is the same an octave further on, so that larger scales than twice the least have
+    nothing to offer but larger gaps at zero.
+    """
+    least = fp8_scale(slab, granularity)
+    sample = slab[:, :: max(1, slab.shape[1] // _SAMPLE)].float()
+    best, smallest = _round_up(least), None
+    for step in range(_TRIED):
+        scale = _round_up(least * 2 ** (step / _TRIED))
+        values, _ = fp8_quantize(sample, granularity, scale=scale)
+        error = (values.float() * scale - sample).square().sum(1, keepdim=True)
+        if smallest is None:
+            smallest = error
+            continue
+        best = torch.where(error < smallest, scale, best)
+        smallest = torch.minimum(error, smallest)
+    return best
 
 
 def _round_up(scale: torch.Tensor) -> torch.Tensor:

@@ -46,10 +46,7 @@ def test_both_ways_against_float64(scheme, bias):
     y = layer(x)
     y.backward(grad)
     rows = scheme == "fp8"
-    w_scale = layer.weight.abs().amax(1, keepdim=True) if rows else layer.weight.abs().max()
-    w_scale = (w_scale / 448).detach().double()
-    digit = 2.0 ** (torch.floor(torch.log2(w_scale)) - 7)
-    w_scale = (w_scale / digit).ceil() * digit  # up to bfloat16
+    w_scale = SCHEMES[scheme].quantise(layer.weight.detach())[1].double()
     x_scale = (x.detach().abs().amax(-1, keepdim=True) if rows else x.detach().abs().max()) / 448
     w = rounded(layer.weight.detach(), w_scale, E4M3)
     a = rounded(x.detach(), x_scale, E4M3).flatten(0, 1)

@@ -42,7 +42,7 @@ def test_steps_are_timed_behind_a_prompt():
 
 
 def test_the_command_holds_to_it(tmp_path):
-    write_stock(tmp_path / "in", "llama")
+    write_stock(tmp_path / "in", "llama", pad_token_id=3)
     write_tokenizer(tmp_path / "in")
     (tmp_path / "text.txt").write_text("A few words to measure on, 0123. " * 99)
     result = hybridize.prune(
