@@ -36,7 +36,7 @@ def linear_kl_divergence(
     if labels is None or not label_weight:
         labels = torch.full((len(hidden),), -1, device=hidden.device)
     label_shares = (labels >= 0)[:, None].to(wide) * label_weight
-    columns = (shares, label_shares, labels.clamp(min=0)[:, None])
+    known_labels = labels.clamp(min=0).long()[:, None]
 
     def step(
         logits: torch.Tensor, place: slice, wants_gradient: bool
@@ -45,12 +45,19 @@ def linear_kl_divergence(
         total = logits.new_zeros((), dtype=wide)
         start = place.start
         for part, target in row_tiles(logits, targets, least=1):
-            among = (column[start : start + len(part)] for column in columns)
-            losses, gradient = rows.losses(part, target, *among, wants_gradient)
+            these = slice(start, start + len(part))
+            losses, gradient = rows.losses(
+                part,
+                target,
+                shares[these],
+                label_shares[these],
+                known_labels[these],
+                wants_gradient,
+            )
             total += losses
             if gradient is not None:
                 part.copy_(gradient)
-            start += len(part)
+            start = these.stop
         return total, logits if wants_gradient else None
 
     return chunked_loss(hidden, weight, step if count else None, chunk_size)
