@@ -1,7 +1,6 @@
 """`hybridize export --to gguf`: one file with the weights, the sizes and the tokenizer."""
 
 import os
-import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.checkpoint.files import sync
+from hybridize.modeling.checkpoint.leftovers import partial_directory
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.export.gguf.metadata import ARCHITECTURE, write_metadata
 from hybridize.modeling.export.gguf.shapes import obstacles
@@ -131,10 +131,26 @@ def _write(
     name: str,
     dtype: torch.dtype,
 ) -> None:
+    try:
+        with partial_directory(output) as folder:
+            _fill(folder / output.name, plan, vocabulary, config, name, dtype)
+            (folder / output.name).replace(output)
+            sync(output.parent)
+    except OSError as error:
+        raise HybridizeError(f"{output}: {error.strerror or error}; nothing was left") from error
+
+
+def _fill(
+    path: Path,
+    plan: list[Outgoing],
+    vocabulary: Vocabulary,
+    config: HybridConfig,
+    name: str,
+    dtype: torch.dtype,
+) -> None:
     from gguf import GGUFWriter
 
-    partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
-    writer = GGUFWriter(partial, ARCHITECTURE)
+    writer = GGUFWriter(path, ARCHITECTURE)
     try:
         write_metadata(writer, config, name, dtype)
         vocabulary.write(writer)
@@ -149,15 +165,9 @@ def _write(
             for tensor in plan:
                 writer.write_tensor_data(_data(tensor, dtype))
                 progress.advance(tensor.nbytes(dtype))
-        writer.close()
-        sync(partial)
-        partial.replace(output)
-        sync(output.parent)
-    except OSError as error:
-        raise HybridizeError(f"{output}: {error.strerror or error}; nothing was left") from error
     finally:
         writer.close()
-        partial.unlink(missing_ok=True)
+    sync(path)
 
 
 def _kind(tensor: Outgoing, dtype: torch.dtype) -> tuple[Any, "np.dtype[Any]"]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -248,3 +250,33 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert export(tmp_path / "model", tmp_path / "out.gguf") == 1
     assert "out.gguf: No space left" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+KILLED = """
+import os, sys
+from gguf import GGUFWriter
+from hybridize.__main__ import main
+whole, written = GGUFWriter.write_tensor_data, []
+def stop(self, tensor):
+    written.append(tensor)
+    if len(written) == 5:
+        os.kill(os.getpid(), 9)
+    whole(self, tensor)
+GGUFWriter.write_tensor_data = stop
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_export_leaves_no_file_and_the_next_one_clears_up(tmp_path, capsys):
+    write_stock(tmp_path / "model", "granitemoehybrid")
+    out = tmp_path / "out.gguf"
+    words = ["export", str(tmp_path / "model"), "-o", str(out), "--to", "gguf"]
+    words += ["--tokenizer", "none"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], check=False)
+    assert done.returncode == -9
+    assert not out.exists()
+    assert len(list(tmp_path.iterdir())) == 2  # the model, and what was left
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "a run that was stopped had left" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out.gguf"]
