@@ -6,6 +6,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from hybridize.convert.plan import MambaChoice, plan_conversion
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.config import HybridConfig
@@ -69,13 +71,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 """From the models' config.json files."""
 
 
-def write_hollow(folder: Path, format_: Format, config: HybridConfig, raw: dict[str, Any]) -> None:
-    """Write a bfloat16 checkpoint whose files take no room on disk, with a tokenizer.
-
-    The tokenizer is the bundled checkpoint's: those of the models are not at hand.
-    """
+def write_hollow(
+    folder: Path, format_: Format, config: HybridConfig, raw: dict[str, Any], tokenizer: Path
+) -> None:
+    """Write a bfloat16 checkpoint whose files take no room on disk, with another's tokenizer."""
     folder.mkdir(parents=True)
-    for path in CHECKPOINT.glob("tokenizer*"):
+    for path in tokenizer.glob("tokenizer*"):
         shutil.copy(path, folder)
     (folder / "config.json").write_text(json.dumps(raw))
     shards: list[dict[str, Any]] = [{}]
@@ -115,10 +116,17 @@ def write_converted(source: Path, output: Path, options: dict[str, Any]) -> None
         config, attention=options["attention"], mamba=mamba, format_name=options["format_"]
     )
     target = plan.fit.config
-    write_hollow(output, plan.format, target, plan.format.from_hybrid(target))
+    write_hollow(output, plan.format, target, plan.format.from_hybrid(target), source)
 
 
 def write_shape(folder: Path, name: str) -> None:
-    """Write a hollow checkpoint of one of `SHAPES`."""
+    """Write a hollow checkpoint of one of `SHAPES`, with the bundled checkpoint's tokenizer."""
     raw = SHAPES[name]
-    write_hollow(folder, *config_from_json(raw, folder), raw)
+    write_hollow(folder, *config_from_json(raw, folder), raw, CHECKPOINT)
+    if raw["model_type"] == "qwen2":
+        # Qwen's own has this token, and transformers adds it where it is missing: to this model
+        # and not to what is converted from it.
+        path = folder / "tokenizer.json"
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.add_special_tokens(["<|endoftext|>"])
+        tokenizer.save(str(path))

@@ -102,6 +102,9 @@ def as_run(words: list[str]) -> list[str]:
     return [name, *rest]
 
 
+LONGEST = 128
+"""Tokens that a teacher writes at a time, one after the other, where it writes the text."""
+
 MEASURED = ("--select", "--init")
 """What convert measures with the model itself; left out where there are no weights."""
 
@@ -237,12 +240,14 @@ def assert_installable(what: str) -> None:
         assert extra in project["optional-dependencies"], extra
 
 
+@pytest.mark.timeout(900)  # for a machine that is busy with other things
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_blocks_run(document, tmp_path, monkeypatch, capsys):
     found = list(blocks(document.read_text("utf-8")))
     if not found:
         pytest.skip("no code block")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hybridize.modeling.data.sample._LONGEST", LONGEST)
     page = Page(document.name, tmp_path, capsys)
     for line in PREPARED.get(document.name, ()):
         page.hybridize(shlex.split(line)[1:])

@@ -12,6 +12,8 @@ from hybridize.__main__ import main
 from hybridize.demo import run
 from hybridize.errors import InputError
 
+pytestmark = pytest.mark.timeout(900)  # a minute or two; for a machine that is busy as well
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
