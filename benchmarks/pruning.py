@@ -38,6 +38,7 @@ from hybridize.demo.world import World
 from hybridize.kernels import linear_kl_divergence
 from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.checkpoint import CheckpointReader
+from hybridize.modeling.checkpoint.checked import load_checked
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.data.source import load_windows
 from hybridize.modeling.formats import Format, read_config
@@ -197,10 +198,7 @@ def _widths(before: HybridConfig, after: HybridConfig) -> dict[str, int]:
 
 
 def _source_of(path: Path) -> str:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return str(json.loads(file.metadata()["hybridize"])["source"])
+    return str(load_checked(path)[1]["source"])
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:

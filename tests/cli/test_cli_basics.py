@@ -170,8 +170,8 @@ def fail(monkeypatch):
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes.\nframe"
             ),
             1,
-            "not enough memory ([fail] DefaultCPUAllocator: can't allocate memory: 9 bytes.)"
-            "; a smaller batch or shorter texts need less",
+            "not enough memory ([enforce fail] DefaultCPUAllocator: can't allocate memory: "
+            "9 bytes.); a smaller batch or shorter texts need less",
         ),
     ],
 )
