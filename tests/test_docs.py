@@ -78,9 +78,10 @@ SIZES = {"24GiB@65536x4": "20MiB@4096x4"}
 def parse(words: list[str]) -> click.Context:
     """Parse a command's options as click does before it runs; raises where that fails."""
     name, *rest = words
-    command = cli.get_command(click.Context(cli), name)
+    group = click.Context(cli, **cli.context_settings)  # or -h would mean nothing from here on
+    command = cli.get_command(group, name)
     assert command is not None, f"no command {name}"
-    return command.make_context(name, list(rest))
+    return command.make_context(name, list(rest), parent=group)
 
 
 def as_run(words: list[str]) -> list[str]:
