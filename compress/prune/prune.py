@@ -69,6 +69,9 @@ def prune(
     if _shape_alone(model):
         if not dry_run:
             raise InputError(f"{model}: has no weights; --dry-run works without them")
+        if scores is not None or chosen.widths == "per-block":
+            option = "--widths per-block" if scores is None else f"--scores {scores}"
+            raise InputError(f"{option}: needs a model's weights, and {model} has none")
         return plan(model, output, chosen, place)
     source = resolve(model)
     if not dry_run:

@@ -18,6 +18,7 @@ from hybridize.modeling.placement import DTYPES
 
 ALL_AXES = (DEPTH, *AXES)
 WIDTHS = ("uniform", "per-block")
+_USUAL_TOKENS = 200_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class PruneSettings:
         calibration_tokens: how much of it; a quarter is kept for measuring candidates.
         candidates: how many architectures to cut and measure.
         distill_top: how many of them to distil before one is chosen; 0 for none.
-        tokens: what each of them trains on.
+        tokens: what each of them trains on; 200,000 if None.
         multiple_of: what hidden size and MLP width are multiples of; about a sixteenth of the
             size if None.
         offload: hold one block in memory at a time; the best candidate is then the one that is
@@ -61,7 +62,7 @@ class PruneSettings:
     calibration_tokens: int = 16_384
     candidates: int = 16
     distill_top: int = 0
-    tokens: int = 200_000
+    tokens: int | None = None
     multiple_of: int | None = None
     offload: bool = False
     format: str = "auto"
@@ -88,6 +89,8 @@ class PruneSettings:
                 raise InputError(f"{option} {value}: choose one of {', '.join(choices)}")
         if self.memory is None and (self.weight_bits, self.kv_bits) != (None, None):
             raise InputError("--weight-bits and --kv-bits go with --memory")
+        if self.tokens is not None and not self.distill_top:
+            raise InputError("--tokens goes with --distill-top")
         if self.offload and self.distill_top:
             raise InputError("--distill-top trains whole models; leave --offload out")
         if self.distill_top > self.candidates:
@@ -110,6 +113,11 @@ class PruneSettings:
         ):
             if value is not None and value < least:
                 raise InputError(f"{option} {value}: it must be at least {least}")
+
+    @property
+    def tokens_of_each(self) -> int:
+        """What each candidate of ``distill_top`` trains on."""
+        return _USUAL_TOKENS if self.tokens is None else self.tokens
 
     def budgets(
         self,

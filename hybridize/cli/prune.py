@@ -121,7 +121,6 @@ def prune(
     output: Path,
     axes: str | None,
     calibration_tokens: int | None,
-    tokens: int | None,
     format_: str,
     **settings: Any,
 ) -> None:
@@ -137,8 +136,6 @@ def prune(
 
     if calibration_tokens is not None:
         settings["calibration_tokens"] = calibration_tokens
-    if tokens is not None:
-        settings["tokens"] = tokens
     result = prune_checkpoint(
         model,
         output,

@@ -93,6 +93,7 @@ def test_one_block_at_a_time_measures_no_candidate(source, tmp_path):
         ({"params": "50%", "weight_bits": 4}, "--weight-bits and --kv-bits go with --memory"),
         ({"params": "50%", "distill_top": 5}, "--distill-top 5: there are 4 --candidates"),
         ({"params": "50%", "distill_top": 1, "offload": True}, "--distill-top trains whole models"),
+        ({"params": "50%", "tokens": 10**6}, "--tokens goes with --distill-top"),
         ({"params": "50%", "distill_top": 1, "tokens": 10}, "--tokens 10: less than a row of 256"),
         ({"params": "50%", "widths": "any"}, "--widths any: choose one of uniform, per-block"),
         ({"params": "50%", "widths": "per-block", "format": "bamba"}, "only hybridize holds"),

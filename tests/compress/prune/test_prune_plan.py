@@ -24,6 +24,8 @@ def test_the_papers_case(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     assert main(command) == 2
     assert "has no weights; --dry-run works without them" in capsys.readouterr().err
+    assert main([*command, "--dry-run", "--widths", "per-block"]) == 2
+    assert "--widths per-block: needs a model's weights" in capsys.readouterr().err
 
 
 def test_the_published_result_is_what_the_budget_is_made_for():
