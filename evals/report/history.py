@@ -140,21 +140,19 @@ def read_scores(path: Path) -> Importance:
     """
     from importlib.metadata import version
 
-    from safetensors import SafetensorError, safe_open
+    from hybridize.modeling.checkpoint.checked import load_checked
 
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["hybridize"])
-            if about["format"] != "hybridize-scores":
-                raise KeyError("format")
-            names = list(file.keys())
-            blocks = tuple(float(value) for value in file.get_tensor("blocks"))
+        tensors, about = load_checked(path)
+        if about["format"] != "hybridize-scores":
+            raise KeyError("format")
+        blocks = tuple(float(value) for value in tensors["blocks"])
         kinds = ["block"] * len(blocks)
-        for what, axis, place in (n.split(".") for n in names if n.startswith("units.")):
+        for what, axis, place in (n.split(".") for n in tensors if n.startswith("units.")):
             kind = _KINDS.get(axis.split("-")[0]) if what == "units" else None
             if kind is not None:
                 kinds[int(place)] = kind
-    except (SafetensorError, KeyError, ValueError, TypeError, IndexError, OSError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, OSError) as error:
         raise InputError(
             f"{path}: not scores that prune --scores has written ({type(error).__name__})"
         ) from error

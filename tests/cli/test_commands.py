@@ -108,6 +108,7 @@ def test_a_dry_run_says_so_and_writes_nothing(run, model, tmp_path):
 def test_every_option_of_convert_arrives(run, model, tmp_path):
     options = (
         "--pattern M-M-*-M- --select uniform --init random --ssm-groups kv --ssm-expand 2 "
+        "--no-ssm-bias "
         "--d-state 12 --format hybridize --dtype bfloat16 --max-shard-size 20KB --seed 7 "
         "--calibration-tokens 4096"
     )
@@ -124,6 +125,7 @@ def test_every_option_of_convert_arrives(run, model, tmp_path):
         "calibration_tokens": 4096,
         "ssm_groups": "kv",
         "ssm_expand": 2,
+        "ssm_bias": False,
         "d_state": 12,
         "format": "hybridize",
         "dtype": "bfloat16",

@@ -196,7 +196,8 @@ def test_the_choice_of_attention_is_drawn(tmp_path):
 
 def test_importance_is_drawn_from_scores(tmp_path):
     import torch
-    from safetensors.torch import save_file
+
+    from hybridize.modeling.checkpoint.checked import save_checked
 
     tensors = {
         "blocks": torch.tensor([0.5, 0.0, 2.0]),
@@ -205,7 +206,7 @@ def test_importance_is_drawn_from_scores(tmp_path):
         "units.attention.2": torch.ones(4),
     }
     about = {"source": "", "tokens": 1, "format": "hybridize-scores"}
-    save_file(tensors, tmp_path / "scores", {"hybridize": json.dumps(about)})
+    save_checked(tmp_path / "scores", tensors, about)
     result = hybridize.report(tmp_path / "scores", tmp_path / "report.html")
     assert result.figures == ("What each block is worth: scores",)
     html = (tmp_path / "report.html").read_text()
