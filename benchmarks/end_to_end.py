@@ -41,8 +41,11 @@ def main() -> None:
     parser.add_argument("--lengths", default="4096,8192,32768", help="of prompts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"],
+                        help="of all models; float32 on a CPU if not given")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
+    options.dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
     device = torch.device(options.device)
     lengths = [int(length) for length in options.lengths.split(",")]
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +79,7 @@ def prepare(
     LlamaForCausalLM(config).save_pretrained(folder / "before")
     shape = SHAPES[options.shape]
     result = convert(folder / "before", folder / "hybrid", attention=options.attention, **shape)
-    wanted = {"dtype": torch.float32 if device.type == "cpu" else torch.bfloat16}
+    wanted = {"dtype": getattr(torch, options.dtype)}
 
     def stock(directory: Path) -> Any:
         return AutoModelForCausalLM.from_pretrained(directory, **wanted).to(device).eval()
@@ -167,8 +170,8 @@ def report(
             )
             for row in rows
         ],
-        caption=f"{described['device']}, {described['threads']} threads; a Llama of "
-        f"{facts['parameters_before'] / 1e6:.0f} M parameters and its hybrid, "
+        caption=f"{described['device']}, {described['threads']} threads, {options.dtype}; a Llama "
+        f"of {facts['parameters_before'] / 1e6:.0f} M parameters and its hybrid, "
         f"{facts['parameters'] / 1e6:.0f} M ({facts['layout']}); one sequence, medians of "
         f"{options.rounds} rounds in turn.",
     )
@@ -177,14 +180,16 @@ def report(
         "machine": described,
         "settings": {
             name: getattr(options, name)
-            for name in ("attention", "shape", "layers", "hidden", "rounds")
+            for name in ("attention", "shape", "layers", "hidden", "dtype", "rounds")
         },
         "models": facts,
         "rows": rows,
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    shape = "" if options.shape == "attention" else f"-{options.shape}"
-    path = options.output / f"end_to_end-{device.type}{shape}.json"
+    parts = ["end_to_end", device.type]
+    parts += [] if options.shape == "attention" else [options.shape]
+    parts += [] if (device.type == "cpu") == (options.dtype == "float32") else [options.dtype]
+    path = options.output / f"{'-'.join(parts)}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     draw(rows, described["device"], path.with_suffix(".png"))
     console.message(f"written: {path} and {path.with_suffix('.png').name}")
