@@ -19,7 +19,7 @@ def fp8_quantize(
     largest = torch.finfo(dtype).max
     if scale is None:
         scale = fp8_scale(x, granularity, dtype=dtype)
-    # torch turns what is too large for E4M3 into NaN, so it is cut off before.
+    # What becomes of numbers beyond the largest, itself or NaN, depends on torch's version.
     values = (wide / spread(scale, x.shape)).clamp(-largest, largest)
     return values.to(dtype), scale
 
