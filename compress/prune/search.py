@@ -23,7 +23,8 @@ from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSiz
 from hybridize.modeling.config import HybridConfig
 
 DEPTH = "depth"
-_MOST_STEPS = 9
+_MOST_STEPS = 9  # sizes of an axis; fewer where there would be too many combinations
+_LEAST_STEPS = 2
 _LEAST_SHARE = 0.25
 _MOST_DROPPED = 0.6
 _MOST_CANDIDATES = 20_000_000
@@ -81,7 +82,13 @@ def search(
     Raises:
         InputError: no architecture meets the budgets.
     """
-    space = _Space(config, scores, axes, multiple_of, blocks_per_layer)
+    steps = _MOST_STEPS
+    space = _Space(config, scores, axes, multiple_of, blocks_per_layer, steps)
+    while space.size > _MOST_CANDIDATES and steps > _LEAST_STEPS:
+        steps -= 1
+        space = _Space(config, scores, axes, multiple_of, blocks_per_layer, steps)
+    if space.size > _MOST_CANDIDATES:
+        raise InputError(f"--axes: {space.size:,} combinations; leave some axes out")
     damage = space.damage()
     fits = torch.ones_like(damage, dtype=torch.bool)
     for budget in budgets:
@@ -117,9 +124,10 @@ class _Space:
         axes: Sequence[str],
         multiple_of: int | None,
         blocks_per_layer: int,
+        steps: int,
     ) -> None:
         self._config, self._scores = config, scores
-        self._hidden = options("hidden", config, multiple_of) if "hidden" in axes else []
+        self._hidden = options("hidden", config, multiple_of, steps) if "hidden" in axes else []
         self._hidden = self._hidden or [config.hidden_size]
         together = layers(config, blocks_per_layer)
         costs = [sum(float(scores.blocks[place]) for place in layer) for layer in together]
@@ -141,7 +149,7 @@ class _Space:
                 if isinstance(axis, BlockAxis) and axis.kind is kind and name in axes
             ]
             names = [name for name in names if AXES[name].places(config)]
-            choices = [options(name, config, multiple_of) for name in names]
+            choices = [options(name, config, multiple_of, steps) for name in names]
             combinations = [dict(zip(names, chosen, strict=True)) for chosen in product(*choices)]
             self._kinds.append((kind, combinations))
         self._shape = (
@@ -149,11 +157,11 @@ class _Space:
             len(self._dropped),
             *(len(combinations) for _, combinations in self._kinds),
         )
-        if math.prod(self._shape) > _MOST_CANDIDATES:
-            raise InputError(
-                f"--axes: {math.prod(self._shape):,} combinations; leave some axes out, or raise "
-                "--multiple-of"
-            )
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return math.prod(self._shape)
 
     def architecture(self, place: int) -> Architecture:
         """Return one of them by its place in the flattened tensors."""
@@ -233,13 +241,16 @@ def _narrowed(sizes: BlockSizes, widths: dict[str, int]) -> BlockSizes:
     return sizes
 
 
-def options(name: str, config: HybridConfig, multiple_of: int | None) -> list[int]:
+def options(
+    name: str, config: HybridConfig, multiple_of: int | None, most: int = _MOST_STEPS
+) -> list[int]:
     """Return the sizes to try along an axis, the model's own first.
 
     Args:
         name: of the axis.
         config: the model.
         multiple_of: see `search`.
+        most: how many at most, spread over all there are.
     """
     axis = AXES[name]
     full, step = axis.count(config), step_of(axis, config, multiple_of)
@@ -249,7 +260,7 @@ def options(name: str, config: HybridConfig, multiple_of: int | None) -> list[in
         if size >= full * _LEAST_SHARE and axis.possible(config, size)
     ]
     sizes = [full, *(size for size in sizes if size != full)]
-    every = max(1, math.ceil(len(sizes) / _MOST_STEPS))
+    every = max(1, math.ceil(len(sizes) / most))
     return sizes[::every]
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pruning import build
 
+from hybridize.compress.prune import search as search_module
 from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.budget import (
@@ -110,6 +111,18 @@ def test_all_budgets_have_to_hold():
     for candidate in found.candidates:
         smaller = candidate.architecture.config(config)
         assert all(budget.of(smaller) <= budget.limit for budget in budgets)
+
+
+def test_too_many_combinations_are_thinned_out(monkeypatch):
+    config = build().config
+    arguments = (config, random_scores(config), [Parameters(10**9)], ("depth", "ffn", "hidden"))
+    whole = search(*arguments, best=1, multiple_of=1)
+    monkeypatch.setattr(search_module, "_MOST_CANDIDATES", whole.looked_at // 3)
+    fewer = search(*arguments, best=1, multiple_of=1)
+    assert 1 < fewer.looked_at <= whole.looked_at // 3
+    monkeypatch.setattr(search_module, "_MOST_CANDIDATES", 3)
+    with pytest.raises(InputError, match=r"--axes: .* combinations; leave some axes out"):
+        search(*arguments, best=1, multiple_of=1)
 
 
 def test_layers_leave_whole():
