@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import accuracy
 
 from hybridize import evaluate, load_model
 from hybridize.console import console, size_in_words
@@ -66,23 +67,10 @@ def measure(options: argparse.Namespace, stored: CacheFormat, prose: Path) -> di
         "ssm": stored.ssm,
         "kv_bytes": kv,
         "ssm_bytes": state,
-        "exam": accuracy(scored, None),
+        "exam": accuracy(scored),
         "recall": accuracy(scored, RECALL_SUBJECTS),
         "perplexity": scored.perplexity.perplexity,
     }
-
-
-def accuracy(model: Any, subjects: tuple[str, ...] | None) -> float:
-    """Return the share of right answers, over all subjects or some."""
-    wanted = None if subjects is None else {f"mmlu_{subject}" for subject in subjects}
-    found = [
-        metric
-        for metric in model.metrics
-        if metric.metric == "acc"
-        and not metric.is_group
-        and (wanted is None or metric.task in wanted)
-    ]
-    return sum(m.value * m.questions for m in found) / sum(m.questions for m in found)
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:

@@ -102,3 +102,21 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def accuracy(model: Any, subjects: tuple[str, ...] | None = None) -> float:
+    """Return the share of an exam's questions that a model answers rightly.
+
+    Args:
+        model: a `hybridize.evals.ModelResult` of the ``mmlu`` task.
+        subjects: which; all if None.
+    """
+    wanted = None if subjects is None else {f"mmlu_{subject}" for subject in subjects}
+    found = [
+        metric
+        for metric in model.metrics
+        if metric.metric == "acc"
+        and not metric.is_group
+        and (wanted is None or metric.task in wanted)
+    ]
+    return sum(m.value * m.questions for m in found) / sum(m.questions for m in found)

@@ -26,7 +26,7 @@ from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.axes.base import Seen
 from hybridize.compress.prune.budget import Memory, parse_parameters
-from hybridize.compress.prune.contest import assemble
+from hybridize.compress.prune.contest import assemble, divergence
 from hybridize.compress.prune.cut import CutTensors
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import layers, search
@@ -35,7 +35,6 @@ from hybridize.compress.prune.spread import spread
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT
 from hybridize.demo.world import World
-from hybridize.kernels import linear_kl_divergence
 from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.checkpoint.checked import load_checked
@@ -100,10 +99,12 @@ def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) ->
             for scores in choices:
                 dropped = _dropped(scores, config, format_, gone)
                 cut = CutTensors(tensors, config, Architecture(widths, dropped), scores)
-                total += divergence(cut, model, unseen)
+                total += divergence_of(cut, model, unseen)
             divergences[kind] = total / len(choices)
             if kind == "importance":
-                divergences["importance, each block its own"] = divergence(per_block, model, unseen)
+                divergences["importance, each block its own"] = divergence_of(
+                    per_block, model, unseen
+                )
         started = time.perf_counter()
         limits = [parse_parameters(budget, config)]
         found = search(config, importance, limits, ALL_AXES, best=8,
@@ -175,22 +176,11 @@ def chance(importance: Scores, seed: int) -> Scores:
     return replace(importance, units=units, blocks=random(importance.blocks))
 
 
-@torch.no_grad()
-def divergence(cut: CutTensors, model: Path, text: Path) -> float:
+def divergence_of(cut: CutTensors, model: Path, text: Path) -> float:
     """Return the KL divergence of a cut from the model, in nats per token."""
     teacher = load_model(model, dtype=torch.float32)
-    student = assemble(cut, cut.config, teacher.device)
     windows = load_windows([str(text)], model=model, length=256, tokens=16_384)
-    total = 0.0
-    for rows in torch.arange(len(windows)).split(16):
-        ids, seq_idx = windows.rows(rows)
-        got, wanted = (
-            m.model(ids, seq_idx=seq_idx, use_cache=False).last_hidden_state.flatten(0, 1)
-            for m in (student, teacher)
-        )
-        loss = linear_kl_divergence(got, student.lm_head.weight, wanted, teacher.lm_head.weight)
-        total += float(loss) * len(rows) / len(windows)
-    return total
+    return divergence(assemble(cut, cut.config, teacher.device), teacher, windows)
 
 
 def _widths(before: HybridConfig, after: HybridConfig) -> dict[str, int]:

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from measuring import accuracy
+
 from hybridize import distill, evaluate, prune
 from hybridize.console import console
 from hybridize.demo import EXAM
@@ -74,18 +76,12 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "rows": [
             {
                 "model": name,
-                "exam": _exam(found),
+                "exam": accuracy(found),
                 "perplexity": found.perplexity.perplexity,
             }
             for name, found in zip(names, scored.models, strict=True)
         ],
     }
-
-
-def _exam(model: Any) -> float:
-    """Return the share of right answers, question by question."""
-    found = [m for m in model.metrics if m.metric == "acc" and not m.is_group]
-    return sum(m.value * m.questions for m in found) / sum(m.questions for m in found)
 
 
 def report(found: dict[str, Any], options: argparse.Namespace) -> None:

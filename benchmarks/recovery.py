@@ -23,6 +23,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from measuring import accuracy
+
 from hybridize import convert, distill, evaluate
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT, EXAM
@@ -190,18 +192,6 @@ def aligned(
             folder / "all", donor, stages=("align",), tokens=tokens, data_tokens=tokens, **learning
         )
     return donor, tokens
-
-
-def accuracy(model: Any, subjects: tuple[str, ...] | None) -> float:
-    """Return the share of right answers, over all subjects or some."""
-    wanted = None if subjects is None else {f"mmlu_{subject}" for subject in subjects}
-    found = [
-        metric
-        for metric in model.metrics
-        if metric.metric == "acc"
-        and (metric.task in wanted if wanted else metric.task.startswith("mmlu_"))
-    ]
-    return sum(m.value * m.questions for m in found) / sum(m.questions for m in found)
 
 
 def texts(options: argparse.Namespace, folder: Path) -> tuple[str, Path]:

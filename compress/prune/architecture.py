@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from hybridize.compress.prune.axes import AXES, Axis
-from hybridize.compress.prune.axes.base import BlockAxis
 from hybridize.modeling.config import HybridConfig
 
 
@@ -40,14 +39,7 @@ class Architecture:
     def resized(self, axis: Axis, config: HybridConfig) -> HybridConfig:
         """Return a model behind this axis's turn; see `counts`."""
         counts = self.counts(axis, config)
-        if not counts:
-            return config
-        if not isinstance(axis, BlockAxis):
-            return axis.resized(config, self.widths[axis.name])
-        return config.replace_blocks(
-            axis.with_units(block, counts[place]) if place in counts else block
-            for place, block in enumerate(config.blocks)
-        )
+        return axis.resized(config, counts) if counts else config
 
     def config(self, source: HybridConfig) -> HybridConfig:
         """Return the configuration of the smaller model."""

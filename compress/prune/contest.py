@@ -173,7 +173,7 @@ def hold(
             if key not in known:
                 cut = CutTensors(tensors, teacher.config, entrant.architecture, scores)
                 student = assemble(cut, cut.config, teacher.device)
-                known[key] = _divergence(student, teacher, windows)
+                known[key] = divergence(student, teacher, windows)
                 if record is not None:
                     with record.open("a", encoding="utf-8") as file:
                         file.write(json.dumps([key, known[key]]) + "\n")
@@ -210,7 +210,8 @@ def assemble(tensors: Tensors, config: HybridConfig, device: torch.device) -> Hy
 
 
 @torch.no_grad()
-def _divergence(student: HybridForCausalLM, teacher: HybridForCausalLM, windows: Windows) -> float:
+def divergence(student: HybridForCausalLM, teacher: HybridForCausalLM, windows: Windows) -> float:
+    """Return the KL divergence of one model from another on some text, in nats per token."""
     total = 0.0
     for rows in batches_of(windows):
         ids, seq_idx = (t.to(teacher.device) for t in windows.rows(rows))

@@ -1,6 +1,7 @@
 """What a pruning axis is: units that a block has a number of, and how some of them are kept."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,7 +29,7 @@ class Seen:
 
 
 class Axis(ABC):
-    """One way to make a model narrower, the same in all blocks.
+    """One way to make a model narrower.
 
     Attributes:
         name: as ``--axes`` and the tables call it.
@@ -49,8 +50,8 @@ class Axis(ABC):
         """Return how many units each of them has."""
 
     @abstractmethod
-    def resized(self, config: HybridConfig, count: int) -> HybridConfig:
-        """Return the model with so many of them."""
+    def resized(self, config: HybridConfig, counts: Mapping[int, int]) -> HybridConfig:
+        """Return the model with so many of them in each of some blocks, by their places."""
 
     def possible(self, config: HybridConfig, count: int) -> bool:
         """Tell whether a model with so many of them can be."""
@@ -105,11 +106,11 @@ class BlockAxis(Axis):
         """See `Axis.count`."""
         return self.units(config.blocks[self.places(config)[0]])
 
-    def resized(self, config: HybridConfig, count: int) -> HybridConfig:
+    def resized(self, config: HybridConfig, counts: Mapping[int, int]) -> HybridConfig:
         """See `Axis.resized`."""
         return config.replace_blocks(
-            self.with_units(block, count) if isinstance(block, self.kind) else block
-            for block in config.blocks
+            self.with_units(block, counts[place]) if place in counts else block
+            for place, block in enumerate(config.blocks)
         )
 
     @abstractmethod

@@ -1,5 +1,7 @@
 """The hidden size: channels of the residual stream, in every block and at both ends."""
 
+from collections.abc import Mapping
+
 import torch
 
 from hybridize.compress.prune.axes.base import Axis, Seen, Slices
@@ -24,10 +26,10 @@ class HiddenSize(Axis):
         """See `Axis.count`."""
         return int(config.hidden_size)
 
-    def resized(self, config: HybridConfig, count: int) -> HybridConfig:
+    def resized(self, config: HybridConfig, counts: Mapping[int, int]) -> HybridConfig:
         """See `Axis.resized`."""
         changed = config.replace_blocks(config.blocks)
-        changed.hidden_size = count
+        changed.hidden_size = counts[-1]
         return changed
 
     def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
