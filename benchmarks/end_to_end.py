@@ -38,11 +38,13 @@ def main() -> None:
     parser.add_argument("--shape", default="attention", choices=SHAPES, help="of new blocks")
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--lengths", default="4096,8192,32768", help="of prompts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", choices=["float32", "bfloat16"],
                         help="of all models; float32 on a CPU if not given")  # fmt: skip
+    parser.add_argument("--label", help="ends the names of the results' files")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     options.dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
@@ -73,7 +75,7 @@ def prepare(
         num_hidden_layers=options.layers,
         num_attention_heads=options.hidden // 64,
         num_key_value_heads=options.hidden // 64,
-        vocab_size=8000,
+        vocab_size=options.vocabulary,
         max_position_embeddings=longest + DECODED + 1,
     )
     LlamaForCausalLM(config).save_pretrained(folder / "before")
@@ -101,7 +103,7 @@ def prefills(
     models: dict[str, Any], length: int, device: torch.device
 ) -> dict[str, Callable[[], object]]:
     """Return for every model the work of taking in a prompt, its cache filled."""
-    ids = torch.randint(0, 8000, (1, length), device=device)
+    ids = torch.randint(0, models[OURS].config.vocab_size, (1, length), device=device)
 
     def prefill(model: Any) -> Any:
         with torch.no_grad():
@@ -180,7 +182,7 @@ def report(
         "machine": described,
         "settings": {
             name: getattr(options, name)
-            for name in ("attention", "shape", "layers", "hidden", "dtype", "rounds")
+            for name in ("attention", "shape", "layers", "hidden", "vocabulary", "dtype", "rounds")
         },
         "models": facts,
         "rows": rows,
@@ -189,6 +191,7 @@ def report(
     parts = ["end_to_end", device.type]
     parts += [] if options.shape == "attention" else [options.shape]
     parts += [] if (device.type == "cpu") == (options.dtype == "float32") else [options.dtype]
+    parts += [options.label] if options.label else []
     path = options.output / f"{'-'.join(parts)}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     draw(rows, described["device"], path.with_suffix(".png"))

@@ -154,6 +154,16 @@ def swiglu(shape: Shape) -> Operation:
     return Operation(inputs, works, 5 * inputs["up"].numel(), _bytes(inputs, inputs["up"]))
 
 
+def linear(shape: Shape) -> Operation:
+    inputs = {
+        "x": shape.draw(shape.batch, shape.tokens, HIDDEN),
+        "weight": (shape.draw(4 * HIDDEN, HIDDEN) * HIDDEN**-0.5).detach().requires_grad_(),
+    }
+    works = {"hybridize": kernels.linear, "torch": F.linear}
+    operations = 2 * inputs["x"].numel() * 4 * HIDDEN
+    return Operation(inputs, works, operations, _bytes(inputs, inputs["x"]))
+
+
 def squared_relu_mlp(shape: Shape) -> Operation:
     width, small = 4 * HIDDEN, HIDDEN**-0.5
     inputs = {
@@ -212,6 +222,7 @@ OPERATIONS: dict[str, Callable[[Shape], Operation]] = {
         causal_conv1d,
         gated_rms_norm,
         swiglu,
+        linear,
         squared_relu_mlp,
         linear_kl_divergence,
     )

@@ -70,6 +70,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Describe what the figures were measured on."""
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -16,6 +16,7 @@ __all__ = [
     "fp8_quantize",
     "fp8_scale",
     "gated_rms_norm",
+    "linear",
     "linear_kl_divergence",
     "linear_topk_kl_divergence",
     "mamba2_step",
@@ -85,6 +86,20 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def squared_relu(x: torch.Tensor) -> torch.Tensor:
     """Square what is positive of ``x``; the rest is 0 (So et al. 2021, arXiv 2109.08668)."""
     return implementation("squared_relu", x.device)(x)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Do a linear layer, fast in bfloat16 and float16 on processors that multiply neither, too.
+
+    Args:
+        x: ``(..., columns)``; like ``weight``, or cast as autocast says.
+        weight: ``(rows, columns)``.
+        bias: ``(rows,)`` or None.
+
+    Returns:
+        ``x @ weight.T + bias``, ``(..., rows)``.
+    """
+    return implementation("linear", x.device)(x, weight, bias)
 
 
 def squared_relu_mlp(

@@ -28,6 +28,7 @@ _IMPLEMENTATIONS = {
         "cpu": "cpu.activation",
         "triton": "triton.activation",
     },
+    "linear": {"reference": "reference.linear", "cpu": "cpu.linear"},
     "squared_relu_mlp": {"reference": "reference.mlp", "cpu": "cpu.mlp"},
     "causal_conv1d": {"reference": "reference.conv", "cpu": "cpu.conv", "triton": "triton.conv"},
     "causal_conv1d_step": {"reference": "reference.conv", "triton": "triton.conv"},

@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from hybridize.modeling.blocks.attention import Attention
 from hybridize.modeling.blocks.context import BlockContext
+from hybridize.modeling.blocks.linear import Linear
 from hybridize.modeling.blocks.mamba2 import Mamba2
 from hybridize.modeling.blocks.mlp import FeedForward
 from hybridize.modeling.blocks.norm import RMSNorm
@@ -246,7 +247,7 @@ class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config)
         self.model = HybridModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

@@ -7,6 +7,7 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from hybridize.modeling.blocks.context import BlockContext
 from hybridize.modeling.blocks.decode_attention import attend_to_held
+from hybridize.modeling.blocks.linear import Linear
 from hybridize.modeling.blocks.norm import RMSNorm
 from hybridize.modeling.blocks.rope import rotate
 from hybridize.modeling.blocks.sizes import AttentionSizes
@@ -28,10 +29,10 @@ class Attention(nn.Module):
         self.scaling = sizes.head_dim**-0.5 if sizes.scale is None else sizes.scale
         self.layer_type = config.layer_types[index]
 
-        self.q_proj = nn.Linear(hidden, width, bias=sizes.qkv_bias)
-        self.k_proj = nn.Linear(hidden, kv_width, bias=sizes.qkv_bias)
-        self.v_proj = nn.Linear(hidden, kv_width, bias=sizes.qkv_bias)
-        self.o_proj = nn.Linear(width, hidden, bias=sizes.out_bias)
+        self.q_proj = Linear(hidden, width, bias=sizes.qkv_bias)
+        self.k_proj = Linear(hidden, kv_width, bias=sizes.qkv_bias)
+        self.v_proj = Linear(hidden, kv_width, bias=sizes.qkv_bias)
+        self.o_proj = Linear(width, hidden, bias=sizes.out_bias)
         if sizes.qk_norm:
             self.q_norm = RMSNorm(sizes.head_dim, config.norm_eps)
             self.k_norm = RMSNorm(sizes.head_dim, config.norm_eps)

@@ -5,6 +5,7 @@ from torch import nn
 
 from hybridize.kernels import causal_conv1d, mamba2_step, ssd_scan
 from hybridize.modeling.blocks.context import BlockContext
+from hybridize.modeling.blocks.linear import Linear
 from hybridize.modeling.blocks.norm import GatedRMSNorm
 from hybridize.modeling.blocks.sizes import MambaSizes
 from hybridize.modeling.compact_cache import CompactCache
@@ -17,9 +18,7 @@ class Mamba2(nn.Module):
     def __init__(self, config: HybridConfig, sizes: MambaSizes, index: int) -> None:
         super().__init__()
         self.sizes, self.layer_idx = sizes, index
-        self.in_proj = nn.Linear(
-            config.hidden_size, sum(sizes.in_proj_splits()), bias=sizes.proj_bias
-        )
+        self.in_proj = Linear(config.hidden_size, sum(sizes.in_proj_splits()), bias=sizes.proj_bias)
         # Holds the filters under the name and shape that every format has; the kernel runs them.
         self.conv1d = nn.Conv1d(
             sizes.conv_channels,
@@ -32,7 +31,7 @@ class Mamba2(nn.Module):
         self.A_log = nn.Parameter(torch.zeros(sizes.heads))
         self.D = nn.Parameter(torch.ones(sizes.heads))
         self.norm = GatedRMSNorm(sizes.inner, sizes.inner // sizes.groups, config.norm_eps)
-        self.out_proj = nn.Linear(sizes.inner, config.hidden_size, bias=sizes.proj_bias)
+        self.out_proj = Linear(sizes.inner, config.hidden_size, bias=sizes.proj_bias)
 
     def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
         """Scan: ``(batch, length, hidden)`` to the same."""

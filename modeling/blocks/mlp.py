@@ -6,6 +6,7 @@ from transformers.activations import ACT2FN
 
 from hybridize.kernels import squared_relu, swiglu
 from hybridize.modeling.blocks.context import BlockContext
+from hybridize.modeling.blocks.linear import Linear
 from hybridize.modeling.blocks.sizes import MLPSizes
 from hybridize.modeling.config import HybridConfig
 
@@ -17,9 +18,9 @@ class FeedForward(nn.Module):
         super().__init__()
         del index  # it keeps nothing in the cache
         hidden, width = config.hidden_size, sizes.width
-        self.gate_proj = nn.Linear(hidden, width, bias=sizes.bias) if sizes.gated else None
-        self.up_proj = nn.Linear(hidden, width, bias=sizes.bias)
-        self.down_proj = nn.Linear(width, hidden, bias=sizes.bias)
+        self.gate_proj = Linear(hidden, width, bias=sizes.bias) if sizes.gated else None
+        self.up_proj = Linear(hidden, width, bias=sizes.bias)
+        self.down_proj = Linear(width, hidden, bias=sizes.bias)
         self.act = ACT2FN[sizes.activation] if sizes.activation != "relu2" else squared_relu
         self.fused = sizes.activation in ("silu", "swish")
 

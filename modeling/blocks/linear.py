@@ -1,0 +1,14 @@
+"""Linear layers."""
+
+import torch
+from torch import nn
+
+from hybridize.kernels import linear
+
+
+class Linear(nn.Linear):
+    """torch's own, in dtypes that a processor does not multiply too."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map ``(..., in_features)`` to ``(..., out_features)``."""
+        return linear(input, self.weight, self.bias)

@@ -1,0 +1,91 @@
+"""Linear layers in narrow dtypes against float64 arithmetic, on any processor."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hybridize.kernels import linear
+from hybridize.kernels.cpu import linear as cpu
+
+BOUNDS = {torch.bfloat16: 4e-3, torch.float16: 5e-4}
+
+
+@pytest.fixture(autouse=True)
+def cannot_multiply(monkeypatch):
+    """The path of old processors, on a new one too; three rows of the weight at a time."""
+    monkeypatch.setattr(cpu, "multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(cpu, "_BLOCK", 19 * 3)
+
+
+def operands(dtype, tokens=20, bias=True):
+    generator = torch.Generator().manual_seed(tokens)
+    shapes = [(2, tokens, 19), (11, 19)] + [(11,)] * bias
+    return [
+        torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for s in shapes
+    ]
+
+
+def with_gradients(function, given):
+    y = function(*given)
+    dy = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape).to(y.dtype)
+    return [y, *torch.autograd.grad(y, given, dy)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_values_and_gradients(dtype, bias):
+    given = operands(dtype, bias=bias)
+    exact = [t.detach().double().requires_grad_() for t in given]
+    for mine, right in zip(
+        with_gradients(linear, given), with_gradients(F.linear, exact), strict=True
+    ):
+        assert mine.dtype == dtype
+        assert (mine.double() - right).norm() < BOUNDS[dtype] * right.norm()
+
+
+@pytest.mark.parametrize("wanted", range(3))
+def test_one_gradient_alone(wanted):
+    given = [t.detach() for t in operands(torch.bfloat16)]
+    given[wanted].requires_grad_()
+    (mine,) = torch.autograd.grad(linear(*given).sum(), [given[wanted]])
+    exact = [t.detach().double() for t in given]
+    exact[wanted].requires_grad_()
+    (right,) = torch.autograd.grad(F.linear(*exact).sum(), [exact[wanted]])
+    assert (mine.double() - right).norm() < 4e-3 * right.norm()
+
+
+def test_it_rounds_once():
+    """What comes out is the exact sum, rounded: all but the closest calls are the same bits."""
+    given = [t.detach() for t in operands(torch.bfloat16)]
+    right = F.linear(*(t.double() for t in given)).bfloat16()
+    assert (linear(*given) == right).float().mean() > 0.99
+
+
+def test_autocast():
+    x, weight, bias = (t.detach() for t in operands(torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = linear(x, weight, bias)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16()))
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+def test_few_tokens_are_torchs_own(tokens):
+    given = [t.detach() for t in operands(torch.bfloat16, tokens)]
+    assert torch.equal(linear(*given), F.linear(*given))
+
+
+def test_strided_operands():
+    x, weight, bias = (t.detach() for t in operands(torch.bfloat16))
+    wide, tall = torch.full((2, 20, 38), torch.nan).bfloat16(), weight.T.contiguous()
+    wide[..., ::2] = x
+    assert torch.equal(linear(wide[..., ::2], tall.T, bias), linear(x, weight, bias))
+
+
+def test_wide_dtypes_are_torchs_own(monkeypatch):
+    monkeypatch.undo()
+    assert cpu.multiplies(torch.float32)
+    assert cpu.multiplies(torch.float64)
+    given = [t.detach() for t in operands(torch.float32)]
+    assert torch.equal(linear(*given), F.linear(*given))
