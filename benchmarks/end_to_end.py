@@ -194,8 +194,10 @@ def report(
     parts += [options.label] if options.label else []
     path = options.output / f"{'-'.join(parts)}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
-    draw(rows, described["device"], path.with_suffix(".png"))
-    console.message(f"written: {path} and {path.with_suffix('.png').name}")
+    console.message(f"written: {path}")
+    if len({row["context"] for row in rows}) > 1:
+        draw(rows, described["device"], path.with_suffix(".png"))
+        console.message(f"written: {path.with_suffix('.png')}")
 
 
 def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
