@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--shape", default="attention", choices=SHAPES, help="of new blocks")
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--vocabulary", type=int, default=8000, help="of all models")
     parser.add_argument("--lengths", default="4096,8192,32768", help="of prompts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])

@@ -237,6 +237,7 @@ def main() -> None:
     parser.add_argument("--tokens", default="2048,8192", help="sequence lengths, comma separated")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="operations, comma separated; all if left out")
+    parser.add_argument("--label", help="ends the names of the results' files")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -333,7 +334,9 @@ def report(
         "rows": rows,
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"kernels-{device.type}.json"
+    path = (
+        options.output / f"{'-'.join(filter(None, ['kernels', device.type, options.label]))}.json"
+    )
     path.write_text(json.dumps(result, indent=2) + "\n")
     draw(rows, described["device"], path.with_suffix(".png"))
     console.message(f"written: {path} and {path.with_suffix('.png').name}")

@@ -18,15 +18,15 @@ _BLOCK, _LEAST = 1 << 18, 16
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """See `hybridize.kernels.linear`."""
-    dtype = weight.dtype
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) and weight.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     tokens = x.numel() // max(1, x.shape[-1])
-    if x.device.type != "cpu" or tokens < _LEAST or multiplies(dtype):
+    ours = x.device.type == "cpu" and x.dtype == weight.dtype  # torch refuses to mix dtypes
+    if not ours or tokens < _LEAST or multiplies(weight.dtype):
         return F.linear(x, weight, bias)
-    y: torch.Tensor = _Linear.apply(
-        x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    )
+    y: torch.Tensor = _Linear.apply(x, weight, bias)
     return y
 
 
@@ -38,10 +38,9 @@ def multiplies(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     library = torch.ops.mkldnn
-    narrow = dtype == torch.bfloat16
-    return bool(
-        library._is_mkldnn_bf16_supported() if narrow else library._is_mkldnn_fp16_supported()
-    )
+    if dtype == torch.bfloat16:
+        return bool(library._is_mkldnn_bf16_supported())
+    return bool(library._is_mkldnn_fp16_supported())
 
 
 class _Linear(torch.autograd.Function):

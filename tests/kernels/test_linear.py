@@ -13,7 +13,7 @@ BOUNDS = {torch.bfloat16: 4e-3, torch.float16: 5e-4}
 @pytest.fixture(autouse=True)
 def cannot_multiply(monkeypatch):
     """The path of old processors, on a new one too; three rows of the weight at a time."""
-    monkeypatch.setattr(cpu, "multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(cpu, "multiplies", lambda dtype: dtype not in BOUNDS)
     monkeypatch.setattr(cpu, "_BLOCK", 19 * 3)
 
 
@@ -68,6 +68,18 @@ def test_autocast():
         y = linear(x, weight, bias)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16()))
+
+
+def test_autocast_leaves_float64_alone():
+    given = [t.detach().double() for t in operands(torch.float32)]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(linear(*given), F.linear(*given))
+
+
+def test_dtypes_are_not_mixed():
+    x, weight, bias = (t.detach() for t in operands(torch.bfloat16))
+    with pytest.raises(RuntimeError, match="dtype"):
+        linear(x.float(), weight, bias)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 7])

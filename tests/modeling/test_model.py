@@ -6,6 +6,7 @@ from hybrids import LAYOUTS, MIXED, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hybridize.kernels.cpu import linear
 from hybridize.modeling.cache import HybridCache
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.model import (
@@ -32,6 +33,18 @@ def test_pieces_make_the_whole(model):
     pieces = [ids[:, :11], *ids[:, 11:20].split(1, dim=1), ids[:, 20:22], ids[:, 22:]]
     got = [model(piece, cache=cache).logits for piece in pieces]
     torch.testing.assert_close(torch.cat(got, 1), want, **TIGHT)
+
+
+@torch.no_grad()
+def test_no_layer_multiplies_what_the_processor_does_not(monkeypatch):
+    seen, plain = [], torch.nn.functional.linear
+    monkeypatch.setattr(linear, "multiplies", lambda dtype: dtype != torch.bfloat16)
+    monkeypatch.setattr(
+        torch.nn.functional, "linear", lambda x, w, b=None: seen.append(w.dtype) or plain(x, w, b)
+    )
+    model = build(MIXED, torch.bfloat16)
+    assert model(tokens(2, 16)).logits.dtype == torch.bfloat16
+    assert set(seen) == {torch.float32}
 
 
 @torch.no_grad()
