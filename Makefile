@@ -20,7 +20,7 @@ CHECKED := build/typecheck
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## convert, distil and evaluate the bundled checkpoint (CPU, offline, minutes)
+demo: $(READY) ## convert, distill and evaluate the bundled checkpoint (CPU, offline, minutes)
 	@$(BIN)/hybridize demo -o $(DEMO) --force
 
 test: $(READY) ## run the tests

@@ -21,8 +21,8 @@ from measuring import accuracy
 from hybridize import evaluate, load_model
 from hybridize.console import console, size_in_words
 from hybridize.demo import EXAM
-from hybridize.demo.world import RECALL_SUBJECTS, World
-from hybridize.modeling.compact_cache import CacheFormat
+from hybridize.modeling.cache.compact import CacheFormat
+from tools.bundled_checkpoint.world import RECALL_SUBJECTS, World
 
 FORMATS = [("auto", "auto"), ("fp8", "auto"), ("auto", "bfloat16"), ("auto", "fp8"), ("fp8", "fp8")]
 

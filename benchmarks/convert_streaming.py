@@ -24,9 +24,9 @@ from pathlib import Path
 
 import torch
 
+from hybridize.checkpoints import CheckpointWriter, TensorSpec
+from hybridize.checkpoints.formats import FORMATS
 from hybridize.console import console, size_in_words
-from hybridize.modeling.checkpoint import CheckpointWriter, TensorSpec
-from hybridize.modeling.formats import FORMATS
 
 HIDDEN, HEADS, KV_HEADS, FFN, VOCAB = 4096, 32, 8, 14336, 128256  # Llama-3's
 BLOCK = 64 << 20

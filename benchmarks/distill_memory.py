@@ -77,7 +77,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 def forward(options: argparse.Namespace) -> None:
     """Run the teacher once on the batch."""
-    from hybridize.modeling.load import load_model
+    from hybridize.checkpoints.load import load_model
 
     model = load_model(options.folder / "teacher", dtype=torch.float32)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def train_alone(options: argparse.Namespace) -> None:
     from torch.nn.functional import cross_entropy
     from torch.utils.checkpoint import checkpoint
 
-    from hybridize.modeling.load import load_model
+    from hybridize.checkpoints.load import load_model
 
     model = load_model(options.folder / "student", dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -196,16 +196,13 @@ def _measured(case: Callable[[argparse.Namespace], None], options: argparse.Name
     import matplotlib.figure  # noqa: F401
     import transformers.modeling_utils  # noqa: F401
 
-    import hybridize.compress.distill.distill
-    import hybridize.modeling.load  # noqa: F401
-
     before = memory_now()
     case(options)
     return memory_peak() - before
 
 
 def _batch(options: argparse.Namespace) -> torch.Tensor:
-    from hybridize.modeling.load import load_tokenizer
+    from hybridize.checkpoints.load import load_tokenizer
 
     text = (options.folder / "text.txt").read_text()
     ids = load_tokenizer(options.folder / "teacher")(text, return_tensors="pt").input_ids

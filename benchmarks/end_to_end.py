@@ -206,13 +206,13 @@ def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for name, colour in ((OURS, "#2a6f97"), (STOCK, "#b56576"), (BEFORE, "#888888")):
+    for name, color in ((OURS, "#2a6f97"), (STOCK, "#b56576"), (BEFORE, "#888888")):
         points = [row for row in rows if row["model"] == name and row["what"] == "prefill"]
         axes.plot(
             [row["context"] for row in points],
             [row["tokens_per_s"] for row in points],
             "o-",
-            color=colour,
+            color=color,
             label=name,
         )
     axes.set_xscale("log", base=2)

@@ -1,10 +1,10 @@
-"""What training in FP8 brings over quantising afterwards: the same hybrid, distilled both ways.
+"""What training in FP8 brings over quantizing afterwards: the same hybrid, distilled both ways.
 
     python benchmarks/fp8_training.py
     python benchmarks/fp8_training.py --tokens 1000000
 
 The bundled checkpoint with two of eight attention blocks kept is aligned, then distilled for the
-same tokens in float32 and for FP8. Both are then quantised in the same way; the KL divergence from
+same tokens in float32 and for FP8. Both are then quantized in the same way; the KL divergence from
 the original is measured on rows that none of them saw.
 """
 
@@ -21,9 +21,9 @@ import torch
 from hybridize import convert, distill, load_model, load_tokenizer, quantize
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT
-from hybridize.demo.train import Settings
-from hybridize.demo.world import World
 from hybridize.kernels import linear_kl_divergence
+from tools.bundled_checkpoint.train import Settings
+from tools.bundled_checkpoint.world import World
 
 WAYS: tuple[tuple[str, int | None], ...] = (("fp8", None), ("fp8", 0), ("fp8-tensor", None))
 """Schemes, and blocks that stay at either end: the default, or none."""
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Distil in all ways from one start, and quantise what comes of it."""
+    """Distill in all ways from one start, and quantize what comes of it."""
     text = folder / "world.jsonl"
     documents = World().documents(77, Settings().stages[-1].mix)
     text.write_text("\n".join(json.dumps({"text": one}) for one in islice(documents, 6_000)))
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "scheme": scheme,
             "keep_bf16": keep,
-            "unquantised": divergence(plain),
+            "unquantized": divergence(plain),
         }
         for name, trained in (("trained_in_float32", plain), ("trained_in_fp8", output)):
             small = quantize(trained, folder / "small", scheme=scheme, keep_bf16=keep, force=True,
@@ -90,23 +90,23 @@ def divergence(directory: Path) -> float:
     return total / sum(map(len, batches))
 
 
-COLUMNS = ("unquantised", "trained_in_float32", "trained_in_fp8")
+COLUMNS = ("unquantized", "trained_in_float32", "trained_in_fp8")
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Print the table and write the figures down."""
     console.table(
-        ["quantised as", "ends", "not quantised", "trained in float32", "trained for it"],
+        ["quantized as", "ends", "not quantized", "trained in float32", "trained for it"],
         [
             (
                 row["scheme"],
-                "kept" if row["keep_bf16"] is None else "quantised",
+                "kept" if row["keep_bf16"] is None else "quantized",
                 *(f"{row[name]:.4f}" for name in COLUMNS),
             )
             for row in rows
         ],
         title=f"KL from the original after {options.tokens:,} tokens, nats per token",
-        caption="Not quantised: what was trained in float32, as it is.",
+        caption="Not quantized: what was trained in float32, as it is.",
     )
     result = {
         "benchmark": "fp8_training",

@@ -279,7 +279,7 @@ def fp8_quantize(sizes: Sizes, device: torch.device) -> Case:
 
 
 def fp8_linear(sizes: Sizes, device: torch.device) -> Case:
-    """By rows, activations quantised on the way in; torch's product has them quantised already."""
+    """By rows, activations quantized on the way in; torch's product has them quantized already."""
     return _fp8_linear(sizes, device, "row", "row")
 
 

@@ -22,26 +22,26 @@ import torch
 from measuring import machine
 
 from hybridize import load_model, prune
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.checksums import load_checked
+from hybridize.checkpoints.formats import Format, read_config
+from hybridize.checkpoints.tensors import CheckpointTensors, Tensors
 from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.axes.base import Seen
 from hybridize.compress.prune.budget import Memory, parse_parameters
-from hybridize.compress.prune.contest import assemble, divergence
 from hybridize.compress.prune.cut import CutTensors
+from hybridize.compress.prune.ranking import assemble, divergence
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import layers, search
 from hybridize.compress.prune.settings import ALL_AXES
 from hybridize.compress.prune.spread import spread
 from hybridize.console import console
+from hybridize.data.source import load_windows
 from hybridize.demo import CHECKPOINT
-from hybridize.demo.world import World
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
-from hybridize.modeling.checkpoint import CheckpointReader
-from hybridize.modeling.checkpoint.checked import load_checked
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.data.source import load_windows
-from hybridize.modeling.formats import Format, read_config
-from hybridize.modeling.tensors import CheckpointTensors, Tensors
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
+from tools.bundled_checkpoint.world import World
 
 DRAWS = 3
 """How many random choices are averaged."""
@@ -216,9 +216,9 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     )
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot()
-    for kind, colour in zip(kinds, ("#2a6f97", "#61a5c2", "#b56576", "#9aa5b1"), strict=True):
+    for kind, color in zip(kinds, ("#2a6f97", "#61a5c2", "#b56576", "#9aa5b1"), strict=True):
         heights = [row["kl"][kind] for row in rows]
-        axes.plot([row["budget"] for row in rows], heights, "o-", color=colour, label=kind)
+        axes.plot([row["budget"] for row in rows], heights, "o-", color=color, label=kind)
     axes.set_yscale("log")
     axes.set_xlabel("budget, share of the parameters")
     axes.set_ylabel("KL to the model, nats per token")

@@ -21,14 +21,14 @@ from measuring import accuracy
 from hybridize import distill, evaluate, prune
 from hybridize.console import console
 from hybridize.demo import EXAM
-from hybridize.demo.world import World
+from tools.bundled_checkpoint.world import World
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("demo-out/attention-2-distilled"))
     parser.add_argument("--params", default="70%")
-    parser.add_argument("--tokens", type=int, default=500_000, help="to distil with")
+    parser.add_argument("--tokens", type=int, default=500_000, help="to distill with")
     parser.add_argument("--distill-top", type=int, default=2, help="candidates that learn first")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Prune, distil, and take the exam with all three."""
+    """Prune, distill, and take the exam with all three."""
     prose = folder / "prose.txt"
     prose.write_text(World().prose(1_000_003, 60))
     started = time.perf_counter()

@@ -1,6 +1,6 @@
-"""What each step towards recovery is worth: the ablation that a sceptic would ask for.
+"""What each step toward recovery is worth: the ablation that a sceptic would ask for.
 
-Converts a checkpoint in several ways, distils every result on the same text for the same number
+Converts a checkpoint in several ways, distills every result on the same text for the same number
 of tokens, and reports the KL divergence before and after, and the perplexity as a multiple of the
 teacher's:
 
@@ -28,8 +28,8 @@ from measuring import accuracy
 from hybridize import convert, distill, evaluate
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT, EXAM
-from hybridize.demo.train import Settings
-from hybridize.demo.world import RECALL_SUBJECTS, World
+from tools.bundled_checkpoint.train import Settings
+from tools.bundled_checkpoint.world import RECALL_SUBJECTS, World
 
 KEPT = "25%"
 TEXT_SEED = 77
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("--data", help="text to learn from; the bundled world's, or teacher")
     parser.add_argument("--perplexity", type=Path, help="held-out text; the bundled world's")
-    parser.add_argument("--tokens", type=_count, default=250_000, help="to distil each case with")
+    parser.add_argument("--tokens", type=_count, default=250_000, help="to distill each case with")
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path) -> dict[str, Any]:
-    """Convert and distil one case; return its figures."""
+    """Convert and distill one case; return its figures."""
     console.message(f"case: {case.name}")
     data, _ = texts(options, folder)
     chosen = {"attention": KEPT, "select": "sensitivity", "calibration": data} | case.convert
@@ -264,9 +264,9 @@ def draw(rows: list[dict[str, Any]], name: str, path: Path) -> None:
     figure = Figure(figsize=(8, 0.5 * len(rows) + 1.4), layout="constrained")
     axes = figure.add_subplot()
     places = range(len(rows))
-    for key, offset, colour in (("kl_before", -0.2, "#9ac1d9"), ("kl_after", 0.2, "#2a6f97")):
+    for key, offset, color in (("kl_before", -0.2, "#9ac1d9"), ("kl_after", 0.2, "#2a6f97")):
         bars = axes.barh([p + offset for p in places], [row[key] for row in rows], 0.38,
-                         color=colour, label=key.replace("kl_", "KL "))  # fmt: skip
+                         color=color, label=key.replace("kl_", "KL "))  # fmt: skip
         axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
     axes.set_yticks(list(places), [row["case"] for row in rows])
     axes.invert_yaxis()

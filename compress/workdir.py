@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from hybridize.checkpoints.files import read_json_object
 from hybridize.errors import InputError
-from hybridize.modeling.checkpoint.files import read_json_object
 
 _RECORD = "run.json"
 

@@ -9,25 +9,25 @@ from typing import Any
 
 import torch
 
-from hybridize.convert.calibrate import BlockError, Calibrator
+from hybridize.checkpoints import CheckpointReader, TensorSpec, check_output
+from hybridize.checkpoints.config_only_reader import open_to_plan
+from hybridize.checkpoints.formats import FORMATS, read_config
+from hybridize.checkpoints.hub import resolve
+from hybridize.checkpoints.streaming_writer import outgoing, source_name, write
+from hybridize.checkpoints.tensors import CheckpointTensors
+from hybridize.convert.calibration import BlockError, Calibrator
 from hybridize.convert.donor import Donor
-from hybridize.convert.initialise import ConvertedTensors, NewValues, first_values
+from hybridize.convert.first_values import ConvertedTensors, NewValues, first_values
 from hybridize.convert.plan import MambaChoice, Plan, plan_conversion
 from hybridize.convert.plot import draw_curve
-from hybridize.convert.select import Curve, Point, measure_swaps
+from hybridize.convert.selection import Curve, Point, measure_swaps
+from hybridize.data.source import load_windows
 from hybridize.errors import InputError
-from hybridize.modeling.blocks.sizes import MambaSizes
-from hybridize.modeling.checkpoint import CheckpointReader, TensorSpec, check_output
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.costs import cache_cost
-from hybridize.modeling.data.source import load_windows
-from hybridize.modeling.formats import FORMATS, read_config
-from hybridize.modeling.hub import resolve
+from hybridize.modeling.devices import DTYPES, choose_device
+from hybridize.modeling.layers.sizes import MambaSizes
 from hybridize.modeling.layout import ATTENTION, Layout
-from hybridize.modeling.placement import DTYPES, choose_device
-from hybridize.modeling.planned import open_to_plan
-from hybridize.modeling.stream import outgoing, source_name, write
-from hybridize.modeling.tensors import CheckpointTensors
 
 _CONTEXT = 32 * 1024
 _WINDOW = 512  # tokens of calibration text in a row

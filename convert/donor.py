@@ -12,12 +12,12 @@ from typing import Self
 
 import torch
 
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.errors import InputError
-from hybridize.modeling.blocks.sizes import MambaSizes
-from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.formats import read_config
-from hybridize.modeling.tensors import CheckpointTensors
+from hybridize.modeling.layers.sizes import MambaSizes
 
 
 class Donor:

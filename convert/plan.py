@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hybridize.checkpoints.formats import Fit, Format
+from hybridize.checkpoints.formats.choose import choose_format
+from hybridize.checkpoints.formats.stock_hybrid import pad_heads
 from hybridize.errors import InputError
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.formats import Fit, Format
-from hybridize.modeling.formats.choose import choose_format
-from hybridize.modeling.formats.stock_hybrid import pad_heads
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.layout import ATTENTION, MAMBA, Layout
 
 Chooser = Callable[[int, int], tuple[int, ...]]
@@ -51,7 +51,7 @@ class MambaChoice:
             key/value heads), or a number.
         expand: width in units of the attention's (1 or 2).
         d_state: state per head; the attention's head dim if None.
-        proj_bias: whether the projections have biases; the attention initialisation needs
+        proj_bias: whether the projections have biases; the attention initialization needs
             them to hold the gate open.
     """
 

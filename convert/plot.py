@@ -2,8 +2,8 @@
 
 from io import BytesIO
 
-from hybridize.convert.select import Curve
-from hybridize.modeling.extras import require_extra
+from hybridize.convert.selection import Curve
+from hybridize.extras import require_extra
 
 
 def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:

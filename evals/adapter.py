@@ -1,6 +1,6 @@
 """Hand any causal model to lm-eval: its own `HFLM`, with less work per question and our progress.
 
-Scores are those of `HFLM`: it tokenises, batches, cuts prompts that are too long from the left and
+Scores are those of `HFLM`: it tokenizes, batches, cuts prompts that are too long from the left and
 pads on the right, which neither a causal nor a recurrent model sees at the tokens before it.
 """
 
@@ -17,9 +17,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hybridize.checkpoints.load import check_tokens
 from hybridize.console import Progress, console
 from hybridize.errors import HybridizeError, InputError
-from hybridize.modeling.load import check_tokens
 
 # How many tokens one forward pass may score when each of them needs its row of logits: at a
 # vocabulary of 128k in float32, 4 GB of them.
@@ -79,7 +79,7 @@ class HarnessModel(HFLM):
         left_truncate_len: int | None = None,
         **kwargs: Any,
     ) -> list[int]:
-        """Tokenise as `HFLM` does, remembering the last few texts.
+        """Tokenize as `HFLM` does, remembering the last few texts.
 
         Raises:
             InputError: the model does not know a token.
@@ -120,7 +120,7 @@ class HarnessModel(HFLM):
     def score_text(self, text: str, window: int) -> tuple[float, int]:
         """Score each token of a text once, with lm-eval's rolling windows.
 
-        The text is tokenised without special tokens. The first window begins with BOS (EOS where
+        The text is tokenized without special tokens. The first window begins with BOS (EOS where
         the tokenizer has none), each later one with the last token of the window before it; the
         last one reaches back so far that it is full, too.
 

@@ -1,6 +1,6 @@
 """The libraries that evaluation needs beyond those of a plain install."""
 
-from hybridize.modeling.extras import require_extra
+from hybridize.extras import require_extra
 
 _NEEDED = ("datasets", "lm_eval.models.huggingface", "scipy.stats")
 

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hybridize.errors import InputError
-from hybridize.modeling.compact_cache import CacheFormat
+from hybridize.modeling.cache.compact import CacheFormat
 
 Backend = Literal["hybridize", "transformers"]
 
@@ -33,7 +33,7 @@ def load(
     Raises:
         InputError: the checkpoint cannot be read, or transformers has no such cache.
     """
-    from hybridize.modeling.load import load_tokenizer
+    from hybridize.checkpoints.load import load_tokenizer
 
     model = load_bare(
         directory, backend=backend, device=device, dtype=dtype, cache_format=cache_format
@@ -57,7 +57,7 @@ def load_bare(
                 "transformers out"
             )
         return _load_stock(directory, device, dtype)
-    from hybridize.modeling.load import load_model
+    from hybridize.checkpoints.load import load_model
 
     return load_model(directory, dtype=dtype, device=device, cache_format=cache_format)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybridize.checkpoints.hub import resolve
 from hybridize.errors import InputError
 from hybridize.evals.compare import compare
 from hybridize.evals.extra import require_eval_extra
@@ -17,7 +18,6 @@ from hybridize.evals.results import (
     read_metrics,
     read_scores,
 )
-from hybridize.modeling.hub import resolve
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hybridize.evals.adapter import HarnessModel
     from hybridize.evals.models import Backend
     from hybridize.evals.tasks import TaskSelection
-    from hybridize.modeling.compact_cache import CacheFormat
+    from hybridize.modeling.cache.compact import CacheFormat
 
 DEFAULT_TASKS = ("mmlu",)
 BACKENDS = ("hybridize", "transformers")
@@ -110,8 +110,8 @@ def evaluate(
 
     from hybridize.evals.harness import compiled_templates, quiet_libraries
     from hybridize.evals.tasks import select_tasks
-    from hybridize.modeling.compact_cache import CacheFormat
-    from hybridize.modeling.placement import choose_device, choose_dtype
+    from hybridize.modeling.cache.compact import CacheFormat
+    from hybridize.modeling.devices import choose_device, choose_dtype
 
     place = choose_device(device)
     precision = choose_dtype(dtype, place)

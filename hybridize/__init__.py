@@ -12,6 +12,7 @@ from hybridize import _autoclasses
 from hybridize.errors import HybridizeError, InputError
 
 if TYPE_CHECKING:
+    from hybridize.checkpoints.load import load_model, load_tokenizer
     from hybridize.compress.distill.distill import distill
     from hybridize.compress.prune.prune import prune
     from hybridize.compress.quantize.quantize import quantize
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
     from hybridize.evals.bench.bench import bench
     from hybridize.evals.bench.predict import predict
     from hybridize.evals.report.report import report
-    from hybridize.modeling.cache import HybridCache
+    from hybridize.export.export import export
+    from hybridize.inspection.inspect import inspect
+    from hybridize.inspection.verify import verify
+    from hybridize.modeling.cache.hybrid import HybridCache
     from hybridize.modeling.config import HybridConfig
-    from hybridize.modeling.export.export import export
-    from hybridize.modeling.inspect import inspect
     from hybridize.modeling.layout import Layout
-    from hybridize.modeling.load import load_model, load_tokenizer
     from hybridize.modeling.model import HybridForCausalLM
-    from hybridize.modeling.verify import verify
 
     __version__: str
 
@@ -55,22 +55,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "HybridCache": "hybridize.modeling.cache",
+    "HybridCache": "hybridize.modeling.cache.hybrid",
     "HybridConfig": "hybridize.modeling.config",
     "HybridForCausalLM": "hybridize.modeling.model",
     "Layout": "hybridize.modeling.layout",
     "bench": "hybridize.evals.bench.bench",
     "distill": "hybridize.compress.distill.distill",
     "evaluate": "hybridize.evals",
-    "export": "hybridize.modeling.export.export",
-    "inspect": "hybridize.modeling.inspect",
-    "load_model": "hybridize.modeling.load",
-    "load_tokenizer": "hybridize.modeling.load",
+    "export": "hybridize.export.export",
+    "inspect": "hybridize.inspection.inspect",
+    "load_model": "hybridize.checkpoints.load",
+    "load_tokenizer": "hybridize.checkpoints.load",
     "predict": "hybridize.evals.bench.predict",
     "prune": "hybridize.compress.prune.prune",
     "report": "hybridize.evals.report.report",
     "quantize": "hybridize.compress.quantize.quantize",
-    "verify": "hybridize.modeling.verify",
+    "verify": "hybridize.inspection.verify",
 }
 
 

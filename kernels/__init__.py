@@ -54,14 +54,14 @@ def gated_rms_norm(
     group_size: int,
     norm_before_gate: bool = False,
 ) -> torch.Tensor:
-    """Gate with SiLU and normalise, each group of channels by itself.
+    """Gate with SiLU and normalize, each group of channels by itself.
 
     Args:
         x, gate: ``(..., width)``.
         weight: ``(width,)``.
         eps: added to each group's mean square.
         group_size: channels that share a mean square; divides ``width``.
-        norm_before_gate: normalise first and gate afterwards; Mamba-2 gates first.
+        norm_before_gate: normalize first and gate afterwards; Mamba-2 gates first.
 
     Returns:
         ``(..., width)`` in the dtype of ``x``.
@@ -142,7 +142,7 @@ def causal_conv1d(
         weight: ``(channels, width)``, the oldest tap first.
         bias: ``(channels,)``.
         window: ``(batch, width - 1, channels)``, the inputs just before ``x``; zeros if None.
-        seq_idx: ``(batch, length)`` integers; neighbours with different ones belong to
+        seq_idx: ``(batch, length)`` integers; neighbors with different ones belong to
             different packed sequences and do not see each other. The window belongs to the
             first token's sequence.
 
@@ -201,7 +201,7 @@ def ssd_scan(
         dt: ``(batch, length, heads)``, before bias and softplus; ``-inf`` makes a token leave
             no trace (with the lower limit 0).
         A: ``(heads,)``, negative.
-        B, C: ``(batch, length, groups, d_state)``; heads of a group, neighbours, share them.
+        B, C: ``(batch, length, groups, d_state)``; heads of a group, neighbors, share them.
         D: ``(heads,)``, the skip connection.
         dt_bias: ``(heads,)``.
         dt_limit: bounds on the step.
@@ -371,7 +371,7 @@ def fp8_linear(
     """Do a linear layer on FP8 numbers, adding up in float32; there is no gradient.
 
     Args:
-        x: ``(..., columns)``, quantised on the way in.
+        x: ``(..., columns)``, quantized on the way in.
         weight: ``(rows, columns)`` in float8_e4m3fn.
         weight_scale: as `fp8_quantize` returns it for ``tensor``, ``row`` or ``block``.
         bias: ``(rows,)``.

@@ -16,41 +16,49 @@ from hybridize.console import console
 from hybridize.errors import InputError
 
 _IMPLEMENTATIONS = {
-    "rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm", "triton": "triton.norm"},
-    "gated_rms_norm": {"reference": "reference.norm", "cpu": "cpu.norm", "triton": "triton.norm"},
+    "rms_norm": {"reference": "reference.norm", "eager": "eager.norm", "triton": "triton.norm"},
+    "gated_rms_norm": {
+        "reference": "reference.norm",
+        "eager": "eager.norm",
+        "triton": "triton.norm",
+    },
     "swiglu": {
         "reference": "reference.activation",
-        "cpu": "cpu.activation",
+        "eager": "eager.activation",
         "triton": "triton.activation",
     },
     "squared_relu": {
         "reference": "reference.activation",
-        "cpu": "cpu.activation",
+        "eager": "eager.activation",
         "triton": "triton.activation",
     },
-    "linear": {"reference": "reference.linear", "cpu": "cpu.linear"},
-    "squared_relu_mlp": {"reference": "reference.mlp", "cpu": "cpu.mlp"},
-    "causal_conv1d": {"reference": "reference.conv", "cpu": "cpu.conv", "triton": "triton.conv"},
+    "linear": {"reference": "reference.linear", "eager": "eager.linear"},
+    "squared_relu_mlp": {"reference": "reference.mlp", "eager": "eager.mlp"},
+    "causal_conv1d": {
+        "reference": "reference.conv",
+        "eager": "eager.conv",
+        "triton": "triton.conv",
+    },
     "causal_conv1d_step": {"reference": "reference.conv", "triton": "triton.conv"},
     "ssd_scan": {
         "reference": "reference.ssd_scan",
-        "cpu": "cpu.ssd_scan",
+        "eager": "eager.ssd_scan",
         "triton": "triton.ssd_scan",
     },
     "ssd_step": {"reference": "reference.ssd_step", "triton": "triton.ssd_step"},
     "mamba2_step": {"reference": "reference.mamba2_step", "triton": "triton.mamba2_step"},
     "linear_kl_divergence": {
         "reference": "reference.linear_kl",
-        "cpu": "cpu.linear_kl",
+        "eager": "eager.linear_kl",
         "triton": "triton.linear_kl",
     },
     "fp8_scale": {"reference": "reference.fp8"},
     "fp8_quantize": {"reference": "reference.fp8", "triton": "triton.fp8"},
-    "fp8_linear": {"reference": "reference.fp8", "cpu": "cpu.fp8", "triton": "triton.fp8"},
+    "fp8_linear": {"reference": "reference.fp8", "eager": "eager.fp8", "triton": "triton.fp8"},
     "linear_topk_kl_divergence": {"reference": "reference.linear_kl"},
 }
 
-_BACKENDS = ("triton", "cpu", "reference")
+_BACKENDS = ("triton", "eager", "reference")
 """From the most to the least particular: what has no kernel in one has its kernel in the next."""
 
 
@@ -58,7 +66,7 @@ def implementation(operation: str, device: torch.device) -> Callable[..., Any]:
     """Return the function that carries out ``operation`` on tensors of ``device``.
 
     Triton kernels serve CUDA devices, fast torch paths every other; the reference does where it is
-    as fast as torch gets. ``HYBRIDIZE_KERNELS=reference|cpu|triton`` prefers one backend for all
+    as fast as torch gets. ``HYBRIDIZE_KERNELS=reference|eager|triton`` prefers one backend for all
     operations that have it.
 
     Raises:
@@ -72,7 +80,7 @@ def _load(operation: str, device: str, preferred: str) -> Callable[..., Any]:
     if preferred:
         _check(preferred, device)
         _announce(preferred)
-    backend = preferred or ("triton" if device == "cuda" and _has_triton() else "cpu")
+    backend = preferred or ("triton" if device == "cuda" and _has_triton() else "eager")
     choices = _IMPLEMENTATIONS[operation]
     chosen = next(name for name in _BACKENDS[_BACKENDS.index(backend) :] if name in choices)
     module = importlib.import_module(f"hybridize.kernels.{choices[chosen]}")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from hybridize.modeling.blocks.sizes import (
+from hybridize.modeling.layers.sizes import (
     AttentionSizes,
     BlockSizes,
     MambaSizes,
@@ -168,7 +168,7 @@ class HybridConfig(PreTrainedConfig):
     def _attention_blocks(self) -> list[AttentionSizes]:
         return [block for block in self.blocks if isinstance(block, AttentionSizes)]
 
-    # What transformers' caches, masks and RoPE initialisers ask a configuration for.
+    # What transformers' caches, masks and RoPE initializers ask a configuration for.
 
     @property
     def num_hidden_layers(self) -> int:

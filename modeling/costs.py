@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from hybridize.modeling.blocks.attention import Attention
-from hybridize.modeling.blocks.context import BlockContext
-from hybridize.modeling.blocks.linear import Linear
-from hybridize.modeling.blocks.mamba2 import Mamba2
-from hybridize.modeling.blocks.mlp import FeedForward
-from hybridize.modeling.blocks.norm import RMSNorm
-from hybridize.modeling.blocks.rope import RotaryEmbedding
-from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
-from hybridize.modeling.cache import SegmentCache
-from hybridize.modeling.compact_cache import CacheFormat
+from hybridize.modeling.cache.compact import CacheFormat
+from hybridize.modeling.cache.hybrid import SegmentCache
+from hybridize.modeling.cache.static import StaticHybridCache
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.static_cache import StaticHybridCache
+from hybridize.modeling.layers.attention import Attention
+from hybridize.modeling.layers.context import BlockContext
+from hybridize.modeling.layers.linear import Linear
+from hybridize.modeling.layers.mamba2 import Mamba2
+from hybridize.modeling.layers.mlp import FeedForward
+from hybridize.modeling.layers.norm import RMSNorm
+from hybridize.modeling.layers.rope import RotaryEmbedding
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 
 _MIXERS: dict[type[BlockSizes], type[nn.Module]] = {
     AttentionSizes: Attention,
@@ -71,7 +71,7 @@ class HybridPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise as mamba_ssm does: steps of 1e-3 to 1e-1, decay rates of 1 to 16."""
+        """Initialize as mamba_ssm does: steps of 1e-3 to 1e-1, decay rates of 1 to 16."""
         super()._init_weights(module)
         if isinstance(module, Mamba2):
             low, high = math.log(1e-3), math.log(1e-1)

@@ -8,10 +8,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from hybridize.checkpoints.formats import Format, config_from_json
 from hybridize.convert.plan import MambaChoice, plan_conversion
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.formats import Format, config_from_json
 
 _SHARD = 5 * 10**9  # bytes
 _LLAMA_3: dict[str, Any] = {

@@ -1,4 +1,7 @@
-"""Imports flow one way: cli and demo -> evals, compress, convert -> modeling -> kernels."""
+"""Imports flow one way.
+
+kernels <- modeling <- checkpoints <- data <- convert, compress, evals, export, inspection <- face
+"""
 
 import ast
 from collections.abc import Iterator
@@ -8,18 +11,26 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+_MODELS = {"kernels", "modeling"}
+_FILES = _MODELS | {"checkpoints"}
+_TEXT = _FILES | {"data"}
 # What each part may import beside itself and SHARED. Parts that are not here sit at the top.
-MAY_IMPORT = {
+MAY_IMPORT: dict[str, set[str]] = {
     "kernels": set(),
     "modeling": {"kernels"},
-    "convert": {"modeling", "kernels"},
-    "compress": {"modeling", "kernels"},
-    "evals": {"modeling", "kernels"},
+    "checkpoints": _MODELS,
+    "data": _FILES,
+    "convert": _TEXT,
+    "compress": _TEXT,
+    "evals": _TEXT,
+    "export": _TEXT,
+    "inspection": _TEXT,
     "errors": set(),
     "console": set(),
+    "extras": set(),
 }
-SHARED = {"errors", "console", "__version__"}
-FOLDERS = ("kernels", "modeling", "convert", "compress", "evals")
+SHARED = {"errors", "console", "extras", "__version__"}
+FOLDERS = tuple(part for part in MAY_IMPORT if part not in SHARED)
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -75,14 +86,14 @@ def test_imports_flow_one_way():
     ("module", "source"),
     [
         ("hybridize.kernels.registry", "import hybridize.modeling"),
-        ("hybridize.kernels.cpu.scan", "from hybridize.modeling.layout import Layout"),
+        ("hybridize.kernels.eager.scan", "from hybridize.modeling.layout import Layout"),
         ("hybridize.modeling.model", "from hybridize.convert import plan"),
         ("hybridize.modeling.model", "def f():\n    from hybridize.evals import evaluate"),
-        ("hybridize.modeling.blocks.mlp", "from ...convert.plan import Plan"),
+        ("hybridize.modeling.layers.mlp", "from ...convert.plan import Plan"),
         ("hybridize.modeling.__init__", "from ..cli import options"),
-        ("hybridize.modeling.load", "import hybridize"),
-        ("hybridize.modeling.load", "from hybridize import load_model"),
-        ("hybridize.modeling.load", "importlib.import_module('hybridize.cli')"),
+        ("hybridize.checkpoints.load", "import hybridize"),
+        ("hybridize.checkpoints.load", "from hybridize import load_model"),
+        ("hybridize.checkpoints.load", "importlib.import_module('hybridize.cli')"),
         ("hybridize.convert.convert", "from hybridize.evals import evaluate"),
         ("hybridize.convert.convert", "from hybridize import evals"),
         ("hybridize.convert.convert", "from hybridize.compress.prune import prune"),
@@ -105,7 +116,7 @@ def test_a_breach_is_found(module, source):
         ("hybridize.kernels.scan", "from hybridize.errors import InputError\nimport torch"),
         ("hybridize.kernels.scan", "from hybridize.kernels.reference import scan"),
         ("hybridize.modeling.model", "from hybridize.kernels import ssd_scan"),
-        ("hybridize.modeling.blocks.mlp", "from ..layout import Layout\nfrom . import norm"),
+        ("hybridize.modeling.layers.mlp", "from ..layout import Layout\nfrom . import norm"),
         ("hybridize.modeling.provenance", "from hybridize import __version__"),
         ("hybridize.convert.convert", "from hybridize.console import console"),
         ("hybridize.cli.convert", "from hybridize.convert.convert import convert"),

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("hybridize", "convert", "compress", "modeling", "kernels", "evals")
+FOLDERS = (
+    "hybridize",
+    "checkpoints",
+    "compress",
+    "convert",
+    "data",
+    "evals",
+    "export",
+    "inspection",
+    "kernels",
+    "modeling",
+)
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 

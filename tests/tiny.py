@@ -124,7 +124,7 @@ def stock_config(architecture: str, **changes: Any) -> PreTrainedConfig:
 
 
 @torch.no_grad()
-def randomise(model: PreTrainedModel, seed: int = 0) -> None:
+def randomize(model: PreTrainedModel, seed: int = 0) -> None:
     """Give every parameter values that matter."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -149,7 +149,7 @@ def write_stock(
 ) -> PreTrainedModel:
     """Write a random checkpoint with transformers' own code; return the model."""
     model = AutoModelForCausalLM.from_config(stock_config(architecture, **changes)).eval()
-    randomise(model, seed)
+    randomize(model, seed)
     model.save_pretrained(directory, max_shard_size=shard)
     return model
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from hybridize.checkpoints import check_output
+from hybridize.checkpoints.hub import resolve
 from hybridize.compress.distill.pair import check_pair
 from hybridize.compress.distill.results import DistillResult
 from hybridize.compress.distill.run import Run
@@ -15,12 +17,10 @@ from hybridize.compress.distill.stages import (
     check_stages,
     default_rates,
 )
+from hybridize.data.source import TEACHER
 from hybridize.errors import InputError
-from hybridize.modeling.checkpoint import check_output
-from hybridize.modeling.data.source import TEACHER
-from hybridize.modeling.extras import require_extra
-from hybridize.modeling.hub import resolve
-from hybridize.modeling.placement import choose_device, choose_dtype
+from hybridize.extras import require_extra
+from hybridize.modeling.devices import choose_device, choose_dtype
 
 
 def distill(

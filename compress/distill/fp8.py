@@ -1,9 +1,9 @@
-"""Training in FP8: linear layers see what they will be when they are quantised.
+"""Training in FP8: linear layers see what they will be when they are quantized.
 
 Nemotron-H's recipe (arXiv 2504.03624): E4M3 weights and activations, E5M2 gradients, scales from
 each tensor as it is, the first and last blocks left alone. Rounding passes gradients straight
 through (Bengio et al. 2013, arXiv 1308.3432) to weights that stay float32. What is rounded, and
-how finely, is the scheme's that will quantise the result.
+how finely, is the scheme's that will quantize the result.
 """
 
 from pathlib import Path
@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.formats import read_config
 from hybridize.compress.quantize.keep import choose_ends, parse_keep
 from hybridize.compress.quantize.schemes import SCHEMES, Scheme
 from hybridize.compress.quantize.targets import find_targets
 from hybridize.errors import InputError
 from hybridize.kernels import fp8_linear, fp8_quantize
 from hybridize.kernels.reference.fp8 import fp8_dequantize
-from hybridize.modeling.checkpoint import CheckpointReader
-from hybridize.modeling.formats import read_config
 from hybridize.modeling.model import HybridForCausalLM
 
 
 def fp8_layers(directory: Path, scheme: str, keep_bf16: int | None) -> tuple[str, ...]:
-    """Return the names of the layers that quantising a checkpoint would round.
+    """Return the names of the layers that quantizing a checkpoint would round.
 
     Args:
         directory: the checkpoint; its configuration is enough.
@@ -94,7 +94,7 @@ class _Rounded(torch.autograd.Function):
         scheme: Scheme,
     ) -> torch.Tensor:
         activations = scheme.quantization.activations
-        rounded_weight = scheme.quantise(weight)
+        rounded_weight = scheme.quantize(weight)
         rounded_x = fp8_quantize(x.flatten(0, -2), activations)
         ctx.save_for_backward(*rounded_x, *rounded_weight)
         ctx.shape, ctx.bias = x.shape, bias is not None

@@ -17,8 +17,8 @@ from hybridize.compress.distill.settings import DistillSettings
 from hybridize.compress.distill.stages import Stage
 from hybridize.compress.distill.state import Progress
 from hybridize.console import console
+from hybridize.data.packing import Windows
 from hybridize.errors import HybridizeError
-from hybridize.modeling.data.windows import Windows
 
 _LOWEST = 0.02
 """Learning rate at a stage's end, as a share of its peak."""

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.load import load_model, load_tokenizer
 from hybridize.errors import InputError
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
-from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.formats import read_config
-from hybridize.modeling.load import load_model, load_tokenizer
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.model import HybridForCausalLM
 
 _PRUNED = ", or train a pruned one with --stages kl --train all"

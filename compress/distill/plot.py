@@ -4,7 +4,7 @@ import json
 from io import BytesIO
 from typing import Any
 
-from hybridize.modeling.extras import require_extra
+from hybridize.extras import require_extra
 
 
 def draw_losses(metrics: str) -> bytes:

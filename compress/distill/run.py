@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.save import save_model
 from hybridize.compress.distill.distributed import gather, join, like, shard
 from hybridize.compress.distill.fp8 import fp8_layers, train_in_fp8
 from hybridize.compress.distill.loop import Loop
@@ -18,13 +21,10 @@ from hybridize.compress.distill.stages.kl import KL
 from hybridize.compress.distill.state import Progress, keep_metrics, load_state, save_state
 from hybridize.compress.distill.teacher_cache import TeacherCache
 from hybridize.compress.workdir import claim, remove
+from hybridize.data.packing import Windows
+from hybridize.data.source import load_windows
 from hybridize.errors import InputError
-from hybridize.modeling.checkpoint import CheckpointReader
 from hybridize.modeling.config import parameter_shapes
-from hybridize.modeling.data.source import load_windows
-from hybridize.modeling.data.windows import Windows
-from hybridize.modeling.formats import read_config
-from hybridize.modeling.save import save_model
 
 
 class Run:

@@ -32,8 +32,8 @@ class DistillSettings:
         gradient_checkpointing: recompute activations in the backward.
         cache_teacher: likeliest tokens of the teacher to write down, so that the KL stage runs
             without it; 0 for none.
-        fp8: the scheme that will quantise the result, to be trained for; None to train as it is.
-        keep_bf16: with ``fp8``, blocks at either end that will not be quantised; see
+        fp8: the scheme that will quantize the result, to be trained for; None to train as it is.
+        keep_bf16: with ``fp8``, blocks at either end that will not be quantized; see
             `hybridize.quantize`.
         seed: of everything random.
         dtype: ``float32`` or ``bfloat16``: what is computed in; what trains stays float32.

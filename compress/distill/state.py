@@ -1,6 +1,6 @@
 """Where a distillation stands, on disk, so that a killed one goes on.
 
-One safetensors file, never a pickle: the parameters that train, the optimiser's moments, the best
+One safetensors file, never a pickle: the parameters that train, the optimizer's moments, the best
 parameters so far, and in the header, as JSON, the step and everything else that is not a tensor.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from hybridize.checkpoints.checksums import load_checked, save_checked
 from hybridize.errors import InputError
-from hybridize.modeling.checkpoint.checked import load_checked, save_checked
 
 
 @dataclass

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from hybridize.checkpoints.checksums import load_checked, save_checked
 from hybridize.console import console
-from hybridize.modeling.checkpoint.checked import load_checked, save_checked
-from hybridize.modeling.data.windows import Windows
+from hybridize.data.packing import Windows
 from hybridize.modeling.model import HybridForCausalLM
 
 _ROWS_PER_FILE = 64

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 from hybridize.console import size_in_words
 from hybridize.errors import InputError
-from hybridize.modeling.blocks.sizes import BlockSizes
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.costs import block_cache_cost
+from hybridize.modeling.layers.sizes import BlockSizes
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _WHERE = r"@(\d+)(k?)(?:x(\d+))?"
@@ -75,7 +75,7 @@ class Memory(Budget):
         context: tokens of each sequence.
         batch: sequences at a time.
         width: bytes per element as stored; SSM states are float32.
-        linear_width: the same for the blocks' linear layers, which quantisation shrinks.
+        linear_width: the same for the blocks' linear layers, which quantization shrinks.
         kv_width: the same for keys and values.
     """
 
@@ -129,7 +129,7 @@ def parse_memory(
         text: what was given.
         width: bytes per element of the weights that will be stored.
         weight_bits, kv_bits: of the blocks' linear layers, and of keys and values, if they are
-            going to be quantised.
+            going to be quantized.
 
     Raises:
         InputError: it is not of that form.

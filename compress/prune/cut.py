@@ -2,12 +2,12 @@
 
 import torch
 
+from hybridize.checkpoints.tensors import Tensors
 from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.scores import Scores
-from hybridize.modeling.blocks.sizes import MambaSizes
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.tensors import Tensors
+from hybridize.modeling.layers.sizes import MambaSizes
 
 
 class CutTensors:

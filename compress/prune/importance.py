@@ -15,21 +15,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hybridize.checkpoints.blockwise import BlockwiseModel
+from hybridize.checkpoints.load import load_model
+from hybridize.checkpoints.tensors import Tensors
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.axes.base import Seen
 from hybridize.compress.prune.scores import Scores
 from hybridize.console import console
+from hybridize.data.kl_probe import Probe, batches_of
+from hybridize.data.packing import Windows
 from hybridize.errors import InputError
 from hybridize.kernels import causal_conv1d
-from hybridize.modeling.blocks.attention import Attention
-from hybridize.modeling.blocks.mamba2 import Mamba2
-from hybridize.modeling.blocks.mlp import FeedForward
-from hybridize.modeling.blockwise import BlockwiseModel
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.data.windows import Windows
-from hybridize.modeling.load import load_model
-from hybridize.modeling.probe import Probe, batches_of
-from hybridize.modeling.tensors import Tensors
+from hybridize.modeling.layers.attention import Attention
+from hybridize.modeling.layers.mamba2 import Mamba2
+from hybridize.modeling.layers.mlp import FeedForward
 
 _OUTPUTS = {Attention: "o_proj", Mamba2: "out_proj", FeedForward: "down_proj"}
 

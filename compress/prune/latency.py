@@ -20,10 +20,10 @@ from hybridize.compress.prune.axes.base import BlockAxis
 from hybridize.compress.prune.budget import Budget, block_parameters, parse_latency
 from hybridize.compress.prune.search import options
 from hybridize.console import console
-from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
-from hybridize.modeling.cache import HybridCache
+from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.costs import block_cache_cost
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model import HybridForCausalLM
 
 _KINDS: tuple[type[BlockSizes], ...] = (MLPSizes, AttentionSizes, MambaSizes)

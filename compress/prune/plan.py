@@ -4,18 +4,18 @@ from pathlib import Path
 
 import torch
 
+from hybridize.checkpoints.published_models import find_shape
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.axes.base import Seen
 from hybridize.compress.prune.budget import Parameters
-from hybridize.compress.prune.contest import Contest
+from hybridize.compress.prune.ranking import Contest
 from hybridize.compress.prune.results import PruningResult
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import search
 from hybridize.compress.prune.settings import PruneSettings
-from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.placement import DTYPES
-from hybridize.modeling.shapes import find_shape
+from hybridize.modeling.devices import DTYPES
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes
 
 _STORED = torch.bfloat16  # what large checkpoints come in
 

@@ -3,10 +3,10 @@
 from io import BytesIO
 
 from hybridize.compress.prune.scores import Scores
-from hybridize.modeling.extras import require_extra
+from hybridize.extras import require_extra
 from hybridize.modeling.layout import KINDS
 
-_COLOURS = {"attention": "#d1495b", "mamba": "#2a6f97", "mlp": "#9aa5b1"}
+_COLORS = {"attention": "#d1495b", "mamba": "#2a6f97", "mlp": "#9aa5b1"}
 _WORDS = {"attention": "attention", "mamba": "Mamba-2", "mlp": "MLP"}
 
 
@@ -29,10 +29,10 @@ def draw_importance(scores: Scores, layout: str) -> bytes:
         (above, scores.blocks, "KL when skipped, nats per token"),
         (below, scores.influence, "influence, 1 - cosine"),
     ):
-        for kind, colour in _COLOURS.items():
+        for kind, color in _COLORS.items():
             places = [i for i, letter in enumerate(layout) if KINDS[letter] == kind]
             heights = [float(values[place]) for place in places]
-            axes.bar(places, heights, color=colour, label=_WORDS[kind] if places else None)
+            axes.bar(places, heights, color=color, label=_WORDS[kind] if places else None)
         axes.set_ylabel(title, fontsize=8)
         axes.set_yscale("log")
         axes.grid(alpha=0.3, axis="y")

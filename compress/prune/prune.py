@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hybridize.checkpoints import check_output
+from hybridize.checkpoints.hub import resolve
+from hybridize.checkpoints.published_models import published
 from hybridize.compress.prune.plan import plan
 from hybridize.compress.prune.results import PruningResult
 from hybridize.compress.prune.run import Run
 from hybridize.compress.prune.settings import ALL_AXES, PruneSettings
 from hybridize.errors import InputError
-from hybridize.modeling.checkpoint import check_output
-from hybridize.modeling.hub import resolve
-from hybridize.modeling.placement import choose_device
-from hybridize.modeling.shapes import published
+from hybridize.modeling.devices import choose_device
 
 
 def prune(
@@ -38,7 +38,7 @@ def prune(
     """Make a checkpoint smaller: hybrid or plain Transformer, in any format that hybridize reads.
 
     The cut is exact: what leaves are rows and columns, and norms are corrected for what they no
-    longer see. Distil the result from the original to get back what it lost.
+    longer see. Distill the result from the original to get back what it lost.
 
     Works in ``OUTPUT.prune`` beside the output and removes it in the end. A run that was killed
     goes on with ``resume``.
@@ -54,7 +54,7 @@ def prune(
         device: where to measure and train.
         resume: go on with a run that was interrupted.
         force: replace an existing output, and forget an interrupted run.
-        dry_run: measure and search, but write no checkpoint, and distil nothing.
+        dry_run: measure and search, but write no checkpoint, and distill nothing.
         **settings: the other fields of `PruneSettings`.
 
     Raises:

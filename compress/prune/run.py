@@ -8,30 +8,30 @@ from typing import Any
 
 import torch
 
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.files import put_in_place, read_json_object
+from hybridize.checkpoints.formats import Format, read_config
+from hybridize.checkpoints.load import load_model
+from hybridize.checkpoints.streaming_writer import Outgoing, outgoing, source_name, write
+from hybridize.checkpoints.tensors import CheckpointTensors, Tensors
 from hybridize.compress.prune.budget import Budget, Parameters
-from hybridize.compress.prune.contest import Contest, Entrant, assemble, hold
 from hybridize.compress.prune.cut import CutTensors
+from hybridize.compress.prune.finalists import tournament
 from hybridize.compress.prune.importance import measure
 from hybridize.compress.prune.latency import Latency, step_seconds
 from hybridize.compress.prune.plot import draw_importance
+from hybridize.compress.prune.ranking import Contest, Entrant, assemble, hold
 from hybridize.compress.prune.results import PruningResult
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import Found, search
 from hybridize.compress.prune.settings import PruneSettings
-from hybridize.compress.prune.tournament import tournament
 from hybridize.compress.workdir import claim, remove
 from hybridize.console import console
+from hybridize.data.packing import Windows
+from hybridize.data.source import load_windows
 from hybridize.errors import HybridizeError, InputError
-from hybridize.modeling.checkpoint import CheckpointReader
-from hybridize.modeling.checkpoint.files import put_in_place, read_json_object
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.data.source import load_windows
-from hybridize.modeling.data.windows import Windows
-from hybridize.modeling.formats import Format, read_config
-from hybridize.modeling.load import load_model
-from hybridize.modeling.placement import DTYPES, choose_dtype
-from hybridize.modeling.stream import Outgoing, outgoing, source_name, write
-from hybridize.modeling.tensors import CheckpointTensors, Tensors
+from hybridize.modeling.devices import DTYPES, choose_dtype
 
 _WINDOW = 512  # tokens in a row
 _HELD_OUT = 4  # one row in so many is for measuring candidates

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from hybridize.checkpoints.checksums import load_checked, save_checked
 from hybridize.errors import InputError
-from hybridize.modeling.checkpoint.checked import load_checked, save_checked
 
 
 @dataclass(frozen=True)

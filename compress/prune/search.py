@@ -19,8 +19,8 @@ from hybridize.compress.prune.axes.base import BlockAxis
 from hybridize.compress.prune.budget import Budget
 from hybridize.compress.prune.scores import Scores
 from hybridize.errors import InputError
-from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 
 DEPTH = "depth"
 _MOST_STEPS = 9  # sizes of an axis; fewer where there would be too many combinations

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
+from hybridize.checkpoints.formats import FORMATS
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.budget import Budget, parse_memory, parse_parameters
 from hybridize.compress.prune.latency import Latency, latency_budget
 from hybridize.compress.prune.search import DEPTH
+from hybridize.data.source import TEACHER
 from hybridize.errors import InputError
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.data.source import TEACHER
-from hybridize.modeling.formats import FORMATS
-from hybridize.modeling.placement import DTYPES
+from hybridize.modeling.devices import DTYPES
 
 ALL_AXES = (DEPTH, *AXES)
 WIDTHS = ("uniform", "per-block")
@@ -30,7 +30,7 @@ class PruneSettings:
         memory: the most memory of weights, cache and states, ``SIZE@CONTEXT[xBATCH]``, such as
             ``"24GiB@65536x4"``, in the dtype that is stored.
         weight_bits, kv_bits: bits that the blocks' linear weights, and keys and values, are going
-            to have once quantised, for ``memory``; as stored if None.
+            to have once quantized, for ``memory``; as stored if None.
         latency: the most time of a decoding step, as a share of the model's own on this machine,
             ``SHARE[@CONTEXT[xBATCH]]``, such as ``"0.7@65536"``. All budgets have to hold.
         axes: what may be cut: ``depth`` and names of `compress.prune.axes.AXES`.
@@ -40,7 +40,7 @@ class PruneSettings:
             which lets the model write it.
         calibration_tokens: how much of it; a quarter is kept for measuring candidates.
         candidates: how many architectures to cut and measure.
-        distill_top: how many of them to distil before one is chosen; 0 for none.
+        distill_top: how many of them to distill before one is chosen; 0 for none.
         tokens: what each of them trains on; 200,000 if None.
         multiple_of: what hidden size and MLP width are multiples of; about a sixteenth of the
             size if None.

@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
+from hybridize.checkpoints.blockwise import BlockwiseModel
+from hybridize.checkpoints.tensors import Tensors
 from hybridize.console import console
+from hybridize.data.packing import Windows
 from hybridize.errors import InputError
-from hybridize.modeling.blockwise import BlockwiseModel
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.data.windows import Windows
-from hybridize.modeling.tensors import Tensors
 
 _TOKENS_AT_ONCE = 4096
 

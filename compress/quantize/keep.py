@@ -27,7 +27,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class KeptBlock:
-    """A block that was not quantised, and why."""
+    """A block that was not quantized, and why."""
 
     block: int
     kind: str
@@ -39,10 +39,10 @@ def parse_keep(text: str | int | None, blocks: Sequence[int]) -> Keep:
 
     Args:
         text: a number, ``auto:N``, ``auto:PERCENT%``, or None for the default.
-        blocks: those that can be quantised.
+        blocks: those that can be quantized.
 
     Raises:
-        InputError: it is none of these, or leaves nothing to quantise.
+        InputError: it is none of these, or leaves nothing to quantize.
     """
     if text is None:
         return Keep(min(DEFAULT_ENDS, max(1, len(blocks) // _BLOCKS_PER_END)))
@@ -55,7 +55,7 @@ def parse_keep(text: str | int | None, blocks: Sequence[int]) -> Keep:
     keep = Keep(0, count) if word == "auto" else Keep(count)
     if max(2 * keep.ends, keep.budget or 0) >= len(blocks):
         raise InputError(
-            f"--keep-bf16 {text}: leaves none of the {len(blocks)} blocks to quantise; keep fewer"
+            f"--keep-bf16 {text}: leaves none of the {len(blocks)} blocks to quantize; keep fewer"
         )
     return keep
 
@@ -75,11 +75,11 @@ def choose_ends(keep: Keep, blocks: Sequence[int], layout: str) -> tuple[KeptBlo
 def choose_sensitive(
     keep: Keep, divergences: Mapping[int, float], layout: str
 ) -> tuple[KeptBlock, ...]:
-    """Keep the blocks that cost the most when they are quantised.
+    """Keep the blocks that cost the most when they are quantized.
 
     Args:
         keep: with a budget.
-        divergences: by block, what quantising it alone costs, in nats per token.
+        divergences: by block, what quantizing it alone costs, in nats per token.
         layout: the model's.
     """
     ranked = sorted(divergences, key=lambda block: (-divergences[block], block))

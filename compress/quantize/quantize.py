@@ -7,6 +7,17 @@ from pathlib import Path
 
 import torch
 
+from hybridize.checkpoints import (
+    CheckpointReader,
+    CheckpointWriter,
+    TensorSpec,
+    check_output,
+)
+from hybridize.checkpoints.finite import is_finite
+from hybridize.checkpoints.formats import Entry, read_config
+from hybridize.checkpoints.hub import resolve
+from hybridize.checkpoints.quantization import FP8
+from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.compress.quantize.calibrate import input_maxima
 from hybridize.compress.quantize.keep import choose_ends, choose_sensitive, parse_keep
 from hybridize.compress.quantize.results import QuantizeResult
@@ -14,23 +25,12 @@ from hybridize.compress.quantize.schemes import Scheme, find_scheme
 from hybridize.compress.quantize.sensitivity import measure_blocks
 from hybridize.compress.quantize.targets import Target, find_targets, ignore_patterns
 from hybridize.console import console
+from hybridize.data.packing import Windows
+from hybridize.data.source import TEACHER, load_windows
 from hybridize.errors import InputError
-from hybridize.modeling.checkpoint import (
-    CheckpointReader,
-    CheckpointWriter,
-    TensorSpec,
-    check_output,
-)
-from hybridize.modeling.checkpoint.finite import is_finite
+from hybridize.extras import require_extra
 from hybridize.modeling.config import HybridConfig, parameter_shapes
-from hybridize.modeling.data.source import TEACHER, load_windows
-from hybridize.modeling.data.windows import Windows
-from hybridize.modeling.extras import require_extra
-from hybridize.modeling.formats import Entry, read_config
-from hybridize.modeling.hub import resolve
-from hybridize.modeling.placement import choose_device
-from hybridize.modeling.quantization import FP8
-from hybridize.modeling.tensors import CheckpointTensors
+from hybridize.modeling.devices import choose_device
 
 _WINDOW = 512  # tokens of calibration text in a row
 
@@ -59,7 +59,7 @@ def quantize(
         output: the directory to write, in the same format.
         scheme: ``fp8``, ``fp8-tensor`` or ``fp8-block``; see `hybridize.compress.quantize.schemes`.
         keep_bf16: how many blocks stay at either end (4 if None, fewer for shallow models), or
-            ``auto:N`` or ``auto:PERCENT%``: how many stay wherever quantising costs the most.
+            ``auto:N`` or ``auto:PERCENT%``: how many stay wherever quantizing costs the most.
         calibration: text for the static scales of ``fp8-tensor`` and for ``auto``: a file, a
             dataset, or ``teacher`` (the default where it is needed): the model writes it.
         calibration_tokens: how much of it, in tokens.
@@ -77,7 +77,7 @@ def quantize(
         HybridizeError: writing failed; the output is as it was before.
     """
     chosen = find_scheme(scheme)
-    require_extra("quantize", "compressed_tensors", "quantisation")
+    require_extra("quantize", "compressed_tensors", "quantization")
     source, output = resolve(model), Path(output)
     # Weights are looked at here, where the message can say what to do.
     with CheckpointReader(source, allow_nonfinite=True) as reader:
@@ -126,7 +126,7 @@ def quantize(
             },
             sensitivity=costs,
             parameters=sum(map(math.prod, parameter_shapes(config).values())),
-            quantised=sum(math.prod(t.entry.shape) for t in chosen_targets.values()),
+            quantized=sum(math.prod(t.entry.shape) for t in chosen_targets.values()),
             bytes_before=sum(reader.nbytes(entry.disk) for entry in entries),
             bytes_after=sum(spec.nbytes for spec in specs),
             ignored=tuple(ignored),
@@ -211,7 +211,7 @@ def _write(
     maxima: Mapping[str, torch.Tensor],
 ) -> None:
     total = sum(reader.nbytes(entry.disk) for entry in entries)
-    with console.progress("quantising", total, "bytes") as progress:
+    with console.progress("quantizing", total, "bytes") as progress:
         for entry in entries:
             tensor = reader.get(entry.disk)
             if not is_finite(tensor):
@@ -220,7 +220,7 @@ def _write(
                     "has no FP8 scale; mend the checkpoint first"
                 )
             if entry.disk in targets:
-                values, scale = scheme.quantise(tensor)
+                values, scale = scheme.quantize(tensor)
                 stem = entry.disk.removesuffix("weight")
                 writer.add(entry.disk, values)
                 writer.add(stem + "weight_scale", scale)

@@ -1,4 +1,4 @@
-"""What a quantisation did, for the command, for Python and for the record."""
+"""What a quantization did, for the command, for Python and for the record."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from hybridize.compress.quantize.keep import KeptBlock
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """What a quantisation did, or would do.
+    """What a quantization did, or would do.
 
     Attributes:
         source, output: directories.
@@ -19,7 +19,7 @@ class QuantizeResult:
         kept: blocks that stay as they were, with reasons.
         skipped: tensors of other blocks that the scheme cannot hold, with reasons.
         sensitivity: what each block costs alone, in nats per token, where it was measured.
-        parameters, quantised: counts.
+        parameters, quantized: counts.
         bytes_before, bytes_after: sizes of the weights.
         ignored: what config.json tells others to leave alone.
         files: how many safetensors files; 0 for a dry run.
@@ -35,7 +35,7 @@ class QuantizeResult:
     skipped: dict[str, str]
     sensitivity: dict[int, float]
     parameters: int
-    quantised: int
+    quantized: int
     bytes_before: int
     bytes_after: int
     ignored: tuple[str, ...]
@@ -49,7 +49,7 @@ class QuantizeResult:
     def metrics(self) -> dict[str, Any]:
         """Return what the provenance keeps of the result."""
         everything = asdict(self)
-        names = ("scheme", "layout", "kept", "skipped", "quantised", "bytes_before", "bytes_after")
+        names = ("scheme", "layout", "kept", "skipped", "quantized", "bytes_before", "bytes_after")
         metrics = {name: everything[name] for name in names}
         if self.sensitivity:
             metrics["sensitivity"] = {str(k): v for k, v in self.sensitivity.items()}

@@ -1,4 +1,4 @@
-"""What quantising each block alone costs."""
+"""What quantizing each block alone costs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hybridize.checkpoints.load import load_model
+from hybridize.checkpoints.quantization import split_scale
 from hybridize.compress.quantize.schemes import Scheme
 from hybridize.compress.quantize.targets import Target
 from hybridize.console import console
+from hybridize.data.packing import Windows
 from hybridize.kernels import linear_kl_divergence
-from hybridize.modeling.data.windows import Windows
-from hybridize.modeling.fp8_linear import FP8Linear
-from hybridize.modeling.load import load_model
+from hybridize.modeling.layers.fp8_linear import FP8Linear
 from hybridize.modeling.model import HybridForCausalLM
-from hybridize.modeling.quantization import split_scale
 
 _TOKENS_AT_ONCE = 4096
 
@@ -28,18 +28,18 @@ def measure_blocks(
     windows: Windows,
     device: torch.device,
 ) -> dict[int, float]:
-    """Quantise one block after the other, alone, and run the model.
+    """Quantize one block after the other, alone, and run the model.
 
     Args:
         source: the model's directory; the whole of it is loaded, in float32.
-        scheme: how to quantise.
+        scheme: how to quantize.
         targets: see `find_targets`.
         maxima: the largest inputs of each layer, where the scheme's activations are static.
         windows: the text to measure on.
         device: where to measure.
 
     Returns:
-        By block, the KL divergence from the unquantised model, in nats per token.
+        By block, the KL divergence from the unquantized model, in nats per token.
     """
     model = load_model(source, dtype=torch.float32, device=device)
     batches = [
@@ -77,7 +77,7 @@ def _swap(
     for target in targets:
         names, rows = target.entry.ours, target.entry.rows
         weight = torch.cat([model.get_parameter(name) for name in names])
-        values, scale = scheme.quantise(weight)
+        values, scale = scheme.quantize(weight)
         parts = zip(names, values.split(rows), split_scale(scale, rows), strict=True)
         for name, part, part_scale in parts:
             path = name.removesuffix(".weight")

@@ -1,12 +1,12 @@
-"""Which of a checkpoint's tensors can be quantised, and how others are told to be left alone."""
+"""Which of a checkpoint's tensors can be quantized, and how others are told to be left alone."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hybridize.checkpoints.formats import Entry, Format
 from hybridize.compress.quantize.schemes import Scheme
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.formats import Entry, Format
 
 _LINEAR = re.compile(r"model\.blocks\.(\d+)\.mixer\.(q|k|v|o|in|out|gate|up|down)_proj\.weight")
 _ON_DISK = re.compile(r"(?:.*\.)?(layers|blocks)\.(\d+)\.(\w+)\.(\w+)\.weight")

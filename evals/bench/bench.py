@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from hybridize.checkpoints.hub import resolve
 from hybridize.console import console
 from hybridize.errors import InputError
 from hybridize.evals.bench.results import (
@@ -16,7 +17,6 @@ from hybridize.evals.bench.results import (
 )
 from hybridize.evals.commit import current_commit
 from hybridize.evals.output import check_output
-from hybridize.modeling.hub import resolve
 
 if TYPE_CHECKING:
     from hybridize.evals.bench.measure import Runner, Sample
@@ -96,8 +96,8 @@ def bench(
     from hybridize.evals.bench.machine import describe_machine
     from hybridize.evals.bench.measure import Runner
     from hybridize.evals.models import load_bare
-    from hybridize.modeling.compact_cache import CacheFormat
-    from hybridize.modeling.placement import choose_device, choose_dtype
+    from hybridize.modeling.cache.compact import CacheFormat
+    from hybridize.modeling.devices import choose_device, choose_dtype
 
     place = choose_device(device)
     precision = choose_dtype(dtype, place)

@@ -8,8 +8,8 @@ from transformers.cache_utils import Cache
 
 from hybridize.errors import InputError
 from hybridize.evals.bench.results import Point
+from hybridize.modeling.decoding import StaticDecoder, why_not_recorded
 from hybridize.modeling.model import HybridForCausalLM
-from hybridize.modeling.static_decode import StaticDecoder, why_not_recorded
 
 DECODINGS = ("auto", "eager", "graph")
 

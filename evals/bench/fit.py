@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from hybridize.errors import HybridizeError
 from hybridize.evals.bench.results import Point
+from hybridize.modeling.cache.static import bytes_per_sequence
+from hybridize.modeling.decoding import StaticDecoder, rows_at_once
 from hybridize.modeling.model import HybridForCausalLM
-from hybridize.modeling.static_cache import bytes_per_sequence
-from hybridize.modeling.static_decode import StaticDecoder, rows_at_once
 
 
 def largest_batch(guess: int, fits: Callable[[int], bool]) -> int:

@@ -4,7 +4,7 @@ from io import BytesIO
 from pathlib import PurePath
 
 from hybridize.evals.bench.results import BenchResult, BenchRow
-from hybridize.modeling.extras import require_extra
+from hybridize.extras import require_extra
 
 _STYLES = ("-", "--", ":", "-.")
 _COLORS = ("#4c6a92", "#d1495b", "#3a9d7a", "#edae49", "#8e6c8a", "#5b5b5b")
@@ -18,7 +18,7 @@ def require_matplotlib() -> None:
 def draw_bench(result: BenchResult) -> bytes:
     """Draw prefill and decode speed and cache size over prompt length, as a PNG.
 
-    A colour is a model and backend, a kind of line a batch size; bands reach
+    A color is a model and backend, a kind of line a batch size; bands reach
     from the first to the third quartile.
 
     Raises:

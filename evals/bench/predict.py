@@ -14,9 +14,9 @@ from typing import Any
 from hybridize.errors import InputError
 from hybridize.evals.bench.gpus import GPU, GPUS
 from hybridize.evals.bench.results import Point
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.config import HybridConfig, parameter_shapes
 from hybridize.modeling.costs import cache_cost
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 
 BYTES = 2  # bfloat16
 MEMORY_SHARE = 0.9  # of the GPU: the rest is for activations and the runtime
@@ -104,7 +104,7 @@ def predict(
     Raises:
         InputError: an argument is wrong, or a model does not fit.
     """
-    from hybridize.modeling.shapes import find_shape
+    from hybridize.checkpoints.published_models import find_shape
 
     if gpu not in GPUS:
         raise InputError(f"--predict {gpu}: known are {', '.join(GPUS)}")

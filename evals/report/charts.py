@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour, joined by a line or not; ``labels`` stand beside them."""
+    """Points of one color, joined by a line or not; ``labels`` stand beside them."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -50,7 +50,7 @@ class Bar:
         name: stands on the left.
         value: where the bar ends, or where the dot is if there is an interval.
         interval: low and high.
-        strong: in full colour.
+        strong: in full color.
         color: which of the page's.
     """
 
@@ -68,7 +68,7 @@ class BarChart:
     Attributes:
         bars: from the top.
         axis: of the values; in powers, all that is not above 0 is as small as the smallest.
-        legend: what the colours mean, from the first on; nothing if there is one.
+        legend: what the colors mean, from the first on; nothing if there is one.
     """
 
     bars: Sequence[Bar]

@@ -125,7 +125,7 @@ def _subjects(sources: Sources) -> Iterator[Figure]:
         yield Figure(
             f"What {short(model.model)} lost and gained, subject by subject",
             "Percentage points against the baseline, with 95% of the model's own sampling error. "
-            f"Full colour where p < {SIGNIFICANT} in McNemar's exact test on the same questions, "
+            f"Full color where p < {SIGNIFICANT} in McNemar's exact test on the same questions, "
             f"not corrected for the number of subjects."
             + (f" {left_out} more are not shown." if left_out else ""),
             BarChart(bars, Axis("percentage points", form=_signed)),

@@ -80,7 +80,7 @@ def read_checkpoint(directory: Path) -> Trained:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    from hybridize.modeling.checkpoint import read_provenance
+    from hybridize.checkpoints import read_provenance
 
     steps = read_provenance(directory)
     if not steps:
@@ -140,7 +140,7 @@ def read_scores(path: Path) -> Importance:
     """
     from importlib.metadata import version
 
-    from hybridize.modeling.checkpoint.checked import load_checked
+    from hybridize.checkpoints.checksums import load_checked
 
     try:
         tensors, about = load_checked(path)

@@ -45,7 +45,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Shapes on a paper of so many pixels, the origin at the top left, and colours' names."""
+    """Shapes on a paper of so many pixels, the origin at the top left, and colors' names."""
 
     width: float
     height: float

@@ -1,4 +1,4 @@
-"""Charts as PNG, for where a page with SVG cannot go: the same drawing in the light colours."""
+"""Charts as PNG, for where a page with SVG cannot go: the same drawing in the light colors."""
 
 from io import BytesIO
 from textwrap import wrap
@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridize.evals.report.layout import Dot, Drawing, Line, Words
 from hybridize.evals.report.style import LIGHT
-from hybridize.modeling.extras import require_extra
+from hybridize.extras import require_extra
 
 _DPI, _SCALE = 100, 2  # two dots a pixel of the drawing
 _POINTS = 72 / _DPI  # matplotlib measures lines and letters in points

@@ -1,4 +1,4 @@
-"""The colours of a report, on light and on dark paper, and the page's style."""
+"""The colors of a report, on light and on dark paper, and the page's style."""
 
 LIGHT = {
     "paper": "#ffffff", "ink": "#1d2430", "soft": "#5d6778", "rule": "#dfe3e9",

@@ -1,4 +1,4 @@
-"""Charts as SVG whose colours are the page's, so that they follow light and dark."""
+"""Charts as SVG whose colors are the page's, so that they follow light and dark."""
 
 from html import escape
 

@@ -121,7 +121,7 @@ def convert(
     """Turn attention blocks of MODEL into Mamba-2 blocks.
 
     The result is a checkpoint directory that AutoModelForCausalLM.from_pretrained opens. It is a
-    starting point: distil it to get the quality back. Memory holds one block at a time.
+    starting point: distill it to get the quality back. Memory holds one block at a time.
     """
     from hybridize.convert.convert import convert as convert_checkpoint
 

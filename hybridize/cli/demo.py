@@ -13,7 +13,7 @@ from hybridize.console import console, size_in_words
 @force_option
 @common_options
 def demo(output: Path | None, force: bool) -> None:
-    """Convert the bundled checkpoint, distil, prune and quantise it, evaluate and time every step.
+    """Convert the bundled checkpoint, distill, prune and quantize it, evaluate and time every step.
 
     Offline, on a CPU, in a few minutes. Ends with a page of pictures, report.html.
     """

@@ -9,7 +9,7 @@ from hybridize.cli import options
 from hybridize.console import console, size_in_words
 
 if TYPE_CHECKING:
-    from hybridize.modeling.export.onnx import OnnxResult
+    from hybridize.export.onnx import OnnxResult
 
 
 @click.command("export", short_help="Write a checkpoint as ONNX graphs or as a GGUF file.")
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @options.dtype_option("Of a GGUF file's matrices; auto keeps the checkpoint's.")
 @click.option("--tokenizer", metavar="auto|none|NAME", default="auto", show_default=True,
               help="In a GGUF file: the checkpoint's; none, for token ids alone; or llama.cpp's "
-              "name for how it splits text, where that is not recognised.")  # fmt: skip
+              "name for how it splits text, where that is not recognized.")  # fmt: skip
 @options.seed_option
 @options.force_option
 @options.dry_run_option
@@ -45,8 +45,8 @@ def export(
     gguf: a file for llama.cpp, whose Mamba-2 is twice as wide as the model and has no projection
     biases: convert with --ssm-expand 2 --no-ssm-bias.
     """
-    from hybridize.modeling.export.export import export as run
-    from hybridize.modeling.export.onnx import OnnxResult
+    from hybridize.export.export import export as run
+    from hybridize.export.onnx import OnnxResult
 
     result = run(
         model, output, to=to, dtype=dtype, tokenizer=tokenizer, seed=seed, force=force,
@@ -69,7 +69,7 @@ def export(
 
 
 def _show_graphs(result: "OnnxResult") -> None:
-    from hybridize.modeling.export.onnx import CHECKED_TOKENS
+    from hybridize.export.onnx import CHECKED_TOKENS
 
     rows = [(name, size_in_words(size)) for name, size in result.files.items()]
     caption = f"{len(result.states)} states are handed on."

@@ -9,7 +9,7 @@ from hybridize.cli.options import common_options, force_option, model_argument
 from hybridize.console import console, size_in_words
 
 if TYPE_CHECKING:
-    from hybridize.modeling.states import StateReport
+    from hybridize.inspection.state_norms import StateReport
 
 _CONTEXT_NAMES = {4096: "4k", 32768: "32k", 131072: "128k", 1048576: "1M"}
 
@@ -33,7 +33,7 @@ def inspect(
     The layout string, the blocks and their sizes, the bytes of keys, values and states at
     growing context lengths, and which hybrid formats could hold it.
     """
-    from hybridize.modeling.inspect import inspect as inspect_checkpoint
+    from hybridize.inspection.inspect import inspect as inspect_checkpoint
 
     if plot is not None and states is None:
         raise click.UsageError("--plot draws what --states finds; name a text with --states FILE")
@@ -53,7 +53,7 @@ def inspect(
             ("trained context", f"{found.max_position_embeddings:,}"),
             ("parameters", f"{found.parameters:,}"),
             ("weights", weights),
-            *([("quantised", found.quantization)] if found.quantization else []),
+            *([("quantized", found.quantization)] if found.quantization else []),
         ],
     )
     console.table(
@@ -99,8 +99,8 @@ def inspect(
 
 def _look(model: str, text: Path, tokens: int, plot: Path | None, force: bool) -> "StateReport":
     from hybridize.evals.output import check_output, write_atomically
-    from hybridize.modeling.states import inspect_states
-    from hybridize.modeling.states_plot import draw_states
+    from hybridize.inspection.state_norms import inspect_states
+    from hybridize.inspection.state_norms_plot import draw_states
 
     if plot is not None:
         check_output(plot, force=force)

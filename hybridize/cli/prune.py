@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--weight-bits",
     type=click.IntRange(min=1),
-    help="For --memory: bits of linear weights, if they will be quantised.  [default: as stored]",
+    help="For --memory: bits of linear weights, if they will be quantized.  [default: as stored]",
 )
 @click.option(
     "--kv-bits",
@@ -127,7 +127,7 @@ def prune(
     """Cut MODEL, a hybrid or a plain Transformer, down to a budget.
 
     Of all smaller architectures within it, those that look best are cut in memory and measured;
-    the closest to MODEL is written. Distil it from MODEL to get back what it lost.
+    the closest to MODEL is written. Distill it from MODEL to get back what it lost.
 
     With --dry-run, MODEL may be a config.json or the name of a published shape.
     """

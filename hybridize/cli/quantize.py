@@ -34,7 +34,7 @@ _KINDS = {"*": "attention", "M": "Mamba-2", "-": "MLP"}
     "--keep-bf16",
     metavar="N|auto:BUDGET",
     help="Blocks that stay as they are: the first and last N, or, with auto, the N (or PERCENT%) "
-    "whose quantisation costs the most.  [default: 4, fewer for shallow models]",
+    "whose quantization costs the most.  [default: 4, fewer for shallow models]",
 )
 @click.option(
     "--calibration",
@@ -98,7 +98,7 @@ def quantize(
             ("scheme", result.scheme),
             ("layout", result.layout),
             ("parameters", f"{result.parameters:,}"),
-            ("in FP8", f"{result.quantised:,} ({result.quantised / result.parameters:.1%})"),
+            ("in FP8", f"{result.quantized:,} ({result.quantized / result.parameters:.1%})"),
             (
                 "weights",
                 f"{size_in_words(result.bytes_before)} -> {size_in_words(result.bytes_after)} "

@@ -15,7 +15,7 @@ def verify(model: str) -> None:
     Exits with 1 if anything is wrong, after naming all of it.
     """
     from hybridize.errors import HybridizeError
-    from hybridize.modeling.verify import verify as verify_checkpoint
+    from hybridize.inspection.verify import verify as verify_checkpoint
 
     report = verify_checkpoint(model)
     if console.json_mode:

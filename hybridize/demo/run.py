@@ -1,29 +1,27 @@
 """`hybridize demo`: the main job on the bundled checkpoint, offline, on a CPU, in minutes.
 
 Aligns a Mamba-2 block for every attention block, finds out with those which attention to keep,
-distils the hybrid, prunes and quantises it, opens the results with plain transformers, sits the
+distills the hybrid, prunes and quantizes it, opens the results with plain transformers, sits the
 bundled exam with all of them, measures their speed, and draws the report.
 """
 
+import gzip
 import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hybridize.console import console
-from hybridize.demo import CHECKPOINT, EXAM
-from hybridize.demo.train import Settings
-from hybridize.demo.world import KNOWLEDGE_SUBJECTS, RECALL_SUBJECTS, World
+from hybridize.demo import CHECKPOINT, EXAM, KNOWLEDGE_SUBJECTS, PROSE, RECALL_SUBJECTS, TEXT
 from hybridize.errors import HybridizeError, InputError
 
 KEPT = 2
 """How many of the checkpoint's eight attention blocks the hybrid keeps."""
 
 ALIGN_TOKENS = 250_000
-DISTIL_TOKENS = 450_000
+DISTILL_TOKENS = 450_000
 PRUNED = "80%"
 QUESTIONS: int | None = None
 """How many questions of each subject are asked; all of them if None."""
@@ -37,11 +35,6 @@ SPEED: dict[str, Any] = {
 """What is timed. Only a long prompt and a batch show what attention costs so small a model."""
 
 _LEARNING = {"seq_len": 512, "batch_size": 8, "device": "cpu"}
-_TEXT_SEED = 77
-_TEXT_DOCUMENTS = 3000
-
-_PROSE_SEED = 1_000_003
-_PROSE_DOCUMENTS = 60
 _CONTEXT = 32 * 1024
 
 
@@ -134,7 +127,8 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     if output.exists() and not force:
         raise InputError(f"{output}: exists already; --force replaces what a demo left there")
     output.mkdir(parents=True, exist_ok=True)
-    text = _world_text(output / "world.jsonl")
+    text = output / "world.jsonl"
+    text.write_bytes(gzip.decompress(TEXT.read_bytes()))
     calibrated: dict[str, Any] = {"calibration": text, "calibration_tokens": 4096, "force": force}
     learning: dict[str, Any] = {"teacher": CHECKPOINT, "data": (str(text),), "force": force}
     learning |= _LEARNING
@@ -158,13 +152,13 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         **calibrated,
     )
     console.message(f"  {hybrid.format}: {hybrid.layout_after}")
-    console.message(f"distilling: the whole hybrid, {DISTIL_TOKENS:,} tokens")
+    console.message(f"distilling: the whole hybrid, {DISTILL_TOKENS:,} tokens")
     distilled = output / f"attention-{KEPT}-distilled"
     distill(
         hybrid.output,
         distilled,
         stages=("kl",),
-        tokens=DISTIL_TOKENS,
+        tokens=DISTILL_TOKENS,
         **learning,
     )
     console.message(f"pruning: to {PRUNED} of its parameters")
@@ -182,7 +176,7 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         force=force,
     )
     console.message(f"  {pruned.candidates[0].what}")
-    console.message("quantising: to FP8")
+    console.message("quantizing: to FP8")
     small = quantize(pruned.output, output / f"attention-{KEPT}-fp8", device="cpu", force=force)
     directories = [
         ("nothing swapped", whole.output),
@@ -198,8 +192,6 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     written = _stock_text(distilled)
 
     console.message("sitting the exam: 9 subjects, 5 solved questions before each")
-    prose = output / "prose.txt"
-    prose.write_text(World().prose(_PROSE_SEED, _PROSE_DOCUMENTS), "utf-8")
     answers = output / "eval.json"
     evaluation = evaluate(
         [directory for _, directory in directories],
@@ -207,7 +199,7 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
         tasks=("mmlu",),
         mmlu_dir=EXAM,
         limit=QUESTIONS,
-        perplexity=prose,
+        perplexity=PROSE,
         output=answers,
         force=force,
     )
@@ -241,17 +233,8 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     return done
 
 
-def _world_text(path: Path) -> Path:
-    """Write text like that which the checkpoint learned from, none of which it has read."""
-    mix = Settings().stages[-1].mix
-    documents = islice(World().documents(_TEXT_SEED, mix), _TEXT_DOCUMENTS)
-    lines = (json.dumps({"text": text}) for text in documents)
-    path.write_text("\n".join(lines) + "\n", "utf-8")
-    return path
-
-
 def _row(what: str, directory: Path, scored: Any, original: Any) -> DemoRow:
-    from hybridize.modeling.inspect import inspect
+    from hybridize.inspection.inspect import inspect
 
     found = inspect(directory, contexts=(_CONTEXT,))
     overall = _accuracy(scored, (*KNOWLEDGE_SUBJECTS, *RECALL_SUBJECTS))
@@ -293,9 +276,9 @@ def _stock_difference(directory: Path) -> float:
     """Return how far a converted model's logits are from the original's, both in transformers."""
     import torch
 
-    from hybridize.modeling.load import load_tokenizer
+    from hybridize.checkpoints.load import load_tokenizer
 
-    text = World().prose(_PROSE_SEED, 4)
+    text = PROSE.read_text("utf-8")[:2000]
     ids = load_tokenizer(CHECKPOINT)(text, return_tensors="pt").input_ids[:, :256]
     with torch.no_grad():
         before, after = _stock(CHECKPOINT)(ids).logits, _stock(directory)(ids).logits
@@ -303,7 +286,7 @@ def _stock_difference(directory: Path) -> float:
 
 
 def _stock_text(directory: Path) -> str:
-    from hybridize.modeling.load import load_tokenizer
+    from hybridize.checkpoints.load import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     ids = tokenizer("Some facts about geography.", return_tensors="pt").input_ids

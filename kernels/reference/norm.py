@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation, plain and gated."""
+"""Root-mean-square normalization, plain and gated."""
 
 import torch
 import torch.nn.functional as F

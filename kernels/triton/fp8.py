@@ -3,7 +3,7 @@
 import torch
 import triton
 
-from hybridize.kernels.cpu import fp8 as torch_path
+from hybridize.kernels.eager import fp8 as torch_path
 from hybridize.kernels.reference import fp8 as reference
 from hybridize.kernels.reference.fp8 import TILE
 from hybridize.kernels.triton import fp8_kernels as kernels

@@ -71,7 +71,7 @@ def finish(
     EPS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
     WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gate and normalise one group of channels, and move a share of the window on."""
+    """Gate and normalize one group of channels, and move a share of the window on."""
     batch = tl.program_id(0).to(tl.int64)
     projected_ptr += batch * projected_b
     place = tl.arange(0, BLOCK)

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch.autograd.function import once_differentiable
 
-from hybridize.kernels.cpu import ssd_scan as torch_path
+from hybridize.kernels.eager import ssd_scan as torch_path
 from hybridize.kernels.triton import ssd_kernels as kernels
 from hybridize.kernels.triton.launch import (
     INTERPRETED,

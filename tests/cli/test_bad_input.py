@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybridize.__main__ import main
-from hybridize.modeling.checkpoint import CheckpointReader, CheckpointWriter
-from hybridize.modeling.formats import FORMATS
+from hybridize.checkpoints import CheckpointReader, CheckpointWriter
+from hybridize.checkpoints.formats import FORMATS
 from tiny import write_stock
 
 SCRIPT = Path(sys.executable).with_name("hybridize")
@@ -82,7 +82,7 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     "not an object": (write("config.json", "[]"), ["{model}/config.json", "object"]),
     "unknown type": (config(model_type="gpt5"), ["{model}/config.json", "'gpt5'", *FORMATS]),
     "no type": (config(model_type=None), ["{model}/config.json", "model_type", *FORMATS]),
-    "quantised": (config(quantization_config={"bits": 4}), ["{model}/config.json", "quantised"]),
+    "quantized": (config(quantization_config={"bits": 4}), ["{model}/config.json", "quantized"]),
     "contradiction": (config(num_attention_heads=5), ["{model}/config.json"]),
     "RoPE without a base": (
         config(rope_parameters={"rope_type": "default", "rope_theta": "x"}),
@@ -330,7 +330,7 @@ def test_a_file_that_may_not_grow_further(tmp_path, model):
 INTERRUPTED = """
 import os, signal, sys
 from hybridize.__main__ import main
-from hybridize.modeling.checkpoint import CheckpointWriter
+from hybridize.checkpoints import CheckpointWriter
 
 add, added = CheckpointWriter.add, []
 

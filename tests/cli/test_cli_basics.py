@@ -79,7 +79,7 @@ def test_every_command_has_the_common_options(name):
     assert CliRunner().invoke(cli, [name, "-h"]).exit_code == 0
 
 
-def test_a_misspelt_command_is_recognised():
+def test_a_misspelled_command_is_recognized():
     done = run("covnert", "model")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

@@ -254,7 +254,7 @@ def test_sampling_depends_on_the_seed_alone(run, model):
 
 
 def test_generate_computes_in_the_dtype_that_is_asked_for(run, hybrid, monkeypatch):
-    from hybridize.modeling import generate
+    from hybridize import generate
 
     seen = []
     load = generate.load_model

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import hybridize
+from hybridize.checkpoints.load import load_model
 from hybridize.errors import InputError
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes
-from hybridize.modeling.load import load_model
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 from tiny import tokens, write_stock
 
 EXACT = [
@@ -153,7 +153,7 @@ def test_hybrids_can_be_converted_further(tmp_path, architecture):
 
 
 @torch.no_grad()
-def test_attention_initialisation_is_closer_than_none(tmp_path):
+def test_attention_initialization_is_closer_than_none(tmp_path):
     """On a model whose values say something, the new block beats leaving the block out."""
     write_stock(tmp_path / "in", "llama")
     hybridize.convert(tmp_path / "in", tmp_path / "out", keep=(0, 1, 2))

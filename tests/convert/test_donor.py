@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import hybridize
+from hybridize.checkpoints.load import load_model
+from hybridize.checkpoints.save import save_model
+from hybridize.data.source import load_windows
 from hybridize.errors import InputError
-from hybridize.modeling.data.source import load_windows
-from hybridize.modeling.load import load_model
-from hybridize.modeling.save import save_model
 from tiny import write_stock, write_tokenizer
 
 

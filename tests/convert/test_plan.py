@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from hybridize.convert.plan import MambaChoice, keep_uniform, mamba_sizes, plan_conversion
 from hybridize.errors import InputError
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 
 
 def transformer(layers: int, attention: AttentionSizes | None = None, **fields) -> HybridConfig:

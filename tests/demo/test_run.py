@@ -23,7 +23,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     speed = {"prompt_len": (16, 64), "batch_size": (2,), "gen_len": 3, "repeats": 1}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         patch.setattr(run, "ALIGN_TOKENS", 32_768)
-        patch.setattr(run, "DISTIL_TOKENS", 32_768)
+        patch.setattr(run, "DISTILL_TOKENS", 32_768)
         patch.setattr(run, "QUESTIONS", 12)
         patch.setattr(run, "SPEED", speed)
         assert main(["demo", "-o", str(output), "--json"]) == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridize.kernels import squared_relu, swiglu
-from hybridize.kernels.cpu import rows
+from hybridize.kernels.eager import rows
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -12,7 +12,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.fixture(params=["reference", "cpu"], autouse=True)
+@pytest.fixture(params=["reference", "eager"], autouse=True)
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
     monkeypatch.setattr(rows, "_TILE", 1)  # 32 rows at a time
@@ -40,13 +40,13 @@ def test_backends_agree_in_narrow_dtypes(monkeypatch, dtype):
     gate, up = (draw(70, 16, seed=seed).to(dtype).requires_grad_() for seed in (0, 1))
     dy = draw(70, 16, seed=3).to(dtype)
     results = {}
-    for name in ("reference", "cpu"):
+    for name in ("reference", "eager"):
         monkeypatch.setenv("HYBRIDIZE_KERNELS", name)
         gated, squared = swiglu(gate, up), squared_relu(gate)
         results[name] = gated, squared, torch.autograd.grad(gated + squared, [gate, up], dy)
-    assert torch.equal(results["cpu"][0], results["reference"][0])
-    assert torch.equal(results["cpu"][1], results["reference"][1])
-    for mine, theirs in zip(results["cpu"][2], results["reference"][2], strict=True):
+    assert torch.equal(results["eager"][0], results["reference"][0])
+    assert torch.equal(results["eager"][1], results["reference"][1])
+    for mine, theirs in zip(results["eager"][2], results["reference"][2], strict=True):
         torch.testing.assert_close(
             mine,
             theirs,

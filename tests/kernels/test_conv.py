@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridize.kernels import causal_conv1d, causal_conv1d_step
-from hybridize.kernels.cpu import conv as cpu
+from hybridize.kernels.eager import conv as cpu
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -23,7 +23,7 @@ def convolve(x, weight, bias, before):
     return out * torch.sigmoid(out)
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "eager"])
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
     monkeypatch.setattr(cpu, "_TILE", 2 * 5 * 4)  # four tokens a tile, below

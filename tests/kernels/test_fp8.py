@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 
 from hybridize.kernels import fp8_linear, fp8_quantize
-from hybridize.kernels.cpu import fp8 as cpu
+from hybridize.kernels.eager import fp8 as cpu
 from hybridize.kernels.reference import fp8 as reference
 
 FORMATS = {torch.float8_e4m3fn: (3, -6, 448.0), torch.float8_e5m2: (2, -14, 57344.0)}

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hybridize.kernels import linear
-from hybridize.kernels.cpu import linear as cpu
+from hybridize.kernels.eager import linear as cpu
 
 BOUNDS = {torch.bfloat16: 4e-3, torch.float16: 5e-4}
 

@@ -7,10 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridize.kernels import linear_kl_divergence, linear_topk_kl_divergence
-from hybridize.kernels.cpu import rows
+from hybridize.kernels.eager import rows
 
 
-@pytest.fixture(params=["reference", "cpu"], autouse=True)
+@pytest.fixture(params=["reference", "eager"], autouse=True)
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
     monkeypatch.setattr(rows, "_TILE", 29 * 3)  # three tokens at a time

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridize.kernels import squared_relu_mlp
-from hybridize.kernels.cpu import mlp
+from hybridize.kernels.eager import mlp
 
 SHAPES = {"x": (3, 5, 6), "up": (11, 6), "down": (4, 11), "up_bias": (11,), "down_bias": (4,)}
 
@@ -23,7 +23,7 @@ def formula(x, up, down, up_bias=0.0, down_bias=0.0):
     return torch.where(inner > 0, inner * inner, 0.0) @ down.T + down_bias
 
 
-@pytest.fixture(params=["reference", "cpu"], autouse=True)
+@pytest.fixture(params=["reference", "eager"], autouse=True)
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
     monkeypatch.setattr(mlp, "_TILE", 1)

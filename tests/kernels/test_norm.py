@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridize.kernels import gated_rms_norm, rms_norm
-from hybridize.kernels.cpu import rows
+from hybridize.kernels.eager import rows
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -12,7 +12,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.fixture(params=["reference", "cpu"], autouse=True)
+@pytest.fixture(params=["reference", "eager"], autouse=True)
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
     monkeypatch.setattr(rows, "_TILE", 1)  # 32 rows at a time
@@ -72,14 +72,14 @@ def test_backends_agree_in_narrow_dtypes(monkeypatch, dtype, norm_before_gate):
     leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
     dy = draw(70, 16, seed=3).to(dtype)
     results = {}
-    for name in ("reference", "cpu"):
+    for name in ("reference", "eager"):
         monkeypatch.setenv("HYBRIDIZE_KERNELS", name)
         plain = rms_norm(leaves[0], leaves[2], 1e-5)
         gated = gated_rms_norm(*leaves, 1e-5, group_size=4, norm_before_gate=norm_before_gate)
         results[name] = plain, gated, torch.autograd.grad(plain + gated, leaves, dy)
-    assert torch.equal(results["cpu"][0], results["reference"][0])
-    assert torch.equal(results["cpu"][1], results["reference"][1])
-    for mine, theirs in zip(results["cpu"][2], results["reference"][2], strict=True):
+    assert torch.equal(results["eager"][0], results["reference"][0])
+    assert torch.equal(results["eager"][1], results["reference"][1])
+    for mine, theirs in zip(results["eager"][2], results["reference"][2], strict=True):
         torch.testing.assert_close(
             mine, theirs, rtol=64 * torch.finfo(dtype).eps, atol=64 * torch.finfo(dtype).eps
         )

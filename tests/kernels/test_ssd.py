@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hybridize.errors import InputError
 from hybridize.kernels import registry, ssd_scan, ssd_step
-from hybridize.kernels.cpu import ssd_scan as cpu
+from hybridize.kernels.eager import ssd_scan as cpu
 
 CHUNK = 16
 
@@ -55,7 +55,7 @@ def recurrence(x, dt, A, B, C, D, dt_bias, initial_state, dt_limit=(0.0, math.in
     return y, state
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "eager"])
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
     return request.param
@@ -202,7 +202,7 @@ def test_gradients_are_those_of_the_recurrence(monkeypatch, length, packed, dtyp
     dstate = torch.randn(state_shape, generator=generator)
     monkeypatch.setenv("HYBRIDIZE_KERNELS", "reference")
     want = gradients({k: v.double() for k, v in inputs.items()}, seq_idx, dy, dstate)
-    monkeypatch.setenv("HYBRIDIZE_KERNELS", "cpu")
+    monkeypatch.setenv("HYBRIDIZE_KERNELS", "eager")
     got = gradients(inputs, seq_idx, dy, dstate)
     for name, gradient in got.items():
         assert gradient.dtype == dtype

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from hybridize.errors import InputError
 from hybridize.kernels import patch, unpatch
-from tiny import randomise, stock_config, tokens
+from tiny import randomize, stock_config, tokens
 
 HYBRIDS = ("granitemoehybrid", "bamba", "nemotron_h", "mamba2")
 
@@ -14,7 +14,7 @@ HYBRIDS = ("granitemoehybrid", "bamba", "nemotron_h", "mamba2")
 def stock(architecture, **changes):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(stock_config(architecture, **changes)).eval()
-    randomise(model)
+    randomize(model)
     return model
 
 

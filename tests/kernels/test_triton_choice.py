@@ -32,13 +32,13 @@ def test_cuda_devices_get_them_and_others_do_not(monkeypatch):
     monkeypatch.delenv("HYBRIDIZE_KERNELS", raising=False)
     assert chosen("ssd_scan", CUDA) == "hybridize.kernels.triton.ssd_scan"
     assert chosen("linear_topk_kl_divergence", CUDA) == "hybridize.kernels.reference.linear_kl"
-    assert chosen("ssd_scan", CPU) == "hybridize.kernels.cpu.ssd_scan"
+    assert chosen("ssd_scan", CPU) == "hybridize.kernels.eager.ssd_scan"
 
 
 def test_devices_without_triton_get_torch(monkeypatch):
     monkeypatch.delenv("HYBRIDIZE_KERNELS", raising=False)
     monkeypatch.setattr(registry, "_has_triton", lambda: False)
-    assert chosen("ssd_scan", CUDA) == "hybridize.kernels.cpu.ssd_scan"
+    assert chosen("ssd_scan", CUDA) == "hybridize.kernels.eager.ssd_scan"
     monkeypatch.setenv("HYBRIDIZE_KERNELS", "triton")
     with pytest.raises(InputError, match="triton is not installed"):
         chosen("ssd_scan", CUDA)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from on_triton import DEVICE, draw, error, poisoned  # noqa: F401
 
-from hybridize.kernels.cpu import fp8 as torch_path
+from hybridize.kernels.eager import fp8 as torch_path
 from hybridize.kernels.reference import fp8 as plain
 from hybridize.kernels.triton import fp8
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model import HybridForCausalLM
-from tiny import randomise
+from tiny import randomize
 
 MIXED = [
     MambaSizes(4, 8, 2, 16),
@@ -29,5 +29,5 @@ def build(blocks, dtype=torch.float64, **fields):
         blocks, vocab_size=64, hidden_size=32, max_position_embeddings=256, **fields
     )
     model = HybridForCausalLM(config).eval()
-    randomise(model)
+    randomize(model)
     return model.to(dtype)

@@ -9,12 +9,12 @@ from hypothesis.extra.numpy import arrays
 import hybridize
 from hybridize.__main__ import main
 from hybridize.errors import InputError
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
-from hybridize.modeling.cache import HybridCache
-from hybridize.modeling.compact_cache import KV_DTYPES, SSM_DTYPES, CacheFormat, pack, unpack
+from hybridize.modeling.cache.compact import KV_DTYPES, SSM_DTYPES, CacheFormat, pack, unpack
+from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model import HybridForCausalLM
-from tiny import randomise, write_stock, write_tokenizer
+from tiny import randomize, write_stock, write_tokenizer
 
 BLOCKS = [
     MambaSizes(4, 8, 2, 16),
@@ -31,7 +31,7 @@ def model():
         BLOCKS, vocab_size=64, hidden_size=32, rope_parameters=ROPE, eos_token_id=None
     )
     model = HybridForCausalLM(config).eval()
-    randomise(model)
+    randomize(model)
     return model
 
 

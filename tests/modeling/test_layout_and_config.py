@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig, parameter_shapes
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.layout import ATTENTION, Layout
 from hybridize.modeling.model import HybridForCausalLM
 

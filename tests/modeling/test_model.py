@@ -6,8 +6,8 @@ from hybrids import LAYOUTS, MIXED, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridize.kernels.cpu import linear
-from hybridize.modeling.cache import HybridCache
+from hybridize.kernels.eager import linear
+from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.model import (
     HybridForCausalLM,

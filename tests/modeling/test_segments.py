@@ -6,7 +6,7 @@ from hybrids import LAYOUTS, MIXED, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridize.modeling.cache import SegmentCache
+from hybridize.modeling.cache.hybrid import SegmentCache
 from tiny import tokens
 
 LENGTH = 40

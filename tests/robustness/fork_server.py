@@ -25,10 +25,10 @@ _CHANGES = {
     "shutil.copyfile", "shutil.rmtree",
 }  # fmt: skip
 _IMPORTED = (
-    "hybridize.convert.convert", "hybridize.convert.calibrate", "hybridize.convert.select",
+    "hybridize.convert.convert", "hybridize.convert.calibration", "hybridize.convert.selection",
     "hybridize.compress.distill.distill", "hybridize.compress.prune.prune",
     "hybridize.compress.quantize.quantize", "hybridize.cli.convert", "hybridize.cli.distill",
-    "hybridize.cli.prune", "hybridize.cli.quantize", "hybridize.modeling.load",
+    "hybridize.cli.prune", "hybridize.cli.quantize", "hybridize.checkpoints.load",
     "matplotlib.figure", "matplotlib.backends.backend_agg", "rich.table", "torch._dynamo",
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from hybridize.compress.distill.pair import Pair
 from hybridize.compress.distill.settings import DistillSettings
 from hybridize.compress.distill.teacher_cache import TeacherCache
 from hybridize.kernels import linear_kl_divergence, linear_topk_kl_divergence
-from hybridize.modeling.cache import SegmentCache
+from hybridize.modeling.cache.hybrid import SegmentCache
 from hybridize.modeling.model import HybridForCausalLM
 
 

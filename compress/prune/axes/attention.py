@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 
 from hybridize.compress.prune.axes.base import BlockAxis, Seen, Slices, spans
-from hybridize.modeling.blocks.sizes import AttentionSizes, BlockSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes
 
 
 class Queries(BlockAxis):

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from hybridize.modeling.blocks.sizes import BlockSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import BlockSizes
 
 Slices = dict[str, tuple[int, torch.Tensor]]
 """For each parameter of a mixer that changes: along which dimension, and what stays of it."""

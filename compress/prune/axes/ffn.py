@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 
 from hybridize.compress.prune.axes.base import BlockAxis, Seen, Slices
-from hybridize.modeling.blocks.sizes import BlockSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import BlockSizes, MLPSizes
 
 
 class FeedForwardWidth(BlockAxis):

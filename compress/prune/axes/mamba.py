@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 
 from hybridize.compress.prune.axes.base import BlockAxis, Seen, Slices, spans
-from hybridize.modeling.blocks.sizes import BlockSizes, MambaSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import BlockSizes, MambaSizes
 
 
 class Heads(BlockAxis):

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from hybridize.checkpoints.formats import Entry
+from hybridize.checkpoints.quantization import Quantization
 from hybridize.kernels import fp8_quantize, fp8_scale
-from hybridize.modeling.formats import Entry
-from hybridize.modeling.quantization import Quantization
 
 _ROWS = 1024  # at a time; whole blocks
 _TRIED = 8  # scales of a row
@@ -34,7 +34,7 @@ class Scheme(ABC):
         del entry
         return ""
 
-    def quantise(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def quantize(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a matrix's FP8 numbers and scales.
 
         Scales are rounded up to bfloat16's digits and stored in float32: readers that hold

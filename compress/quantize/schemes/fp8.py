@@ -1,7 +1,7 @@
 """A scale per row of a weight and per token: the most precise that hardware multiplies fast."""
 
+from hybridize.checkpoints.quantization import Quantization
 from hybridize.compress.quantize.schemes.base import Scheme
-from hybridize.modeling.quantization import Quantization
 
 
 class FP8(Scheme):

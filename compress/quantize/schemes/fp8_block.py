@@ -1,8 +1,8 @@
 """A scale per block of a weight and per 128 columns of a token (DeepSeek-V3, arXiv 2412.19437)."""
 
+from hybridize.checkpoints.formats import Entry
+from hybridize.checkpoints.quantization import TILE, Quantization
 from hybridize.compress.quantize.schemes.base import Scheme
-from hybridize.modeling.formats import Entry
-from hybridize.modeling.quantization import TILE, Quantization
 
 
 class FP8Block(Scheme):

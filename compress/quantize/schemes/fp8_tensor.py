@@ -1,7 +1,7 @@
 """One scale per weight and one per layer's input: Nemotron-H's FP8 (arXiv 2504.03624)."""
 
+from hybridize.checkpoints.quantization import Quantization
 from hybridize.compress.quantize.schemes.base import Scheme
-from hybridize.modeling.quantization import Quantization
 
 
 class FP8Tensor(Scheme):

@@ -33,7 +33,7 @@ def write_pair(directory: Path, **options: Any) -> tuple[Path, Path, Path]:
 
 
 def short_run(pair: tuple[Path, Path, Path], output: Path, **options: Any) -> DistillResult:
-    """Distil for a few steps."""
+    """Distill for a few steps."""
     teacher, student, text = pair
     arguments = SHORT | {"teacher": teacher, "data": [str(text)]} | options
     if "stages" in options:

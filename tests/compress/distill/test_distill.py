@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 
 import hybridize
 from hybridize.__main__ import main
+from hybridize.checkpoints.load import load_model
 from hybridize.compress.distill.loop import Loop
 from hybridize.compress.distill.state import keep_metrics
 from hybridize.errors import HybridizeError, InputError
-from hybridize.modeling.load import load_model
 from tiny import tokens, write_stock, write_tokenizer
 
 

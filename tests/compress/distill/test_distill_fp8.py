@@ -13,8 +13,8 @@ import hybridize
 from hybridize.__main__ import main
 from hybridize.compress.distill.fp8 import FP8TrainingLinear, fp8_layers
 from hybridize.compress.quantize.schemes import SCHEMES
+from hybridize.data.source import load_windows
 from hybridize.errors import InputError
-from hybridize.modeling.data.source import load_windows
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
@@ -46,7 +46,7 @@ def test_both_ways_against_float64(scheme, bias):
     y = layer(x)
     y.backward(grad)
     rows = scheme == "fp8"
-    w_scale = SCHEMES[scheme].quantise(layer.weight.detach())[1].double()
+    w_scale = SCHEMES[scheme].quantize(layer.weight.detach())[1].double()
     x_scale = (x.detach().abs().amax(-1, keepdim=True) if rows else x.detach().abs().max()) / 448
     w = rounded(layer.weight.detach(), w_scale, E4M3)
     a = rounded(x.detach(), x_scale, E4M3).flatten(0, 1)
@@ -88,13 +88,13 @@ def test_the_layers_are_those_that_quantize_rounds(pair, tmp_path):
         done = hybridize.quantize(pair[1], tmp_path / "q", keep_bf16=keep, force=True)
         with torch.no_grad():
             model = hybridize.load_model(done.output)
-        quantised = {name for name, m in model.named_modules() if type(m).__name__ == "FP8Linear"}
-        assert set(fp8_layers(pair[1], "fp8", keep)) == quantised
+        quantized = {name for name, m in model.named_modules() if type(m).__name__ == "FP8Linear"}
+        assert set(fp8_layers(pair[1], "fp8", keep)) == quantized
 
 
 @pytest.mark.parametrize("train", ["mixers", "all"])
-def test_a_run_ends_where_quantising_leaves_it(pair, tmp_path, train):
-    """The validation loss that training saw is the quantised checkpoint's."""
+def test_a_run_ends_where_quantizing_leaves_it(pair, tmp_path, train):
+    """The validation loss that training saw is the quantized checkpoint's."""
     result = short_run(
         pair, tmp_path / "out", stages=("kl",), fp8="fp8", keep_bf16=0, train=train,
         learning_rates={"kl": 3e-3},

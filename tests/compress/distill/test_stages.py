@@ -9,7 +9,7 @@ from hybridize.compress.distill.pair import check_pair, load_pair
 from hybridize.compress.distill.settings import DistillSettings
 from hybridize.compress.distill.stages import STAGES, make_stage
 from hybridize.compress.distill.teacher_cache import TeacherCache
-from hybridize.modeling.data.windows import Windows
+from hybridize.data.packing import Windows
 from tiny import VOCAB, tokens
 
 ROWS, LENGTH = 3, 24

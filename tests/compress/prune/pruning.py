@@ -2,10 +2,10 @@
 
 import torch
 
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model import HybridForCausalLM
-from tiny import randomise
+from tiny import randomize
 
 BLOCKS = [
     MambaSizes(6, 8, 3, 10, proj_bias=True),
@@ -34,7 +34,7 @@ def build(blocks=BLOCKS, **fields) -> HybridForCausalLM:
     """A model in float64, with an eps too small to matter."""
     fields = {"vocab_size": 64, "hidden_size": 32, "norm_eps": 1e-12} | fields
     model = HybridForCausalLM(HybridConfig.from_blocks(blocks, **fields)).eval()
-    randomise(model)
+    randomize(model)
     return model.double()
 
 

@@ -8,7 +8,7 @@ from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.cut import CutTensors
 from hybridize.compress.prune.importance import measure
-from hybridize.modeling.data.windows import Windows
+from hybridize.data.packing import Windows
 from hybridize.modeling.model import HybridForCausalLM
 from tiny import tokens
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from hybridize.__main__ import main
+from hybridize.checkpoints.published_models import published
 from hybridize.compress.prune.budget import parse_memory
-from hybridize.modeling.shapes import published
 from tiny import write_stock
 
 CARD = ["--memory", "31.7GiB@512k", "--weight-bits", "4", "--kv-bits", "8"]

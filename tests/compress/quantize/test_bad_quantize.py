@@ -67,21 +67,21 @@ def test_text_that_overflows(model, refused):
     assert "meets NaN or infinity on this text" in message
 
 
-def test_what_is_quantised_already(model, refused):
+def test_what_is_quantized_already(model, refused):
     fp8 = model.parent / "fp8"
     assert main(["quantize", str(model), "-o", str(fp8), "--quiet"]) == 0
     message = refused(of=fp8)
-    assert "the checkpoint is quantised; start from the unquantised one" in message
+    assert "the checkpoint is quantized; start from the unquantized one" in message
 
 
 @pytest.mark.parametrize("command", ["convert", "distill", "prune"])
-def test_the_other_stages_want_the_unquantised_one(model, command, capsys):
+def test_the_other_stages_want_the_unquantized_one(model, command, capsys):
     fp8 = model.parent / "fp8"
     assert main(["quantize", str(model), "-o", str(fp8), "--quiet"]) == 0
     more = {"convert": [], "distill": ["--teacher", str(model)], "prune": ["--params", "50%"]}
     capsys.readouterr()
     assert main([command, str(fp8), "-o", str(model.parent / "out"), *more[command]]) == 2
-    assert "start from the unquantised one, and quantise what comes of it" in capsys.readouterr()[1]
+    assert "start from the unquantized one, and quantize what comes of it" in capsys.readouterr()[1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whole quantisations: what is written, who opens it, and that it computes the same everywhere."""
+"""Whole quantizations: what is written, who opens it, and that it computes the same everywhere."""
 
 import json
 
@@ -12,7 +12,7 @@ import hybridize
 from hybridize.compress.quantize import quantize as module
 from hybridize.compress.quantize.schemes import SCHEMES
 from hybridize.errors import InputError
-from hybridize.modeling.fp8_linear import FP8Linear
+from hybridize.modeling.layers.fp8_linear import FP8Linear
 from tiny import tokens, write_stock, write_tokenizer
 
 WIDE = {
@@ -61,11 +61,11 @@ def test_weights_are_the_nearest_fp8_numbers_and_the_rest_is_as_it_was(
     )
     before = load_file(directory / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
-    quantised = [name for name in before if after[name].dtype == torch.float8_e4m3fn]
-    assert len(quantised) > 2
-    assert sum(before[name].numel() for name in quantised) == result.quantised
+    quantized = [name for name in before if after[name].dtype == torch.float8_e4m3fn]
+    assert len(quantized) > 2
+    assert sum(before[name].numel() for name in quantized) == result.quantized
     for name in before:
-        if name not in quantised:
+        if name not in quantized:
             assert torch.equal(after[name], before[name])
             continue
         scale = after[name + "_scale"]
@@ -77,14 +77,14 @@ def test_weights_are_the_nearest_fp8_numbers_and_the_rest_is_as_it_was(
         # A scale rounds up to bfloat16 at most: the largest weight is near 448, or an octave below.
         assert after[name].float().abs().max() >= (216 if scheme == "fp8" else 432)
     for word in ("embed", "lm_head", "norm", "conv", "A_log", ".D", "dt_bias"):
-        assert not [name for name in quantised if word in name]
+        assert not [name for name in quantized if word in name]
 
 
 def test_a_rows_scale_leaves_less_error_than_most():
     """Than the least scale there is, and than most bfloat16 scales of the octave above it."""
     torch.manual_seed(5)
     weight = torch.randn(6, 40) * torch.logspace(-3, 3, 6)[:, None]
-    values, scale = SCHEMES["fp8"].quantise(weight)
+    values, scale = SCHEMES["fp8"].quantize(weight)
     assert torch.equal(values.double(), nearest_fp8(weight / scale))
     assert torch.equal(scale.bfloat16().float(), scale)
     for row, chosen in zip(weight, scale, strict=True):
@@ -271,7 +271,7 @@ def test_damage_is_found(tmp_path):
     [{"quant_method": "fp8"}, {"format": "pack-quantized"}, {"config_groups": {}},
      {"config_groups": {"a": 1}}, {"config_groups": None}],
 )  # fmt: skip
-def test_other_quantisations_are_refused(tmp_path, change):
+def test_other_quantizations_are_refused(tmp_path, change):
     directory = source(tmp_path)
     hybridize.quantize(directory, tmp_path / "out", keep_bf16=1)
     path = tmp_path / "out" / "config.json"

@@ -12,9 +12,9 @@ from hybridize.evals.bench.fit import largest_batch
 from hybridize.evals.bench.measure import Runner
 from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
 from hybridize.evals.bench.timer import CudaTimer, WallTimer, timer_for
-from hybridize.modeling.compact_cache import CacheFormat
-from hybridize.modeling.static_cache import bytes_per_sequence
-from hybridize.modeling.static_decode import StaticDecoder
+from hybridize.modeling.cache.compact import CacheFormat
+from hybridize.modeling.cache.static import bytes_per_sequence
+from hybridize.modeling.decoding import StaticDecoder
 from tiny import write_stock
 
 

@@ -8,12 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hybridize
 from hybridize.__main__ import main
+from hybridize.checkpoints.published_models import SHAPES, find_shape
 from hybridize.evals.bench.gpus import GPUS
 from hybridize.evals.bench.predict import decode_flops, prefill_flops
-from hybridize.modeling.blocks.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model import HybridForCausalLM
-from hybridize.modeling.shapes import SHAPES, find_shape
 from tiny import VOCAB, tokens, write_stock
 
 PAPER = {"gpu": "h100", "gpus": 8, "baseline": "llama-3.1-70b"}

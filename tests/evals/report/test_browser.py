@@ -27,7 +27,7 @@ def browser() -> str:
 
 
 def screenshot(browser: str, page: Path, scheme: int) -> tuple[np.ndarray, list[str]]:
-    """Return grey pixels from 0 to 1, and what the page wrote to the browser's console."""
+    """Return gray pixels from 0 to 1, and what the page wrote to the browser's console."""
     from matplotlib.image import imread
 
     picture = page.with_suffix(f".{scheme}.png")

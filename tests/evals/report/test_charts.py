@@ -1,4 +1,4 @@
-"""A report's charts: things lie where their values say, words do not overlap, colours stand out."""
+"""A report's charts: things lie where their values say, words do not overlap, colors stand out."""
 
 from itertools import combinations
 from xml.etree import ElementTree
@@ -105,7 +105,7 @@ def test_steps_between_bytes_are_powers_of_two():
 
 
 def contrast(first: str, second: str) -> float:
-    """WCAG 2.1's contrast ratio of two colours like #1d2430."""
+    """WCAG 2.1's contrast ratio of two colors like #1d2430."""
 
     def luminance(color: str) -> float:
         channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -197,7 +197,7 @@ def test_the_choice_of_attention_is_drawn(tmp_path):
 def test_importance_is_drawn_from_scores(tmp_path):
     import torch
 
-    from hybridize.modeling.checkpoint.checked import save_checked
+    from hybridize.checkpoints.checksums import save_checked
 
     tensors = {
         "blocks": torch.tensor([0.5, 0.0, 2.0]),

@@ -1,0 +1,123 @@
+"""What a new Mamba-2 block's first values are worth, before any training.
+
+Converts a checkpoint with each of several initializations and reports the KL divergence of the
+result's next-token distribution from the original's, in nats per token, on a text:
+
+    python benchmarks/initialization.py                                # the bundled checkpoint
+    python benchmarks/initialization.py --model DIR --text FILE        # any other
+
+"left out" zeroes the new blocks' outputs: what is not better than that is worth nothing.
+The rows below "attention" change one choice of `hybridize.convert.first_values` each.
+"""
+
+import argparse
+import json
+import tempfile
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from hybridize import convert
+from hybridize.checkpoints.load import load_model, load_tokenizer
+from hybridize.console import console
+from hybridize.convert import initialize
+from hybridize.demo import CHECKPOINT
+from hybridize.modeling.layers.sizes import MambaSizes
+from tools.bundled_checkpoint.world import World
+
+VARIANTS: dict[str, dict[str, float]] = {
+    "attention": {},
+    "scores without an offset": {"_SCORE_OFFSET": 0.0},
+    "score offset 2": {"_SCORE_OFFSET": 2.0},
+    "values at full size (SiLU bends)": {"_VALUE_RMS": 1.0},
+    "memory to 16 tokens": {"_LONGEST_MEMORY": 16.0},
+    "memory to 128 tokens": {"_LONGEST_MEMORY": 128.0},
+    "memory to 1024 tokens": {"_LONGEST_MEMORY": 1024.0},
+    "output not shrunk": {"_OUTPUT_SHRINK": 1.0},
+    "output shrunk to a quarter": {"_OUTPUT_SHRINK": 0.25},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser.add_argument(
+        "--text", type=Path, help="held-out prose of the bundled world if not given"
+    )
+    parser.add_argument("--attention", default="1,25%,50%", help="shares kept, comma separated")
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--name", help="of the result; the model's directory name if not given")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    torch.set_grad_enabled(False)
+    text = options.text.read_text("utf-8") if options.text else World().prose(1_000_003, 400)
+    ids = load_tokenizer(options.model)(text, return_tensors="pt").input_ids[0]
+    count = min(options.windows, len(ids) // options.window)
+    ids = ids[: count * options.window].view(count, options.window)
+    want = load_model(options.model, dtype=torch.float32)(ids).logits.log_softmax(-1)
+
+    shares = options.attention.split(",")
+    figures: dict[str, list[float]] = {}
+    for share in shares:
+        for name, constants in VARIANTS.items():
+            figures.setdefault(name, []).append(
+                divergence(options.model, share, "attention", constants, ids, want)
+            )
+        for name, init, silent in (("random", "random", False), ("left out", "attention", True)):
+            figures.setdefault(name, []).append(
+                divergence(options.model, share, init, {}, ids, want, silent=silent)
+            )
+    name = options.name or options.model.resolve().name
+    console.table(
+        ["initialization", *(f"{share} kept" for share in shares)],
+        [(row, *(f"{value:.3f}" for value in values)) for row, values in figures.items()],
+        title=f"KL from the original, nats per token: {name}, {ids.numel():,} tokens",
+    )
+    result = {
+        "benchmark": "initialization",
+        "model": name,
+        "tokens": ids.numel(),
+        "window": options.window,
+        "versions": {name: version(name) for name in ("hybridize", "torch")},
+        "kept": shares,
+        "kl_nats_per_token": figures,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"initialization-{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    console.message(f"written: {path}")
+
+
+def divergence(
+    model: Path,
+    share: str,
+    init: str,
+    constants: dict[str, float],
+    ids: torch.Tensor,
+    want: torch.Tensor,
+    *,
+    silent: bool = False,
+) -> float:
+    """Convert with some of the initialization's constants changed; return the mean KL."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as changed:
+        for constant, value in constants.items():
+            changed.enter_context(patch.object(initialize, constant, value))
+        convert(model, Path(folder) / "out", attention=share, init=init, dtype="float32")
+        student = load_model(Path(folder) / "out")
+    if silent:
+        before = load_model(model).config.blocks
+        for block, old in zip(student.model.blocks, before, strict=True):
+            if not isinstance(old, MambaSizes) and hasattr(block.mixer, "A_log"):
+                block.mixer.out_proj.weight.zero_()
+                if block.mixer.out_proj.bias is not None:
+                    block.mixer.out_proj.bias.zero_()
+    got = student(ids).logits.log_softmax(-1)
+    return float((want.exp() * (want - got)).sum(-1).mean())
+
+
+if __name__ == "__main__":
+    main()

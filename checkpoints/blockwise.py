@@ -1,0 +1,57 @@
+"""Running a model of which one block at a time is in memory."""
+
+import torch
+from torch import nn
+
+from hybridize.checkpoints.tensors import Tensors
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.context import BlockContext
+from hybridize.modeling.layers.norm import RMSNorm
+from hybridize.modeling.layers.rope import RotaryEmbedding
+from hybridize.modeling.model import HybridBlock, HybridForCausalLM
+
+
+class BlockwiseModel:
+    """A model that reads each block's weights when it is that block's turn.
+
+    Args:
+        tensors: where the weights are read from.
+        config: the model's configuration.
+        device: where blocks run, in float32.
+    """
+
+    def __init__(
+        self, tensors: Tensors, config: HybridConfig, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config = config
+        self._tensors, self._device = tensors, torch.device(device)
+        with torch.device("meta"):
+            self._empty = HybridForCausalLM(config).eval()
+        if self._empty.model.rotary_emb is not None:
+            self._empty.model.rotary_emb = RotaryEmbedding(config).to(device)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return what the first block sees: ``(batch, length)`` to ``(batch, length, hidden)``."""
+        table = self._tensors.get("model.embed_tokens.weight")
+        rows = nn.functional.embedding(ids, table).to(self._device, torch.float32)
+        return rows * self.config.embedding_multiplier
+
+    def context(self, x: torch.Tensor, seq_idx: torch.Tensor | None = None) -> BlockContext:
+        """Return the blocks' surroundings for ``x``, see `HybridForCausalLM.forward`."""
+        return self._empty.model.block_context(x, seq_idx)
+
+    def last_norm(self) -> RMSNorm:
+        """Read the norm in front of the head."""
+        norm = RMSNorm(self.config.hidden_size, self.config.norm_eps).requires_grad_(False)
+        norm.weight.copy_(self._tensors.get("model.norm.weight"))
+        return norm.to(self._device)
+
+    def block(self, index: int) -> HybridBlock:
+        """Read one block's weights; it lives for as long as the caller holds on to it."""
+        with torch.device("meta"):  # no time is lost on first values
+            block = HybridBlock(self.config, self.config.blocks[index], index)
+        block.to_empty(device="cpu")
+        prefix = f"model.blocks.{index}."
+        for name, parameter in block.named_parameters():
+            parameter.requires_grad_(False).copy_(self._tensors.get(prefix + name))
+        return block.to(self._device).eval()

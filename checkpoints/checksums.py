@@ -1,0 +1,64 @@
+"""Safetensors files with a checksum: what long runs write down to go on from.
+
+The format itself would hand out a damaged tensor as readily as a sound one.
+"""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hybridize.checkpoints.files import sync
+from hybridize.errors import HybridizeError
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save_checked(path: Path, tensors: Tensors, about: dict[str, Any]) -> None:
+    """Write tensors and what JSON can say about them; the file is the old one or the new one.
+
+    Raises:
+        HybridizeError: it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(about)
+    try:
+        save_file(contents, partial, metadata={"about": text, "check": _checksum(text, contents)})
+        sync(partial)
+        partial.replace(path)
+        sync(path.parent)
+    except (SafetensorError, OSError) as error:
+        raise HybridizeError(f"{path}: cannot be written: {error}") from error
+
+
+def load_checked(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read what `save_checked` wrote.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not such a file, or not any more what it was.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    text = metadata.get("about", "")
+    if metadata.get("check") != _checksum(text, tensors):
+        raise ValueError("it is not what was written")
+    about: dict[str, Any] = json.loads(text)
+    return tensors, about
+
+
+def _checksum(text: str, tensors: Tensors) -> str:
+    check = zlib.crc32(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        check = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), check)
+        check = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, check)
+    return f"{check:08x}"

@@ -1,0 +1,66 @@
+"""``generation_config.json``: how a checkpoint wants text to be made."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig
+
+from hybridize.checkpoints.files import read_json_object
+from hybridize.errors import InputError
+
+FILE = "generation_config.json"
+
+_FLAGS = (
+    "do_sample", "use_cache", "use_mtp", "output_attentions", "output_hidden_states",
+    "output_scores", "output_logits", "return_dict_in_generate", "renormalize_logits",
+    "remove_invalid_values", "token_healing", "disable_compile", "low_memory",
+)  # fmt: skip
+_NUMBERS = (
+    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "max_time", "num_beams",
+    "num_return_sequences", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p",
+    "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "guidance_scale",
+    "max_cache_len", "penalty_alpha", "diversity_penalty", "num_beam_groups", "prefill_chunk_size",
+)  # fmt: skip
+_TOKENS = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
+    "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+)  # fmt: skip
+
+
+def read_generation_config(directory: Path) -> GenerationConfig | None:
+    """Read how a checkpoint wants text to be made; None where it does not say.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    raw = read_json_object(path)
+    for names, fits, what in (
+        (_FLAGS, _is_flag, "true or false"),
+        (_NUMBERS, _is_number, "a number"),
+        (_TOKENS, _is_token, "a token's number, or a list of them"),
+    ):
+        for name in names:
+            if raw.get(name) is not None and not fits(raw[name]):
+                raise InputError(f"{path}: {name} is {raw[name]!r}; it must be {what}")
+    try:
+        return GenerationConfig.from_dict(raw)
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: {reason[0]}") from error
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_token(value: Any) -> bool:
+    tokens = value if isinstance(value, list) else [value]
+    return all(isinstance(t, int) and not isinstance(t, bool) and t >= 0 for t in tokens)

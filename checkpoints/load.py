@@ -1,0 +1,116 @@
+"""Opening a checkpoint of any known format as hybridize's own model."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.generation_config import read_generation_config
+from hybridize.checkpoints.hub import resolve
+from hybridize.checkpoints.quantization import FP8
+from hybridize.checkpoints.tensors import CheckpointTensors
+from hybridize.errors import InputError
+from hybridize.modeling.cache.compact import CacheFormat
+from hybridize.modeling.config import parameter_shapes
+from hybridize.modeling.layers.fp8_linear import FP8Linear
+from hybridize.modeling.layers.rope import RotaryEmbedding
+from hybridize.modeling.model import HybridForCausalLM
+
+
+def load_model(
+    model: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    shared: Mapping[str, torch.nn.Parameter] | None = None,
+    cache_format: CacheFormat | None = None,
+) -> HybridForCausalLM:
+    """Load a checkpoint: Llama, Mistral, Qwen, or a hybrid in any format that is known.
+
+    Args:
+        model: a directory or a hub id.
+        dtype: of the parameters; the checkpoint's own if None.
+        device: where to put them.
+        shared: another model's parameters by name; those that equal this model's, up to the
+            rounding of their own dtype, serve both.
+        cache_format: what its cache stores keys, values and SSM states in; see `CacheFormat`.
+
+    Returns:
+        The model, in evaluation mode. For the model's own class use transformers'
+        ``AutoModelForCausalLM``.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    directory = resolve(model)
+    with CheckpointReader(directory) as reader:
+        format_, config = read_config(reader, quantized=True)
+        tensors = CheckpointTensors(reader, format_, config)
+        with torch.device("meta"):
+            result = HybridForCausalLM(config)
+        for name in parameter_shapes(config):
+            tensor = tensors.get(name)
+            path, _, leaf = name.rpartition(".")
+            if tensor.dtype == FP8:
+                result.set_submodule(path, _fp8_linear(tensors, name, tensor).to(device))
+                continue  # a bias, if there is one, comes next and finds the new layer
+            module = result.get_submodule(path)
+            parameter = (shared or {}).get(name)
+            if parameter is None or not torch.equal(parameter.cpu(), tensor.to(parameter.dtype)):
+                tensor = tensor.to(device=device, dtype=dtype)
+                parameter = torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+            setattr(module, leaf, parameter)
+    if result.model.rotary_emb is not None:
+        result.model.rotary_emb = RotaryEmbedding(config).to(device)  # its buffers were not stored
+    result.tie_weights()
+    result.model.cache_format = cache_format or CacheFormat()
+    result.config.dtype = result.dtype
+    result.name_or_path = str(directory)
+    result.generation_config = read_generation_config(directory) or result.generation_config
+    return result.eval()
+
+
+def _fp8_linear(tensors: CheckpointTensors, name: str, weight: torch.Tensor) -> FP8Linear:
+    assert tensors.quantization is not None
+    scale, input_scale = tensors.scales(name)
+    activations = tensors.quantization.activations
+    return FP8Linear(weight, scale, None, activations=activations, input_scale=input_scale)
+
+
+def check_tokens(ids: Sequence[int], vocabulary: int, directory: str | Path) -> None:
+    """Check that a model knows the tokens that its tokenizer gives.
+
+    Args:
+        ids: the tokens.
+        vocabulary: how many the model knows.
+        directory: of both, for the message.
+
+    Raises:
+        InputError: it does not.
+    """
+    if max(ids, default=0) >= vocabulary:
+        raise InputError(
+            f"{directory}: the tokenizer gives token {max(ids)}, but the model's vocabulary has "
+            f"{vocabulary}"
+        )
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """Load the tokenizer that lies beside a checkpoint.
+
+    Raises:
+        InputError: there is none, or transformers cannot read it.
+    """
+    from transformers import AutoTokenizer
+
+    directory = resolve(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer.decode(tokenizer("a").input_ids)  # some damage shows only in use
+        return tokenizer
+    except Exception as error:  # transformers raises a different type for every kind of damage
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{directory}: no readable tokenizer: {reason[0]}") from error

@@ -1,0 +1,62 @@
+"""Writing a model in memory as the kind of checkpoint that it came from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridize.checkpoints import CheckpointReader, CheckpointWriter, TensorSpec
+from hybridize.checkpoints.formats import read_config
+from hybridize.console import console
+
+
+def save_model(
+    parameters: Mapping[str, torch.Tensor],
+    output: Path,
+    *,
+    like: Path,
+    step: dict[str, Any],
+    force: bool = False,
+    max_shard_size: int = 5_000_000_000,
+    extra_files: Mapping[str, str | bytes] | None = None,
+) -> None:
+    """Write a model in another checkpoint's format, dtypes and file set.
+
+    Args:
+        parameters: the model's, by name; its configuration is the other's.
+        output: the directory to write.
+        like: the other's directory, whose tokenizer and history go along.
+        step: the provenance of this step, without its source.
+        force: replace an existing output.
+        max_shard_size: bytes per safetensors file.
+        extra_files: further files, by name.
+
+    Raises:
+        InputError: the output cannot be written.
+        HybridizeError: writing failed; nothing is left of it.
+    """
+    with CheckpointReader(like) as reader:
+        reader.hash_in_background()
+        format_, config = read_config(reader)
+        entries = format_.tensor_map(config)
+        specs = [TensorSpec(e.disk, e.shape, reader.dtype(e.disk)) for e in entries]
+        raw = {**reader.config, **format_.from_hybrid(config)}
+        extra = {**format_.extra_files(config), **(extra_files or {})}
+        with (
+            CheckpointWriter(
+                output,
+                specs,
+                config=raw,
+                max_shard_size=max_shard_size,
+                force=force,
+                source=like,
+                extra_files=extra,
+            ) as writer,
+            console.progress("writing", sum(spec.nbytes for spec in specs), "bytes") as progress,
+        ):
+            for entry, spec in zip(entries, specs, strict=True):
+                parts = (parameters[name].detach().to("cpu", spec.dtype) for name in entry.ours)
+                writer.add(spec.name, *parts)
+                progress.advance(spec.nbytes)
+            writer.finish({**step, "source": {"name": like.name, "sha256": reader.sha256()}})

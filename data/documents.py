@@ -1,0 +1,149 @@
+"""Reading documents: text, JSON lines, Parquet, or a dataset of the hub."""
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from hybridize.errors import InputError
+from hybridize.extras import require_extra
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet")
+_SEPARATOR = "<|endoftext|>"
+_COLUMN = "text"
+_ROWS_AT_ONCE = 1000
+
+
+def read_documents(source: str, option: str) -> Iterator[str]:
+    """Yield the documents of one source.
+
+    Args:
+        source: a file (its suffix says of what kind), or a dataset of the hub as ``NAME``,
+            ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``, of which the column ``text`` is
+            streamed.
+        option: where the source was named, for messages.
+
+    Raises:
+        InputError: no such source, or one that cannot be understood.
+    """
+    path = Path(source)
+    if not os.path.exists(path):
+        if path.suffix.lower() in SUFFIXES or path.is_absolute():
+            raise InputError(f"{option} {source}: no such file")
+        return _read_hub(source, option)
+    if path.is_dir():
+        raise InputError(f"{option} {source}: is a directory; name the files in it")
+    match path.suffix.lower():
+        case ".txt" | ".md":
+            return _read_text(path)
+        case ".json" if _begins_with_bracket(path):
+            return _read_json_array(path)
+        case ".jsonl" | ".json":
+            return _read_json_lines(path)
+        case ".parquet":
+            return _read_parquet(path)
+    raise InputError(f"{option} {source}: a file must end in {', '.join(SUFFIXES)}")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield a text's lines, whatever ends them, without the mark that some editors begin with."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+
+
+def _read_text(path: Path) -> Iterator[str]:
+    """Yield a text, or the texts between lines that are just ``<|endoftext|>``."""
+    part: list[str] = []
+    for line in chain(_lines(path), [_SEPARATOR]):
+        if line.strip() != _SEPARATOR:
+            part.append(line)
+            continue
+        document = "".join(part).strip("\n")
+        if document.strip():
+            yield document
+        part = []
+
+
+def _begins_with_bracket(path: Path) -> bool:
+    """Tell an array from lines of JSON, which are objects."""
+    return next((line.strip()[0] for line in _lines(path) if line.strip()), "") == "["
+
+
+def _read_json_array(path: Path) -> Iterator[str]:
+    for number, value in enumerate(_parsed("".join(_lines(path)), str(path)), 1):
+        yield _text_of(value, f"{path}: entry {number}")
+
+
+def _read_json_lines(path: Path) -> Iterator[str]:
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            where = f"{path}: line {number}"
+            yield _text_of(_parsed(line, where), where)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON: {error}") from error
+
+
+def _text_of(row: Any, where: str) -> str:
+    text = row.get(_COLUMN) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        raise InputError(f"{where}: has no {_COLUMN!r} that is a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can say "\ud800", which no tokenizer takes
+        raise InputError(f"{where}: {_COLUMN!r} holds half a surrogate pair") from error
+    return text
+
+
+def _read_parquet(path: Path) -> Iterator[str]:
+    require_extra("train", "pyarrow", "reading Parquet")
+    import pyarrow.parquet
+    from pyarrow import ArrowException
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        if _COLUMN not in file.schema_arrow.names:
+            raise InputError(f"{path}: has no column {_COLUMN!r}")
+        rows = chain.from_iterable(
+            batch.to_pylist() for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[_COLUMN])
+        )
+        for number, row in enumerate(rows, 1):
+            yield _text_of(row, f"{path}: row {number}")
+    except (ArrowException, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: not a readable Parquet file: {reason[0]}") from error
+
+
+def _read_hub(source: str, option: str) -> Iterator[str]:
+    require_extra("train", "datasets", "reading datasets of the hub")
+    import datasets
+
+    match source.split(":"):
+        case [name]:
+            chosen, split = list[str](), "train"
+        case [name, split]:
+            chosen = []
+        case [name, configuration, split]:
+            chosen = [configuration]
+        case _:
+            raise InputError(f"{option} {source}: a dataset is NAME:CONFIGURATION:SPLIT at most")
+    try:
+        rows = datasets.load_dataset(name, *chosen, split=split, streaming=True)
+        for number, row in enumerate(rows, 1):
+            yield _text_of(row, f"{option} {source}: row {number}")
+    except InputError:
+        raise
+    except Exception as error:  # datasets raises a different type for every kind of failure
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{option} {source}: no such file, and not to be had from the hub: {reason[0]}"
+        ) from error

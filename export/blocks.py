@@ -1,0 +1,177 @@
+"""A hybrid's blocks in plain operations, with their states as arguments and results.
+
+What ``torch.export`` can follow for any batch size and length: no loop, no shape that depends on
+data, no custom gradient. The numbers are those of the model's own blocks up to rounding.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.activations import ACT2FN
+
+from hybridize.kernels.reference.norm import gated_rms_norm, rms_norm
+from hybridize.kernels.reference.ssd_step import discretize, repeat_groups
+from hybridize.modeling.layers.attention import Attention
+from hybridize.modeling.layers.mamba2 import Mamba2
+from hybridize.modeling.layers.mlp import FeedForward
+from hybridize.modeling.layers.norm import RMSNorm
+from hybridize.modeling.layers.rope import rotate
+
+CHUNK = 64
+States = tuple[torch.Tensor, torch.Tensor]
+Rotary = tuple[torch.Tensor, torch.Tensor] | None
+
+
+def normalize(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Apply a model's norm."""
+    assert isinstance(norm, RMSNorm)
+    return rms_norm(x, norm.weight, norm.eps)
+
+
+def feed_forward(mlp: FeedForward, x: torch.Tensor, activation: str) -> torch.Tensor:
+    """Map ``(batch, length, hidden)`` to the same."""
+    act = (lambda y: F.relu(y) ** 2) if activation == "relu2" else ACT2FN[activation]
+    up = mlp.up_proj(x)
+    return mlp.down_proj(act(up) if mlp.gate_proj is None else act(mlp.gate_proj(x)) * up)
+
+
+def attention(
+    mixer: Attention, x: torch.Tensor, rotary: Rotary, past: States | None
+) -> tuple[torch.Tensor, States]:
+    """Attend to what was before and to the tokens themselves.
+
+    Args:
+        mixer: the model's block.
+        x: ``(batch, length, hidden)``.
+        rotary: cosine and sine of the tokens' places.
+        past: keys and values, ``(batch, kv_heads, past, head_dim)``; none if None.
+
+    Returns:
+        ``(batch, length, hidden)``, and keys and values with these tokens' added.
+    """
+    sizes, (batch, length, _) = mixer.sizes, x.shape
+    q = mixer.q_proj(x).view(batch, length, sizes.heads, sizes.head_dim)
+    k = mixer.k_proj(x).view(batch, length, sizes.kv_heads, sizes.head_dim)
+    v = mixer.v_proj(x).view(batch, length, sizes.kv_heads, sizes.head_dim).transpose(1, 2)
+    if sizes.qk_norm:
+        q, k = normalize(mixer.q_norm, q), normalize(mixer.k_norm, k)
+    q, k = q.transpose(1, 2), k.transpose(1, 2)
+    if sizes.rope and rotary is not None:
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+    if past is not None:
+        k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+    groups = sizes.heads // sizes.kv_heads
+    scores = q @ _per_head(k, groups).mT * mixer.scaling
+    place = torch.arange(k.shape[2], device=x.device)
+    back = place[k.shape[2] - length :, None] - place
+    hidden = back < 0
+    if sizes.sliding_window is not None:
+        hidden = hidden | (back >= sizes.sliding_window)
+    weights = scores.masked_fill(hidden, torch.finfo(x.dtype).min).softmax(-1)
+    y = (weights @ _per_head(v, groups)).transpose(1, 2)
+    return mixer.o_proj(y.reshape(batch, length, sizes.heads * sizes.head_dim)), (k, v)
+
+
+def _per_head(grouped: torch.Tensor, groups: int) -> torch.Tensor:
+    return grouped.repeat_interleave(groups, dim=1) if groups > 1 else grouped
+
+
+def mamba(mixer: Mamba2, x: torch.Tensor, past: States | None) -> tuple[torch.Tensor, States]:
+    """Scan tokens, from nothing, or take one step from a state.
+
+    Args:
+        mixer: the model's block.
+        x: ``(batch, length, hidden)``; the length is 1 where there is a past.
+        past: convolution window ``(batch, conv_width - 1, channels)`` and SSM state
+            ``(batch, heads, head_dim, d_state)``; at a beginning None.
+
+    Returns:
+        ``(batch, length, hidden)``, and window and state for what comes next.
+    """
+    sizes = mixer.sizes
+    gate, inputs, dt = mixer.in_proj(x).split(
+        (sizes.inner, sizes.conv_channels, sizes.heads), dim=-1
+    )
+    if past is None:
+        window = x.new_zeros(x.shape[0], sizes.conv_width - 1, sizes.conv_channels)
+    else:
+        window = past[0]
+    mixed, window = _convolve(mixer, inputs, window)
+    values, B, C = mixed.split(
+        (sizes.inner, sizes.groups * sizes.d_state, sizes.groups * sizes.d_state), dim=-1
+    )
+    values = values.unflatten(-1, (sizes.heads, sizes.head_dim))
+    B = repeat_groups(B.unflatten(-1, (sizes.groups, sizes.d_state)), sizes.heads)
+    C = repeat_groups(C.unflatten(-1, (sizes.groups, sizes.d_state)), sizes.heads)
+    step = discretize(dt, mixer.dt_bias, sizes.dt_limit)
+    log_decay = -step * mixer.A_log.exp()
+    scaled = values * step[..., None]
+    if past is None:
+        y, state = scan(scaled, log_decay, B, C)
+    else:
+        added = scaled[:, 0, :, :, None] * B[:, 0, :, None, :]
+        state = past[1] * log_decay[:, 0, :, None, None].exp() + added
+        y = (state * C[:, 0, :, None, :]).sum(-1)[:, None]
+    y = (y + mixer.D[:, None] * values).flatten(-2)
+    y = gated_rms_norm(y, gate, mixer.norm.weight, mixer.norm.eps, group_size=mixer.norm.group_size)
+    return mixer.out_proj(y), (window, state)
+
+
+def _convolve(
+    mixer: Mamba2, inputs: torch.Tensor, window: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    before, length = mixer.sizes.conv_width - 1, inputs.shape[1]
+    padded = torch.cat([window, inputs], dim=1)
+    taps = mixer.conv1d.weight.squeeze(1)
+    total = padded[:, before : before + length] * taps[:, before]
+    for tap in range(before):
+        total = total + padded[:, tap : tap + length] * taps[:, tap]
+    if mixer.conv1d.bias is not None:
+        total = total + mixer.conv1d.bias
+    return F.silu(total), padded[:, length:]
+
+
+def scan(
+    x: torch.Tensor, log_decay: torch.Tensor, B: torch.Tensor, C: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the recurrence in chunks, all at once (Dao & Gu 2024, arXiv 2405.21060, listing 1).
+
+    A chunk less one of nothing goes behind the tokens, and the last chunk that is not whole is
+    left out: so the number of chunks is a quotient of the length, which a graph can hold.
+
+    Args:
+        x: ``(batch, length, heads, head_dim)``, times the step.
+        log_decay: ``(batch, length, heads)``.
+        B, C: ``(batch, length, heads, d_state)``.
+
+    Returns:
+        ``(batch, length, heads, head_dim)`` and the last state
+        ``(batch, heads, head_dim, d_state)``.
+    """
+    batch, length, heads, head_dim = x.shape
+    chunks = (length + CHUNK - 1) // CHUNK
+
+    def chunked(tensor: torch.Tensor) -> torch.Tensor:
+        padded = torch.cat([tensor, tensor.new_zeros(batch, CHUNK - 1, *tensor.shape[2:])], 1)
+        whole = padded[:, : chunks * CHUNK].reshape(batch, chunks, CHUNK, *tensor.shape[2:])
+        return whole.transpose(2, 3)  # (batch, chunks, heads, tokens, …)
+
+    x, B, C = chunked(x), chunked(B), chunked(C)
+    total = chunked(log_decay).cumsum(-1)  # (batch, chunks, heads, tokens)
+    between = total[..., :, None] - total[..., None, :]
+    later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=x.device).tril()
+    weights = (C @ B.mT) * between.masked_fill(~later, -math.inf).exp()
+    put_in = (x * (total[..., -1:] - total).exp()[..., None]).mT @ B
+    # From each chunk's end to each later chunk's beginning; sums, not differences of long sums.
+    decay = total[..., -1].transpose(1, 2)  # (batch, heads, chunks)
+    place = torch.arange(chunks, device=x.device)
+    above = place[:, None] > place  # row: the later one
+    gaps = decay[..., :, None].expand(-1, -1, -1, chunks).masked_fill(~above, 0.0).cumsum(-2)
+    reached = gaps.masked_fill(place[:, None] < place, -math.inf).exp()
+    ends = torch.einsum("bhij,bjhps->bihps", reached, put_in)
+    starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
+    y = weights @ x + (C * total.exp()[..., None]) @ starts.mT
+    y = y.transpose(2, 3).reshape(batch, chunks * CHUNK, heads, head_dim)
+    return y[:, :length], ends[:, -1]

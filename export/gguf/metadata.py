@@ -1,0 +1,75 @@
+"""A model's configuration in the keys of a GGUF file."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from hybridize.checkpoints.formats.base import same_apart_from_window, uniform
+from hybridize.export.gguf.shapes import layer_count, mamba_layers
+from hybridize.export.gguf.tensors import attention_factor, rotary_dim
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.sizes import MambaSizes, MLPSizes
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+ARCHITECTURE = "granitehybrid"
+
+
+def write_metadata(
+    writer: "GGUFWriter", config: HybridConfig, name: str, dtype: torch.dtype
+) -> None:
+    """Write what llama.cpp's Granite hybrid reads of a model without `obstacles`.
+
+    Args:
+        writer: the file in the making.
+        config: the model's.
+        name: what the model is called.
+        dtype: of its matrices.
+    """
+    from gguf import LlamaFileType
+
+    attention, mamba = same_apart_from_window(config), uniform(config, MambaSizes)
+    mlp = uniform(config, MLPSizes)
+    assert mamba is not None
+    assert mlp is not None
+    file_types = {
+        torch.float32: LlamaFileType.ALL_F32,
+        torch.float16: LlamaFileType.MOSTLY_F16,
+        torch.bfloat16: LlamaFileType.MOSTLY_BF16,
+    }
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(file_types[dtype])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(layer_count(config))
+    writer.add_feed_forward_length(mlp.width)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+
+    writer.add_head_count(attention.heads)
+    # A layer without KV heads is how the loader recognizes Mamba-2.
+    writer.add_head_count_kv([0 if is_mamba else attention.kv_heads
+                              for is_mamba in mamba_layers(config)])  # fmt: skip
+    writer.add_key_length(attention.head_dim)
+    writer.add_value_length(attention.head_dim)
+    scale = attention.head_dim**-0.5 if attention.scale is None else attention.scale
+    writer.add_attention_scale(scale)
+
+    writer.add_rope_scaling_finetuned(attention.rope)  # the loader's switch for RoPE
+    if attention.rope:
+        writer.add_rope_dimension_count(rotary_dim(config))
+        writer.add_rope_freq_base((config.rope_parameters or {})["rope_theta"])
+        if attention_factor(config) != 1.0:
+            writer.add_rope_scaling_attn_factors(attention_factor(config))
+
+    writer.add_ssm_conv_kernel(mamba.conv_width)
+    writer.add_ssm_inner_size(mamba.inner)
+    writer.add_ssm_state_size(mamba.d_state)
+    writer.add_ssm_time_step_rank(mamba.heads)
+    writer.add_ssm_group_count(mamba.groups)
+
+    writer.add_embedding_scale(config.embedding_multiplier)
+    writer.add_residual_scale(config.residual_multiplier)
+    writer.add_logit_scale(config.logits_scaling)

@@ -1,0 +1,1 @@
+"""Looking at checkpoints: what they are made of, whether they are sound, what they remember."""

@@ -1,0 +1,1 @@
+"""The caches of a hybrid: what decoding remembers between calls."""

@@ -1,0 +1,33 @@
+"""The feed-forward block."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from hybridize.kernels import squared_relu, swiglu
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.context import BlockContext
+from hybridize.modeling.layers.linear import Linear
+from hybridize.modeling.layers.sizes import MLPSizes
+
+
+class FeedForward(nn.Module):
+    """Gated (SwiGLU and its kin) or plain (squared ReLU), each with any activation."""
+
+    def __init__(self, config: HybridConfig, sizes: MLPSizes, index: int) -> None:
+        super().__init__()
+        del index  # it keeps nothing in the cache
+        hidden, width = config.hidden_size, sizes.width
+        self.gate_proj = Linear(hidden, width, bias=sizes.bias) if sizes.gated else None
+        self.up_proj = Linear(hidden, width, bias=sizes.bias)
+        self.down_proj = Linear(width, hidden, bias=sizes.bias)
+        self.act = ACT2FN[sizes.activation] if sizes.activation != "relu2" else squared_relu
+        self.fused = sizes.activation in ("silu", "swish")
+
+    def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
+        """Map ``(batch, length, hidden)`` to the same, token by token."""
+        del context
+        if self.gate_proj is None:
+            return self.down_proj(self.act(self.up_proj(x)))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(swiglu(gate, up) if self.fused else self.act(gate) * up)

@@ -1,0 +1,82 @@
+"""Rotary position embeddings, of every type that transformers can initialize."""
+
+import torch
+from torch import nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+
+from hybridize.modeling.config import HybridConfig
+
+
+class RotaryEmbedding(nn.Module):
+    """Cosines and sines for RoPE (Su et al. 2021, arXiv 2104.09864) and its long-context kin."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = (config.rope_parameters or {})["rope_type"]
+        initialize = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = initialize(config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: HybridConfig) -> tuple[torch.Tensor, float]:
+        """Return the original frequencies; transformers calls this by its name as well."""
+        rope = config.rope_parameters or {}
+        assert config.head_dim is not None  # the model makes no rotary embedding otherwise
+        dim = int(config.head_dim * rope.get("partial_rotary_factor", 1.0))
+        return 1.0 / (rope["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float) / dim)), 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update  # the types that depend on the length recompute the frequencies
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosine and sine, each ``(batch, length, rotary_dim)``, in the dtype of ``x``.
+
+        Args:
+            x: gives dtype and device.
+            position_ids: ``(batch, length)``.
+        """
+        angles = position_ids[..., None].float() * self.inv_freq.to(x.device, torch.float32)
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(x.dtype), sin.to(x.dtype)
+
+
+_WIDEST_HEAD = 1 << 16  # beyond it the weights, which nobody has, are what is wrong
+
+
+def check_rope(config: HybridConfig) -> None:
+    """Check that transformers makes something of ``rope_parameters``, where attention has RoPE.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if config.head_dim is None or config.head_dim > _WIDEST_HEAD:
+        return
+    try:
+        embedding = RotaryEmbedding(config)
+        cos, sin = embedding(torch.zeros(()), torch.tensor([[0, config.max_position_embeddings]]))
+    except Exception as error:  # each type of RoPE trips over damage in its own way
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"rope_parameters do not describe a RoPE: {reason}") from None
+    if not (cos.isfinite().all() and sin.isfinite().all()):
+        raise ValueError("rope_parameters give angles that are not finite")
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn the first ``rotary_dim`` features of every head.
+
+    Args:
+        x: ``(batch, heads, length, head_dim)``.
+        cos, sin: ``(batch, length, rotary_dim)``.
+    """
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    dim = cos.shape[-1]
+    turned, rest = x[..., :dim], x[..., dim:]
+    first, second = turned.chunk(2, dim=-1)
+    turned = (turned * cos) + (torch.cat((-second, first), dim=-1) * sin)
+    return turned if rest.shape[-1] == 0 else torch.cat((turned, rest), dim=-1)

@@ -1,0 +1,48 @@
+"""What a checkpoint says about generating: read, or refused in one line that names the file."""
+
+import json
+
+import pytest
+
+from hybridize.checkpoints.generation_config import read_generation_config
+from hybridize.checkpoints.load import load_tokenizer
+from hybridize.errors import InputError
+from tiny import write_tokenizer
+
+
+def test_what_is_said_is_read(tmp_path):
+    assert read_generation_config(tmp_path) is None
+    said = {"eos_token_id": [2, 5], "bos_token_id": 1, "top_k": 7, "do_sample": True}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    read = read_generation_config(tmp_path)
+    assert {name: getattr(read, name) for name in said} == said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"eos_token_id": "5.24.0"}', "eos_token_id is '5.24.0'"),
+        ('{"eos_token_id": [[2]]}', "eos_token_id is \\[\\[2\\]\\]"),
+        ('{"bos_token_id": -1}', "bos_token_id is -1"),
+        ('{"pad_token_id": true}', "pad_token_id is True"),
+        ('{"output_hidden_states": [[]]}', "output_hidden_states is \\[\\[\\]\\]"),
+        ('{"temperature": "hot"}', "temperature is 'hot'"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "holds a JSON list; an object is needed"),
+        ('{"top_k": ', "not valid JSON"),
+    ],
+)
+def test_damage_is_named(tmp_path, text, words):
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(InputError, match=f"{tmp_path}/generation_config.json: {words}") as caught:
+        read_generation_config(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_tokenizer_that_cannot_be_used_is_refused_when_it_is_loaded(tmp_path):
+    write_tokenizer(tmp_path)
+    assert load_tokenizer(tmp_path)("ab").input_ids
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "long"}))
+    with pytest.raises(InputError, match="no readable tokenizer"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,188 @@
+"""Calibrated blocks, against regressions and forward passes done by hand."""
+
+import pytest
+import torch
+
+import hybridize
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.load import load_model
+from hybridize.checkpoints.tensors import CheckpointTensors
+from hybridize.convert.calibration import Calibrator, _Moments
+from hybridize.convert.first_values import first_values
+from hybridize.convert.plan import MambaChoice, mamba_sizes
+from hybridize.data.packing import Windows
+from hybridize.errors import InputError
+from tiny import tokens, write_stock, write_tokenizer
+
+ROWS, LENGTH = 16, 48
+
+
+@pytest.fixture
+def windows():
+    seq_idx = (torch.arange(LENGTH) > 20).int().expand(ROWS, -1).contiguous()
+    return Windows(tokens(ROWS, LENGTH).int(), seq_idx)
+
+
+def test_moments_give_the_ridge_regression():
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(50, n, generator=generator, dtype=torch.float64) for n in (6, 3))
+    moments = _Moments()
+    for part in range(0, 50, 7):
+        moments.add(x[part : part + 7], y[part : part + 7])
+    penalty = 0.3
+    # The same by augmenting the data: rows of sqrt(ridge) for every coefficient but the intercept.
+    ridge = (penalty * x.square().sum(0).mean()).sqrt() * torch.eye(6, dtype=torch.float64)
+    ones = torch.ones(50, 1, dtype=torch.float64)
+    a = torch.cat([torch.cat([x, ones], 1), torch.nn.functional.pad(ridge, (0, 1))])
+    b = torch.cat([y, torch.zeros(6, 3, dtype=torch.float64)])
+    want = torch.linalg.lstsq(a, b).solution
+    got = moments.solve(penalty)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
+    error = torch.cat([x, ones], 1) @ got - y
+    torch.testing.assert_close(
+        moments.left_over(got, y.T @ y), error.T @ error, rtol=1e-8, atol=1e-9
+    )
+
+
+CHOICES = [
+    MambaChoice(),
+    MambaChoice(groups="kv"),
+    MambaChoice(groups="1", d_state=12),
+    MambaChoice(expand=2),
+    MambaChoice(groups="kv", expand=2, d_state=4),
+    MambaChoice(expand=2, proj_bias=False),
+]
+
+
+NARROW = {"head_dim": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize("changes", [{}, NARROW], ids=["full", "padded"])
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_fitted_blocks_are_as_close_as_they_say(tmp_path, windows, choice, changes):
+    write_stock(tmp_path / "in", "mistral", num_hidden_layers=2, **changes)
+    model = load_model(tmp_path / "in", dtype=torch.float32)
+    with CheckpointReader(tmp_path / "in") as reader:
+        format_, config = read_config(reader)
+        source = CheckpointTensors(reader, format_, config)
+        calibrator = Calibrator(source, config, windows)
+        fitted = {}
+        for index in (2, 0):  # not in order: the text runs through the model anew
+            sizes = mamba_sizes(config.blocks[index], config.hidden_size, choice)
+            start = first_values(source, index, sizes, config, "attention", 0)
+            fitted[index] = (sizes, calibrator.fit(index, sizes, start))
+    assert [error.block for error in calibrator.errors] == [0, 2]
+    ids, seq_idx = windows.rows([1, 9])  # held out of the fit, until it was judged
+    for error in calibrator.errors:
+        got, want = outputs(model, error.block, *fitted[error.block], ids, seq_idx)
+        left = (got - want).square().sum() / want.square().sum()
+        assert error.after < error.before
+        assert error.after < 0.9
+        assert 0.5 * error.after < left <= error.after
+
+
+@torch.no_grad()
+def outputs(model, index, sizes, values, ids, seq_idx):
+    """What the new block and the attention give for the attention's own input."""
+    from hybridize.modeling.layers.mamba2 import Mamba2
+
+    seen = {}
+    mixer = model.model.blocks[index].mixer
+    hook = mixer.register_forward_hook(lambda _, inputs, output: seen.update(i=inputs, o=output))
+    model.model(ids, seq_idx=seq_idx, use_cache=False)
+    hook.remove()
+    new = Mamba2(model.config, sizes, index)
+    new.load_state_dict(values)
+    return new(*seen["i"]), seen["o"]
+
+
+@torch.no_grad()
+def test_without_a_bias_the_gate_is_the_regression_of_one(tmp_path, windows):
+    write_stock(tmp_path / "in", "llama", num_hidden_layers=1)
+    model = load_model(tmp_path / "in", dtype=torch.float32)
+    with CheckpointReader(tmp_path / "in") as reader:
+        format_, config = read_config(reader)
+        source = CheckpointTensors(reader, format_, config)
+        sizes = mamba_sizes(config.blocks[0], config.hidden_size, MambaChoice(proj_bias=False))
+        start = first_values(source, 0, sizes, config, "attention", 0)
+        values = Calibrator(source, config, windows).fit(0, sizes, start)
+    seen = [row for row in range(ROWS) if row % 8 != 1]
+    x = model.model.blocks[0].norm(model.model.embed_tokens(windows.rows(seen)[0]))
+    x = x.flatten(0, 1).double()
+    # As above, by rows that pull every coefficient toward zero.
+    pull = (1e-4 * x.square().sum(0).mean()).sqrt() * torch.eye(x.shape[1], dtype=torch.float64)
+    ones = torch.cat([torch.ones(len(x), 1), torch.zeros(len(pull), 1)]).double()
+    want = torch.linalg.lstsq(torch.cat([x, pull]), ones).solution
+    assert not {"in_proj.bias", "out_proj.bias"} & values.keys()
+    for row in values["in_proj.weight"][: sizes.inner].double():
+        torch.testing.assert_close(row / 1.2784645, want[:, 0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_head_that_looks_back_is_found_again(tmp_path, windows):
+    """Attention to the token two places back: plain first values cannot, calibrated ones can."""
+    write_stock(tmp_path / "in", "llama", num_hidden_layers=1, num_attention_heads=1,
+                num_key_value_heads=1, attention_bias=True)  # fmt: skip
+    model = load_model(tmp_path / "in", dtype=torch.float32)
+    attention = model.model.blocks[0].mixer
+    # Constant queries and keys whose rotations agree two tokens apart.
+    half, angle = 16, 2 * model.model.rotary_emb.inv_freq
+    for projection in (attention.q_proj, attention.k_proj):
+        projection.weight.zero_()
+        projection.bias.zero_()
+    attention.k_proj.bias[:half] = 12.0
+    attention.q_proj.bias[:half] = 12.0 * angle.cos()
+    attention.q_proj.bias[half:] = -12.0 * angle.sin()
+    from hybridize.checkpoints.save import save_model
+
+    parameters = dict(model.named_parameters())
+    save_model(parameters, tmp_path / "back", like=tmp_path / "in", step={"command": "test"})
+    text = tmp_path / "data.txt"
+    write_tokenizer(tmp_path / "back")
+    letters = torch.randint(0, 26, (6000,), generator=torch.Generator().manual_seed(0)).tolist()
+    text.write_text("".join("abcdefghijklmnopqrstuvwxyz"[n] for n in letters))
+    result = hybridize.convert(
+        tmp_path / "back", tmp_path / "out", keep=(), calibration=text, format="hybridize"
+    )
+    (error,) = result.errors
+    assert error.before > 0.3
+    assert error.after < 0.02
+
+
+def test_convert_reports_and_records(tmp_path):
+    write_stock(tmp_path / "in", "llama")
+    write_tokenizer(tmp_path / "in")
+    options = {"calibration": "teacher", "calibration_tokens": 2048, "keep": (1,)}
+    result = hybridize.convert(tmp_path / "in", tmp_path / "out", **options)
+    plain = hybridize.convert(tmp_path / "in", tmp_path / "plain", keep=(1,))
+    assert plain.errors == ()
+    assert [error.block for error in result.errors] == [0, 4, 6]
+    ids = tokens(4, 60)
+    want, fitted, start = (
+        load_model(tmp_path / name)(ids).logits.log_softmax(-1) for name in ("in", "out", "plain")
+    )
+    far, near = ((want.exp() * (want - got)).sum(-1).mean() for got in (start, fitted))
+    assert near < far
+    again = hybridize.convert(tmp_path / "in", tmp_path / "again", **options)
+    assert again.errors == result.errors
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"calibration": "teacher", "init": "random"}, "--calibration fits --init attention"),
+        ({"calibration": "teacher", "calibration_tokens": 300}, "calibration needs 2 or more"),
+        ({"calibration": "missing.txt"}, "--calibration missing.txt: no such file"),
+        ({"select": "sensitivity", "keep": (1,)}, "leave out --keep"),
+        ({"select": "sensitivity", "init": "random"}, "needs --init attention or a hybrid"),
+        ({"ssm_bias": False}, "--no-ssm-bias: .* give --calibration"),
+        ({"init": "nowhere"}, "--init nowhere: choose attention, random, or the directory"),
+    ],
+)
+def test_bad_options(tmp_path, options, complaint):
+    write_stock(tmp_path / "in", "llama", num_hidden_layers=2)
+    write_tokenizer(tmp_path / "in")
+    with pytest.raises(InputError, match=complaint):
+        hybridize.convert(tmp_path / "in", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,88 @@
+"""Greedy selection, against swaps done one by one on whole models."""
+
+import json
+
+import pytest
+import torch
+
+import hybridize
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.load import load_model
+from hybridize.checkpoints.tensors import CheckpointTensors
+from hybridize.convert.calibration import new_mixer
+from hybridize.convert.first_values import first_values
+from hybridize.convert.plan import MambaChoice, mamba_sizes
+from hybridize.convert.selection import sensitivity_curve
+from hybridize.data.packing import Windows
+from hybridize.modeling.layers.sizes import AttentionSizes
+from tiny import tokens, write_stock, write_tokenizer
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    write_stock(tmp_path / "in", "llama")
+    return load_model(tmp_path / "in", dtype=torch.float32)
+
+
+def new_blocks(directory):
+    with CheckpointReader(directory) as reader:
+        format_, config = read_config(reader)
+        source = CheckpointTensors(reader, format_, config)
+        mixers = {}
+        for index, attention in enumerate(config.blocks):
+            if isinstance(attention, AttentionSizes):
+                sizes = mamba_sizes(attention, config.hidden_size, MambaChoice())
+                start = first_values(source, index, sizes, config, "attention", 0)
+                mixers[index] = new_mixer(config, sizes, index, start, torch.device("cpu"))
+    return mixers
+
+
+@torch.no_grad()
+def test_every_point_is_the_best_of_all_single_swaps(tmp_path, teacher):
+    mixers = new_blocks(tmp_path / "in")
+    windows = Windows(tokens(130, 40).int(), torch.zeros(130, 40, dtype=torch.int32))  # 2 batches
+    before = [block.mixer for block in teacher.model.blocks]
+    curve = sensitivity_curve(teacher, mixers, windows)
+    assert [block.mixer for block in teacher.model.blocks] == before
+    ids = windows.ids.long()
+    want = teacher(ids, use_cache=False).logits.double().log_softmax(-1)
+    places = sorted(mixers)
+
+    def divergence(kept):
+        for i, place in enumerate(places):
+            if i not in kept:
+                teacher.model.blocks[place].mixer = mixers[place]
+        got = teacher(ids, use_cache=False).logits.double().log_softmax(-1)
+        for place in places:
+            teacher.model.blocks[place].mixer = before[place]
+        return float((want.exp() * (want - got)).sum(-1).mean())
+
+    assert [len(point.kept) for point in curve.points] == [4, 3, 2, 1, 0]
+    for previous, point in zip(curve.points, curve.points[1:], strict=False):
+        choices = {tuple(k for k in previous.kept if k != gone): 0.0 for gone in previous.kept}
+        for kept in choices:
+            choices[kept] = divergence(kept)
+        assert point.kept == min(choices, key=choices.__getitem__)
+        assert point.kl == pytest.approx(choices[point.kept], rel=1e-4)
+
+
+def test_the_choice_is_a_list_that_keep_reproduces(tmp_path):
+    write_stock(tmp_path / "in", "llama")
+    write_tokenizer(tmp_path / "in")
+    text = {"calibration": "teacher", "calibration_tokens": 2048}
+    chosen = hybridize.convert(
+        tmp_path / "in", tmp_path / "a", attention=2, select="sensitivity", **text
+    )
+    kept = hybridize.convert(tmp_path / "in", tmp_path / "b", keep=chosen.kept, **text)
+    assert len(chosen.kept) == 2
+    assert chosen.kept in [point.kept for point in chosen.curve]
+    assert chosen.errors == kept.errors
+    a, b = ((tmp_path / d / "model.safetensors").read_bytes() for d in "ab")
+    assert a == b
+    picture = (tmp_path / "a" / "sensitivity.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    step = json.loads((tmp_path / "a" / "hybridize.json").read_text())["steps"][-1]
+    assert [point["kept"] for point in step["metrics"]["sensitivity"]] == [
+        list(point.kept) for point in chosen.curve
+    ]

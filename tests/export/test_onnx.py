@@ -1,0 +1,163 @@
+"""Export: plain blocks against the model, and the graphs against both, through the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hybrids import LAYOUTS, build
+
+from hybridize.__main__ import main
+from hybridize.export import blocks
+from hybridize.export.graphs import Graph, state_specs
+from hybridize.kernels.reference.ssd_scan import ssd_scan
+from tiny import tokens, write_stock, write_tokenizer
+
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "onnx_generate.py"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("length", [1, 3, 64, 65, 150])
+def test_plain_blocks_do_what_the_model_does(name, length):
+    model = build(LAYOUTS[name])
+    graph = Graph(model)
+    ids = tokens(2, length)
+    expected = model(ids, use_cache=True)
+    logits, *states = graph(ids)
+    specs = state_specs(model.config)
+    for _ in range(5):
+        # Rotary angles are float32 in the model.
+        torch.testing.assert_close(logits, expected.logits[:, -1], atol=2e-5, rtol=2e-5)
+        sizes = {"batch": 2, "past": states[0].shape[2] if "key" in specs[0].name else 0}
+        for spec, state in zip(specs, states, strict=True):
+            if "past" in spec.shape:
+                sizes["past"] = state.shape[2]
+            assert state.shape == tuple(sizes.get(n, n) for n in spec.shape)
+        ids = tokens(2, 1, seed=int(logits.sum()) % 97)
+        expected = model(ids, cache=expected.cache, use_cache=True)
+        logits, *states = graph(ids, *states)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 129])
+def test_the_scan_is_the_recurrence(length):
+    generator = torch.Generator().manual_seed(length)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, B, C = draw(2, length, 3, 5), draw(2, length, 3, 7), draw(2, length, 3, 7)
+    step = torch.nn.functional.softplus(draw(2, length, 3) * 3)
+    A = -torch.tensor([0.01, 1.0, 30.0], dtype=torch.float64)
+    raw = step.expm1().log()  # softplus's inverse
+    expected, last = ssd_scan(x, raw, A, B, C)
+    y, state = blocks.scan(x * step[..., None], step * A, B, C)
+    torch.testing.assert_close(y, expected, atol=1e-10, rtol=1e-8)
+    torch.testing.assert_close(state, last, atol=1e-10, rtol=1e-8)
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("onnx") / "llama"
+    write_stock(directory, "llama", num_hidden_layers=2, eos_token_id=None)
+    write_tokenizer(directory)
+    output = directory.parent / "hybrid"
+    assert main(["convert", str(directory), "-o", str(output), "--keep", "1", "--quiet"]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def exported(hybrid):
+    pytest.importorskip("onnxscript", reason="needs hybridize[onnx]")
+    pytest.importorskip("onnxruntime", reason="needs hybridize[onnx]")
+    output = hybrid.parent / "exported"
+    assert main(["export", str(hybrid), "-o", str(output), "--quiet"]) == 0
+    return output
+
+
+def test_the_graphs_are_written_with_their_weights_once(exported, hybrid):
+    names = {path.name for path in exported.iterdir()}
+    assert {"prefill.onnx", "decode.onnx", "weights.data", "onnx.json", "tokenizer.json"} <= names
+    weights = (exported / "weights.data").stat().st_size
+    stored = (hybrid / "model.safetensors").stat().st_size
+    assert 0.8 * stored < weights < 1.6 * stored + 60 * 4096  # tensors begin on pages
+    assert not list(exported.parent.glob("exported.*"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 17), (1, 200)])
+def test_onnxruntime_and_stock_transformers_agree(exported, hybrid, batch, length):
+    import onnxruntime
+    from transformers import AutoModelForCausalLM
+
+    prefill, decode = (
+        onnxruntime.InferenceSession(exported / f"{name}.onnx") for name in ("prefill", "decode")
+    )
+    stock = AutoModelForCausalLM.from_pretrained(hybrid).eval()
+    ids = tokens(batch, length)
+    logits, *states = prefill.run(None, {"input_ids": ids.numpy()})
+    names = [put.name for put in decode.get_inputs()][1:]
+    for _ in range(4):
+        expected = stock(ids).logits[:, -1]
+        torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=1e-4)
+        token = expected.argmax(-1, keepdim=True)
+        ids = torch.cat([ids, token], 1)
+        held = dict(zip(names, states, strict=True))
+        logits, *states = decode.run(None, {"input_ids": token.numpy(), **held})
+
+
+def test_the_example_writes_what_generate_writes(capsys, exported, hybrid):
+    prompt = "Hello you"
+    capsys.readouterr()
+    assert main(["generate", str(hybrid), "-p", prompt, "--max-new-tokens", "12"]) == 0
+    expected = capsys.readouterr().out
+    command = [sys.executable, EXAMPLE, exported, prompt, "--max-new-tokens", "12"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == expected, done.stderr
+
+
+def test_graphs_that_compute_something_else_are_not_written(
+    capsys, monkeypatch, hybrid, tmp_path, exported
+):
+    from hybridize.export import graphs
+
+    def wrong(*arguments):
+        y, after = blocks.mamba(*arguments)
+        return y * 1.01, after
+
+    patched = type("Blocks", (), {**vars(blocks), "mamba": staticmethod(wrong)})
+    for name, value in vars(blocks).items():
+        if callable(value) and name != "mamba":
+            setattr(patched, name, staticmethod(value))
+    monkeypatch.setattr(graphs, "blocks", patched)
+    assert main(["export", str(hybrid), "-o", str(tmp_path / "out")]) == 1
+    assert "away from torch's" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_writes_nothing(capsys, hybrid, tmp_path):
+    capsys.readouterr()
+    assert main(["export", str(hybrid), "-o", str(tmp_path / "out"), "--dry-run", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [state["name"] for state in printed["states"]] == [
+        "window.0", "state.0", "key.2", "value.2",
+    ]  # fmt: skip
+    assert printed["dry_run"]
+    assert printed["difference"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_one_line(capsys, hybrid, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    assert main(["export", str(hybrid), "-o", str(tmp_path / "out")]) == 2
+    assert "--force" in capsys.readouterr().err
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    write_stock(tmp_path / "dynamic", "llama", num_hidden_layers=1, rope_parameters=rope)
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "dynamic"), "-o", str(tmp_path / "new")]) == 2
+    err = capsys.readouterr().err
+    assert "'dynamic', whose frequencies depend on the length" in err
+    assert err.count("\n") == 1

@@ -1,0 +1,194 @@
+"""Decoding at fixed addresses: the ordinary results, and steps that a GPU could record."""
+
+import contextlib
+
+import pytest
+import torch
+from hybrids import LAYOUTS, MIXED, build
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from hybridize.modeling import decoding
+from hybridize.modeling.cache.hybrid import HybridCache
+from hybridize.modeling.cache.static import bytes_per_sequence
+from hybridize.modeling.decoding import StaticDecoder, why_not_recorded
+from hybridize.modeling.layers.decode_attention import attend_to_held
+from tiny import tokens
+
+BATCH, PROMPT, NEW = 3, 17, 12
+
+
+@torch.no_grad()
+def ordinary(model, prompts, steps):
+    """Return the greedy tokens and the logits of an ordinary cache."""
+    outputs, cache, found = model(prompts, use_cache=True), None, []
+    cache = outputs.cache
+    for _ in range(steps):
+        token = outputs.logits[:, -1:].argmax(-1)
+        found.append(token)
+        outputs = model(token, cache=cache, use_cache=True)
+    return torch.cat(found, 1), outputs.logits[:, -1]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_tokens_and_logits_are_the_ordinary_ones(monkeypatch, name, at_once):
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", at_once * PROMPT)
+    model = build(LAYOUTS[name])
+    prompts = tokens(BATCH, PROMPT)
+    expected, logits = ordinary(model, prompts, NEW)
+    decoder = StaticDecoder(model, BATCH, PROMPT + NEW)
+    found = []
+    decoder.prefill(prompts)
+    for _ in range(NEW):
+        found.append(decoder.token.clone())
+        last = decoder.token.clone()
+        decoder.step()
+    assert (torch.cat(found, 1) == expected).all()
+    assert (decoder.token[:, 0] == logits.argmax(-1)).all()
+    # The same state of affairs once more, for the logits themselves.
+    decoder.prefill(prompts)
+    for token in expected[:, :-1].split(1, dim=1):
+        assert (decoder.token == token).all()
+        decoder.step()
+    with torch.no_grad():
+        again = model(last, cache=decoder.cache, use_cache=True).logits[:, -1]
+    torch.testing.assert_close(again, logits, atol=1e-9, rtol=1e-9)
+
+
+def test_nothing_moves_and_a_prompt_leaves_no_trace_in_the_next():
+    model = build(LAYOUTS["mixed"])
+    decoder = StaticDecoder(model, 1, 40)
+
+    def addresses():
+        held = []
+        for layer in decoder.cache.layers:
+            for value in vars(layer).values():
+                states = value.values() if isinstance(value, dict) else [value]
+                held += [s.data_ptr() for s in states if isinstance(s, torch.Tensor)]
+        return [*held, decoder.token.data_ptr()]
+
+    before = addresses()
+    decoder.prefill(tokens(1, 30, seed=5))
+    for _ in range(9):
+        decoder.step()
+    decoder.prefill(tokens(1, 8, seed=6))
+    decoder.step()
+    assert addresses() == before
+    assert len(before) > 10
+    expected, _ = ordinary(model, tokens(1, 8, seed=6), 2)
+    assert decoder.token == expected[:, -1:]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_no_step_looks_at_data(name):
+    """Whatever asks a tensor for its value, as `.item()` or `if`, raises under FakeTensorMode."""
+    decoder = StaticDecoder(build(LAYOUTS[name]), 2, 20)
+    decoder.prefill(tokens(2, 9))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        decoder.step()
+
+
+def test_an_ordinary_step_is_not_such_a_step():
+    """What `test_no_step_looks_at_data` would miss if it saw nothing."""
+
+    def peeks(*_):
+        return bool(decoder.token.sum() > 0)
+
+    decoder = StaticDecoder(build(LAYOUTS["mixed"]), 2, 20)
+    decoder.prefill(tokens(2, 9))
+    decoder._model.model.embed_tokens.register_forward_hook(lambda _m, _i, out: peeks() and out)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        pytest.raises(DataDependentOutputException),
+    ):
+        decoder.step()
+
+
+class FakeCuda:
+    """Stands in for what `StaticDecoder.record` uses of torch.cuda, and notes the order."""
+
+    def __init__(self, decoder):
+        self.decoder, self.calls = decoder, []
+
+    def Stream(self):  # noqa: N802 - torch's name
+        return self
+
+    current_stream = Stream
+
+    def wait_stream(self, stream):
+        assert stream is self
+        self.calls.append("wait")
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        self.calls.append("stream")
+        yield
+        self.calls.append("end")
+
+    def CUDAGraph(self):  # noqa: N802
+        return self
+
+    @contextlib.contextmanager
+    def graph(self, graph):
+        assert graph is self
+        self.calls.append("record")
+        yield
+
+    def replay(self):
+        self.calls.append("replay")
+        self.decoder._step()
+
+
+def test_recording_goes_before_the_prompt_and_steps_replay(monkeypatch):
+    model = build(LAYOUTS["mixed"])
+    decoder = StaticDecoder(model, BATCH, PROMPT + NEW)
+    fake = FakeCuda(decoder)
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    decoder.record()
+    assert fake.calls == ["wait", "stream", "end", "wait", "record"]
+    prompts = tokens(BATCH, PROMPT)
+    decoder.prefill(prompts)
+    for _ in range(NEW - 1):
+        decoder.step()
+    assert fake.calls[5:] == ["replay"] * (NEW - 1)
+    expected, _ = ordinary(model, prompts, NEW)
+    assert (decoder.token == expected[:, -1:]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bytes_are_what_the_cache_takes(dtype):
+    model = build(MIXED, dtype=dtype)
+    cache = StaticDecoder(model, 2, 31).cache
+    assert isinstance(cache, HybridCache)
+    assert cache.nbytes == 2 * bytes_per_sequence(model.config, 31, dtype.itemsize)
+
+
+def test_attention_is_that_of_the_textbook():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(2, heads, length, 5, generator=generator, dtype=torch.float64)
+        for heads, length in ((6, 1), (2, 9), (2, 9))
+    )
+    visible = torch.rand(2, 1, 1, 9, generator=generator) > 0.4
+    visible[..., 0] = True
+    found = attend_to_held(q, k, v, visible, 0.7)
+    for batch in range(2):
+        for head in range(6):
+            keep = visible[batch, 0, 0]
+            scores = 0.7 * k[batch, head // 3, keep] @ q[batch, head, 0]
+            expected = scores.softmax(0) @ v[batch, head // 3, keep]
+            torch.testing.assert_close(found[batch, 0, head], expected)
+
+
+def test_more_than_a_token_at_a_time_is_refused():
+    model = build(LAYOUTS["mixed"])
+    decoder = StaticDecoder(model, 1, 10)
+    with pytest.raises(ValueError, match="one token per sequence"):
+        model(tokens(1, 2), cache=decoder.cache, use_cache=True)
+
+
+def test_rope_that_depends_on_the_length_is_not_recorded():
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    assert "'dynamic'" in why_not_recorded(build(MIXED[2:4], rope_parameters=rope).config)
+    assert why_not_recorded(build(MIXED).config) is None

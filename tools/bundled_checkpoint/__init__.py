@@ -1,0 +1,1 @@
+"""How the bundled checkpoint, its exam and its text were made. Not installed with hybridize."""
