@@ -7,7 +7,7 @@ result's next-token distribution from the original's, in nats per token, on a te
     python benchmarks/initialization.py --model DIR --text FILE        # any other
 
 "left out" zeroes the new blocks' outputs: what is not better than that is worth nothing.
-The rows below "attention" change one choice of `hybridize.convert.first_values` each.
+The rows below "attention" change one choice of `hybridize.conversion.first_values` each.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from hybridize import convert
 from hybridize.checkpoints.load import load_model, load_tokenizer
 from hybridize.console import console
-from hybridize.convert import initialize
+from hybridize.conversion import initialize
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.layers.sizes import MambaSizes
 from tools.bundled_checkpoint.world import World

@@ -27,7 +27,7 @@ from torch import nn
 from hybridize.checkpoints.blockwise import BlockwiseModel
 from hybridize.checkpoints.formats.stock_hybrid import pad_heads
 from hybridize.checkpoints.tensors import Tensors, pad_projection
-from hybridize.convert.first_values import UNIT_GATE
+from hybridize.conversion.first_values import UNIT_GATE
 from hybridize.data.packing import Windows
 from hybridize.errors import InputError
 from hybridize.modeling.config import HybridConfig

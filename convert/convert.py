@@ -15,12 +15,12 @@ from hybridize.checkpoints.formats import FORMATS, read_config
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.streaming_writer import outgoing, source_name, write
 from hybridize.checkpoints.tensors import CheckpointTensors
-from hybridize.convert.calibration import BlockError, Calibrator
-from hybridize.convert.donor import Donor
-from hybridize.convert.first_values import ConvertedTensors, NewValues, first_values
-from hybridize.convert.plan import MambaChoice, Plan, plan_conversion
-from hybridize.convert.plot import draw_curve
-from hybridize.convert.selection import Curve, Point, measure_swaps
+from hybridize.conversion.calibration import BlockError, Calibrator
+from hybridize.conversion.donor import Donor
+from hybridize.conversion.first_values import ConvertedTensors, NewValues, first_values
+from hybridize.conversion.plan import MambaChoice, Plan, plan_conversion
+from hybridize.conversion.plot import draw_curve
+from hybridize.conversion.selection import Curve, Point, measure_swaps
 from hybridize.data.source import load_windows
 from hybridize.errors import InputError
 from hybridize.modeling.config import parameter_shapes

@@ -12,9 +12,9 @@ import torch
 
 from hybridize.checkpoints.load import load_model
 from hybridize.console import console
-from hybridize.convert.calibration import new_mixer
-from hybridize.convert.first_values import NewValues
-from hybridize.convert.plan import MambaChoice, mamba_sizes
+from hybridize.conversion.calibration import new_mixer
+from hybridize.conversion.first_values import NewValues
+from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.data.kl_probe import Probe, batches_of
 from hybridize.data.packing import Windows
 from hybridize.modeling.layers.mamba2 import Mamba2

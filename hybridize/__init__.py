@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from hybridize.compress.distill.distill import distill
     from hybridize.compress.prune.prune import prune
     from hybridize.compress.quantize.quantize import quantize
-    from hybridize.convert.convert import convert
+    from hybridize.conversion.convert import convert
     from hybridize.evals import evaluate
     from hybridize.evals.bench.bench import bench
     from hybridize.evals.bench.predict import predict
     from hybridize.evals.report.report import report
-    from hybridize.export.export import export
+    from hybridize.exporters.export import export
     from hybridize.inspection.inspect import inspect
     from hybridize.inspection.verify import verify
     from hybridize.modeling.cache.hybrid import HybridCache
@@ -60,9 +60,10 @@ _HOMES = {
     "HybridForCausalLM": "hybridize.modeling.model",
     "Layout": "hybridize.modeling.layout",
     "bench": "hybridize.evals.bench.bench",
+    "convert": "hybridize.conversion.convert",
     "distill": "hybridize.compress.distill.distill",
     "evaluate": "hybridize.evals",
-    "export": "hybridize.export.export",
+    "export": "hybridize.exporters.export",
     "inspect": "hybridize.inspection.inspect",
     "load_model": "hybridize.checkpoints.load",
     "load_tokenizer": "hybridize.checkpoints.load",
@@ -75,9 +76,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "convert":
-        # The sub-package and the function share this name, so the sub-package is callable.
-        return import_module("hybridize.convert")
     if name == "__version__":
         from importlib.metadata import version
 

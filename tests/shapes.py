@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from hybridize.checkpoints.formats import Format, config_from_json
-from hybridize.convert.plan import MambaChoice, plan_conversion
+from hybridize.conversion.plan import MambaChoice, plan_conversion
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.config import HybridConfig
 

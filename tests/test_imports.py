@@ -1,6 +1,7 @@
 """Imports flow one way.
 
-kernels <- modeling <- checkpoints <- data <- convert, compress, evals, export, inspection <- face
+kernels <- modeling <- checkpoints <- data
+    <- convert, compress, evals, exporters, inspection <- face
 """
 
 import ast
@@ -20,24 +21,28 @@ MAY_IMPORT: dict[str, set[str]] = {
     "modeling": {"kernels"},
     "checkpoints": _MODELS,
     "data": _FILES,
-    "convert": _TEXT,
+    "conversion": _TEXT,
     "compress": _TEXT,
     "evals": _TEXT,
-    "export": _TEXT,
+    "exporters": _TEXT,
     "inspection": _TEXT,
     "errors": set(),
     "console": set(),
     "extras": set(),
 }
 SHARED = {"errors", "console", "extras", "__version__"}
-FOLDERS = tuple(part for part in MAY_IMPORT if part not in SHARED)
+FOLDERS = {
+    "convert" if part == "conversion" else part: part for part in MAY_IMPORT if part not in SHARED
+}
+"""The folders at the root, and what each installs as below ``hybridize``."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:
     for folder in ("hybridize", *FOLDERS):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            yield ".".join(parts if folder == "hybridize" else ("hybridize", *parts)), path
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            base = ("hybridize", FOLDERS[folder]) if folder in FOLDERS else ("hybridize",)
+            yield ".".join((*base, *parts)), path
 
 
 def imported(module: str, source: str) -> Iterator[str]:
@@ -87,18 +92,18 @@ def test_imports_flow_one_way():
     [
         ("hybridize.kernels.registry", "import hybridize.modeling"),
         ("hybridize.kernels.eager.scan", "from hybridize.modeling.layout import Layout"),
-        ("hybridize.modeling.model", "from hybridize.convert import plan"),
+        ("hybridize.modeling.model", "from hybridize.conversion import plan"),
         ("hybridize.modeling.model", "def f():\n    from hybridize.evals import evaluate"),
         ("hybridize.modeling.layers.mlp", "from ...convert.plan import Plan"),
         ("hybridize.modeling.__init__", "from ..cli import options"),
         ("hybridize.checkpoints.load", "import hybridize"),
         ("hybridize.checkpoints.load", "from hybridize import load_model"),
         ("hybridize.checkpoints.load", "importlib.import_module('hybridize.cli')"),
-        ("hybridize.convert.convert", "from hybridize.evals import evaluate"),
-        ("hybridize.convert.convert", "from hybridize import evals"),
-        ("hybridize.convert.convert", "from hybridize.compress.prune import prune"),
-        ("hybridize.convert.convert", "from hybridize.demo import world"),
-        ("hybridize.evals.mmlu", "from hybridize.convert.plan import Plan"),
+        ("hybridize.conversion.convert", "from hybridize.evals import evaluate"),
+        ("hybridize.conversion.convert", "from hybridize import evals"),
+        ("hybridize.conversion.convert", "from hybridize.compress.prune import prune"),
+        ("hybridize.conversion.convert", "from hybridize.demo import world"),
+        ("hybridize.evals.mmlu", "from hybridize.conversion.plan import Plan"),
         ("hybridize.compress.prune", "import hybridize.evals.mmlu"),
         ("hybridize.errors", "from hybridize.modeling.layout import Layout"),
         ("hybridize.console", "from hybridize.cli import cli"),
@@ -118,8 +123,8 @@ def test_a_breach_is_found(module, source):
         ("hybridize.modeling.model", "from hybridize.kernels import ssd_scan"),
         ("hybridize.modeling.layers.mlp", "from ..layout import Layout\nfrom . import norm"),
         ("hybridize.modeling.provenance", "from hybridize import __version__"),
-        ("hybridize.convert.convert", "from hybridize.console import console"),
-        ("hybridize.cli.convert", "from hybridize.convert.convert import convert"),
+        ("hybridize.conversion.convert", "from hybridize.console import console"),
+        ("hybridize.cli.convert", "from hybridize.conversion.convert import convert"),
         ("hybridize.demo.chain", "from hybridize.evals import evaluate"),
         ("hybridize.__init__", "from hybridize.modeling.layout import Layout"),
         ("hybridize.evals.harness", "from lm_eval import evaluator\nfrom datasets import Dataset"),

@@ -18,11 +18,13 @@ FOLDERS = (
     "convert",
     "data",
     "evals",
-    "export",
+    "exporters",
     "inspection",
     "kernels",
     "modeling",
 )
+RENAMED = {"convert": "conversion"}
+"""Folders that install under another name: `hybridize.convert` is the function."""
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 
@@ -30,6 +32,7 @@ SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 def package_of(folder: Path, root: Path) -> str:
     """The dotted name that a folder below the repository's root installs as."""
     parts = folder.relative_to(root).parts
+    parts = (RENAMED.get(parts[0], parts[0]), *parts[1:])
     return ".".join(parts if parts[0] == "hybridize" else ("hybridize", *parts))
 
 
@@ -137,4 +140,4 @@ def test_a_wheel_holds_every_file_and_nothing_at_its_top_but_hybridize(tmp_path)
         if path.is_file()
     }
     assert packed == written
-    assert "hybridize/convert/__init__.py" in packed
+    assert "hybridize/conversion/__init__.py" in packed

@@ -15,12 +15,12 @@ def test_every_promised_name_is_there():
 
 
 def test_names_come_from_their_homes():
-    from hybridize.convert.convert import convert
+    from hybridize.conversion.convert import convert
     from hybridize.modeling.layout import Layout
 
     assert hybridize.Layout is Layout
     assert callable(hybridize.convert)
-    assert hybridize.convert.convert.convert is convert
+    assert hybridize.conversion.convert.convert is convert
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -118,7 +118,7 @@ def test_every_public_name_is_documented(site, pages):
     missing = []
     for name in set(hybridize.__all__) - {"__version__"}:
         thing = getattr(hybridize, name)
-        module = "hybridize.convert.convert" if name == "convert" else thing.__module__
+        module = "hybridize.conversion.convert" if name == "convert" else thing.__module__
         if f"{module}.{name}" not in places:
             missing.append(f"{module}.{name}")
     assert missing == []

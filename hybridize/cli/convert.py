@@ -123,7 +123,7 @@ def convert(
     The result is a checkpoint directory that AutoModelForCausalLM.from_pretrained opens. It is a
     starting point: distill it to get the quality back. Memory holds one block at a time.
     """
-    from hybridize.convert.convert import convert as convert_checkpoint
+    from hybridize.conversion.convert import convert as convert_checkpoint
 
     result = convert_checkpoint(
         model,

@@ -9,7 +9,7 @@ from hybridize.cli import options
 from hybridize.console import console, size_in_words
 
 if TYPE_CHECKING:
-    from hybridize.export.onnx import OnnxResult
+    from hybridize.exporters.onnx import OnnxResult
 
 
 @click.command("export", short_help="Write a checkpoint as ONNX graphs or as a GGUF file.")
@@ -45,8 +45,8 @@ def export(
     gguf: a file for llama.cpp, whose Mamba-2 is twice as wide as the model and has no projection
     biases: convert with --ssm-expand 2 --no-ssm-bias.
     """
-    from hybridize.export.export import export as run
-    from hybridize.export.onnx import OnnxResult
+    from hybridize.exporters.export import export as run
+    from hybridize.exporters.onnx import OnnxResult
 
     result = run(
         model, output, to=to, dtype=dtype, tokenizer=tokenizer, seed=seed, force=force,
@@ -69,7 +69,7 @@ def export(
 
 
 def _show_graphs(result: "OnnxResult") -> None:
-    from hybridize.export.onnx import CHECKED_TOKENS
+    from hybridize.exporters.onnx import CHECKED_TOKENS
 
     rows = [(name, size_in_words(size)) for name, size in result.files.items()]
     caption = f"{len(result.states)} states are handed on."

@@ -54,7 +54,7 @@ def generate(
 
     Runs any checkpoint that hybridize reads, Transformer or hybrid.
     """
-    from hybridize.generate import generate as stream
+    from hybridize.generation import generate as stream
 
     pieces = stream(
         model,

@@ -117,7 +117,7 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     from hybridize.compress.distill.distill import distill
     from hybridize.compress.prune.prune import prune
     from hybridize.compress.quantize.quantize import quantize
-    from hybridize.convert.convert import convert
+    from hybridize.conversion.convert import convert
     from hybridize.evals import evaluate
     from hybridize.evals.bench.bench import bench
     from hybridize.evals.report.report import report

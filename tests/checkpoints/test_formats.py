@@ -316,7 +316,7 @@ def test_the_modeling_file_has_every_name_once():
 @torch.no_grad()
 def test_the_modeling_file_stands_alone(tmp_path):
     """A process that cannot import hybridize opens the checkpoint with trust_remote_code."""
-    from hybridize.convert.convert import convert
+    from hybridize.conversion.convert import convert
 
     write_stock(tmp_path / "source", "qwen3")
     convert(tmp_path / "source", tmp_path / "out", attention=2, format="hybridize")

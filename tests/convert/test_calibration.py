@@ -8,9 +8,9 @@ from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.tensors import CheckpointTensors
-from hybridize.convert.calibration import Calibrator, _Moments
-from hybridize.convert.first_values import first_values
-from hybridize.convert.plan import MambaChoice, mamba_sizes
+from hybridize.conversion.calibration import Calibrator, _Moments
+from hybridize.conversion.first_values import first_values
+from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.data.packing import Windows
 from hybridize.errors import InputError
 from tiny import tokens, write_stock, write_tokenizer

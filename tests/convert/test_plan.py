@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridize.convert.plan import MambaChoice, keep_uniform, mamba_sizes, plan_conversion
+from hybridize.conversion.plan import MambaChoice, keep_uniform, mamba_sizes, plan_conversion
 from hybridize.errors import InputError
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes

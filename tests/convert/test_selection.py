@@ -10,10 +10,10 @@ from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.tensors import CheckpointTensors
-from hybridize.convert.calibration import new_mixer
-from hybridize.convert.first_values import first_values
-from hybridize.convert.plan import MambaChoice, mamba_sizes
-from hybridize.convert.selection import sensitivity_curve
+from hybridize.conversion.calibration import new_mixer
+from hybridize.conversion.first_values import first_values
+from hybridize.conversion.plan import MambaChoice, mamba_sizes
+from hybridize.conversion.selection import sensitivity_curve
 from hybridize.data.packing import Windows
 from hybridize.modeling.layers.sizes import AttentionSizes
 from tiny import tokens, write_stock, write_tokenizer

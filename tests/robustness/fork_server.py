@@ -25,7 +25,8 @@ _CHANGES = {
     "shutil.copyfile", "shutil.rmtree",
 }  # fmt: skip
 _IMPORTED = (
-    "hybridize.convert.convert", "hybridize.convert.calibration", "hybridize.convert.selection",
+    "hybridize.conversion.convert", "hybridize.conversion.calibration",
+    "hybridize.conversion.selection",
     "hybridize.compress.distill.distill", "hybridize.compress.prune.prune",
     "hybridize.compress.quantize.quantize", "hybridize.cli.convert", "hybridize.cli.distill",
     "hybridize.cli.prune", "hybridize.cli.quantize", "hybridize.checkpoints.load",

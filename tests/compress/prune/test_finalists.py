@@ -5,8 +5,8 @@ import json
 import pytest
 
 import hybridize
+from hybridize.compress.prune import finalists as tournament_module
 from hybridize.compress.prune import run as run_module
-from hybridize.compress.prune import tournament as tournament_module
 from hybridize.errors import InputError
 from tiny import write_stock, write_tokenizer
 

@@ -20,7 +20,7 @@ from hybridize.checkpoints.leftovers import partial_directory
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.writer import check_output
 from hybridize.errors import HybridizeError
-from hybridize.export.graphs import (
+from hybridize.exporters.graphs import (
     Graph,
     StateSpec,
     require_exportable,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hybrids import LAYOUTS, build
 
 from hybridize.__main__ import main
-from hybridize.export import blocks
-from hybridize.export.graphs import Graph, state_specs
+from hybridize.exporters import blocks
+from hybridize.exporters.graphs import Graph, state_specs
 from hybridize.kernels.reference.ssd_scan import ssd_scan
+from hybrids import LAYOUTS, build
 from tiny import tokens, write_stock, write_tokenizer
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "onnx_generate.py"
@@ -121,7 +121,7 @@ def test_the_example_writes_what_generate_writes(capsys, exported, hybrid):
 def test_graphs_that_compute_something_else_are_not_written(
     capsys, monkeypatch, hybrid, tmp_path, exported
 ):
-    from hybridize.export import graphs
+    from hybridize.exporters import graphs
 
     def wrong(*arguments):
         y, after = blocks.mamba(*arguments)

@@ -16,10 +16,10 @@ from hybridize.checkpoints.streaming_writer import source_name
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
-from hybridize.export.gguf.metadata import ARCHITECTURE, write_metadata
-from hybridize.export.gguf.shapes import obstacles
-from hybridize.export.gguf.tensors import Outgoing, tensor_plan
-from hybridize.export.gguf.vocabulary import Vocabulary, read_vocabulary
+from hybridize.exporters.gguf.metadata import ARCHITECTURE, write_metadata
+from hybridize.exporters.gguf.shapes import obstacles
+from hybridize.exporters.gguf.tensors import Outgoing, tensor_plan
+from hybridize.exporters.gguf.vocabulary import Vocabulary, read_vocabulary
 from hybridize.extras import require_extra
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.devices import DTYPES

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from hybridize import load_tokenizer
 from hybridize.__main__ import main
 from hybridize.errors import InputError
-from hybridize.export.gguf.vocabulary import read_vocabulary
+from hybridize.exporters.gguf.vocabulary import read_vocabulary
 from tiny import write_stock, write_tokenizer
 
 gguf = pytest.importorskip("gguf", reason="needs hybridize[gguf]")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from hybridize.errors import InputError
 
 if TYPE_CHECKING:
-    from hybridize.export.gguf.export import GgufResult
-    from hybridize.export.onnx import OnnxResult
+    from hybridize.exporters.gguf.export import GgufResult
+    from hybridize.exporters.onnx import OnnxResult
 
 TARGETS = ("onnx", "gguf")
 
@@ -40,7 +40,7 @@ def export(
         HybridizeError: a package is missing, or the result is wrong; nothing was written.
     """
     if to == "gguf":
-        from hybridize.export.gguf.export import export_gguf
+        from hybridize.exporters.gguf.export import export_gguf
 
         return export_gguf(
             model, output, dtype=dtype, tokenizer=tokenizer, force=force, dry_run=dry_run
@@ -51,6 +51,6 @@ def export(
         raise InputError(f"--dtype {dtype}: ONNX graphs are written in float32")
     if tokenizer != "auto":
         raise InputError(f"--tokenizer {tokenizer}: is for --to gguf; graphs have no tokenizer")
-    from hybridize.export.onnx import export_onnx
+    from hybridize.exporters.onnx import export_onnx
 
     return export_onnx(model, output, force=force, dry_run=dry_run, seed=seed)

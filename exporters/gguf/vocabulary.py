@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridize.errors import InputError
-from hybridize.export.gguf.pieces import adds_space, is_sentencepiece, piece_scores
-from hybridize.export.gguf.splitting import splitting_rule
+from hybridize.exporters.gguf.pieces import adds_space, is_sentencepiece, piece_scores
+from hybridize.exporters.gguf.splitting import splitting_rule
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter, SpecialVocab

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hybridize.errors import InputError
-from hybridize.export import blocks
+from hybridize.exporters import blocks
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.mamba2 import Mamba2

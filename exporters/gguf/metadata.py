@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from hybridize.checkpoints.formats.base import same_apart_from_window, uniform
-from hybridize.export.gguf.shapes import layer_count, mamba_layers
-from hybridize.export.gguf.tensors import attention_factor, rotary_dim
+from hybridize.exporters.gguf.shapes import layer_count, mamba_layers
+from hybridize.exporters.gguf.tensors import attention_factor, rotary_dim
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import MambaSizes, MLPSizes
 

@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hybrids import build
 
 from hybridize import load_model
 from hybridize.__main__ import main
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
+from hybrids import build
 from tiny import tokens, write_stock, write_tokenizer
 
 pytest.importorskip("gguf", reason="needs hybridize[gguf]")
