@@ -1,0 +1,177 @@
+"""Options of commands as data: one frozen config class per command, each option written once.
+
+A field made with `option` holds its type, default, help text and check. From the class follow
+
+- the keywords of the Python function (`takes_options`),
+- the options of the command line (`hybridize.cli.config_options`),
+- the record in a checkpoint's provenance (`Config.record`).
+
+An error names an option by its keyword, in backticks: ```d_state=0```. The command line shows the
+same message with the flag, ``--d-state 0``; see `hybridize.errors.as_flags`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from functools import wraps
+from typing import Any, TypeVar
+
+from hybridize.errors import InputError
+from hybridize.option_types import Choice, Flag, OptionType, Whole
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """What is known of an option besides its name and default.
+
+    Attributes:
+        type: converts and checks values.
+        help: one or two plain sentences for ``--help``.
+        default_text: what ``--help`` shows as the default, where the value itself says little.
+        recorded: whether the value goes into a checkpoint's provenance. Options that do not
+            influence the result, such as ``force``, do not.
+        flags: names on the command line, where they do not follow from the keyword.
+    """
+
+    type: OptionType
+    help: str
+    default_text: str | None = None
+    recorded: bool = True
+    flags: tuple[str, ...] = ()
+
+
+def option(
+    type: OptionType,
+    default: Any = MISSING,
+    *,
+    help: str,
+    default_text: str | None = None,
+    recorded: bool = True,
+    flags: tuple[str, ...] = (),
+) -> Any:
+    """Return the dataclass field of an option; see `OptionInfo`. Without a default, required."""
+    info = OptionInfo(type, help, default_text, recorded, flags)
+    return field(default=default, metadata={"option": info})
+
+
+class Config:
+    """The base of all config classes, which are frozen dataclasses with keyword-only fields.
+
+    Every value is converted and checked by its option's type; ``None`` means "not given" where it
+    is the default. Subclasses check options against each other in `check`.
+
+    Raises:
+        InputError: a value is wrong.
+    """
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value, info = getattr(self, each.name), option_info(each)
+            if value is None and each.default is None:
+                continue
+            try:
+                self._set(each.name, info.type.convert(value))
+            except ValueError as error:
+                raise InputError(f"`{each.name}={value}`: {error}") from None
+        self.check()
+
+    def check(self) -> None:
+        """Check the options against each other.
+
+        Raises:
+            InputError: they contradict each other.
+        """
+
+    def record(self) -> dict[str, Any]:
+        """Return the options that influence the result, as JSON can hold them.
+
+        Paths are recorded by their last part, so that no record names a machine's folders.
+        """
+        infos = {each.name: option_info(each) for each in fields(self)}  # type: ignore[arg-type]
+        return {
+            name: info.type.to_json(getattr(self, name))
+            for name, info in infos.items()
+            if info.recorded
+        }
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+def option_info(each: dataclasses.Field[Any]) -> OptionInfo:
+    """Return what `option` was told about a field."""
+    info: OptionInfo = each.metadata["option"]
+    return info
+
+
+def takes_options(
+    config_class: type[Config],
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Let a function whose last parameter is ``config`` take the config's fields as keywords.
+
+    ``run(model, config=ConvertConfig(attention="25%"))`` and ``run(model, attention="25%")`` are
+    then the same call. The signature lists all keywords and the docstring explains them.
+    """
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        @wraps(function)
+        def run(*args: Any, config: Any = None, **options: Any) -> Result:
+            if config is not None and options:
+                raise TypeError(f"{function.__name__}() takes a config or keywords, not both")
+            return function(*args, config=config or config_class(**options))
+
+        own = inspect.signature(function).parameters.values()
+        keywords = inspect.signature(config_class).parameters.values()
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [*(each for each in own if each.name != "config"), *keywords]
+        )
+        listed = "\n".join(
+            f"    {each.name}: {option_info(each).help}" for each in fields(config_class)
+        )  # type: ignore[arg-type]
+        run.__doc__ = f"{(function.__doc__ or '').rstrip()}\n\n    Options:\n{listed}\n"
+        return run
+
+    return decorate
+
+
+# Options that several commands have.
+
+
+def device_option() -> Any:
+    """Return ``device: str``."""
+    return option(
+        Choice("auto", "cpu", "cuda"),
+        "auto",
+        recorded=False,
+        help="Where to compute; auto is CUDA where there is a GPU.",
+    )
+
+
+def dtype_option(help: str) -> Any:
+    """Return ``dtype: str``; ``help`` says what has this dtype and what auto means."""
+    return option(Choice("auto", "float32", "bfloat16", "float16"), "auto", help=help)
+
+
+def seed_option() -> Any:
+    """Return ``seed: int``."""
+    return option(Whole(0, 2**32 - 1), 0, recorded=False, help="Random seed.")
+
+
+def force_option() -> Any:
+    """Return ``force: bool``."""
+    return option(Flag(), False, recorded=False, help="Replace the output if it exists.")
+
+
+def dry_run_option() -> Any:
+    """Return ``dry_run: bool``."""
+    return option(
+        Flag(),
+        False,
+        recorded=False,
+        help="Show what would be done, with sizes, and write nothing.",
+    )
