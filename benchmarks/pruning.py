@@ -37,7 +37,7 @@ from hybridize.compress.prune.search import layers, search
 from hybridize.compress.prune.settings import ALL_AXES
 from hybridize.compress.prune.spread import spread
 from hybridize.console import console
-from hybridize.data.source import load_windows
+from hybridize.data.source import load_packed_dataset
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
@@ -179,8 +179,8 @@ def chance(importance: Scores, seed: int) -> Scores:
 def divergence_of(cut: CutTensors, model: Path, text: Path) -> float:
     """Return the KL divergence of a cut from the model, in nats per token."""
     teacher = load_model(model, dtype=torch.float32)
-    windows = load_windows([str(text)], model=model, length=256, tokens=16_384)
-    return divergence(assemble(cut, cut.config, teacher.device), teacher, windows)
+    dataset = load_packed_dataset([str(text)], model=model, length=256, tokens=16_384)
+    return divergence(assemble(cut, cut.config, teacher.device), teacher, dataset)
 
 
 def _widths(before: HybridConfig, after: HybridConfig) -> dict[str, int]:

@@ -28,7 +28,7 @@ from hybridize.checkpoints.blockwise import BlockwiseModel
 from hybridize.checkpoints.formats.stock_hybrid import pad_heads
 from hybridize.checkpoints.tensors import Tensors, pad_projection
 from hybridize.conversion.first_values import UNIT_GATE
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.attention import Attention
@@ -75,12 +75,12 @@ class Calibrator:
     Args:
         source: the teacher's tensors.
         config: its configuration.
-        windows: the text to run.
+        dataset: the text to run.
         device: where to run it.
         remember: hold on to all fitted values, for a second call to return.
 
     Attributes:
-        windows, device: as given.
+        dataset, device: as given.
 
     Raises:
         InputError: there is too little text to hold any of it out.
@@ -90,19 +90,19 @@ class Calibrator:
         self,
         source: Tensors,
         config: HybridConfig,
-        windows: Windows,
+        dataset: PackedDataset,
         device: torch.device | str = "cpu",
         *,
         remember: bool = False,
     ) -> None:
-        if len(windows) < 2:
+        if len(dataset) < 2:
             raise InputError(
-                f"--calibration: {len(windows)} rows of {windows.length} tokens; "
+                f"`calibration`: {len(dataset)} rows of {dataset.length} tokens; "
                 "calibration needs 2 or more"
             )
         self._teacher = BlockwiseModel(source, config, device)
-        self.windows, self.device = windows, torch.device(device)
-        self._rows = max(1, _TOKENS_AT_ONCE // windows.length)
+        self.dataset, self.device = dataset, torch.device(device)
+        self._rows = max(1, _TOKENS_AT_ONCE // dataset.length)
         self._next = 0
         self._stream: list[torch.Tensor] = []
         self._remembered: dict[int, dict[str, torch.Tensor]] | None = {} if remember else None
@@ -147,8 +147,8 @@ class Calibrator:
     def _advance(self, index: int) -> None:
         """Run the text through the teacher up to the given block."""
         if not self._stream or index < self._next:
-            everything = torch.arange(len(self.windows))
-            ids = [self.windows.rows(rows)[0] for rows in everything.split(self._rows)]
+            everything = torch.arange(len(self.dataset))
+            ids = [self.dataset.sequences(rows)[0] for rows in everything.split(self._rows)]
             self._stream = [self._teacher.embed(batch) for batch in ids]
             self._next = 0
         for place in range(self._next, index):
@@ -159,9 +159,9 @@ class Calibrator:
         self._next = index
 
     def _contexts(self) -> Iterator[BlockContext]:
-        everything = torch.arange(len(self.windows))
+        everything = torch.arange(len(self.dataset))
         for rows, x in zip(everything.split(self._rows), self._stream, strict=True):
-            yield self._teacher.context(x, self.windows.rows(rows)[1].to(x.device))
+            yield self._teacher.context(x, self.dataset.sequences(rows)[1].to(x.device))
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class _BlockFit:
             self._open_gate()
         self._projected = [mixer.in_proj(sample.input) for sample in samples]
         padded = pad_heads(attention.sizes, attention.o_proj.out_features)
-        self._heads, self._copies = padded.heads, self._sizes.heads // padded.heads
+        self._heads, self._copies = padded.num_heads, self._sizes.num_heads // padded.num_heads
         self._targets = [
             pad_projection(
                 "o_proj",
@@ -209,23 +209,23 @@ class _BlockFit:
                 attention.sizes,
                 padded,
             )
-            .unflatten(1, (padded.heads, -1))
+            .unflatten(1, (padded.num_heads, -1))
             .transpose(0, 1)
             .double()
             for place, sample in enumerate(samples)
         ]  # (heads, tokens, head_dim) each
         self._target_power = sum(target.mT @ target for target in self._targets)
         weight = pad_projection("o_proj", attention.o_proj.weight, attention.sizes, padded)
-        weight = weight.unflatten(1, (padded.heads, -1)).transpose(0, 1).double()
+        weight = weight.unflatten(1, (padded.num_heads, -1)).transpose(0, 1).double()
         self._importance = weight.transpose(1, 2) @ weight  # (heads, head_dim, head_dim)
         self._step = nn.functional.softplus(mixer.dt_bias).view(self._heads, self._copies)
         # What values are multiplied by, wherever a filter looks.
-        self._gain = mixer.conv1d.weight[: self._sizes.inner, 0].sum(-1, keepdim=True)
+        self._gain = mixer.conv1d.weight[: self._sizes.d_inner, 0].sum(-1, keepdim=True)
         device = self._step.device
         self._back = torch.zeros(self._heads, self._copies, dtype=torch.long, device=device)
         self._memory = torch.ones(self._heads, self._copies, device=device)
-        self._scores_back = torch.zeros(self._sizes.groups, dtype=torch.long, device=device)
-        self._scale = torch.ones(self._sizes.groups, device=device)
+        self._scores_back = torch.zeros(self._sizes.n_groups, dtype=torch.long, device=device)
+        self._scale = torch.ones(self._sizes.n_groups, device=device)
 
     def _open_gate(self) -> None:
         """Let the gate's weights do what a bias would."""
@@ -234,7 +234,7 @@ class _BlockFit:
             x = sample.input[~self._held_out(place)].flatten(0, 1)
             moments.add(x, torch.ones_like(x[:, :1]))
         direction = moments.solve(_GATE_PENALTY).T
-        self._mixer.in_proj.weight[: self._sizes.inner] = UNIT_GATE * direction
+        self._mixer.in_proj.weight[: self._sizes.d_inner] = UNIT_GATE * direction
 
     def error(self) -> float:
         """Return the error of the block as it is, on held-out text."""
@@ -250,7 +250,7 @@ class _BlockFit:
         """Choose filters, memories and scales, each head and each group for itself."""
         memories = torch.tensor(_MEMORIES, device=self._memory.device)
         every = torch.arange(self._heads, device=memories.device)
-        width = self._sizes.conv_width
+        width = self._sizes.conv_kernel
         for copy in range(self._copies):  # a head's second copy adds to what the first can do
             tried = []
             for back, memory in product(range(width), _MEMORIES):
@@ -262,8 +262,8 @@ class _BlockFit:
             best, memory_of = errors.min(1)
             back_of = best.argmin(0)
             if copy == 0:  # heads of a group share B and C, which look as far back as the values
-                self._scores_back = best.unflatten(1, (self._sizes.groups, -1)).sum(-1).argmin(0)
-                back_of = self._scores_back.repeat_interleave(self._heads // self._sizes.groups)
+                self._scores_back = best.unflatten(1, (self._sizes.n_groups, -1)).sum(-1).argmin(0)
+                back_of = self._scores_back.repeat_interleave(self._heads // self._sizes.n_groups)
             self._back[:, copy:] = back_of[:, None]
             self._memory[:, copy:] = memories[memory_of[back_of, every]][:, None]
             if copy == 0:
@@ -289,7 +289,7 @@ class _BlockFit:
         return errors[penalty]
 
     def _set_output(self, solution: torch.Tensor) -> None:
-        width = self._sizes.inner
+        width = self._sizes.d_inner
         self._mixer.out_proj.weight.copy_(solution[:width].T)
         if self._sizes.proj_bias:
             self._mixer.out_proj.bias.copy_(solution[width])
@@ -298,7 +298,7 @@ class _BlockFit:
         tried = []
         for scale in _SCALES:
             self._scale[:] = scale
-            tried.append(self._head_errors(1).unflatten(0, (self._sizes.groups, -1)).sum(-1))
+            tried.append(self._head_errors(1).unflatten(0, (self._sizes.n_groups, -1)).sum(-1))
         scales = torch.tensor(_SCALES, device=self._scale.device)
         self._scale = scales[torch.stack(tried).argmin(0)]
 
@@ -322,9 +322,9 @@ class _BlockFit:
         sizes = self._sizes
         filters = torch.zeros_like(self._mixer.conv1d.weight[:, 0])
         values, keys, queries = filters.split(
-            (sizes.inner, sizes.groups * sizes.d_state, sizes.groups * sizes.d_state)
+            (sizes.d_inner, sizes.n_groups * sizes.d_state, sizes.n_groups * sizes.d_state)
         )
-        newest = sizes.conv_width - 1
+        newest = sizes.conv_kernel - 1
         back = self._back.flatten().repeat_interleave(sizes.head_dim)
         values.scatter_(1, (newest - back)[:, None], self._gain)
         back = self._scores_back.repeat_interleave(sizes.d_state)

@@ -16,7 +16,7 @@ from hybridize.conversion.calibration import new_mixer
 from hybridize.conversion.first_values import NewValues
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.data.kl_probe import Probe, batches_of
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.modeling.layers.mamba2 import Mamba2
 from hybridize.modeling.layers.sizes import AttentionSizes
 from hybridize.modeling.model import HybridForCausalLM
@@ -54,7 +54,7 @@ def measure_swaps(
     source: Path,
     mamba: MambaChoice,
     new_values: NewValues,
-    windows: Windows,
+    dataset: PackedDataset,
     device: torch.device,
 ) -> Curve:
     """Make a block for every attention block, and measure what each swap costs.
@@ -63,7 +63,7 @@ def measure_swaps(
         source: the teacher's directory; the whole model is loaded, in float32.
         mamba: sizes of the new blocks.
         new_values: makes them.
-        windows: the text to measure on.
+        dataset: the text to measure on.
         device: where to measure.
     """
     teacher = load_model(source, dtype=torch.float32, device=device)
@@ -73,26 +73,26 @@ def measure_swaps(
             sizes = mamba_sizes(attention, config.hidden_size, mamba)
             values = new_values(index, sizes)
             mixers[index] = new_mixer(config, sizes, index, values, device)
-    return sensitivity_curve(teacher, mixers, windows)
+    return sensitivity_curve(teacher, mixers, dataset)
 
 
 @torch.no_grad()
 def sensitivity_curve(
-    teacher: HybridForCausalLM, mixers: dict[int, Mamba2], windows: Windows
+    teacher: HybridForCausalLM, mixers: dict[int, Mamba2], dataset: PackedDataset
 ) -> Curve:
     """Swap one attention block after the other, always the one that costs the least.
 
     Args:
         teacher: the model; its attention blocks are as they were when this returns.
         mixers: for each attention block, by its place in the layout, the block to take over.
-        windows: the text to measure on.
+        dataset: the text to measure on.
 
     Returns:
         The curve. It takes about half as many runs of the model as there are pairs of blocks.
     """
     blocks, places = teacher.model.blocks, sorted(mixers)
     attention = {place: blocks[place].mixer for place in places}
-    batches = [Probe(teacher, *windows.rows(rows)) for rows in batches_of(windows)]
+    batches = [Probe(teacher, *dataset.sequences(rows)) for rows in batches_of(dataset)]
     left, points = list(places), [Point(tuple(range(len(places))), 0.0)]
     runs = len(batches) * len(places) * (len(places) + 1) // 2
     try:
@@ -102,7 +102,7 @@ def sensitivity_curve(
                 for batch in batches:
                     for place, x in batch.inputs(left):
                         blocks[place].mixer = mixers[place]
-                        costs[place] += batch.divergence(x, place) * batch.rows / len(windows)
+                        costs[place] += batch.divergence(x, place) * batch.rows / len(dataset)
                         blocks[place].mixer = attention[place]
                         progress.advance()
                 cheapest = min(costs, key=costs.__getitem__)

@@ -4,17 +4,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.kernels import linear_kl_divergence
 from hybridize.modeling.model import HybridForCausalLM
 
 _TOKENS_AT_ONCE = 4096
 
 
-def batches_of(windows: Windows) -> Iterable[torch.Tensor]:
+def batches_of(dataset: PackedDataset) -> Iterable[torch.Tensor]:
     """Return row numbers, as many at a time as a probe should have."""
-    rows = max(1, _TOKENS_AT_ONCE // windows.length)
-    return torch.arange(len(windows)).split(rows)
+    rows = max(1, _TOKENS_AT_ONCE // dataset.length)
+    return torch.arange(len(dataset)).split(rows)
 
 
 class Probe:

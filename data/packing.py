@@ -15,7 +15,7 @@ from hybridize.errors import InputError
 
 
 @dataclass(frozen=True)
-class Windows:
+class PackedDataset:
     """Rows of tokens, each of which holds parts of one document or of several.
 
     Attributes:
@@ -39,12 +39,12 @@ class Windows:
         """Tokens in all rows."""
         return self.ids.numel()
 
-    def rows(self, indices: torch.Tensor | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def sequences(self, indices: torch.Tensor | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens and document numbers of some rows, ``(rows, length)`` int64 each."""
         chosen = torch.as_tensor(indices)
         return self.ids[chosen].long(), self.seq_idx[chosen].long()
 
-    def split(self, held_out: int) -> tuple["Windows", "Windows"]:
+    def split(self, held_out: int) -> tuple["PackedDataset", "PackedDataset"]:
         """Return all rows but the last ``held_out``, and those.
 
         Raises:
@@ -54,12 +54,14 @@ class Windows:
             raise ValueError(f"{held_out} of {len(self)} rows cannot be held out")
         border = len(self) - held_out
         return (
-            Windows(self.ids[:border], self.seq_idx[:border]),
-            Windows(self.ids[border:], self.seq_idx[border:]),
+            PackedDataset(self.ids[:border], self.seq_idx[:border]),
+            PackedDataset(self.ids[border:], self.seq_idx[border:]),
         )
 
 
-def pack(documents: Iterable[Sequence[int]], length: int, tokens: int | None = None) -> Windows:
+def pack(
+    documents: Iterable[Sequence[int]], length: int, tokens: int | None = None
+) -> PackedDataset:
     """Lay documents one after the other into rows.
 
     A document that does not fit goes on in the next row, which so begins in its middle, as all
@@ -88,21 +90,21 @@ def pack(documents: Iterable[Sequence[int]], length: int, tokens: int | None = N
     marks = marks.view(-1, length)
     if count:
         marks[:, 0] = 0  # whatever a row begins with is its document 0
-    return Windows(flat, marks.cumsum(1, dtype=torch.int32))
+    return PackedDataset(flat, marks.cumsum(1, dtype=torch.int32))
 
 
-def save_windows(windows: Windows, path: Path) -> None:
+def save_packed_dataset(dataset: PackedDataset, path: Path) -> None:
     """Write rows to a safetensors file, which appears when it is complete."""
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
-        save_file({"ids": windows.ids, "seq_idx": windows.seq_idx.contiguous()}, partial)
+        save_file({"ids": dataset.ids, "seq_idx": dataset.seq_idx.contiguous()}, partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def open_windows(path: Path, vocabulary: int) -> Windows:
-    """Read rows that `save_windows` wrote.
+def read_packed_dataset(path: Path, vocabulary: int) -> PackedDataset:
+    """Read rows that `save_packed_dataset` wrote.
 
     Args:
         path: the file.
@@ -113,15 +115,15 @@ def open_windows(path: Path, vocabulary: int) -> Windows:
     """
     try:
         with safe_open(path, "pt") as file:
-            windows = Windows(file.get_tensor("ids"), file.get_tensor("seq_idx"))
+            dataset = PackedDataset(file.get_tensor("ids"), file.get_tensor("seq_idx"))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not rows of tokens: {error}; delete it") from error
-    shapes = {tuple(windows.ids.shape), tuple(windows.seq_idx.shape)}
-    kinds = {windows.ids.dtype, windows.seq_idx.dtype}
-    if len(shapes) > 1 or windows.ids.ndim != 2 or kinds != {torch.int32}:
+    shapes = {tuple(dataset.ids.shape), tuple(dataset.seq_idx.shape)}
+    kinds = {dataset.ids.dtype, dataset.seq_idx.dtype}
+    if len(shapes) > 1 or dataset.ids.ndim != 2 or kinds != {torch.int32}:
         raise InputError(f"{path}: not rows of tokens; delete it")
-    steps = windows.seq_idx.diff(dim=1, prepend=windows.seq_idx.new_zeros(len(windows), 1))
-    known = ((windows.ids >= 0) & (windows.ids < vocabulary)).all()
+    steps = dataset.seq_idx.diff(dim=1, prepend=dataset.seq_idx.new_zeros(len(dataset), 1))
+    known = ((dataset.ids >= 0) & (dataset.ids < vocabulary)).all()
     if not known or not ((steps == 0) | (steps == 1)).all():
         raise InputError(f"{path}: damaged rows of tokens; delete it")
-    return windows
+    return dataset

@@ -15,7 +15,7 @@ from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.load import check_tokens, load_model, load_tokenizer
 from hybridize.data.documents import read_documents
-from hybridize.data.packing import Windows, open_windows, pack, save_windows
+from hybridize.data.packing import PackedDataset, pack, read_packed_dataset, save_packed_dataset
 from hybridize.data.teacher_samples import sample_documents
 from hybridize.errors import InputError
 from hybridize.modeling.model import HybridForCausalLM
@@ -28,7 +28,7 @@ _BESIDE_WEIGHTS = (".json", ".txt", ".model")
 _VERSION = 1  # to be raised where the same arguments come to give other rows
 
 
-def load_windows(
+def load_packed_dataset(
     sources: Sequence[str],
     *,
     model: str | Path,
@@ -39,7 +39,7 @@ def load_windows(
     dtype: torch.dtype | None = torch.float32,
     cache: Path | None = None,
     option: str = "--data",
-) -> Windows:
+) -> PackedDataset:
     """Read or sample text, tokenize it, and pack it into rows.
 
     Args:
@@ -66,22 +66,22 @@ def load_windows(
         settings: dict[str, Any] = {"length": length, "tokens": tokens, "seed": seed}
         if list(sources) == [TEACHER]:
             settings |= {"device": place.type, "dtype": str(dtype)}
-        path = cache / f"windows-{_key(sources, directory, settings)}.safetensors"
+        path = cache / f"packed-{_key(sources, directory, settings)}.safetensors"
         if path.exists():
-            return open_windows(path, _vocabulary(directory))
+            return read_packed_dataset(path, _vocabulary(directory))
     if list(sources) == [TEACHER]:
         if tokens is None:
             raise InputError(f"{option} {TEACHER}: say how many tokens to sample")
         documents = _sampled(directory, tokens, seed, place, dtype, option)
     else:
         documents = _tokenized(sources, directory, option)
-    windows = pack(documents, length, tokens)
-    if not len(windows):
+    dataset = pack(documents, length, tokens)
+    if not len(dataset):
         raise InputError(f"{option} {' '.join(sources)}: less text than one row of {length} tokens")
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_windows(windows, path)
-    return windows
+        save_packed_dataset(dataset, path)
+    return dataset
 
 
 def _vocabulary(directory: Path) -> int:

@@ -51,7 +51,7 @@ def distill(
         student: a directory that `hybridize.convert` wrote.
         output: the directory to write, in the student's format and dtypes.
         teacher: the model that the student was converted from.
-        data: files or datasets of text (see `load_windows`), or ``("teacher",)``: the teacher
+        data: files or datasets of text (see `load_packed_dataset`), or ``("teacher",)``: the teacher
             writes it.
         data_tokens: how much text to use; what the longest stage needs, if None.
         stages: which, in their order: ``align``, ``hidden``, ``kl``.

@@ -17,7 +17,7 @@ from hybridize.compress.distill.settings import DistillSettings
 from hybridize.compress.distill.stages import Stage
 from hybridize.compress.distill.state import Progress
 from hybridize.console import console
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError
 
 _LOWEST = 0.02
@@ -34,7 +34,7 @@ class Loop:
         name: of the stage.
         stage: what to train.
         settings: how.
-        windows: rows to train on, and rows to validate on, whose numbers follow the former's.
+        dataset: rows to train on, and rows to validate on, whose numbers follow the former's.
         progress: where the stage stands; moved on.
         metrics: a file that gets one JSON object a step.
         device: where the batches go.
@@ -46,7 +46,7 @@ class Loop:
         name: str,
         stage: Stage,
         settings: DistillSettings,
-        windows: tuple[Windows, Windows],
+        dataset: tuple[PackedDataset, PackedDataset],
         progress: Progress,
         metrics: Path,
         device: torch.device,
@@ -54,7 +54,7 @@ class Loop:
     ) -> None:
         assert settings.learning_rates is not None
         self._name, self._stage, self._settings = name, stage, settings
-        self._training, self._validation = windows
+        self._training, self._validation = dataset
         self._progress, self._metrics, self._device = progress, metrics, device
         self._ranks = ranks
         self._steps, self._peak = settings.steps(name), settings.learning_rates[name]
@@ -187,8 +187,10 @@ class Loop:
         since = len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__)
         return bool(self._settings.patience) and since >= self._settings.patience
 
-    def _batch(self, windows: Windows, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        ids, seq_idx = windows.rows(rows)
+    def _batch(
+        self, dataset: PackedDataset, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, seq_idx = dataset.sequences(rows)
         return ids.to(self._device), seq_idx.to(self._device)
 
     def _autocast(self) -> Any:

@@ -21,8 +21,8 @@ from hybridize.compress.distill.stages.kl import KL
 from hybridize.compress.distill.state import Progress, keep_metrics, load_state, save_state
 from hybridize.compress.distill.teacher_cache import TeacherCache
 from hybridize.compress.workdir import claim, remove
-from hybridize.data.packing import Windows
-from hybridize.data.source import load_windows
+from hybridize.data.packing import PackedDataset
+from hybridize.data.source import load_packed_dataset
 from hybridize.errors import InputError
 from hybridize.modeling.config import parameter_shapes
 
@@ -111,7 +111,7 @@ class Run:
 
     def train(self, save_every: int, *, force: bool) -> DistillResult:
         """Do all stages, write the output, and remove the working directory."""
-        windows = self._windows()
+        dataset = self._load_dataset()
         pair = load_pair(
             self._student,
             self._teacher,
@@ -124,7 +124,7 @@ class Run:
         if self._settings.fp8 is not None:
             train_in_fp8(pair.student, self._fp8_layers, self._settings.fp8)
         shared = _shared(pair)
-        cached = self._written_down(pair, windows)
+        cached = self._written_down(pair, dataset)
         shard(pair, self._ranks, self._device)
         if self._settings.gradient_checkpointing:
             pair.student.activation_checkpointing_enable()
@@ -147,7 +147,7 @@ class Run:
                 name,
                 stage,
                 self._settings,
-                windows,
+                dataset,
                 progress,
                 self._metrics,
                 self._device,
@@ -166,7 +166,7 @@ class Run:
             progress.results.append(_result(name, progress, self._settings))
             progress.next_stage()
             save(None)
-        result = self._result(pair, shared, windows, progress)
+        result = self._result(pair, shared, dataset, progress)
         parameters = {name: gather(p) for name, p in pair.student.named_parameters()}
         if self._ranks.first:
             self._write(parameters, result, force)
@@ -174,11 +174,11 @@ class Run:
         self._ranks.wait()
         return result
 
-    def _windows(self) -> tuple[Windows, Windows]:
+    def _load_dataset(self) -> tuple[PackedDataset, PackedDataset]:
         settings = self._settings
         if not self._ranks.first:  # the first one reads or samples, and leaves it for the others
             self._ranks.wait()
-        windows = load_windows(
+        dataset = load_packed_dataset(
             self._data,
             model=self._teacher,
             length=settings.seq_len,
@@ -190,22 +190,26 @@ class Run:
         )
         if self._ranks.first:
             self._ranks.wait()
-        if len(windows) <= settings.validation:
+        if len(dataset) <= settings.validation:
             raise InputError(
-                f"--data {' '.join(self._data)}: {len(windows)} rows of {windows.length} tokens, "
+                f"--data {' '.join(self._data)}: {len(dataset)} rows of {dataset.length} tokens, "
                 f"of which {settings.validation} are held out; give more text or lower --validation"
             )
-        return windows.split(settings.validation)
+        return dataset.split(settings.validation)
 
-    def _written_down(self, pair: Pair, windows: tuple[Windows, Windows]) -> TeacherCache | None:
+    def _written_down(
+        self, pair: Pair, dataset: tuple[PackedDataset, PackedDataset]
+    ) -> TeacherCache | None:
         """Ask the teacher about all rows once and for all, if that is wanted."""
         if not self._settings.cache_teacher:
             return None
         cache = TeacherCache(self._work / "teacher", self._settings.cache_teacher)
         if self._ranks.first:
             assert pair.teacher is not None
-            ids = torch.cat([part.ids for part in windows])
-            cache.fill(pair.teacher, Windows(ids, torch.cat([part.seq_idx for part in windows])))
+            ids = torch.cat([part.ids for part in dataset])
+            cache.fill(
+                pair.teacher, PackedDataset(ids, torch.cat([part.seq_idx for part in dataset]))
+            )
         self._ranks.wait()
         return cache
 
@@ -217,7 +221,11 @@ class Run:
         return found
 
     def _result(
-        self, pair: Pair, shared: int, windows: tuple[Windows, Windows], progress: Progress
+        self,
+        pair: Pair,
+        shared: int,
+        dataset: tuple[PackedDataset, PackedDataset],
+        progress: Progress,
     ) -> DistillResult:
         trained = pair.parameters(self._settings.train).values()
         return DistillResult(
@@ -228,8 +236,8 @@ class Run:
             trained=sum(parameter.numel() for parameter in trained),
             fp8_layers=len(self._fp8_layers),
             shared=shared,
-            rows=len(windows[0]),
-            validation_rows=len(windows[1]),
+            rows=len(dataset[0]),
+            validation_rows=len(dataset[1]),
             steps={name: self._settings.steps(name) for name in self._settings.stages},
             stages=tuple(StageResult(**values) for values in progress.results),
             dry_run=False,

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from hybridize.checkpoints.checksums import load_checked, save_checked
 from hybridize.console import console
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.modeling.model import HybridForCausalLM
 
 _ROWS_PER_FILE = 64
@@ -30,17 +30,17 @@ class TeacherCache:
         self._directory, self._top = directory, top
 
     @torch.no_grad()
-    def fill(self, teacher: HybridForCausalLM, windows: Windows) -> None:
+    def fill(self, teacher: HybridForCausalLM, dataset: PackedDataset) -> None:
         """Write what is missing, or is not any more what was written."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        with console.progress("asking the teacher", windows.tokens, "tokens") as progress:
-            for number, rows in enumerate(torch.arange(len(windows)).split(_ROWS_PER_FILE)):
+        with console.progress("asking the teacher", dataset.tokens, "tokens") as progress:
+            for number, rows in enumerate(torch.arange(len(dataset)).split(_ROWS_PER_FILE)):
                 path = self._path(number)
                 if not _is_sound(path):
-                    parts = zip(*self._answers(teacher, windows, rows), strict=True)
+                    parts = zip(*self._answers(teacher, dataset, rows), strict=True)
                     indices, log_probs = (torch.cat(part) for part in parts)
                     save_checked(path, {"indices": indices, "log_probs": log_probs}, {})
-                progress.advance(len(rows) * windows.length)
+                progress.advance(len(rows) * dataset.length)
 
     def rows(
         self, rows: torch.Tensor, piece: slice, device: torch.device
@@ -55,10 +55,10 @@ class TeacherCache:
         return torch.stack(indices).to(device), torch.stack(log_probs).to(device)
 
     def _answers(
-        self, teacher: HybridForCausalLM, windows: Windows, rows: torch.Tensor
+        self, teacher: HybridForCausalLM, dataset: PackedDataset, rows: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for part in rows.split(max(1, _TOKENS_AT_ONCE // windows.length)):
-            ids, seq_idx = (tensor.to(teacher.device) for tensor in windows.rows(part))
+        for part in rows.split(max(1, _TOKENS_AT_ONCE // dataset.length)):
+            ids, seq_idx = (tensor.to(teacher.device) for tensor in dataset.sequences(part))
             hidden = teacher.model(ids, seq_idx=seq_idx, use_cache=False).last_hidden_state
             head, scaling = teacher.lm_head.weight, teacher.config.logits_scaling
             top, indices, values = min(self._top, len(head)), [], []

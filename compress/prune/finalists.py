@@ -41,7 +41,7 @@ def tournament(
         write: cuts one to a directory.
         teacher: the model.
         work: a directory for all of it; what a killed run left there is gone on with.
-        calibration: the text, see `load_windows`.
+        calibration: the text, see `load_packed_dataset`.
         tokens: what each trains on.
         length: tokens per row.
         seed: of the rows' order.

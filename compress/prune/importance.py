@@ -23,7 +23,7 @@ from hybridize.compress.prune.axes.base import Seen
 from hybridize.compress.prune.scores import Scores
 from hybridize.console import console
 from hybridize.data.kl_probe import Probe, batches_of
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.kernels import causal_conv1d
 from hybridize.modeling.config import HybridConfig
@@ -39,7 +39,7 @@ def measure(
     directory: Path,
     tensors: Tensors,
     config: HybridConfig,
-    windows: Windows,
+    dataset: PackedDataset,
     device: torch.device,
     *,
     source: str,
@@ -49,7 +49,7 @@ def measure(
 
     Args:
         directory, tensors, config: the model.
-        windows: the text.
+        dataset: the text.
         device: where blocks run, in float32.
         source: a hash of the checkpoint, for the record.
         offload: hold one block in memory at a time; blocks are then judged by their influence
@@ -57,7 +57,7 @@ def measure(
     """
     units = _Units(config)
     model = BlockwiseModel(tensors, config, device)
-    batches = [windows.rows(rows) for rows in batches_of(windows)]
+    batches = [dataset.sequences(rows) for rows in batches_of(dataset)]
     stream = [model.embed(ids) for ids, _ in batches]
     influence = []
     with console.progress("measuring blocks", len(config.blocks), "blocks") as progress:
@@ -68,23 +68,23 @@ def measure(
                 with units.watching(block.mixer):
                     after = block(x, model.context(x, seq_idx.to(device)))
                 cosine = torch.nn.functional.cosine_similarity(x, after, dim=-1)
-                turned += float((1 - cosine).sum()) / windows.tokens
+                turned += float((1 - cosine).sum()) / dataset.tokens
                 stream[number] = after
             influence.append(turned)
-            units.finish(place, block.mixer, windows.tokens)
+            units.finish(place, block.mixer, dataset.tokens)
             progress.advance()
     norm = model.last_norm()
     for x in stream:
         units.see_stream(len(config.blocks), x, norm(x))
     turned_by = torch.tensor(influence)
     scores = Scores(
-        units=units.scores(windows.tokens),
-        blocks=turned_by.clone() if offload else _skipped(directory, windows, device),
+        units=units.scores(dataset.tokens),
+        blocks=turned_by.clone() if offload else _skipped(directory, dataset, device),
         influence=turned_by,
-        stream=(units.stream / windows.tokens).float(),
+        stream=(units.stream / dataset.tokens).float(),
         gated=units.gated,
         source=source,
-        tokens=windows.tokens,
+        tokens=dataset.tokens,
     )
     if not (scores.blocks.isfinite().all() and scores.stream.isfinite().all()):
         raise InputError(
@@ -94,16 +94,16 @@ def measure(
     return scores
 
 
-def _skipped(directory: Path, windows: Windows, device: torch.device) -> torch.Tensor:
+def _skipped(directory: Path, dataset: PackedDataset, device: torch.device) -> torch.Tensor:
     """Return the divergence that skipping each block costs, ``(blocks,)``."""
     model = load_model(directory, dtype=torch.float32, device=device)
     places = range(len(model.model.blocks))
     costs = torch.zeros(len(places))
-    with console.progress("skipping blocks", len(places) * len(windows), "runs") as progress:
-        for rows in batches_of(windows):
-            probe = Probe(model, *windows.rows(rows))
+    with console.progress("skipping blocks", len(places) * len(dataset), "runs") as progress:
+        for rows in batches_of(dataset):
+            probe = Probe(model, *dataset.sequences(rows))
             for place, x in probe.inputs(places):
-                costs[place] += probe.divergence(x, place + 1) * probe.rows / len(windows)
+                costs[place] += probe.divergence(x, place + 1) * probe.rows / len(dataset)
                 progress.advance(probe.rows)
     return costs
 
@@ -173,11 +173,11 @@ class _Units:
         self, mixer: Mamba2, _: nn.Module, given: object, projected: torch.Tensor
     ) -> None:
         sizes = mixer.sizes
-        conv_input = projected.split([sizes.inner, sizes.conv_channels, sizes.heads], -1)[1]
+        conv_input = projected.split([sizes.d_inner, sizes.conv_channels, sizes.num_heads], -1)[1]
         weight, bias = mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias
         mixed = causal_conv1d(conv_input, weight, bias)[0]
-        shared = sizes.groups * sizes.d_state
-        B, C = mixed.split([sizes.inner, shared, shared], -1)[1:]
+        shared = sizes.n_groups * sizes.d_state
+        B, C = mixed.split([sizes.d_inner, shared, shared], -1)[1:]
         self._add("B", B)
         self._add("C", C)
 

@@ -19,7 +19,7 @@ from hybridize.compress.prune.search import Candidate
 from hybridize.compress.prune.spread import spread
 from hybridize.console import console
 from hybridize.data.kl_probe import batches_of
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.kernels import linear_kl_divergence
 from hybridize.modeling.config import HybridConfig, parameter_shapes
@@ -152,7 +152,7 @@ def hold(
     teacher: HybridForCausalLM,
     tensors: Tensors,
     scores: Scores,
-    windows: Windows,
+    dataset: PackedDataset,
     record: Path | None = None,
 ) -> list[Entrant]:
     """Measure candidates, and return them with the closest to the model first.
@@ -162,7 +162,7 @@ def hold(
         teacher: the model, in float32.
         tensors: its tensors.
         scores: what stays and what goes.
-        windows: text.
+        dataset: text.
         record: a file that remembers what was measured, for a run that is killed.
     """
     known = {} if record is None else _remembered(record)
@@ -173,7 +173,7 @@ def hold(
             if key not in known:
                 cut = CutTensors(tensors, teacher.config, entrant.architecture, scores)
                 student = assemble(cut, cut.config, teacher.device)
-                known[key] = divergence(student, teacher, windows)
+                known[key] = divergence(student, teacher, dataset)
                 if record is not None:
                     with record.open("a", encoding="utf-8") as file:
                         file.write(json.dumps([key, known[key]]) + "\n")
@@ -210,11 +210,13 @@ def assemble(tensors: Tensors, config: HybridConfig, device: torch.device) -> Hy
 
 
 @torch.no_grad()
-def divergence(student: HybridForCausalLM, teacher: HybridForCausalLM, windows: Windows) -> float:
+def divergence(
+    student: HybridForCausalLM, teacher: HybridForCausalLM, dataset: PackedDataset
+) -> float:
     """Return the KL divergence of one model from another on some text, in nats per token."""
     total = 0.0
-    for rows in batches_of(windows):
-        ids, seq_idx = (t.to(teacher.device) for t in windows.rows(rows))
+    for rows in batches_of(dataset):
+        ids, seq_idx = (t.to(teacher.device) for t in dataset.sequences(rows))
         hidden = [
             model.model(ids, seq_idx=seq_idx, use_cache=False).last_hidden_state.flatten(0, 1)
             for model in (student, teacher)
@@ -226,5 +228,5 @@ def divergence(student: HybridForCausalLM, teacher: HybridForCausalLM, windows: 
             teacher.lm_head.weight,
             scales=(1 / student.config.logits_scaling, 1 / teacher.config.logits_scaling),
         )
-        total += float(loss) * len(rows) / len(windows)
+        total += float(loss) * len(rows) / len(dataset)
     return total

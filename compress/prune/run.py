@@ -27,8 +27,8 @@ from hybridize.compress.prune.search import Found, search
 from hybridize.compress.prune.settings import PruneSettings
 from hybridize.compress.workdir import claim, remove
 from hybridize.console import console
-from hybridize.data.packing import Windows
-from hybridize.data.source import load_windows
+from hybridize.data.packing import PackedDataset
+from hybridize.data.source import load_packed_dataset
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.devices import DTYPES, choose_dtype
@@ -123,7 +123,7 @@ class Run:
     def _rank(self, model: "_Source", work: Path | None) -> _Ranked:
         settings = self._settings
         budgets = self._budgets(model, work)
-        seen, held_out = self._windows(model, work)
+        seen, held_out = self._load_dataset(model, work)
         scores = self._importance(model, seen, work)
         found = search(
             model.config,
@@ -170,9 +170,11 @@ class Run:
     def _run_dtype(self, model: "_Source") -> torch.dtype:
         return choose_dtype("auto", self._device) or model.dtype
 
-    def _windows(self, model: "_Source", work: Path | None) -> tuple[Windows, Windows]:
+    def _load_dataset(
+        self, model: "_Source", work: Path | None
+    ) -> tuple[PackedDataset, PackedDataset]:
         settings = self._settings
-        windows = load_windows(
+        dataset = load_packed_dataset(
             [settings.calibration],
             model=self._source,
             length=min(_WINDOW, model.config.max_position_embeddings),
@@ -182,14 +184,14 @@ class Run:
             cache=None if work is None else work / "data",
             option="--calibration",
         )
-        if len(windows) < 2:
+        if len(dataset) < 2:
             raise InputError(
-                f"--calibration {settings.calibration}: {windows.tokens:,} tokens; two rows of "
-                f"{windows.length} or more are needed"
+                f"--calibration {settings.calibration}: {dataset.tokens:,} tokens; two rows of "
+                f"{dataset.length} or more are needed"
             )
-        return windows.split(max(1, len(windows) // _HELD_OUT))
+        return dataset.split(max(1, len(dataset) // _HELD_OUT))
 
-    def _importance(self, model: "_Source", windows: Windows, work: Path | None) -> Scores:
+    def _importance(self, model: "_Source", dataset: PackedDataset, work: Path | None) -> Scores:
         """Measure importance, or read what was measured before."""
         path = self._scores or (None if work is None else work / "scores.safetensors")
         if path is not None and path.exists():
@@ -198,7 +200,7 @@ class Run:
             self._source,
             model.tensors,
             model.config,
-            windows,
+            dataset,
             self._device,
             source=model.fingerprint,
             offload=self._settings.offload,

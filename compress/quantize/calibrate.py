@@ -6,7 +6,7 @@ from torch import nn
 from hybridize.checkpoints.blockwise import BlockwiseModel
 from hybridize.checkpoints.tensors import Tensors
 from hybridize.console import console
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.modeling.config import HybridConfig
 
@@ -15,7 +15,7 @@ _TOKENS_AT_ONCE = 4096
 
 @torch.no_grad()
 def input_maxima(
-    tensors: Tensors, config: HybridConfig, windows: Windows, device: torch.device
+    tensors: Tensors, config: HybridConfig, dataset: PackedDataset, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Return the largest magnitude that each linear layer meets, ``(1,)``, by its weight's name.
 
@@ -25,8 +25,8 @@ def input_maxima(
         InputError: a layer meets nothing but zeros, or something that is not finite.
     """
     model = BlockwiseModel(tensors, config, device)
-    batches = torch.arange(len(windows)).split(max(1, _TOKENS_AT_ONCE // windows.length))
-    rows = [windows.rows(batch) for batch in batches]
+    batches = torch.arange(len(dataset)).split(max(1, _TOKENS_AT_ONCE // dataset.length))
+    rows = [dataset.sequences(batch) for batch in batches]
     stream = [model.embed(ids) for ids, _ in rows]
     contexts = [model.context(x, seq.to(device)) for x, (_, seq) in zip(stream, rows, strict=True)]
     maxima: dict[str, torch.Tensor] = {}

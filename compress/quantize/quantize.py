@@ -25,8 +25,8 @@ from hybridize.compress.quantize.schemes import Scheme, find_scheme
 from hybridize.compress.quantize.sensitivity import measure_blocks
 from hybridize.compress.quantize.targets import Target, find_targets, ignore_patterns
 from hybridize.console import console
-from hybridize.data.packing import Windows
-from hybridize.data.source import TEACHER, load_windows
+from hybridize.data.packing import PackedDataset
+from hybridize.data.source import TEACHER, load_packed_dataset
 from hybridize.errors import InputError
 from hybridize.extras import require_extra
 from hybridize.modeling.config import HybridConfig, parameter_shapes
@@ -93,11 +93,11 @@ def quantize(
         maxima: dict[str, torch.Tensor] = {}
         costs: dict[int, float] = {}
         if chosen.quantization.static or keep.budget is not None:
-            windows = _windows(source, config, calibration, calibration_tokens, seed, place)
+            dataset = _load_dataset(source, config, calibration, calibration_tokens, seed, place)
             if chosen.quantization.static:
-                maxima = input_maxima(tensors, config, windows, place)
+                maxima = input_maxima(tensors, config, dataset, place)
             if keep.budget is not None:
-                costs = measure_blocks(source, chosen, targets, maxima, windows, place)
+                costs = measure_blocks(source, chosen, targets, maxima, dataset, place)
         elif calibration is not None:
             raise InputError(
                 f"--calibration: --scheme {scheme} takes its scales from each input; "
@@ -166,15 +166,15 @@ def quantize(
             return result
 
 
-def _windows(
+def _load_dataset(
     source: Path,
     config: HybridConfig,
     calibration: str | Path | None,
     tokens: int,
     seed: int,
     device: torch.device,
-) -> Windows:
-    return load_windows(
+) -> PackedDataset:
+    return load_packed_dataset(
         [TEACHER if calibration is None else str(calibration)],
         model=source,
         length=min(_WINDOW, config.max_position_embeddings),

@@ -11,7 +11,7 @@ from hybridize.checkpoints.quantization import split_scale
 from hybridize.compress.quantize.schemes import Scheme
 from hybridize.compress.quantize.targets import Target
 from hybridize.console import console
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.kernels import linear_kl_divergence
 from hybridize.modeling.layers.fp8_linear import FP8Linear
 from hybridize.modeling.model import HybridForCausalLM
@@ -25,7 +25,7 @@ def measure_blocks(
     scheme: Scheme,
     targets: Sequence[Target],
     maxima: Mapping[str, torch.Tensor],
-    windows: Windows,
+    dataset: PackedDataset,
     device: torch.device,
 ) -> dict[int, float]:
     """Quantize one block after the other, alone, and run the model.
@@ -35,7 +35,7 @@ def measure_blocks(
         scheme: how to quantize.
         targets: see `find_targets`.
         maxima: the largest inputs of each layer, where the scheme's activations are static.
-        windows: the text to measure on.
+        dataset: the text to measure on.
         device: where to measure.
 
     Returns:
@@ -43,8 +43,8 @@ def measure_blocks(
     """
     model = load_model(source, dtype=torch.float32, device=device)
     batches = [
-        tuple(part.to(device) for part in windows.rows(rows))
-        for rows in torch.arange(len(windows)).split(max(1, _TOKENS_AT_ONCE // windows.length))
+        tuple(part.to(device) for part in dataset.sequences(rows))
+        for rows in torch.arange(len(dataset)).split(max(1, _TOKENS_AT_ONCE // dataset.length))
     ]
     wanted = [_hidden(model, *batch) for batch in batches]
     by_block: dict[int, list[Target]] = {}
@@ -55,7 +55,7 @@ def measure_blocks(
     with console.progress("measuring blocks", len(by_block), "blocks") as progress:
         for block, members in by_block.items():
             originals = _swap(model, scheme, members, maxima)
-            shares = [len(ids) / len(windows) for ids, _ in batches]
+            shares = [len(ids) / len(dataset) for ids, _ in batches]
             costs[block] = sum(
                 share * _divergence(model, _hidden(model, *batch), want)
                 for share, batch, want in zip(shares, batches, wanted, strict=True)

@@ -11,7 +11,7 @@ from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.conversion.calibration import Calibrator, _Moments
 from hybridize.conversion.first_values import first_values
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from tiny import tokens, write_stock, write_tokenizer
 
@@ -19,9 +19,9 @@ ROWS, LENGTH = 16, 48
 
 
 @pytest.fixture
-def windows():
+def dataset():
     seq_idx = (torch.arange(LENGTH) > 20).int().expand(ROWS, -1).contiguous()
-    return Windows(tokens(ROWS, LENGTH).int(), seq_idx)
+    return PackedDataset(tokens(ROWS, LENGTH).int(), seq_idx)
 
 
 def test_moments_give_the_ridge_regression():
@@ -60,20 +60,20 @@ NARROW = {"head_dim": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 @pytest.mark.parametrize("changes", [{}, NARROW], ids=["full", "padded"])
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
-def test_fitted_blocks_are_as_close_as_they_say(tmp_path, windows, choice, changes):
+def test_fitted_blocks_are_as_close_as_they_say(tmp_path, dataset, choice, changes):
     write_stock(tmp_path / "in", "mistral", num_hidden_layers=2, **changes)
     model = load_model(tmp_path / "in", dtype=torch.float32)
     with CheckpointReader(tmp_path / "in") as reader:
         format_, config = read_config(reader)
         source = CheckpointTensors(reader, format_, config)
-        calibrator = Calibrator(source, config, windows)
+        calibrator = Calibrator(source, config, dataset)
         fitted = {}
         for index in (2, 0):  # not in order: the text runs through the model anew
             sizes = mamba_sizes(config.blocks[index], config.hidden_size, choice)
             start = first_values(source, index, sizes, config, "attention", 0)
             fitted[index] = (sizes, calibrator.fit(index, sizes, start))
     assert [error.block for error in calibrator.errors] == [0, 2]
-    ids, seq_idx = windows.rows([1, 9])  # held out of the fit, until it was judged
+    ids, seq_idx = dataset.sequences([1, 9])  # held out of the fit, until it was judged
     for error in calibrator.errors:
         got, want = outputs(model, error.block, *fitted[error.block], ids, seq_idx)
         left = (got - want).square().sum() / want.square().sum()
@@ -98,7 +98,7 @@ def outputs(model, index, sizes, values, ids, seq_idx):
 
 
 @torch.no_grad()
-def test_without_a_bias_the_gate_is_the_regression_of_one(tmp_path, windows):
+def test_without_a_bias_the_gate_is_the_regression_of_one(tmp_path, dataset):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1)
     model = load_model(tmp_path / "in", dtype=torch.float32)
     with CheckpointReader(tmp_path / "in") as reader:
@@ -106,21 +106,21 @@ def test_without_a_bias_the_gate_is_the_regression_of_one(tmp_path, windows):
         source = CheckpointTensors(reader, format_, config)
         sizes = mamba_sizes(config.blocks[0], config.hidden_size, MambaChoice(proj_bias=False))
         start = first_values(source, 0, sizes, config, "attention", 0)
-        values = Calibrator(source, config, windows).fit(0, sizes, start)
+        values = Calibrator(source, config, dataset).fit(0, sizes, start)
     seen = [row for row in range(ROWS) if row % 8 != 1]
-    x = model.model.blocks[0].norm(model.model.embed_tokens(windows.rows(seen)[0]))
+    x = model.model.blocks[0].norm(model.model.embed_tokens(dataset.sequences(seen)[0]))
     x = x.flatten(0, 1).double()
     # As above, by rows that pull every coefficient toward zero.
     pull = (1e-4 * x.square().sum(0).mean()).sqrt() * torch.eye(x.shape[1], dtype=torch.float64)
     ones = torch.cat([torch.ones(len(x), 1), torch.zeros(len(pull), 1)]).double()
     want = torch.linalg.lstsq(torch.cat([x, pull]), ones).solution
     assert not {"in_proj.bias", "out_proj.bias"} & values.keys()
-    for row in values["in_proj.weight"][: sizes.inner].double():
+    for row in values["in_proj.weight"][: sizes.d_inner].double():
         torch.testing.assert_close(row / 1.2784645, want[:, 0], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_head_that_looks_back_is_found_again(tmp_path, windows):
+def test_a_head_that_looks_back_is_found_again(tmp_path, dataset):
     """Attention to the token two places back: plain first values cannot, calibrated ones can."""
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, num_attention_heads=1,
                 num_key_value_heads=1, attention_bias=True)  # fmt: skip

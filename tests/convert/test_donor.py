@@ -6,7 +6,7 @@ import torch
 import hybridize
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.save import save_model
-from hybridize.data.source import load_windows
+from hybridize.data.source import load_packed_dataset
 from hybridize.errors import InputError
 from tiny import write_stock, write_tokenizer
 
@@ -56,8 +56,8 @@ def test_selection_measures_the_donors_blocks(source, tmp_path):
     assert donated.curve[-1].kl != fitted.curve[-1].kl
     # The curve's end is the donor itself, on the very text.
     with torch.no_grad():
-        windows = load_windows([str(text)], model=source, length=256, tokens=1000)
-        ids, seq_idx = windows.rows(torch.arange(len(windows)))
+        dataset = load_packed_dataset([str(text)], model=source, length=256, tokens=1000)
+        ids, seq_idx = dataset.sequences(torch.arange(len(dataset)))
         want, got = (
             load_model(path, dtype=torch.float64)(
                 ids, seq_idx=seq_idx, use_cache=False

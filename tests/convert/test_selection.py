@@ -14,7 +14,7 @@ from hybridize.conversion.calibration import new_mixer
 from hybridize.conversion.first_values import first_values
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.conversion.selection import sensitivity_curve
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.modeling.layers.sizes import AttentionSizes
 from tiny import tokens, write_stock, write_tokenizer
 
@@ -41,11 +41,13 @@ def new_blocks(directory):
 @torch.no_grad()
 def test_every_point_is_the_best_of_all_single_swaps(tmp_path, teacher):
     mixers = new_blocks(tmp_path / "in")
-    windows = Windows(tokens(130, 40).int(), torch.zeros(130, 40, dtype=torch.int32))  # 2 batches
+    dataset = PackedDataset(
+        tokens(130, 40).int(), torch.zeros(130, 40, dtype=torch.int32)
+    )  # 2 batches
     before = [block.mixer for block in teacher.model.blocks]
-    curve = sensitivity_curve(teacher, mixers, windows)
+    curve = sensitivity_curve(teacher, mixers, dataset)
     assert [block.mixer for block in teacher.model.blocks] == before
-    ids = windows.ids.long()
+    ids = dataset.ids.long()
     want = teacher(ids, use_cache=False).logits.double().log_softmax(-1)
     places = sorted(mixers)
 

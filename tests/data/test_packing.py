@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridize.data.packing import Windows, open_windows, pack, save_windows
+from hybridize.data.packing import PackedDataset, pack, read_packed_dataset, save_packed_dataset
 from hybridize.errors import InputError
 
 documents = st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=12)
@@ -14,42 +14,42 @@ documents = st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=12)
 @settings(deadline=None)
 @given(documents=documents, length=st.integers(1, 12), tokens=st.none() | st.integers(1, 80))
 def test_packing_is_laying_end_to_end(documents, length, tokens):
-    windows = pack(iter(documents), length, tokens)
+    dataset = pack(iter(documents), length, tokens)
     flat = [(token, number) for number, doc in enumerate(documents) for token in doc]
     limit = len(flat) if tokens is None else min(tokens, len(flat))
     flat = flat[: limit // length * length]
-    assert windows.ids.flatten().tolist() == [token for token, _ in flat]
-    assert (len(windows), windows.length, windows.tokens) == (
+    assert dataset.ids.flatten().tolist() == [token for token, _ in flat]
+    assert (len(dataset), dataset.length, dataset.tokens) == (
         len(flat) // length,
         length,
         len(flat),
     )
-    for row, numbers in enumerate(windows.seq_idx.tolist()):
+    for row, numbers in enumerate(dataset.seq_idx.tolist()):
         wanted = [number for _, number in flat[row * length : (row + 1) * length]]
         order = list(dict.fromkeys(wanted))
         assert numbers == [order.index(number) for number in wanted]
 
 
 def test_rows_and_splits():
-    windows = pack([[1, 2, 3], [4, 5, 6, 7, 8], [9]], 3)
-    ids, seq_idx = windows.rows([2, 0])
+    dataset = pack([[1, 2, 3], [4, 5, 6, 7, 8], [9]], 3)
+    ids, seq_idx = dataset.sequences([2, 0])
     assert ids.tolist() == [[7, 8, 9], [1, 2, 3]]
     assert seq_idx.tolist() == [[0, 0, 1], [0, 0, 0]]
     assert ids.dtype == seq_idx.dtype == torch.int64
-    training, held_out = windows.split(1)
+    training, held_out = dataset.split(1)
     assert (training.ids.tolist(), held_out.ids.tolist()) == ([[1, 2, 3], [4, 5, 6]], [[7, 8, 9]])
-    assert [len(part) for part in windows.split(3)] == [0, 3]
+    assert [len(part) for part in dataset.split(3)] == [0, 3]
     for held_out in (4, -1):
         with pytest.raises(ValueError, match="held out"):
-            windows.split(held_out)
+            dataset.split(held_out)
 
 
 def test_saved_rows_come_back(tmp_path):
-    windows = pack([[1, 2, 3, 4], [5, 6]], 2)
-    save_windows(windows, tmp_path / "rows")
-    again = open_windows(tmp_path / "rows", 100)
-    assert torch.equal(again.ids, windows.ids)
-    assert torch.equal(again.seq_idx, windows.seq_idx)
+    dataset = pack([[1, 2, 3, 4], [5, 6]], 2)
+    save_packed_dataset(dataset, tmp_path / "rows")
+    again = read_packed_dataset(tmp_path / "rows", 100)
+    assert torch.equal(again.ids, dataset.ids)
+    assert torch.equal(again.seq_idx, dataset.seq_idx)
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]
 
 
@@ -59,14 +59,16 @@ def test_rows_that_are_none_are_bad_input(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("rows") / "rows"
     path.write_bytes(content)
     with pytest.raises(InputError, match="not rows of tokens"):
-        open_windows(path, 100)
+        read_packed_dataset(path, 100)
 
 
 def test_rows_of_two_shapes_are_bad_input(tmp_path):
-    short = Windows(torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int32))
-    save_windows(short, tmp_path / "rows")
+    short = PackedDataset(
+        torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int32)
+    )
+    save_packed_dataset(short, tmp_path / "rows")
     with pytest.raises(InputError, match="not rows of tokens"):
-        open_windows(tmp_path / "rows", 100)
+        read_packed_dataset(tmp_path / "rows", 100)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_rows_of_two_shapes_are_bad_input(tmp_path):
     ],
 )
 def test_damaged_rows_are_bad_input(tmp_path, ids, seq_idx):
-    rows = Windows(*(torch.tensor(x, dtype=torch.int32) for x in (ids, seq_idx)))
-    save_windows(rows, tmp_path / "rows")
+    rows = PackedDataset(*(torch.tensor(x, dtype=torch.int32) for x in (ids, seq_idx)))
+    save_packed_dataset(rows, tmp_path / "rows")
     with pytest.raises(InputError, match="damaged rows of tokens; delete it"):
-        open_windows(tmp_path / "rows", 100)
+        read_packed_dataset(tmp_path / "rows", 100)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hybridize.checkpoints.load import load_model
-from hybridize.data.source import load_windows
+from hybridize.data.source import load_packed_dataset
 from hybridize.data.teacher_samples import sample_documents
 from hybridize.errors import InputError
 from tiny import write_stock, write_tokenizer
@@ -33,37 +33,37 @@ def test_text_becomes_the_tokenizers_tokens(model, text):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    windows = load_windows([text], model=model, length=16, tokens=None)
+    dataset = load_packed_dataset([text], model=model, length=16, tokens=None)
     flat = []
     for n in range(1, 30):
         flat += [*tokenizer("abc " * n).input_ids, tokenizer.eos_token_id]
-    assert windows.ids.flatten().tolist() == flat[: len(flat) // 16 * 16]
-    assert load_windows([text], model=model, length=16, tokens=40).tokens == 32
+    assert dataset.ids.flatten().tolist() == flat[: len(flat) // 16 * 16]
+    assert load_packed_dataset([text], model=model, length=16, tokens=40).tokens == 32
 
 
 def test_rows_are_kept_and_found_until_anything_changes(model, text, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     arguments = {"model": model, "length": 16, "tokens": 64, "cache": cache}
-    first = load_windows([text], **arguments)
+    first = load_packed_dataset([text], **arguments)
     with monkeypatch.context() as patch:
         patch.setattr("hybridize.data.source.read_documents", None)  # is not asked
-        again = load_windows([text], **arguments)
+        again = load_packed_dataset([text], **arguments)
     assert torch.equal(first.ids, again.ids)
     for change in ({"length": 8}, {"tokens": 32}, {"seed": 1}):
-        load_windows([text], **arguments | change)
+        load_packed_dataset([text], **arguments | change)
     with open(text, "a") as file:
         file.write('\n{"text": "more"}')
-    load_windows([text], **arguments)
+    load_packed_dataset([text], **arguments)
     assert len(list(cache.iterdir())) == 5
 
 
 def test_a_file_is_known_by_its_contents_wherever_it_lies(model, text, tmp_path):
     cache = tmp_path / "cache"
     arguments = {"model": model, "length": 16, "tokens": 64, "cache": cache}
-    load_windows([text], **arguments)
-    load_windows([shutil.copy(text, tmp_path / "copy.jsonl")], **arguments)
+    load_packed_dataset([text], **arguments)
+    load_packed_dataset([shutil.copy(text, tmp_path / "copy.jsonl")], **arguments)
     assert len(list(cache.iterdir())) == 1
-    load_windows([text, text], **arguments)
+    load_packed_dataset([text, text], **arguments)
     assert len(list(cache.iterdir())) == 2
 
 
@@ -72,8 +72,8 @@ def test_a_changed_teacher_writes_anew(model, tmp_path, name):
     """A file that is as large and as old as the one before, but another."""
     teacher, cache = shutil.copytree(model, tmp_path / "teacher"), tmp_path / "cache"
     arguments = {"model": teacher, "length": 16, "tokens": 96, "cache": cache}
-    first = load_windows(["teacher"], **arguments)
-    again = load_windows(["teacher"], **arguments)
+    first = load_packed_dataset(["teacher"], **arguments)
+    again = load_packed_dataset(["teacher"], **arguments)
     assert torch.equal(first.ids, again.ids)
     assert len(list(cache.iterdir())) == 1
     path = teacher / name
@@ -85,7 +85,7 @@ def test_a_changed_teacher_writes_anew(model, tmp_path, name):
         content = content.replace(b"\n", b" ", 1)
     path.write_bytes(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    load_windows(["teacher"], **arguments)
+    load_packed_dataset(["teacher"], **arguments)
     assert path.stat().st_size == before.st_size
     assert len(list(cache.iterdir())) == 2
 
@@ -93,20 +93,20 @@ def test_a_changed_teacher_writes_anew(model, tmp_path, name):
 def test_samples_of_another_dtype_are_others(model, tmp_path):
     arguments = {"model": model, "length": 16, "tokens": 96, "cache": tmp_path / "cache"}
     for dtype in (torch.float32, torch.float64):
-        load_windows(["teacher"], dtype=dtype, **arguments)
+        load_packed_dataset(["teacher"], dtype=dtype, **arguments)
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_texts_of_nothing_are_left_out(model, tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in ("ab", "", "cd", "")))
-    windows = load_windows([str(path)], model=model, length=1, tokens=None)
-    assert windows.ids.flatten().tolist().count(2) == 2
+    dataset = load_packed_dataset([str(path)], model=model, length=1, tokens=None)
+    assert dataset.ids.flatten().tolist().count(2) == 2
 
 
 def test_the_teacher_writes_the_same_for_the_same_seed(model):
     one, same, other = (
-        load_windows(["teacher"], model=model, length=24, tokens=480, seed=seed).ids
+        load_packed_dataset(["teacher"], model=model, length=24, tokens=480, seed=seed).ids
         for seed in (3, 3, 4)
     )
     assert torch.equal(one, same)
@@ -118,8 +118,8 @@ def test_the_teacher_writes_the_same_for_the_same_seed(model):
 def test_a_beginning_that_is_the_end_does_not_repeat_itself(tmp_path, bos):
     """As Qwen's and GPT-2's ``<|endoftext|>``."""
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, bos_token_id=bos, eos_token_id=2)
-    windows = load_windows(["teacher"], model=tmp_path / "in", length=64, tokens=640)
-    assert len(windows.ids.unique()) > 30
+    dataset = load_packed_dataset(["teacher"], model=tmp_path / "in", length=64, tokens=640)
+    assert len(dataset.ids.unique()) > 30
 
 
 def test_documents_end_where_the_model_ends_them(model):
@@ -146,23 +146,23 @@ def test_bad_sources(model, text, tmp_path, sources, options, complaint):
     names = {"TEXT": text, "EMPTY": str(tmp_path / "empty.txt")}
     options = {"length": 16, "tokens": 100_000} | options
     with pytest.raises(InputError, match=complaint):
-        load_windows([names.get(s, s) for s in sources], model=model, **options)
+        load_packed_dataset([names.get(s, s) for s in sources], model=model, **options)
 
 
 def test_a_tokenizer_beyond_the_vocabulary(tmp_path, text):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, vocab_size=6)
     write_tokenizer(tmp_path / "in")
     with pytest.raises(InputError, match="the model's vocabulary has 6"):
-        load_windows([text], model=tmp_path / "in", length=8, tokens=None)
+        load_packed_dataset([text], model=tmp_path / "in", length=8, tokens=None)
 
 
 def test_a_model_without_a_beginning(tmp_path):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, bos_token_id=None, eos_token_id=None)
     with pytest.raises(InputError, match="neither bos_token_id nor eos_token_id"):
-        load_windows(["teacher"], model=tmp_path / "in", length=8, tokens=80)
+        load_packed_dataset(["teacher"], model=tmp_path / "in", length=8, tokens=80)
 
 
 def test_a_beginning_beyond_the_vocabulary(tmp_path):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, eos_token_id=[2, 64])
     with pytest.raises(InputError, match="token 64, but the model's vocabulary has 64"):
-        load_windows(["teacher"], model=tmp_path / "in", length=8, tokens=80)
+        load_packed_dataset(["teacher"], model=tmp_path / "in", length=8, tokens=80)

@@ -27,7 +27,7 @@ class Stage(Protocol):
         """Add the gradients of a batch's mean loss to the parameters'; return the loss.
 
         Args:
-            ids, seq_idx: ``(rows, length)``, see `Windows`.
+            ids, seq_idx: ``(rows, length)``, see `PackedDataset`.
             rows: ``(rows,)``, their numbers.
         """
 

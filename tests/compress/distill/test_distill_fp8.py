@@ -13,7 +13,7 @@ import hybridize
 from hybridize.__main__ import main
 from hybridize.compress.distill.fp8 import FP8TrainingLinear, fp8_layers
 from hybridize.compress.quantize.schemes import SCHEMES
-from hybridize.data.source import load_windows
+from hybridize.data.source import load_packed_dataset
 from hybridize.errors import InputError
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -117,8 +117,8 @@ def test_a_run_ends_where_quantizing_leaves_it(pair, tmp_path, train):
 @torch.no_grad()
 def held_out_divergence(pair, directory) -> float:
     """The KL divergence of a checkpoint from the teacher on the rows that a short run holds out."""
-    windows = load_windows([str(pair[2])], model=pair[0], length=16, tokens=(32 + 4) * 16)
-    ids, seq_idx = windows.split(4)[1].rows(range(4))
+    dataset = load_packed_dataset([str(pair[2])], model=pair[0], length=16, tokens=(32 + 4) * 16)
+    ids, seq_idx = dataset.split(4)[1].sequences(range(4))
     teacher, student = (hybridize.load_model(d, dtype=torch.float32) for d in (pair[0], directory))
     p, q = (m(ids, seq_idx=seq_idx).logits.double().log_softmax(-1) for m in (teacher, student))
     return float((p.exp() * (p - q)).sum(-1).mean())

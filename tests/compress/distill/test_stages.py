@@ -9,7 +9,7 @@ from hybridize.compress.distill.pair import check_pair, load_pair
 from hybridize.compress.distill.settings import DistillSettings
 from hybridize.compress.distill.stages import STAGES, make_stage
 from hybridize.compress.distill.teacher_cache import TeacherCache
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from tiny import VOCAB, tokens
 
 ROWS, LENGTH = 3, 24
@@ -139,12 +139,12 @@ def test_segments_lose_nothing_but_gradients_across(directories, batch):
 
 def test_what_was_written_down_teaches_like_the_teacher(directories, tmp_path):
     pair, settings = load(directories)
-    windows = Windows(tokens(70, LENGTH).int(), torch.zeros(70, LENGTH, dtype=torch.int32))
+    dataset = PackedDataset(tokens(70, LENGTH).int(), torch.zeros(70, LENGTH, dtype=torch.int32))
     cache = TeacherCache(tmp_path / "said", VOCAB)
-    cache.fill(pair.teacher, windows)
+    cache.fill(pair.teacher, dataset)
     assert len(list((tmp_path / "said").iterdir())) == 2
     rows = torch.tensor([69, 3, 64])
-    ids, seq_idx = windows.rows(rows)
+    ids, seq_idx = dataset.sequences(rows)
     asked, read = (make_stage("kl", pair, settings) for _ in range(2))
     want = asked.measure(ids, seq_idx, rows)
     pair.teacher = None

@@ -8,7 +8,7 @@ from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.cut import CutTensors
 from hybridize.compress.prune.importance import measure
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.modeling.model import HybridForCausalLM
 from tiny import tokens
 
@@ -61,21 +61,21 @@ def silence(model: HybridForCausalLM, axis: str, seed: int) -> None:
             "mamba-channels": lambda: gone(6, 8, leave=3).flatten(),
         }.get(axis)
         if inner is not None:
-            mixer.in_proj.weight[: sizes.inner][inner_rows := inner()] = 0  # the gate
-            mixer.in_proj.bias[: sizes.inner][inner_rows] = 0
+            mixer.in_proj.weight[: sizes.d_inner][inner_rows := inner()] = 0  # the gate
+            mixer.in_proj.bias[: sizes.d_inner][inner_rows] = 0
         if axis == "mamba-state":
-            start = sizes.inner + sizes.inner  # B, behind the gate and x
+            start = sizes.d_inner + sizes.d_inner  # B, behind the gate and x
             rows = start + gone(3, 10, leave=4).flatten().nonzero().flatten()
             mixer.in_proj.weight[rows] = 0
             mixer.in_proj.bias[rows] = 0
-            mixer.conv1d.bias[rows - sizes.inner] = 0
+            mixer.conv1d.bias[rows - sizes.d_inner] = 0
 
 
 def scores_of(model: HybridForCausalLM):
     ids = tokens(4, 40, seed=3)
-    windows = Windows(ids.int(), torch.zeros_like(ids).int())
+    dataset = PackedDataset(ids.int(), torch.zeros_like(ids).int())
     return measure(
-        None, InMemory(model), model.config, windows, torch.device("cpu"), source="", offload=True
+        None, InMemory(model), model.config, dataset, torch.device("cpu"), source="", offload=True
     )
 
 
@@ -141,7 +141,7 @@ def test_heads_leave_every_group_alike():
     cut = CutTensors(InMemory(model), model.config, Architecture({"mamba-heads": 3}), scores)
     for place in (0, 4):
         sizes = cut.config.blocks[place]
-        assert (sizes.heads, sizes.groups) == (3, 3)
+        assert (sizes.num_heads, sizes.n_groups) == (3, 3)
         kept = AXES["mamba-heads"].keep(scores.units["mamba-heads"][place], 3)
         assert [int(head) // 2 for head in kept] == [0, 1, 2]
     assert not AXES["mamba-heads"].possible(model.config, 4)

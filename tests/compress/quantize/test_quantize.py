@@ -199,9 +199,9 @@ def test_static_scales_are_those_of_the_largest_inputs(tmp_path):
             layer.register_forward_pre_hook(
                 lambda _, x, name=name: seen.__setitem__(name, x[0].abs().max())
             )
-    windows = module.load_windows([str(text)], model=directory, length=256, tokens=512)
+    dataset = module.load_packed_dataset([str(text)], model=directory, length=256, tokens=512)
     with torch.no_grad():
-        stock(windows.ids.long())  # one document in rows without padding
+        stock(dataset.ids.long())  # one document in rows without padding
     after = load_file(tmp_path / "out" / "model.safetensors")
     scales = {n.removesuffix(".input_scale"): s for n, s in after.items() if "input_scale" in n}
     assert len(scales) == 3 * 4 + 3 * 3  # of 8 blocks, three of attention and three of MLP are left
