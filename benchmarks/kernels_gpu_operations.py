@@ -243,13 +243,15 @@ def mamba2_step(sizes: Sizes, device: torch.device) -> Case:
     }
 
     def ours(**given: torch.Tensor) -> torch.Tensor:
-        window, state = known["hybridize"]
-        return kernels.mamba2_step(window=window, state=state, eps=1e-5, group_size=group, **given)
+        conv_state, state = known["hybridize"]
+        return kernels.mamba2_step(
+            conv_state=conv_state, state=state, eps=1e-5, group_size=group, **given
+        )
 
     def apart(projected, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight):  # type: ignore[no-untyped-def]
-        window, state = known["apart"]
+        conv_state, state = known["apart"]
         gate, mixed, dt = projected.split([sizes.inner, sizes.channels, sizes.heads], -1)
-        mixed = kernels.causal_conv1d_step(mixed, window, conv_weight, conv_bias)
+        mixed = kernels.causal_conv1d_step(mixed, conv_state, conv_weight, conv_bias)
         shared = sizes.groups * sizes.state
         x, B, C = mixed.split([sizes.inner, shared, shared], -1)
         B, C = (t.unflatten(-1, (sizes.groups, -1)) for t in (B, C))
@@ -257,8 +259,8 @@ def mamba2_step(sizes: Sizes, device: torch.device) -> Case:
         y = kernels.ssd_step(state, x, dt, -A_log.exp(), B, C, D=D, dt_bias=dt_bias)
         return kernels.gated_rms_norm(y.flatten(1), gate, norm_weight, 1e-5, group_size=group)
 
-    window, state = known["hybridize"]
-    moved = _bytes(inputs) + 2 * (state.nbytes + window.nbytes)
+    conv_state, state = known["hybridize"]
+    moved = _bytes(inputs) + 2 * (state.nbytes + conv_state.nbytes)
     works: dict[str, Work] = {"hybridize": ours, "hybridize, op by op": apart}
     return Case(inputs, works, 5 * state.numel(), moved, device, differentiable=False)
 

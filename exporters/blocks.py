@@ -52,9 +52,9 @@ def attention(
         ``(batch, length, hidden)``, and keys and values with these tokens' added.
     """
     sizes, (batch, length, _) = mixer.sizes, x.shape
-    q = mixer.q_proj(x).view(batch, length, sizes.heads, sizes.head_dim)
-    k = mixer.k_proj(x).view(batch, length, sizes.kv_heads, sizes.head_dim)
-    v = mixer.v_proj(x).view(batch, length, sizes.kv_heads, sizes.head_dim).transpose(1, 2)
+    q = mixer.q_proj(x).view(batch, length, sizes.num_heads, sizes.head_dim)
+    k = mixer.k_proj(x).view(batch, length, sizes.num_kv_heads, sizes.head_dim)
+    v = mixer.v_proj(x).view(batch, length, sizes.num_kv_heads, sizes.head_dim).transpose(1, 2)
     if sizes.qk_norm:
         q, k = normalize(mixer.q_norm, q), normalize(mixer.k_norm, k)
     q, k = q.transpose(1, 2), k.transpose(1, 2)
@@ -62,7 +62,7 @@ def attention(
         q, k = rotate(q, *rotary), rotate(k, *rotary)
     if past is not None:
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-    groups = sizes.heads // sizes.kv_heads
+    groups = sizes.num_heads // sizes.num_kv_heads
     scores = q @ _per_head(k, groups).mT * mixer.scaling
     place = torch.arange(k.shape[2], device=x.device)
     back = place[k.shape[2] - length :, None] - place
@@ -71,7 +71,7 @@ def attention(
         hidden = hidden | (back >= sizes.sliding_window)
     weights = scores.masked_fill(hidden, torch.finfo(x.dtype).min).softmax(-1)
     y = (weights @ _per_head(v, groups)).transpose(1, 2)
-    return mixer.o_proj(y.reshape(batch, length, sizes.heads * sizes.head_dim)), (k, v)
+    return mixer.o_proj(y.reshape(batch, length, sizes.num_heads * sizes.head_dim)), (k, v)
 
 
 def _per_head(grouped: torch.Tensor, groups: int) -> torch.Tensor:
@@ -84,27 +84,27 @@ def mamba(mixer: Mamba2, x: torch.Tensor, past: States | None) -> tuple[torch.Te
     Args:
         mixer: the model's block.
         x: ``(batch, length, hidden)``; the length is 1 where there is a past.
-        past: convolution window ``(batch, conv_width - 1, channels)`` and SSM state
+        past: convolution conv_state ``(batch, conv_width - 1, channels)`` and SSM state
             ``(batch, heads, head_dim, d_state)``; at a beginning None.
 
     Returns:
-        ``(batch, length, hidden)``, and window and state for what comes next.
+        ``(batch, length, hidden)``, and conv_state and state for what comes next.
     """
     sizes = mixer.sizes
     gate, inputs, dt = mixer.in_proj(x).split(
-        (sizes.inner, sizes.conv_channels, sizes.heads), dim=-1
+        (sizes.d_inner, sizes.conv_channels, sizes.num_heads), dim=-1
     )
     if past is None:
-        window = x.new_zeros(x.shape[0], sizes.conv_width - 1, sizes.conv_channels)
+        conv_state = x.new_zeros(x.shape[0], sizes.conv_kernel - 1, sizes.conv_channels)
     else:
-        window = past[0]
-    mixed, window = _convolve(mixer, inputs, window)
+        conv_state = past[0]
+    mixed, conv_state = _convolve(mixer, inputs, conv_state)
     values, B, C = mixed.split(
-        (sizes.inner, sizes.groups * sizes.d_state, sizes.groups * sizes.d_state), dim=-1
+        (sizes.d_inner, sizes.n_groups * sizes.d_state, sizes.n_groups * sizes.d_state), dim=-1
     )
-    values = values.unflatten(-1, (sizes.heads, sizes.head_dim))
-    B = repeat_groups(B.unflatten(-1, (sizes.groups, sizes.d_state)), sizes.heads)
-    C = repeat_groups(C.unflatten(-1, (sizes.groups, sizes.d_state)), sizes.heads)
+    values = values.unflatten(-1, (sizes.num_heads, sizes.head_dim))
+    B = repeat_groups(B.unflatten(-1, (sizes.n_groups, sizes.d_state)), sizes.num_heads)
+    C = repeat_groups(C.unflatten(-1, (sizes.n_groups, sizes.d_state)), sizes.num_heads)
     step = discretize(dt, mixer.dt_bias, sizes.dt_limit)
     log_decay = -step * mixer.A_log.exp()
     scaled = values * step[..., None]
@@ -116,14 +116,14 @@ def mamba(mixer: Mamba2, x: torch.Tensor, past: States | None) -> tuple[torch.Te
         y = (state * C[:, 0, :, None, :]).sum(-1)[:, None]
     y = (y + mixer.D[:, None] * values).flatten(-2)
     y = gated_rms_norm(y, gate, mixer.norm.weight, mixer.norm.eps, group_size=mixer.norm.group_size)
-    return mixer.out_proj(y), (window, state)
+    return mixer.out_proj(y), (conv_state, state)
 
 
 def _convolve(
-    mixer: Mamba2, inputs: torch.Tensor, window: torch.Tensor
+    mixer: Mamba2, inputs: torch.Tensor, conv_state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    before, length = mixer.sizes.conv_width - 1, inputs.shape[1]
-    padded = torch.cat([window, inputs], dim=1)
+    before, length = mixer.sizes.conv_kernel - 1, inputs.shape[1]
+    padded = torch.cat([conv_state, inputs], dim=1)
     taps = mixer.conv1d.weight.squeeze(1)
     total = padded[:, before : before + length] * taps[:, before]
     for tap in range(before):

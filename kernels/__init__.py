@@ -132,7 +132,7 @@ def causal_conv1d(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    window: torch.Tensor | None = None,
+    conv_state: torch.Tensor | None = None,
     seq_idx: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Convolve each channel with its own causal filter, then apply SiLU.
@@ -141,9 +141,9 @@ def causal_conv1d(
         x: ``(batch, length, channels)``.
         weight: ``(channels, width)``, the oldest tap first.
         bias: ``(channels,)``.
-        window: ``(batch, width - 1, channels)``, the inputs just before ``x``; zeros if None.
+        conv_state: ``(batch, width - 1, channels)``, the inputs just before ``x``; zeros if None.
         seq_idx: ``(batch, length)`` integers; neighbors with different ones belong to
-            different packed sequences and do not see each other. The window belongs to the
+            different packed sequences and do not see each other. The conv_state belongs to the
             first token's sequence.
 
     Returns:
@@ -151,28 +151,28 @@ def causal_conv1d(
         in place of those that are not of the last token's sequence.
     """
     return implementation("causal_conv1d", x.device)(
-        x, weight, bias, window=window, seq_idx=seq_idx
+        x, weight, bias, conv_state=conv_state, seq_idx=seq_idx
     )
 
 
 def causal_conv1d_step(
     x: torch.Tensor,
-    window: torch.Tensor,
+    conv_state: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Do `causal_conv1d` for one token, moving ``window`` on in place.
+    """Do `causal_conv1d` for one token, moving ``conv_state`` on in place.
 
     Args:
         x: ``(batch, channels)``.
-        window: ``(batch, width - 1, channels)``; changed.
+        conv_state: ``(batch, width - 1, channels)``; changed.
         weight: ``(channels, width)``.
         bias: ``(channels,)``.
 
     Returns:
         ``(batch, channels)``.
     """
-    return implementation("causal_conv1d_step", x.device)(x, window, weight, bias)
+    return implementation("causal_conv1d_step", x.device)(x, conv_state, weight, bias)
 
 
 def ssd_scan(
@@ -263,7 +263,7 @@ def ssd_step(
 
 def mamba2_step(
     projected: torch.Tensor,
-    window: torch.Tensor,
+    conv_state: torch.Tensor,
     state: torch.Tensor,
     conv_weight: torch.Tensor,
     conv_bias: torch.Tensor | None,
@@ -278,13 +278,13 @@ def mamba2_step(
 ) -> torch.Tensor:
     """Do all that stands between the projections of a Mamba-2 block, for one token.
 
-    That is `causal_conv1d_step`, `ssd_step` and `gated_rms_norm`, gated first; ``window`` and
+    That is `causal_conv1d_step`, `ssd_step` and `gated_rms_norm`, gated first; ``conv_state`` and
     ``state`` move on in place.
 
     Args:
         projected: ``(batch, inner + channels + heads)``: the gate, what is convolved (x, B and C),
             and dt, with ``inner = heads * head_dim``, ``channels = inner + 2 * groups * d_state``.
-        window: ``(batch, width - 1, channels)``; changed.
+        conv_state: ``(batch, width - 1, channels)``; changed.
         state: ``(batch, heads, head_dim, d_state)``, float32 or wider; changed.
         conv_weight: ``(channels, width)``.
         conv_bias: ``(channels,)``.
@@ -300,7 +300,7 @@ def mamba2_step(
     """
     return implementation("mamba2_step", projected.device)(
         projected,
-        window,
+        conv_state,
         state,
         conv_weight,
         conv_bias,

@@ -60,9 +60,9 @@ def _mixer(
 ) -> torch.Tensor:
     """Do what the mixer's own ``forward`` does, ``(batch, length, hidden)`` to the same."""
     del kwargs
-    window = state = None
+    conv_state = state = None
     if cache is not None:
-        window = cache.get_conv_state(mixer.layer_idx, state_idx=0)
+        conv_state = cache.get_conv_state(mixer.layer_idx, state_idx=0)
         state = cache.get_recurrent_state(mixer.layer_idx, state_idx=0)
     mask = None if attention_mask is None else attention_mask[:, :, None]
     projected = mixer.in_proj(_masked(hidden_states, mask))
@@ -70,18 +70,18 @@ def _mixer(
         [mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1
     )
     weight, bias = mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias
-    if window is not None:  # the cache keeps one input more than the convolution looks back to
-        window = window[..., 1 - weight.shape[1] :].transpose(1, 2).clone()
+    if conv_state is not None:  # the cache keeps one input more than the convolution looks back to
+        conv_state = conv_state[..., 1 - weight.shape[1] :].transpose(1, 2).clone()
     if cache is not None:
         cache.update_conv_state(
             conv_input.transpose(1, 2), mixer.layer_idx, conv_kernel_size=weight.shape[1]
         )
     norm = mixer.norm
-    if conv_input.shape[1] == 1 and mask is None and window is not None and state is not None:
+    if conv_input.shape[1] == 1 and mask is None and conv_state is not None and state is not None:
         wide = state.to(torch.promote_types(state.dtype, torch.float32))
         y = mamba2_step(
             projected[:, 0],
-            window,
+            conv_state,
             wide,
             weight,
             bias,
@@ -95,7 +95,7 @@ def _mixer(
         if wide is not state:
             state.copy_(wide)
     else:
-        mixed, _ = causal_conv1d(conv_input, weight, bias, window=window, seq_idx=seq_idx)
+        mixed, _ = causal_conv1d(conv_input, weight, bias, conv_state=conv_state, seq_idx=seq_idx)
         x, B, C = _split(mixer, _masked(mixed, mask))
         y, last = ssd_scan(
             x,

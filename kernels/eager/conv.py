@@ -20,27 +20,27 @@ def causal_conv1d(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    window: torch.Tensor | None = None,
+    conv_state: torch.Tensor | None = None,
     seq_idx: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `hybridize.kernels.causal_conv1d`."""
     batch, length, channels = x.shape
     before = weight.shape[1] - 1
-    if window is None:
-        window = x.new_zeros(batch, before, channels)
-    padded = torch.cat([window.to(x.dtype), x], dim=1)
+    if conv_state is None:
+        conv_state = x.new_zeros(batch, before, channels)
+    padded = torch.cat([conv_state.to(x.dtype), x], dim=1)
     last = padded[:, length:]
     if seq_idx is not None:
         # Counted, so that a number that comes again is another sequence.
         seq_idx = (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(1)
-        seq_idx = F.pad(seq_idx, (before, 0))  # the window is of the first sequence
+        seq_idx = F.pad(seq_idx, (before, 0))  # the conv_state is of the first sequence
         last = last * (seq_idx[:, length:] == seq_idx[:, -1:])[..., None]
     y: torch.Tensor = _Convolution.apply(padded, weight, bias, seq_idx)
     return y, last
 
 
 class _Convolution(torch.autograd.Function):
-    """The convolution of inputs with their window in front, and SiLU."""
+    """The convolution of inputs with their conv_state in front, and SiLU."""
 
     @staticmethod
     def forward(

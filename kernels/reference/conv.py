@@ -9,15 +9,15 @@ def causal_conv1d(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    window: torch.Tensor | None = None,
+    conv_state: torch.Tensor | None = None,
     seq_idx: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `hybridize.kernels.causal_conv1d`."""
     batch, length, channels = x.shape
     width = weight.shape[1]
-    if window is None:
-        window = x.new_zeros(batch, width - 1, channels)
-    padded = torch.cat([window.to(x.dtype), x], dim=1)
+    if conv_state is None:
+        conv_state = x.new_zeros(batch, width - 1, channels)
+    padded = torch.cat([conv_state.to(x.dtype), x], dim=1)
     if seq_idx is None:
         seq_idx = torch.zeros(batch, length, dtype=torch.long, device=x.device)
     # Taps that would reach into the sequence packed before this one see zeros, as they would at
@@ -37,14 +37,14 @@ def causal_conv1d(
 
 def causal_conv1d_step(
     x: torch.Tensor,
-    window: torch.Tensor,
+    conv_state: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `hybridize.kernels.causal_conv1d_step`."""
-    full = torch.cat([window.to(x.dtype), x[:, None]], dim=1)
+    full = torch.cat([conv_state.to(x.dtype), x[:, None]], dim=1)
     y = (full * weight.t().to(x.dtype)).sum(1)
     if bias is not None:
         y = y + bias.to(x.dtype)
-    window.copy_(full[:, 1:])
+    conv_state.copy_(full[:, 1:])
     return F.silu(y)

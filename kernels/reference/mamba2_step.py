@@ -9,7 +9,7 @@ from hybridize.kernels.reference.ssd_step import ssd_step
 
 def mamba2_step(
     projected: torch.Tensor,
-    window: torch.Tensor,
+    conv_state: torch.Tensor,
     state: torch.Tensor,
     conv_weight: torch.Tensor,
     conv_bias: torch.Tensor | None,
@@ -24,9 +24,9 @@ def mamba2_step(
 ) -> torch.Tensor:
     """See `hybridize.kernels.mamba2_step`."""
     heads, head_dim, d_state = state.shape[1:]
-    inner, channels = heads * head_dim, window.shape[2]
+    inner, channels = heads * head_dim, conv_state.shape[2]
     gate, conv_input, dt = projected.split((inner, channels, heads), dim=-1)
-    mixed = causal_conv1d_step(conv_input, window, conv_weight, conv_bias)
+    mixed = causal_conv1d_step(conv_input, conv_state, conv_weight, conv_bias)
     shared = (channels - inner) // 2
     x, B, C = mixed.split((inner, shared, shared), dim=-1)
     decay = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))

@@ -28,50 +28,50 @@ def causal_conv1d(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
-    window: torch.Tensor | None = None,
+    conv_state: torch.Tensor | None = None,
     seq_idx: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `hybridize.kernels.causal_conv1d`."""
     index = sequence_numbers(seq_idx)
-    y: torch.Tensor = _Convolution.apply(x, weight, bias, window, index)
-    return y, _last(x, window, index, weight.shape[1] - 1)
+    y: torch.Tensor = _Convolution.apply(x, weight, bias, conv_state, index)
+    return y, _last(x, conv_state, index, weight.shape[1] - 1)
 
 
 def causal_conv1d_step(
     x: torch.Tensor,
-    window: torch.Tensor,
+    conv_state: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `hybridize.kernels.causal_conv1d_step`."""
-    if wants_gradient(x, window, weight, bias):  # a window changed in place has none here
-        return reference.causal_conv1d_step(x, window, weight, bias)
+    if wants_gradient(x, conv_state, weight, bias):  # a conv_state changed in place has none here
+        return reference.causal_conv1d_step(x, conv_state, weight, bias)
     batch, channels = x.shape
     x, weight = inner_contiguous(x), weight.contiguous()
     y = x.new_empty(x.shape)
     with torch.cuda.device_of(x):
         kernels.conv_step[batch, triton.cdiv(channels, _CHANNELS)](
-            x, window, weight, None if bias is None else bias.contiguous(), y,
-            x.stride(0), *window.stride(), channels,
+            x, conv_state, weight, None if bias is None else bias.contiguous(), y,
+            x.stride(0), *conv_state.stride(), channels,
             WIDTH=weight.shape[1], BLOCK_C=_CHANNELS, ACC=accumulator(x.dtype), num_warps=1,
         )  # fmt: skip
     return y
 
 
 def _last(
-    x: torch.Tensor, window: torch.Tensor | None, index: torch.Tensor | None, before: int
+    x: torch.Tensor, conv_state: torch.Tensor | None, index: torch.Tensor | None, before: int
 ) -> torch.Tensor:
-    """Return the inputs that the next call's window is made of."""
+    """Return the inputs that the next call's conv_state is made of."""
     batch, length, channels = x.shape
     last = x[:, max(0, length - before) :]
     if index is not None:
         last = last * (index[:, max(0, length - before) :] == index[:, -1:])[..., None]
     if length >= before:
         return last
-    if window is None:
-        window = x.new_zeros(batch, before, channels)
-    front = window[:, length:].to(x.dtype)
-    if index is not None:  # the window is of the first sequence
+    if conv_state is None:
+        conv_state = x.new_zeros(batch, before, channels)
+    front = conv_state[:, length:].to(x.dtype)
+    if index is not None:  # the conv_state is of the first sequence
         front = front * (index[:, -1:] == 0)[..., None]
     return torch.cat([front, last], dim=1)
 
@@ -83,36 +83,36 @@ class _Convolution(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        window: torch.Tensor | None,
+        conv_state: torch.Tensor | None,
         index: torch.Tensor | None,
     ) -> torch.Tensor:
         batch, length, channels = x.shape
         x, weight = evenly_spaced(x), weight.contiguous()
-        bias, window = (None if t is None else t.contiguous() for t in (bias, window))
+        bias, conv_state = (None if t is None else t.contiguous() for t in (bias, conv_state))
         y = x.new_empty(x.shape)
         blocks = triton.cdiv(length, _TOKENS), triton.cdiv(channels, _CHANNELS)
         with torch.cuda.device_of(x):
             kernels.conv_forward[batch * blocks[0], blocks[1]](
-                x, weight, bias, window, index, y, *spacing(x), length, channels, blocks[0],
+                x, weight, bias, conv_state, index, y, *spacing(x), length, channels, blocks[0],
                 WIDTH=weight.shape[1], BLOCK_T=_TOKENS, BLOCK_C=_CHANNELS,
                 ACC=accumulator(x.dtype), num_warps=4,
             )  # fmt: skip
-        ctx.save_for_backward(x, weight, bias, window, index)
+        ctx.save_for_backward(x, weight, bias, conv_state, index)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, bias, window, index = ctx.saved_tensors
+        x, weight, bias, conv_state, index = ctx.saved_tensors
         batch, length, channels = x.shape
         width, dy = weight.shape[1], evenly_spaced(dy)
         dx = x.new_empty(x.shape)
-        dwindow = None if window is None else window.new_empty(window.shape)
+        dwindow = None if conv_state is None else conv_state.new_empty(conv_state.shape)
         programs = triton.cdiv(length + width - 1, _TOKENS * _TILES)
         sums = x.new_empty(batch * programs, width + 1, channels, dtype=wide_dtype(x.dtype))
         with torch.cuda.device_of(x):
             kernels.conv_backward[batch * programs, triton.cdiv(channels, _CHANNELS)](
-                x, weight, bias, window, index, dy, dx, dwindow, sums,
+                x, weight, bias, conv_state, index, dy, dx, dwindow, sums,
                 *spacing(x), *spacing(dy), length, channels, programs,
                 WIDTH=width, SUMS=triton.next_power_of_2(width + 1), TILES=_TILES,
                 BLOCK_T=_TOKENS, BLOCK_C=_CHANNELS, ACC=accumulator(x.dtype), num_warps=4,

@@ -1,7 +1,7 @@
 """The kernels of the causal convolution: a tile has some tokens and some channels.
 
-Places count from the window's first token, so that output ``t`` sees the places from ``t`` to
-``t + width - 1``; those before ``width - 1`` are the window's. Strides: see `ssd_kernels`.
+Places count from the conv_state's first token, so that output ``t`` sees the places from ``t`` to
+``t + width - 1``; those before ``width - 1`` are the conv_state's. Strides: see `ssd_kernels`.
 """
 
 import triton
@@ -30,7 +30,7 @@ def _inputs(
 
 @triton.jit
 def _sequence(index_ptr, place, length, WIDTH: tl.constexpr):
-    """Return the sequences of some places; the window is of the first one."""
+    """Return the sequences of some places; the conv_state is of the first one."""
     token = tl.minimum(tl.maximum(place - (WIDTH - 1), 0), length - 1)
     return tl.load(index_ptr + token)
 
@@ -140,7 +140,7 @@ def conv_step(
     x_ptr, window_ptr, weight_ptr, bias_ptr, y_ptr, x_b, window_b, window_t, window_c, channels,
     WIDTH: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write one token's outputs, and move the window on."""
+    """Write one token's outputs, and move the conv_state on."""
     batch = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     known = channel < channels

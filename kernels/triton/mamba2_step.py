@@ -1,6 +1,6 @@
 """One token through a Mamba-2 block in two launches.
 
-Programs of the first share the window, so that it moves on in the second.
+Programs of the first share the conv_state, so that it moves on in the second.
 """
 
 import torch
@@ -16,7 +16,7 @@ _ROWS = 32
 
 def mamba2_step(
     projected: torch.Tensor,
-    window: torch.Tensor,
+    conv_state: torch.Tensor,
     state: torch.Tensor,
     conv_weight: torch.Tensor,
     conv_bias: torch.Tensor | None,
@@ -32,13 +32,13 @@ def mamba2_step(
     """See `hybridize.kernels.mamba2_step`."""
     parameters = (conv_weight, A_log, D, dt_bias, norm_weight)
     # What changes in place has no gradient here.
-    if wants_gradient(projected, window, state, conv_bias, *parameters):
+    if wants_gradient(projected, conv_state, state, conv_bias, *parameters):
         return reference.mamba2_step(
-            projected, window, state, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, eps,
+            projected, conv_state, state, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, eps,
             group_size=group_size, dt_limit=dt_limit,
         )  # fmt: skip
     batch, heads, head_dim, d_state = state.shape
-    inner, (_, before, channels) = heads * head_dim, window.shape
+    inner, (_, before, channels) = heads * head_dim, conv_state.shape
     groups, norms = (channels - inner) // (2 * d_state), inner // group_size
     projected = inner_contiguous(projected)
     conv_weight, A_log, D, dt_bias, norm_weight = (t.contiguous() for t in parameters)
@@ -49,14 +49,14 @@ def mamba2_step(
     constants = {"WIDTH": before + 1, "ACC": accumulator(state.dtype)}
     with torch.cuda.device_of(projected):
         kernels.recur[batch * heads, triton.cdiv(head_dim, _ROWS)](
-            projected, window, state, conv_weight, conv_bias, A_log, D, dt_bias, y,
-            projected.stride(0), *window.stride(), *state.stride(), heads, heads // groups,
+            projected, conv_state, state, conv_weight, conv_bias, A_log, D, dt_bias, y,
+            projected.stride(0), *conv_state.stride(), *state.stride(), heads, heads // groups,
             P=head_dim, N=d_state, LOW=float(dt_limit[0]), HIGH=float(dt_limit[1]),
             BLOCK_P=_ROWS, BLOCK_N=triton.next_power_of_2(d_state), **constants, num_warps=4,
         )  # fmt: skip
         kernels.finish[batch, norms](
-            y, projected, norm_weight, window, normal,
-            projected.stride(0), *window.stride(), inner, channels, share,
+            y, projected, norm_weight, conv_state, normal,
+            projected.stride(0), *conv_state.stride(), inner, channels, share,
             EPS=eps, GROUP=group_size, BLOCK=triton.next_power_of_2(group_size),
             BLOCK_C=triton.next_power_of_2(share), **constants,
             num_warps=min(16, max(4, triton.next_power_of_2(group_size) // 512)),

@@ -13,7 +13,7 @@ def _convolved(
     input_ptr, window_ptr, weight_ptr, bias_ptr, window_t, window_c, channel, known,
     WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Return some channels behind the convolution and SiLU; the window stays as it is."""
+    """Return some channels behind the convolution and SiLU; the conv_state stays as it is."""
     newest = tl.load(input_ptr + channel, mask=known, other=0.0)
     total = tl.load(weight_ptr + channel * WIDTH + WIDTH - 1, mask=known, other=0.0).to(ACC)
     total *= newest.to(ACC)
@@ -71,7 +71,7 @@ def finish(
     EPS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
     WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gate and normalize one group of channels, and move a share of the window on."""
+    """Gate and normalize one group of channels, and move a share of the conv_state on."""
     batch = tl.program_id(0).to(tl.int64)
     projected_ptr += batch * projected_b
     place = tl.arange(0, BLOCK)

@@ -23,15 +23,15 @@ class Mamba2(nn.Module):
         self.conv1d = nn.Conv1d(
             sizes.conv_channels,
             sizes.conv_channels,
-            sizes.conv_width,
+            sizes.conv_kernel,
             groups=sizes.conv_channels,
             bias=sizes.conv_bias,
         )
-        self.dt_bias = nn.Parameter(torch.zeros(sizes.heads))
-        self.A_log = nn.Parameter(torch.zeros(sizes.heads))
-        self.D = nn.Parameter(torch.ones(sizes.heads))
-        self.norm = GatedRMSNorm(sizes.inner, sizes.inner // sizes.groups, config.norm_eps)
-        self.out_proj = Linear(sizes.inner, config.hidden_size, bias=sizes.proj_bias)
+        self.dt_bias = nn.Parameter(torch.zeros(sizes.num_heads))
+        self.A_log = nn.Parameter(torch.zeros(sizes.num_heads))
+        self.D = nn.Parameter(torch.ones(sizes.num_heads))
+        self.norm = GatedRMSNorm(sizes.d_inner, sizes.d_inner // sizes.n_groups, config.norm_eps)
+        self.out_proj = Linear(sizes.d_inner, config.hidden_size, bias=sizes.proj_bias)
 
     def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
         """Scan: ``(batch, length, hidden)`` to the same."""
@@ -44,43 +44,43 @@ class Mamba2(nn.Module):
             projected: ``(batch, length, sum(in_proj_splits()))``.
             context: see `BlockContext`.
         """
-        window, state = self._remembered(context)
+        conv_state, state = self._remembered(context)
         decoding = projected.shape[1] == 1 and context.seq_idx is None
-        if decoding and window is not None and state is not None:
-            y = self._step(projected[:, 0], window, state)[:, None]
+        if decoding and conv_state is not None and state is not None:
+            y = self._step(projected[:, 0], conv_state, state)[:, None]
             if isinstance(context.cache, CompactCache):  # of which the state was a copy
                 context.cache.update_recurrent_state(state, self.layer_idx)
             return y
         sizes = self.sizes
         gate, conv_input, dt = projected.split(
-            (sizes.inner, sizes.conv_channels, sizes.heads), dim=-1
+            (sizes.d_inner, sizes.conv_channels, sizes.num_heads), dim=-1
         )
         if context.padding_mask is not None:
             # Padding must look like the nothing before a sequence to the convolution; masking
             # the input instead would let the projection's bias through.
             conv_input = conv_input * context.padding_mask[..., None]
-        y = self._scan(conv_input, dt, window, state, context)
+        y = self._scan(conv_input, dt, conv_state, state, context)
         return self.norm(y.flatten(-2), gate)
 
     def _remembered(self, context: BlockContext) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         if context.cache is None:
             return None, None
-        window = context.cache.get_conv_state(self.layer_idx)
+        conv_state = context.cache.get_conv_state(self.layer_idx)
         state = context.cache.get_recurrent_state(self.layer_idx)
-        if window is None or state is None:
+        if conv_state is None or state is None:
             return None, None
         if context.goes_on is not None:  # what another sequence left is nothing to this one
-            window = window * context.goes_on[:, None, None]
+            conv_state = conv_state * context.goes_on[:, None, None]
             state = state * context.goes_on[:, None, None, None]
-        return window.transpose(1, 2), state
+        return conv_state.transpose(1, 2), state
 
     def _step(
-        self, projected: torch.Tensor, window: torch.Tensor, state: torch.Tensor
+        self, projected: torch.Tensor, conv_state: torch.Tensor, state: torch.Tensor
     ) -> torch.Tensor:
-        """Decode one token; the cache's window and state move on in place."""
+        """Decode one token; the cache's conv_state and state move on in place."""
         return mamba2_step(
             projected,
-            window,
+            conv_state,
             state,
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
@@ -97,16 +97,16 @@ class Mamba2(nn.Module):
         self,
         conv_input: torch.Tensor,
         dt: torch.Tensor,
-        window: torch.Tensor | None,
+        conv_state: torch.Tensor | None,
         state: torch.Tensor | None,
         context: BlockContext,
     ) -> torch.Tensor:
         """Take in a whole sequence, or the next piece of one."""
-        mixed, window = causal_conv1d(
+        mixed, conv_state = causal_conv1d(
             conv_input,
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
-            window=window,
+            conv_state=conv_state,
             seq_idx=context.seq_idx,
         )
         if context.padding_mask is not None:
@@ -127,7 +127,7 @@ class Mamba2(nn.Module):
             seq_idx=context.seq_idx,
         )
         if context.cache is not None:
-            context.cache.update_conv_state(window.transpose(1, 2), self.layer_idx)
+            context.cache.update_conv_state(conv_state.transpose(1, 2), self.layer_idx)
             context.cache.update_recurrent_state(state, self.layer_idx)
         return y
 
@@ -135,9 +135,9 @@ class Mamba2(nn.Module):
         """Take ``(..., channels)`` apart into x per head, and B and C per group."""
         _, inner, bc, _, _ = self.sizes.in_proj_splits()
         x, B, C = mixed.split((inner, bc, bc), dim=-1)
-        groups = (self.sizes.groups, self.sizes.d_state)
+        groups = (self.sizes.n_groups, self.sizes.d_state)
         return (
-            x.unflatten(-1, (self.sizes.heads, self.sizes.head_dim)),
+            x.unflatten(-1, (self.sizes.num_heads, self.sizes.head_dim)),
             B.unflatten(-1, groups),
             C.unflatten(-1, groups),
         )

@@ -44,10 +44,12 @@ def launch_all(dtype: torch.dtype, length: int, heads: int) -> None:
     channels = inner + 2 * shared
     projected, state = leaf(2, length, inner + channels + heads), leaf(2, heads, 64, shared)
     gate, mixed, dt = projected.split([inner, channels, heads], -1)
-    weight, bias, window = leaf(channels, 4), leaf(channels), leaf(2, 3, channels)
+    weight, bias, conv_state = leaf(channels, 4), leaf(channels), leaf(2, 3, channels)
     index = torch.zeros(2, length, dtype=torch.int64)
     scalars, A = {"D": leaf(heads), "dt_bias": leaf(heads)}, leaf(heads)
-    conv.causal_conv1d(mixed, weight, bias, window=window, seq_idx=index)[0].sum().backward()
+    conv.causal_conv1d(mixed, weight, bias, conv_state=conv_state, seq_idx=index)[
+        0
+    ].sum().backward()
     x, B, C = mixed.split([inner, shared, shared], -1)
     operands = x.unflatten(-1, (heads, 64)), dt, A, B[:, :, None], C[:, :, None]
     y, last = ssd_scan.ssd_scan(*operands, **scalars, seq_idx=index, initial_state=state)
@@ -71,12 +73,12 @@ def launch_all(dtype: torch.dtype, length: int, heads: int) -> None:
         token, known = projected[:, 0].contiguous(), state.float()
         _, mixed, dt = token.split([inner, channels, heads], -1)
         x, B, C = mixed.split([inner, shared, shared], -1)
-        conv.causal_conv1d_step(mixed, window, weight, bias)
+        conv.causal_conv1d_step(mixed, conv_state, weight, bias)
         ssd_step.ssd_step(
             known, x.unflatten(-1, (heads, 64)), dt, A, B[:, None], C[:, None], **scalars
         )
         mamba2_step.mamba2_step(
-            token, window, known, weight, bias, A, A, A, leaf(inner), 1e-5, group_size=inner
+            token, conv_state, known, weight, bias, A, A, A, leaf(inner), 1e-5, group_size=inner
         )
 
 

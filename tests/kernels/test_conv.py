@@ -37,9 +37,9 @@ def test_convolution_and_its_continuation(backend, length, width, with_bias):
     x, weight = draw(2, length, 5), draw(5, width, seed=1)
     bias = draw(5, seed=2) if with_bias else None
     before = draw(2, width - 1, 5, seed=3)
-    y, window = causal_conv1d(x, weight, bias, window=before)
+    y, conv_state = causal_conv1d(x, weight, bias, conv_state=before)
     torch.testing.assert_close(y, convolve(x, weight, bias, before))
-    assert torch.equal(window, torch.cat([before, x], 1)[:, length:])
+    assert torch.equal(conv_state, torch.cat([before, x], 1)[:, length:])
     fresh, _ = causal_conv1d(x, weight, bias)
     torch.testing.assert_close(fresh, convolve(x, weight, bias, torch.zeros_like(before)))
 
@@ -47,10 +47,12 @@ def test_convolution_and_its_continuation(backend, length, width, with_bias):
 def test_steps_make_the_whole(backend):
     x, weight, bias = draw(2, 9, 5), draw(5, 4, seed=1), draw(5, seed=2)
     want, last = causal_conv1d(x, weight, bias)
-    window = torch.zeros(2, 3, 5, dtype=torch.float64)
+    conv_state = torch.zeros(2, 3, 5, dtype=torch.float64)
     for t in range(9):
-        torch.testing.assert_close(causal_conv1d_step(x[:, t], window, weight, bias), want[:, t])
-    assert torch.equal(window, last)
+        torch.testing.assert_close(
+            causal_conv1d_step(x[:, t], conv_state, weight, bias), want[:, t]
+        )
+    assert torch.equal(conv_state, last)
 
 
 def test_packed_sequences_begin_with_an_empty_window(backend):
@@ -58,9 +60,9 @@ def test_packed_sequences_begin_with_an_empty_window(backend):
     seq_idx = torch.tensor([[0, 0, 1, 0, 0, 0, 0, 0, 3, 3, 3, 3]])  # a number comes again
     y, last = causal_conv1d(x, weight, bias, seq_idx=seq_idx)
     for piece in (slice(0, 2), slice(2, 3), slice(3, 8), slice(8, 12)):
-        alone, window = causal_conv1d(x[:, piece], weight, bias)
+        alone, conv_state = causal_conv1d(x[:, piece], weight, bias)
         torch.testing.assert_close(y[:, piece], alone)
-    assert torch.equal(last, window)
+    assert torch.equal(last, conv_state)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -70,8 +72,8 @@ def test_gradients_are_those_of_differences(backend, packed, with_bias):
     leaves = [x, weight, before, *([draw(5, seed=2)] if with_bias else [])]
     seq_idx = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 1]]) if packed else None
 
-    def convolution(x, weight, window, bias=None):
-        return causal_conv1d(x, weight, bias, window=window, seq_idx=seq_idx)
+    def convolution(x, weight, conv_state, bias=None):
+        return causal_conv1d(x, weight, bias, conv_state=conv_state, seq_idx=seq_idx)
 
     assert torch.autograd.gradcheck(convolution, [leaf.requires_grad_() for leaf in leaves])
 

@@ -33,7 +33,7 @@ def silu(x):
 
 
 def written_out(tokens, state, group_size, dt_limit, p):
-    """Return the outputs of ``(batch, length, …)``, from an empty window on, and the last state."""
+    """Return the outputs of ``(batch, length, …)``, from an empty conv_state on, and the last state."""
     batch, length, _ = tokens.shape
     outputs = torch.full((batch, length, INNER), math.nan, dtype=torch.float64)
     state = state.clone()
@@ -66,10 +66,10 @@ def written_out(tokens, state, group_size, dt_limit, p):
 def test_steps_make_the_whole(group_size, dt_limit):
     tokens, state = draw(2, 6, INNER + CHANNELS + HEADS), draw(2, HEADS, HEAD_DIM, D_STATE, seed=7)
     want, last = written_out(tokens, state, group_size, dt_limit, parameters())
-    window = torch.zeros(2, CHANNELS, WIDTH - 1, dtype=torch.float64).mT  # as caches have it
+    conv_state = torch.zeros(2, CHANNELS, WIDTH - 1, dtype=torch.float64).mT  # as caches have it
     options = {"eps": 1e-5, "group_size": group_size, "dt_limit": dt_limit}
     for t in range(6):
-        y = mamba2_step(tokens[:, t], window, state, **parameters(), **options)
+        y = mamba2_step(tokens[:, t], conv_state, state, **parameters(), **options)
         torch.testing.assert_close(y, want[:, t], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(window, tokens[:, 3:, INNER : INNER + CHANNELS])
+    torch.testing.assert_close(conv_state, tokens[:, 3:, INNER : INNER + CHANNELS])

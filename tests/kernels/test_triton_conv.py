@@ -10,13 +10,13 @@ from hybridize.kernels.triton import conv
 BOUNDS = dict(zip(DTYPES, (1e-12, 1e-6, 5e-3, 6e-4), strict=True))
 
 
-def check(length, width, *, dtype=torch.float64, options=("bias", "window"), seq_idx=None):
+def check(length, width, *, dtype=torch.float64, options=("bias", "conv_state"), seq_idx=None):
     """Compare outputs, windows and all gradients."""
     inputs = {
         "x": draw(2, length, 5, dtype=dtype),
         "weight": draw(5, width, seed=1, dtype=dtype),
         "bias": draw(5, seed=2, dtype=dtype),
-        "window": draw(2, width - 1, 5, seed=3, dtype=dtype),
+        "conv_state": draw(2, width - 1, 5, seed=3, dtype=dtype),
     }
     inputs = {k: v for k, v in inputs.items() if k in ("x", "weight", *options)}
     found = []
@@ -41,7 +41,7 @@ def test_convolution_and_its_continuation(length, width):
     check(length, width)
 
 
-@pytest.mark.parametrize("options", [(), ("bias",), ("window",)])
+@pytest.mark.parametrize("options", [(), ("bias",), ("conv_state",)])
 def test_what_is_left_out_counts_as_nothing(options):
     check(2, 4, options=options)
     check(19, 4, options=options)
@@ -52,7 +52,7 @@ def test_narrow_dtypes_stay_within_their_bounds(dtype):
     check(40, 4, dtype=dtype)
 
 
-@pytest.mark.parametrize("options", [("bias",), ("bias", "window")])
+@pytest.mark.parametrize("options", [("bias",), ("bias", "conv_state")])
 @pytest.mark.parametrize("length", [2, 3, 12])
 def test_packed_sequences_begin_with_an_empty_window(length, options):
     index = torch.tensor(
@@ -72,8 +72,8 @@ def test_parts_of_a_wider_tensor_are_read_in_place():
 def test_steps_make_the_whole(dtype, width):
     x, weight, bias = draw(2, 6, 5, dtype=dtype), draw(5, width, dtype=dtype), draw(5, dtype=dtype)
     want, last = plain.causal_conv1d(x.double(), weight.double(), bias.double())
-    window = torch.zeros(2, width - 1, 5, dtype=dtype, device=DEVICE)
+    conv_state = torch.zeros(2, width - 1, 5, dtype=dtype, device=DEVICE)
     for t in range(6):
-        y = conv.causal_conv1d_step(x[:, t], window, weight, bias)
+        y = conv.causal_conv1d_step(x[:, t], conv_state, weight, bias)
         assert error(y, want[:, t]) < BOUNDS[dtype]
-    assert torch.equal(window, last.to(dtype))
+    assert torch.equal(conv_state, last.to(dtype))

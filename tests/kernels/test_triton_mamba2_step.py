@@ -11,7 +11,7 @@ BOUNDS = dict(zip(DTYPES, (1e-12, 2e-6, 2e-2, 2e-3), strict=True))
 
 
 def check(dtype, *, heads=6, head_dim=5, d_state=7, groups=3, width=4, norms=1, biased=True):
-    """Take four tokens in, and compare outputs, window and state."""
+    """Take four tokens in, and compare outputs, conv_state and state."""
     inner = heads * head_dim
     channels = inner + 2 * groups * d_state
     tokens = draw(2, 4, inner + channels + heads, dtype=dtype)
@@ -24,18 +24,18 @@ def check(dtype, *, heads=6, head_dim=5, d_state=7, groups=3, width=4, norms=1, 
     if not biased:
         parameters[1] = None
     wide = torch.promote_types(dtype, torch.float32)
-    window = draw(2, channels, width - 1, seed=8, dtype=dtype).mT  # as caches have it
+    conv_state = draw(2, channels, width - 1, seed=8, dtype=dtype).mT  # as caches have it
     state = draw(2, heads, head_dim, d_state, seed=9, dtype=wide).mT.contiguous().mT
-    right = [window.double().clone(), state.double().clone()]
+    right = [conv_state.double().clone(), state.double().clone()]
     exact = [None if p is None else p.double() for p in parameters]
     options = {"group_size": inner // norms, "dt_limit": (0.2, 1.5)}
     for t in range(4):
-        got = triton.mamba2_step(tokens[:, t], window, state, *parameters, 1e-5, **options)
+        got = triton.mamba2_step(tokens[:, t], conv_state, state, *parameters, 1e-5, **options)
         want = plain.mamba2_step(tokens[:, t].double(), *right, *exact, 1e-5, **options)
         assert got.dtype == dtype
         assert error(got, want) < BOUNDS[dtype]
     assert error(state, right[1]) < BOUNDS[dtype]
-    assert torch.equal(window, right[0].to(dtype))
+    assert torch.equal(conv_state, right[0].to(dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
