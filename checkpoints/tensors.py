@@ -212,19 +212,22 @@ def pad_projection(
         tensor: its weight or, but for ``o_proj``, its bias.
         before, after: the sizes that it has and that it gets; see `stock_hybrid.pad_heads`.
     """
-    if before.heads == after.heads or (module == "o_proj" and tensor.ndim == 1):
+    if before.num_heads == after.num_heads or (module == "o_proj" and tensor.ndim == 1):
         return tensor
-    more_groups = after.kv_heads - before.kv_heads
-    group, new_group = before.heads // before.kv_heads, after.heads // after.kv_heads
+    more_groups = after.num_kv_heads - before.num_kv_heads
+    group, new_group = (
+        before.num_heads // before.num_kv_heads,
+        after.num_heads // after.num_kv_heads,
+    )
     dim = before.head_dim
     if module == "o_proj":  # (hidden, heads × head_dim)
-        split = tensor.unflatten(1, (before.kv_heads, group, dim))
+        split = tensor.unflatten(1, (before.num_kv_heads, group, dim))
         return F.pad(split, (0, 0, 0, new_group - group, 0, more_groups)).flatten(1)
     flat = tensor if tensor.ndim == 2 else tensor[:, None]  # (heads × head_dim, hidden or 1)
     if module == "q_proj":
-        split = flat.unflatten(0, (before.kv_heads, group, dim))
+        split = flat.unflatten(0, (before.num_kv_heads, group, dim))
         padded = F.pad(split, (0, 0, 0, 0, 0, new_group - group, 0, more_groups)).flatten(0, 2)
     else:
-        split = flat.unflatten(0, (before.kv_heads, dim))
+        split = flat.unflatten(0, (before.num_kv_heads, dim))
         padded = F.pad(split, (0, 0, 0, 0, 0, more_groups)).flatten(0, 1)
     return padded if tensor.ndim == 2 else padded[:, 0]

@@ -105,7 +105,7 @@ class ConvertedTensors:
         if bad and not self._allow_nonfinite:
             raise InputError(
                 f"block {index}: its new {bad[0]} has NaN or infinity in it: the weights of the "
-                "attention are too large; --allow-nonfinite goes on all the same"
+                "attention are too large; `allow_nonfinite` accepts that"
             )
         return cast
 
@@ -143,14 +143,14 @@ def random_values(
         values[name] = torch.zeros(shape)
         if name.endswith("proj.weight"):
             values[name].normal_(0, config.initializer_range, generator=generator)
-    bound = mamba.conv_width**-0.5
+    bound = mamba.conv_kernel**-0.5
     values["conv1d.weight"].uniform_(-bound, bound, generator=generator)
     low, high = math.log(1e-3), math.log(1e-1)
-    step = torch.empty(mamba.heads).uniform_(low, high, generator=generator).exp()
+    step = torch.empty(mamba.num_heads).uniform_(low, high, generator=generator).exp()
     values["dt_bias"] = _softplus_inverse(step)
-    values["A_log"] = torch.empty(mamba.heads).uniform_(1, 16, generator=generator).log()
-    values["D"] = torch.ones(mamba.heads)
-    values["norm.weight"] = torch.ones(mamba.inner)
+    values["A_log"] = torch.empty(mamba.num_heads).uniform_(1, 16, generator=generator).log()
+    values["D"] = torch.ones(mamba.num_heads)
+    values["norm.weight"] = torch.ones(mamba.d_inner)
     return values
 
 
@@ -176,7 +176,7 @@ def attention_values(
         Name in the mixer to float32 tensor.
     """
     hidden = config.hidden_size
-    heads_per_head = mamba.heads // pad_heads(attention, hidden).heads
+    heads_per_head = mamba.num_heads // pad_heads(attention, hidden).num_heads
     prefix = f"model.blocks.{index}"
     norm = source.get(f"{prefix}.norm.weight").float()
     projections = {
@@ -204,12 +204,14 @@ def attention_values(
     weight[gate + x + b : gate + x + b + c] = C.flatten(0, 1)
     offset[x : x + b], offset[x + b :] = b_bias.flatten(), c_bias.flatten()
 
-    filters = torch.zeros(mamba.conv_channels, 1, mamba.conv_width)
+    filters = torch.zeros(mamba.conv_channels, 1, mamba.conv_kernel)
     filters[:, :, -1] = 1.0
     # Scaled here and not in the projection, whose small weights Adam's steps would throw about.
     filters[:x] *= _VALUE_RMS
-    memory = torch.logspace(math.log10(_SHORTEST_MEMORY), math.log10(_LONGEST_MEMORY), mamba.heads)
-    step = torch.full((mamba.heads,), _STEP)
+    memory = torch.logspace(
+        math.log10(_SHORTEST_MEMORY), math.log10(_LONGEST_MEMORY), mamba.num_heads
+    )
+    step = torch.full((mamba.num_heads,), _STEP)
     out = pad_projection(
         "o_proj",
         source.get(f"{prefix}.mixer.o_proj.weight").float(),
@@ -229,7 +231,7 @@ def attention_values(
         "conv1d.bias": offset,
         "dt_bias": _softplus_inverse(step),
         "A_log": -torch.log(memory * step),
-        "D": torch.zeros(mamba.heads),
+        "D": torch.zeros(mamba.num_heads),
         "norm.weight": (_OUTPUT_SHRINK * usual)
         .repeat_interleave(heads_per_head)
         .repeat_interleave(mamba.head_dim),
@@ -266,7 +268,7 @@ class _Projection:
             scale = source.get(name.replace("_proj", "_norm") + ".weight").float()
             weight, bias = weight * scale[:, None], bias * scale
         rms = (weight.square() @ norm.square() + bias.square()).mean(-1).sqrt()
-        repeats = padded.heads // len(weight)
+        repeats = padded.num_heads // len(weight)
         self.weight, self.bias, self.rms = (
             tensor if repeats == 1 else tensor.repeat_interleave(repeats, 0)
             for tensor in (weight, bias, rms)
@@ -298,7 +300,7 @@ def _scores(
 
     def grouped(projection: _Projection) -> torch.Tensor:
         joined = torch.cat([projection.weight, projection.bias[..., None]], dim=-1)
-        return joined.unflatten(0, (mamba.groups, -1)).mean(1)  # (groups, head_dim, hidden + 1)
+        return joined.unflatten(0, (mamba.n_groups, -1)).mean(1)  # (groups, head_dim, hidden + 1)
 
     B, C = grouped(keys), grouped(queries)
     offset = torch.full(B.shape[:2], _SCORE_OFFSET)
@@ -307,7 +309,7 @@ def _scores(
         offset = offset[:, : mamba.d_state]
     elif mamba.d_state > B.shape[1]:
         more = mamba.d_state - B.shape[1]
-        new = torch.zeros(mamba.groups, more, B.shape[2])
+        new = torch.zeros(mamba.n_groups, more, B.shape[2])
         new[..., :-1].normal_(0, float(B.std()), generator=generator)
         B = torch.cat([B, new], dim=1)
         C = F.pad(C, (0, 0, 0, more))

@@ -125,25 +125,25 @@ def mamba_sizes(attention: AttentionSizes, hidden: int, choice: MambaChoice) -> 
         InputError: a number of groups that does not divide the heads, or a state beyond measure.
     """
     padded = pad_heads(attention, hidden)
-    heads = padded.heads
+    heads = padded.num_heads
     if choice.groups == "heads":
         groups = heads
     elif choice.groups == "kv":
-        groups = padded.kv_heads
+        groups = padded.num_kv_heads
     else:
         groups = int(choice.groups) if choice.groups.isdecimal() else 0
         if groups < 1 or heads % groups:
             divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
             raise InputError(
-                f"--ssm-groups {choice.groups}: choose heads, kv, or a number that divides the "
+                f"`ssm_groups={choice.groups}`: choose heads, kv, or a number that divides the "
                 f"{heads} heads: {divisors}"
             )
     if choice.d_state is not None and not 0 < choice.d_state <= _LARGEST_STATE:
-        raise InputError(f"--d-state {choice.d_state}: choose from 1 to {_LARGEST_STATE}")
+        raise InputError(f"`d_state={choice.d_state}`: choose from 1 to {_LARGEST_STATE}")
     return MambaSizes(
-        heads=heads * choice.expand,
+        num_heads=heads * choice.expand,
         head_dim=attention.head_dim,
-        groups=groups,
+        n_groups=groups,
         d_state=choice.d_state or attention.head_dim,
         proj_bias=choice.proj_bias,
     )
@@ -156,7 +156,7 @@ def _choose_layout(
     pattern: str | None,
     choose: Chooser,
 ) -> Layout:
-    given = {"--attention": attention, "--keep": keep, "--pattern": pattern}
+    given = {"`attention`": attention, "`keep`": keep, "`pattern`": pattern}
     named = [option for option, value in given.items() if value is not None]
     if len(named) > 1:
         raise InputError(f"{' and '.join(named)} exclude each other; give one of them")
@@ -170,7 +170,7 @@ def _choose_layout(
     outside = [index for index in keep if not 0 <= index < len(places)]
     if outside:
         raise InputError(
-            f"--keep {outside[0]}: no such attention block; the model has {len(places)}, "
+            f"`keep={outside[0]}`: no such attention block; the model has {len(places)}, "
             f"0 to {len(places) - 1}"
         )
     return source.swap({place for i, place in enumerate(places) if i not in keep})
@@ -188,7 +188,7 @@ def _parse_attention(text: str, count: int) -> int:
     if not percent and 0 <= value <= count:
         return int(value)
     raise InputError(
-        f"--attention {text}: give how many of the {count} attention blocks to keep, "
+        f"`attention={text}`: give how many of the {count} attention blocks to keep, "
         f"0 to {count}, or a percentage like 25%"
     )
 
@@ -197,10 +197,10 @@ def _from_pattern(source: Layout, pattern: str) -> Layout:
     try:
         wanted = Layout(pattern)
     except ValueError as error:
-        raise InputError(f"--pattern: {error}") from None
+        raise InputError(f"`pattern`: {error}") from None
     if len(wanted) != len(source):
         raise InputError(
-            f"--pattern has {len(wanted)} blocks and the model {len(source)}: {source.pattern}"
+            f"`pattern` has {len(wanted)} blocks and the model {len(source)}: {source.pattern}"
         )
     swapped = set()
     for index, (old, new) in enumerate(zip(source, wanted, strict=True)):
@@ -208,7 +208,7 @@ def _from_pattern(source: Layout, pattern: str) -> Layout:
             swapped.add(index)
         elif old != new:
             raise InputError(
-                f"--pattern: block {index} is {old!r} in the model and {new!r} in the pattern; "
+                f"`pattern`: block {index} is {old!r} in the model and {new!r} in the pattern; "
                 "only * can become M"
             )
     return source.swap(swapped)

@@ -35,11 +35,11 @@ def state_specs(config: HybridConfig) -> list[StateSpec]:
     specs = []
     for index, sizes in enumerate(config.blocks):
         if isinstance(sizes, AttentionSizes):
-            shape = ("batch", sizes.kv_heads, "past", sizes.head_dim)
+            shape = ("batch", sizes.num_kv_heads, "past", sizes.head_dim)
             specs += [StateSpec(f"key.{index}", shape), StateSpec(f"value.{index}", shape)]
         elif isinstance(sizes, MambaSizes):
-            window = ("batch", sizes.conv_width - 1, sizes.conv_channels)
-            state = ("batch", sizes.heads, sizes.head_dim, sizes.d_state)
+            window = ("batch", sizes.conv_kernel - 1, sizes.conv_channels)
+            state = ("batch", sizes.num_heads, sizes.head_dim, sizes.d_state)
             specs += [StateSpec(f"window.{index}", window), StateSpec(f"state.{index}", state)]
     return specs
 

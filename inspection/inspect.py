@@ -122,16 +122,19 @@ def _kinds(config: HybridConfig) -> tuple[KindSummary, ...]:
 
 def _words(block: Any) -> str:
     if isinstance(block, AttentionSizes):
-        parts = [f"{block.heads} heads × {block.head_dim}", f"{block.kv_heads} KV heads"]
+        parts = [f"{block.num_heads} heads × {block.head_dim}", f"{block.num_kv_heads} KV heads"]
         parts += ["query/key norm"] if block.qk_norm else []
         parts += ["biases"] if block.qkv_bias or block.out_bias else []
         parts += [] if block.rope else ["no RoPE"]
         parts += [f"window {block.sliding_window}"] if block.sliding_window else []
     elif isinstance(block, MambaSizes):
-        parts = [f"{block.heads} heads × {block.head_dim}", f"state {block.d_state}"]
-        parts += [f"{block.groups} groups"]
+        parts = [f"{block.num_heads} heads × {block.head_dim}", f"state {block.d_state}"]
+        parts += [f"{block.n_groups} groups"]
     else:
-        parts = [f"width {block.width}", f"{'gated ' if block.gated else ''}{block.activation}"]
+        parts = [
+            f"width {block.intermediate_size}",
+            f"{'gated ' if block.gated else ''}{block.activation}",
+        ]
     return ", ".join(parts)
 
 

@@ -129,7 +129,7 @@ def _note_decay(
     lengths: dict[int, torch.Tensor], index: int, mixer: Mamba2, _module: nn.Module,
     _inputs: Any, projected: torch.Tensor,
 ) -> None:  # fmt: skip
-    step = discretize(projected[..., -mixer.sizes.heads :], mixer.dt_bias, mixer.sizes.dt_limit)
+    step = discretize(projected[..., -mixer.sizes.num_heads :], mixer.dt_bias, mixer.sizes.dt_limit)
     rate = step.mean((0, 1)) * mixer.A_log.exp()
     lengths[index] = 1 / rate.clamp(min=torch.finfo(rate.dtype).tiny)
 
@@ -162,14 +162,14 @@ def attention_weights(mixer: Attention, x: torch.Tensor, context: BlockContext) 
         context: gives the rotary embedding.
     """
     sizes = mixer.sizes
-    q = mixer.q_proj(x).unflatten(-1, (sizes.heads, sizes.head_dim))
-    k = mixer.k_proj(x).unflatten(-1, (sizes.kv_heads, sizes.head_dim))
+    q = mixer.q_proj(x).unflatten(-1, (sizes.num_heads, sizes.head_dim))
+    k = mixer.k_proj(x).unflatten(-1, (sizes.num_kv_heads, sizes.head_dim))
     if sizes.qk_norm:
         q, k = mixer.q_norm(q), mixer.k_norm(k)
     q, k = q.transpose(1, 2), k.transpose(1, 2)
     if sizes.rope and context.rotary is not None:
         q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
-    k = k.repeat_interleave(sizes.heads // sizes.kv_heads, dim=1)
+    k = k.repeat_interleave(sizes.num_heads // sizes.num_kv_heads, dim=1)
     scores = q @ k.mT * mixer.scaling
     place = torch.arange(x.shape[1], device=x.device)
     back = place[:, None] - place

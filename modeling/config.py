@@ -14,6 +14,7 @@ from hybridize.modeling.layers.sizes import (
     MambaSizes,
     MLPSizes,
     is_number,
+    with_current_names,
 )
 from hybridize.modeling.layout import ATTENTION, KINDS, MAMBA, MLP, Layout
 
@@ -77,8 +78,9 @@ class HybridConfig(PreTrainedConfig):
         """
         if self.mamba is None and self.attention is None and self.mlp is None:
             # transformers instantiates every configuration without arguments now and then.
-            self.mamba = {"heads": 128, "head_dim": 64, "groups": 8, "d_state": 128}
-            self.mlp = {"width": 16384}
+            self.mamba = {"num_heads": 128, "head_dim": 64, "n_groups": 8, "d_state": 128}
+            self.mlp = {"intermediate_size": 16384}
+        self._replace_old_names()
         self.rope_parameters = dict(self.rope_parameters or {})
         kwargs.pop("num_hidden_layers", None)
         super().__post_init__(**kwargs)
@@ -95,6 +97,18 @@ class HybridConfig(PreTrainedConfig):
             raise ValueError(f"attention blocks with RoPE differ in head_dim: {sorted(rotary)}")
         if len(windows) > 1:
             raise ValueError("attention blocks differ in their sliding window")
+
+    def _replace_old_names(self) -> None:
+        """Accept the field names of older directories; see `with_current_names`."""
+        for kind in KINDS.values():
+            sizes = getattr(self, kind)
+            if isinstance(sizes, dict):
+                setattr(self, kind, with_current_names(sizes))
+        if isinstance(self.overrides, dict):
+            self.overrides = {
+                index: with_current_names(sizes) if isinstance(sizes, dict) else sizes
+                for index, sizes in self.overrides.items()
+            }
 
     def _check_numbers(self) -> None:
         for name in ("vocab_size", "hidden_size", "max_position_embeddings"):
@@ -196,12 +210,12 @@ class HybridConfig(PreTrainedConfig):
     @property
     def num_attention_heads(self) -> int | None:
         """Query heads of the first attention block."""
-        return next((block.heads for block in self._attention_blocks()), None)
+        return next((block.num_heads for block in self._attention_blocks()), None)
 
     @property
     def num_key_value_heads(self) -> int | None:
         """Key/value heads of the first attention block."""
-        return next((block.kv_heads for block in self._attention_blocks()), None)
+        return next((block.num_kv_heads for block in self._attention_blocks()), None)
 
     @property
     def head_dim(self) -> int | None:

@@ -38,8 +38,8 @@ def block_cache_cost(block: BlockSizes, context: int, width: int) -> CacheCost:
     kv = state = 0
     if isinstance(block, AttentionSizes):
         tokens = min(context, (block.sliding_window or context + 1) - 1)
-        kv = 2 * tokens * block.kv_heads * block.head_dim * width
+        kv = 2 * tokens * block.num_kv_heads * block.head_dim * width
     elif isinstance(block, MambaSizes):
-        state = 4 * block.heads * block.head_dim * block.d_state
-        state += (block.conv_width - 1) * block.conv_channels * width
+        state = 4 * block.num_heads * block.head_dim * block.d_state
+        state += (block.conv_kernel - 1) * block.conv_channels * width
     return CacheCost(context, kv, state)

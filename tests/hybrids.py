@@ -12,7 +12,7 @@ MIXED = [
     MLPSizes(48),
     AttentionSizes(4, 2, 8, qkv_bias=True, qk_norm=True),
     MLPSizes(64, "gelu"),
-    MambaSizes(6, 8, 3, 4, conv_width=3, proj_bias=True, dt_min=0.01, dt_max=0.5),
+    MambaSizes(6, 8, 3, 4, conv_kernel=3, proj_bias=True, dt_min=0.01, dt_max=0.5),
     AttentionSizes(2, 2, 8, sliding_window=9),
     MLPSizes(40, "relu2", gated=False, bias=True),
     AttentionSizes(3, 1, 12, rope=False),

@@ -46,7 +46,9 @@ class Bamba(Format):
         """See `Format.to_hybrid`."""
         source = BambaConfig.from_dict(raw)
         mlp = MLPSizes(
-            width=source.intermediate_size, activation=source.hidden_act, bias=source.mlp_bias
+            intermediate_size=source.intermediate_size,
+            activation=source.hidden_act,
+            bias=source.mlp_bias,
         )
         blocks = read_blocks(source, source.layers_block_type, read_attention(source), mlp)
         return read_config(source, blocks, rope_parameters=source.rope_parameters)
@@ -81,7 +83,7 @@ class Bamba(Format):
             **written_mamba(config),
             **rope,
             "partial_rotary_factor": factor,
-            "intermediate_size": mlp.width,
+            "intermediate_size": mlp.intermediate_size,
             "hidden_act": mlp.activation,
             "mlp_bias": mlp.bias,
             "rms_norm_eps": config.norm_eps,

@@ -61,7 +61,9 @@ class GraniteMoeHybrid(Format):
             scale=source.attention_multiplier,
             rope=source.position_embedding_type == "rope",
         )
-        mlp = MLPSizes(width=source.shared_intermediate_size, activation=source.hidden_act)
+        mlp = MLPSizes(
+            intermediate_size=source.shared_intermediate_size, activation=source.hidden_act
+        )
         return read_config(
             source,
             read_blocks(source, source.layer_types or [], attention, mlp),
@@ -100,8 +102,8 @@ class GraniteMoeHybrid(Format):
             "embedding_multiplier": config.embedding_multiplier,
             "residual_multiplier": config.residual_multiplier,
             "logits_scaling": config.logits_scaling,
-            "intermediate_size": mlp.width,
-            "shared_intermediate_size": mlp.width,
+            "intermediate_size": mlp.intermediate_size,
+            "shared_intermediate_size": mlp.intermediate_size,
             "hidden_act": mlp.activation,
             "num_local_experts": 0,
             "num_experts_per_tok": 0,

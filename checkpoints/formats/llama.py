@@ -25,7 +25,7 @@ class Llama(TransformerFormat):
         require(attention.qkv_bias == attention.out_bias, "it has all attention biases or none")
         require(not attention.qk_norm, "it has no query/key norm")
         require(attention.sliding_window is None, "it has no sliding window")
-        require(config.hidden_size % attention.heads == 0, "its heads divide the hidden size")
+        require(config.hidden_size % attention.num_heads == 0, "its heads divide the hidden size")
 
     def from_hybrid(self, config: HybridConfig) -> Raw:
         """See `Format.from_hybrid`."""

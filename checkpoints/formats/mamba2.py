@@ -36,11 +36,11 @@ class Mamba2Format(Format):
             raise ValueError(f"hidden_act is {source.hidden_act!r}; it must be silu")
         low, high = source.time_step_limit
         sizes = MambaSizes(
-            heads=source.num_heads,
+            num_heads=source.num_heads,
             head_dim=source.head_dim,
-            groups=source.n_groups,
+            n_groups=source.n_groups,
             d_state=source.state_size,
-            conv_width=source.conv_kernel,
+            conv_kernel=source.conv_kernel,
             conv_bias=source.use_conv_bias,
             proj_bias=source.use_bias,
             dt_min=float(low),
@@ -60,7 +60,7 @@ class Mamba2Format(Format):
         assert mamba is not None
         require_no_multipliers(config)
         require(
-            mamba.inner % config.hidden_size == 0,
+            mamba.d_inner % config.hidden_size == 0,
             "its Mamba-2 width is a whole multiple of the hidden size",
         )
         return Fit(config)
@@ -74,14 +74,14 @@ class Mamba2Format(Format):
             "model_type": self.name,
             **written_fields(config),
             "num_hidden_layers": len(config.layout),
-            "num_heads": mamba.heads,
+            "num_heads": mamba.num_heads,
             "head_dim": mamba.head_dim,
-            "n_groups": mamba.groups,
+            "n_groups": mamba.n_groups,
             "state_size": mamba.d_state,
-            "conv_kernel": mamba.conv_width,
+            "conv_kernel": mamba.conv_kernel,
             "use_conv_bias": mamba.conv_bias,
             "use_bias": mamba.proj_bias,
-            "expand": mamba.inner // config.hidden_size,
+            "expand": mamba.d_inner // config.hidden_size,
             "hidden_act": "silu",
             "residual_in_fp32": config.residual_in_fp32,
             "layer_norm_epsilon": config.norm_eps,

@@ -41,24 +41,24 @@ class NemotronH(Format):
             raise ValueError("it has mixture-of-experts layers; only dense models are supported")
         sizes: dict[str, BlockSizes] = {
             "full_attention": AttentionSizes(
-                heads=source.num_attention_heads,
-                kv_heads=source.num_key_value_heads,
+                num_heads=source.num_attention_heads,
+                num_kv_heads=source.num_key_value_heads,
                 head_dim=source.head_dim,
                 rope=False,
             ),
             "linear_attention": MambaSizes(
-                heads=source.mamba_num_heads,
+                num_heads=source.mamba_num_heads,
                 head_dim=source.mamba_head_dim,
-                groups=source.n_groups,
+                n_groups=source.n_groups,
                 d_state=source.ssm_state_size,
-                conv_width=source.conv_kernel,
+                conv_kernel=source.conv_kernel,
                 conv_bias=source.use_conv_bias,
                 proj_bias=source.use_bias,
                 # The stock code clamps the step to this, not to time_step_limit.
                 dt_min=source.time_step_min,
             ),
             "mlp": MLPSizes(
-                width=source.intermediate_size,
+                intermediate_size=source.intermediate_size,
                 activation=source.mlp_hidden_act,
                 gated=False,
                 bias=source.mlp_bias,
@@ -107,29 +107,29 @@ class NemotronH(Format):
         }
         if attention is not None:
             raw |= {
-                "num_attention_heads": attention.heads,
-                "num_key_value_heads": attention.kv_heads,
+                "num_attention_heads": attention.num_heads,
+                "num_key_value_heads": attention.num_kv_heads,
                 "head_dim": attention.head_dim,
                 "attention_bias": False,
             }
         if mamba is not None:
             raw |= {
-                "mamba_num_heads": mamba.heads,
+                "mamba_num_heads": mamba.num_heads,
                 "mamba_head_dim": mamba.head_dim,
-                "n_groups": mamba.groups,
+                "n_groups": mamba.n_groups,
                 "ssm_state_size": mamba.d_state,
-                "conv_kernel": mamba.conv_width,
+                "conv_kernel": mamba.conv_kernel,
                 "use_conv_bias": mamba.conv_bias,
                 "use_bias": mamba.proj_bias,
                 "mamba_proj_bias": mamba.proj_bias,
                 "mamba_hidden_act": "silu",
-                "expand": max(1, mamba.inner // config.hidden_size),
+                "expand": max(1, mamba.d_inner // config.hidden_size),
                 # transformers takes its logarithm, so "no lower limit" must not be zero.
                 "time_step_min": mamba.dt_min or 1e-30,
             }
         if mlp is not None:
             raw |= {
-                "intermediate_size": mlp.width,
+                "intermediate_size": mlp.intermediate_size,
                 "mlp_hidden_act": mlp.activation,
                 "mlp_bias": mlp.bias,
             }

@@ -24,11 +24,11 @@ def read_blocks(
     """Return the blocks of a checkpoint from transformers' configuration of it."""
     limit = source.time_step_limit or (0.0, float("inf"))
     mamba = MambaSizes(
-        heads=source.mamba_n_heads,
+        num_heads=source.mamba_n_heads,
         head_dim=source.mamba_d_head,
-        groups=source.mamba_n_groups,
+        n_groups=source.mamba_n_groups,
         d_state=source.mamba_d_state,
-        conv_width=source.mamba_d_conv,
+        conv_kernel=source.mamba_d_conv,
         conv_bias=source.mamba_conv_bias,
         proj_bias=source.mamba_proj_bias,
         dt_min=float(limit[0]),
@@ -46,8 +46,8 @@ def read_attention(source: Any, **fields: Any) -> AttentionSizes:
     """Return the sizes of the attention blocks from transformers' configuration."""
     heads = source.num_attention_heads
     return AttentionSizes(
-        heads=heads,
-        kv_heads=source.num_key_value_heads,
+        num_heads=heads,
+        num_kv_heads=source.num_key_value_heads,
         head_dim=getattr(source, "head_dim", None) or source.hidden_size // heads,
         qkv_bias=source.attention_bias,
         out_bias=source.attention_bias,
@@ -83,8 +83,8 @@ def fit_stock(config: HybridConfig) -> Fit:
         require(mlp.activation == "silu", "one activation, silu, serves the MLP and Mamba-2")
         require(mamba.dt_limit == (0.0, float("inf")), "its steps have no limits")
         require(
-            mamba.inner % config.hidden_size == 0,
-            f"its Mamba-2 width is a whole multiple of the hidden size, and {mamba.inner} is "
+            mamba.d_inner % config.hidden_size == 0,
+            f"its Mamba-2 width is a whole multiple of the hidden size, and {mamba.d_inner} is "
             f"not one of {config.hidden_size}",
         )
     exact, notes = True, []
@@ -98,12 +98,12 @@ def fit_stock(config: HybridConfig) -> Fit:
     bias = attention.qkv_bias or attention.out_bias
     attention = replace(attention, qkv_bias=bias, out_bias=bias, sliding_window=None)
     padded = pad_heads(attention, config.hidden_size)
-    if padded.heads != attention.heads:
+    if padded.num_heads != attention.num_heads:
         notes.append(
-            f"{padded.heads - attention.heads} zero heads were added, so that heads × head_dim "
+            f"{padded.num_heads - attention.num_heads} zero heads were added, so that heads × head_dim "
             "is the hidden size, which is what vLLM, SGLang and llama.cpp assume"
         )
-    elif attention.heads * attention.head_dim != config.hidden_size:
+    elif attention.num_heads * attention.head_dim != config.hidden_size:
         notes.append(
             f"opens in transformers only: head_dim is {attention.head_dim}, and vLLM, SGLang and "
             "llama.cpp take it to be hidden size / heads"
@@ -128,12 +128,12 @@ def pad_heads(attention: AttentionSizes, hidden: int) -> AttentionSizes:
     help.
     """
     heads, rest = divmod(hidden, attention.head_dim)
-    if rest or heads <= attention.heads:
+    if rest or heads <= attention.num_heads:
         return attention
-    group = attention.heads // attention.kv_heads
-    for kv_heads in range(attention.kv_heads, heads + 1):
+    group = attention.num_heads // attention.num_kv_heads
+    for kv_heads in range(attention.num_kv_heads, heads + 1):
         if heads % kv_heads == 0 and heads // kv_heads >= group:
-            return replace(attention, heads=heads, kv_heads=kv_heads)
+            return replace(attention, num_heads=heads, num_kv_heads=kv_heads)
     return attention
 
 
@@ -146,15 +146,15 @@ def written_mamba(config: HybridConfig) -> Raw:
     mamba = uniform(config, MambaSizes)
     if mamba is None:
         attention = uniform_attention(config)
-        heads = attention.heads if config.hidden_size % attention.heads == 0 else 1
-        mamba = MambaSizes(heads, 2 * config.hidden_size // heads, groups=1, d_state=128)
+        heads = attention.num_heads if config.hidden_size % attention.num_heads == 0 else 1
+        mamba = MambaSizes(heads, 2 * config.hidden_size // heads, n_groups=1, d_state=128)
     return {
-        "mamba_n_heads": mamba.heads,
+        "mamba_n_heads": mamba.num_heads,
         "mamba_d_head": mamba.head_dim,
-        "mamba_n_groups": mamba.groups,
+        "mamba_n_groups": mamba.n_groups,
         "mamba_d_state": mamba.d_state,
-        "mamba_d_conv": mamba.conv_width,
-        "mamba_expand": mamba.inner // config.hidden_size,
+        "mamba_d_conv": mamba.conv_kernel,
+        "mamba_expand": mamba.d_inner // config.hidden_size,
         "mamba_chunk_size": 256,
         "mamba_conv_bias": mamba.conv_bias,
         "mamba_proj_bias": mamba.proj_bias,
@@ -165,11 +165,11 @@ def written_attention(config: HybridConfig) -> Raw:
     """Return the attention fields of config.json; no head_dim where readers derive it."""
     attention = uniform_attention(config)
     fields: Raw = {
-        "num_attention_heads": attention.heads,
-        "num_key_value_heads": attention.kv_heads,
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
         "attention_bias": attention.qkv_bias,
         "attention_dropout": 0.0,
     }
-    if attention.heads * attention.head_dim != config.hidden_size:
+    if attention.num_heads * attention.head_dim != config.hidden_size:
         fields["head_dim"] = attention.head_dim
     return fields

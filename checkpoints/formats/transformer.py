@@ -45,13 +45,13 @@ class TransformerFormat(Format):
         """
         head_dim = getattr(source, "head_dim", None)
         attention_sizes = AttentionSizes(
-            heads=source.num_attention_heads,
-            kv_heads=source.num_key_value_heads,
+            num_heads=source.num_attention_heads,
+            num_kv_heads=source.num_key_value_heads,
             head_dim=head_dim or source.hidden_size // source.num_attention_heads,
             **attention,
         )
         mlp = MLPSizes(
-            width=source.intermediate_size,
+            intermediate_size=source.intermediate_size,
             activation=source.hidden_act,
             bias=getattr(source, "mlp_bias", False),
         )
@@ -107,10 +107,10 @@ class TransformerFormat(Format):
             "model_type": self.name,
             **written_fields(config),
             "num_hidden_layers": len(config.layout) // 2,
-            "num_attention_heads": attention.heads,
-            "num_key_value_heads": attention.kv_heads,
+            "num_attention_heads": attention.num_heads,
+            "num_key_value_heads": attention.num_kv_heads,
             "head_dim": attention.head_dim,
-            "intermediate_size": mlp.width,
+            "intermediate_size": mlp.intermediate_size,
             "hidden_act": mlp.activation,
             "rms_norm_eps": config.norm_eps,
             **written_rope(config),

@@ -78,8 +78,10 @@ class CutTensors:
             old, new = before.blocks[place], after.blocks[place]
             assert isinstance(old, MambaSizes)
             assert isinstance(new, MambaSizes)
-            usual = power.view(old.groups, -1).mean(-1).repeat_interleave(old.inner // old.groups)
-            left = self._left(name, power).view(new.groups, -1)
+            usual = (
+                power.view(old.n_groups, -1).mean(-1).repeat_interleave(old.d_inner // old.n_groups)
+            )
+            left = self._left(name, power).view(new.n_groups, -1)
             ratio = left.mean(-1, keepdim=True).expand_as(left).flatten() / self._left(name, usual)
             self._factors[name] = ratio.nan_to_num(1.0).sqrt()
 

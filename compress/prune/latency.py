@@ -248,7 +248,7 @@ def _filled(model: HybridForCausalLM, context: int, batch: int) -> HybridCache:
     for place, sizes in enumerate(model.config.blocks):
         if isinstance(sizes, AttentionSizes):
             tokens = min(context, (sizes.sliding_window or context + 1) - 1)
-            shape = (batch, sizes.kv_heads, tokens, sizes.head_dim)
+            shape = (batch, sizes.num_kv_heads, tokens, sizes.head_dim)
             zeros = torch.zeros(shape, device=model.device, dtype=model.dtype)
             cache.update(zeros, zeros.clone(), place)
     with torch.inference_mode():  # and the states

@@ -100,7 +100,7 @@ def _even(sizes: BlockSizes | None, hidden: int) -> Seen:
     if sizes is None:
         return Seen(torch.ones(hidden))
     if isinstance(sizes, MambaSizes):
-        return Seen(torch.ones(sizes.inner), torch.ones(sizes.groups * sizes.d_state))
+        return Seen(torch.ones(sizes.d_inner), torch.ones(sizes.n_groups * sizes.d_state))
     if isinstance(sizes, AttentionSizes):
-        return Seen(torch.ones(sizes.heads * sizes.head_dim))
-    return Seen(torch.ones(sizes.width))
+        return Seen(torch.ones(sizes.num_heads * sizes.head_dim))
+    return Seen(torch.ones(sizes.intermediate_size))

@@ -275,6 +275,6 @@ def step_of(axis: Axis, config: HybridConfig, multiple_of: int | None) -> int:
     if axis.name in ("mamba-channels", "mamba-state"):
         return max(1, full // 8)
     sizes = config.blocks[axis.places(config)[0]]
-    if isinstance(sizes, MambaSizes) and sizes.heads != sizes.groups:
-        return sizes.groups
+    if isinstance(sizes, MambaSizes) and sizes.num_heads != sizes.n_groups:
+        return sizes.n_groups
     return 1

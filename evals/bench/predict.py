@@ -177,10 +177,10 @@ def prefill_flops(config: HybridConfig, length: int) -> float:
         if isinstance(block, AttentionSizes):
             window = min(length, block.sliding_window or length)
             pairs = length * window - window * (window - 1) / 2
-            total += 4 * pairs * block.heads * block.head_dim
+            total += 4 * pairs * block.num_heads * block.head_dim
         elif isinstance(block, MambaSizes):
-            within = CHUNK / 2 * 2 * (block.groups * block.d_state + block.inner)
-            total += length * (within + 4 * block.inner * block.d_state)
+            within = CHUNK / 2 * 2 * (block.n_groups * block.d_state + block.d_inner)
+            total += length * (within + 4 * block.d_inner * block.d_state)
     return total
 
 
@@ -190,9 +190,9 @@ def decode_flops(config: HybridConfig, context: int) -> float:
     for block in config.blocks:
         if isinstance(block, AttentionSizes):
             seen = min(context, block.sliding_window or context)
-            total += 4 * seen * block.heads * block.head_dim
+            total += 4 * seen * block.num_heads * block.head_dim
         elif isinstance(block, MambaSizes):
-            total += 6 * block.inner * block.d_state
+            total += 6 * block.d_inner * block.d_state
     return total
 
 

@@ -45,12 +45,12 @@ def write_metadata(
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(layer_count(config))
-    writer.add_feed_forward_length(mlp.width)
+    writer.add_feed_forward_length(mlp.intermediate_size)
     writer.add_layer_norm_rms_eps(config.norm_eps)
 
-    writer.add_head_count(attention.heads)
+    writer.add_head_count(attention.num_heads)
     # A layer without KV heads is how the loader recognizes Mamba-2.
-    writer.add_head_count_kv([0 if is_mamba else attention.kv_heads
+    writer.add_head_count_kv([0 if is_mamba else attention.num_kv_heads
                               for is_mamba in mamba_layers(config)])  # fmt: skip
     writer.add_key_length(attention.head_dim)
     writer.add_value_length(attention.head_dim)
@@ -64,11 +64,11 @@ def write_metadata(
         if attention_factor(config) != 1.0:
             writer.add_rope_scaling_attn_factors(attention_factor(config))
 
-    writer.add_ssm_conv_kernel(mamba.conv_width)
-    writer.add_ssm_inner_size(mamba.inner)
+    writer.add_ssm_conv_kernel(mamba.conv_kernel)
+    writer.add_ssm_inner_size(mamba.d_inner)
     writer.add_ssm_state_size(mamba.d_state)
-    writer.add_ssm_time_step_rank(mamba.heads)
-    writer.add_ssm_group_count(mamba.groups)
+    writer.add_ssm_time_step_rank(mamba.num_heads)
+    writer.add_ssm_group_count(mamba.n_groups)
 
     writer.add_embedding_scale(config.embedding_multiplier)
     writer.add_residual_scale(config.residual_multiplier)

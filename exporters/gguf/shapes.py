@@ -44,9 +44,9 @@ def obstacles(config: HybridConfig) -> list[str]:
 
 
 def _mamba(mamba: MambaSizes, hidden: int) -> Iterator[str]:
-    if mamba.inner != 2 * hidden:
+    if mamba.d_inner != 2 * hidden:
         yield (
-            f"its Mamba-2 blocks are {mamba.inner} wide, and llama.cpp's are twice the hidden "
+            f"its Mamba-2 blocks are {mamba.d_inner} wide, and llama.cpp's are twice the hidden "
             f"size, {2 * hidden}; convert with --ssm-expand 2"
         )
     if mamba.proj_bias:

@@ -100,12 +100,12 @@ def _mamba_change(
 ) -> tuple[tuple[int, ...], _Change]:
     """Return the shape of one of a Mamba-2 mixer's tensors there, and how to get to it."""
     if leaf in ("A_log", "D"):
-        column = (mamba.heads, 1)
+        column = (mamba.num_heads, 1)
         if leaf == "D":
             return column, lambda tensor: tensor.reshape(column)
         return column, lambda tensor: -tensor.double().exp().reshape(column)
     if module == "norm":
-        groups = (mamba.groups, mamba.inner // mamba.groups)
+        groups = (mamba.n_groups, mamba.d_inner // mamba.n_groups)
         return groups, lambda tensor: tensor.reshape(groups)
     if module == "conv1d" and leaf == "weight":
         return (shape[0], shape[2]), lambda tensor: tensor.squeeze(1)

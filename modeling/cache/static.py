@@ -42,14 +42,14 @@ class StaticHybridCache(HybridCache):
         for index, sizes in enumerate(config.blocks):
             if isinstance(sizes, AttentionSizes):
                 layer = StaticLayer(capacity)
-                one = empty(batch_size, sizes.kv_heads, 1, sizes.head_dim)
+                one = empty(batch_size, sizes.num_kv_heads, 1, sizes.head_dim)
                 layer.lazy_initialization(one, one)
                 self.layers[index] = layer
             elif isinstance(sizes, MambaSizes):
-                window = (batch_size, sizes.conv_channels, sizes.conv_width - 1)
+                window = (batch_size, sizes.conv_channels, sizes.conv_kernel - 1)
                 self.update_conv_state(empty(window), index)
                 state = torch.zeros(
-                    batch_size, sizes.heads, sizes.head_dim, sizes.d_state,
+                    batch_size, sizes.num_heads, sizes.head_dim, sizes.d_state,
                     dtype=torch.promote_types(dtype, torch.float32), device=device,
                 )  # fmt: skip
                 self.update_recurrent_state(state, index)
@@ -115,8 +115,8 @@ def bytes_per_sequence(config: HybridConfig, capacity: int, width: int) -> int:
     total = 0
     for sizes in config.blocks:
         if isinstance(sizes, AttentionSizes):
-            total += 2 * capacity * sizes.kv_heads * sizes.head_dim * width
+            total += 2 * capacity * sizes.num_kv_heads * sizes.head_dim * width
         elif isinstance(sizes, MambaSizes):
-            total += (sizes.conv_width - 1) * sizes.conv_channels * width
-            total += sizes.inner * sizes.d_state * max(width, 4)
+            total += (sizes.conv_kernel - 1) * sizes.conv_channels * width
+            total += sizes.d_inner * sizes.d_state * max(width, 4)
     return total

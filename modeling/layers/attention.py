@@ -20,12 +20,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: HybridConfig, sizes: AttentionSizes, index: int) -> None:
         super().__init__()
-        hidden, width = config.hidden_size, sizes.heads * sizes.head_dim
-        kv_width = sizes.kv_heads * sizes.head_dim
+        hidden, width = config.hidden_size, sizes.num_heads * sizes.head_dim
+        kv_width = sizes.num_kv_heads * sizes.head_dim
         self.config, self.sizes, self.layer_idx = config, sizes, index
         # The names that transformers' attention functions look for.
         self.is_causal = True
-        self.num_key_value_groups = sizes.heads // sizes.kv_heads
+        self.num_key_value_groups = sizes.num_heads // sizes.num_kv_heads
         self.scaling = sizes.head_dim**-0.5 if sizes.scale is None else sizes.scale
         self.layer_type = config.layer_types[index]
 

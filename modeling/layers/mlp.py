@@ -17,7 +17,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: HybridConfig, sizes: MLPSizes, index: int) -> None:
         super().__init__()
         del index  # it keeps nothing in the cache
-        hidden, width = config.hidden_size, sizes.width
+        hidden, width = config.hidden_size, sizes.intermediate_size
         self.gate_proj = Linear(hidden, width, bias=sizes.bias) if sizes.gated else None
         self.up_proj = Linear(hidden, width, bias=sizes.bias)
         self.down_proj = Linear(width, hidden, bias=sizes.bias)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -10,8 +11,8 @@ Shapes = dict[str, tuple[int, ...]]
 class AttentionSizes:
     """Causal attention with grouped queries (Ainslie et al. 2023, arXiv 2305.13245)."""
 
-    heads: int
-    kv_heads: int
+    num_heads: int
+    num_kv_heads: int
     head_dim: int
     qkv_bias: bool = False
     out_bias: bool = False
@@ -24,9 +25,11 @@ class AttentionSizes:
     """How many tokens back a token sees, itself included; all if None."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "heads", "kv_heads", "head_dim")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} heads are not a multiple of {self.kv_heads} KV heads")
+        _require_positive(self, "num_heads", "num_kv_heads", "head_dim")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"{self.num_heads} heads are not a multiple of {self.num_kv_heads} KV heads"
+            )
         if self.sliding_window is not None:
             _require_positive(self, "sliding_window")
         if self.scale is not None and not is_number(self.scale):
@@ -34,7 +37,7 @@ class AttentionSizes:
 
     def shapes(self, hidden: int) -> Shapes:
         """Return the mixer's parameters: name to shape."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         shapes: Shapes = {}
         for name, rows in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
             shapes |= _linear(name, rows, hidden, self.qkv_bias)
@@ -48,33 +51,35 @@ class AttentionSizes:
 class MambaSizes:
     """Mamba-2 (Dao & Gu 2024, arXiv 2405.21060, section 7)."""
 
-    heads: int
+    num_heads: int
     head_dim: int
-    groups: int
+    n_groups: int
     d_state: int
-    conv_width: int = 4
+    conv_kernel: int = 4
     conv_bias: bool = True
     proj_bias: bool = False
     dt_min: float = 0.0
     dt_max: float | None = None
 
     def __post_init__(self) -> None:
-        _require_positive(self, "heads", "head_dim", "groups", "d_state", "conv_width")
-        if self.heads % self.groups:
-            raise ValueError(f"{self.heads} Mamba heads are not a multiple of {self.groups} groups")
+        _require_positive(self, "num_heads", "head_dim", "n_groups", "d_state", "conv_kernel")
+        if self.num_heads % self.n_groups:
+            raise ValueError(
+                f"{self.num_heads} Mamba heads are not a multiple of {self.n_groups} groups"
+            )
         limits = (self.dt_min, 0.0 if self.dt_max is None else self.dt_max)
         if not all(is_number(limit) and 0 <= limit <= _LONGEST_STEP for limit in limits):
             raise ValueError(f"steps from {self.dt_min!r} to {self.dt_max!r} make no sense")
 
     @property
-    def inner(self) -> int:
+    def d_inner(self) -> int:
         """Width of x, of the gate and of the output projection's input."""
-        return self.heads * self.head_dim
+        return self.num_heads * self.head_dim
 
     @property
     def conv_channels(self) -> int:
         """Channels that the convolution sees: x, then B, then C."""
-        return self.inner + 2 * self.groups * self.d_state
+        return self.d_inner + 2 * self.n_groups * self.d_state
 
     @property
     def dt_limit(self) -> tuple[float, float]:
@@ -83,37 +88,39 @@ class MambaSizes:
 
     def in_proj_splits(self) -> tuple[int, int, int, int, int]:
         """Return the rows of the input projection in their order: gate, x, B, C, dt."""
-        bc = self.groups * self.d_state
-        return (self.inner, self.inner, bc, bc, self.heads)
+        bc = self.n_groups * self.d_state
+        return (self.d_inner, self.d_inner, bc, bc, self.num_heads)
 
     def shapes(self, hidden: int) -> Shapes:
         """Return the mixer's parameters: name to shape."""
         shapes = _linear("in_proj", sum(self.in_proj_splits()), hidden, self.proj_bias)
-        shapes["conv1d.weight"] = (self.conv_channels, 1, self.conv_width)
+        shapes["conv1d.weight"] = (self.conv_channels, 1, self.conv_kernel)
         if self.conv_bias:
             shapes["conv1d.bias"] = (self.conv_channels,)
-        shapes |= dict.fromkeys(("dt_bias", "A_log", "D"), (self.heads,))
-        shapes["norm.weight"] = (self.inner,)
-        return shapes | _linear("out_proj", hidden, self.inner, self.proj_bias)
+        shapes |= dict.fromkeys(("dt_bias", "A_log", "D"), (self.num_heads,))
+        shapes["norm.weight"] = (self.d_inner,)
+        return shapes | _linear("out_proj", hidden, self.d_inner, self.proj_bias)
 
 
 @dataclass(frozen=True)
 class MLPSizes:
     """A feed-forward block; gated is SwiGLU-like (Shazeer 2020, arXiv 2002.05202)."""
 
-    width: int
+    intermediate_size: int
     activation: str = "silu"
     gated: bool = True
     bias: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(self, "width")
+        _require_positive(self, "intermediate_size")
 
     def shapes(self, hidden: int) -> Shapes:
         """Return the mixer's parameters: name to shape."""
-        shapes = _linear("gate_proj", self.width, hidden, self.bias) if self.gated else {}
-        shapes |= _linear("up_proj", self.width, hidden, self.bias)
-        return shapes | _linear("down_proj", hidden, self.width, self.bias)
+        shapes = (
+            _linear("gate_proj", self.intermediate_size, hidden, self.bias) if self.gated else {}
+        )
+        shapes |= _linear("up_proj", self.intermediate_size, hidden, self.bias)
+        return shapes | _linear("down_proj", hidden, self.intermediate_size, self.bias)
 
 
 _LONGEST_STEP = 1e6  # after which there is nothing left of a state
@@ -125,6 +132,24 @@ def is_number(value: object) -> bool:
 
 
 BlockSizes = AttentionSizes | MambaSizes | MLPSizes
+
+_OLD_NAMES = {
+    "heads": "num_heads",
+    "kv_heads": "num_kv_heads",
+    "groups": "n_groups",
+    "conv_width": "conv_kernel",
+    "width": "intermediate_size",
+}
+"""Field names that earlier directories have in their ``config.json``, and today's names."""
+
+
+def with_current_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a block with old names replaced by the current ones.
+
+    An old name stays where the current one is given as well, and the class then rejects it.
+    """
+    renamed = {old: new for old, new in _OLD_NAMES.items() if new not in fields}
+    return {renamed.get(name, name): value for name, value in fields.items()}
 
 
 def _linear(name: str, rows: int, columns: int, bias: bool) -> Shapes:

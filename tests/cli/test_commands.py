@@ -133,7 +133,7 @@ def test_every_option_of_convert_arrives(run, model, tmp_path):
     }
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     mamba = config["mamba"]
-    assert (mamba["heads"], mamba["groups"], mamba["d_state"]) == (8, 2, 12)
+    assert (mamba["num_heads"], mamba["n_groups"], mamba["d_state"]) == (8, 2, 12)
     assert (config["model_type"], config["layout"]) == ("hybridize", "M-M-*-M-")
     files = sorted((tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 2

@@ -133,8 +133,8 @@ def test_sizes_of_new_blocks(tmp_path, options):
     agree_everywhere(tmp_path / "out")
     block = load_model(tmp_path / "out").config.blocks[0]
     assert isinstance(block, MambaSizes)
-    assert block.heads == 4 * options.get("ssm_expand", 1)
-    assert block.groups == {"kv": 2, 1: 1}.get(options.get("ssm_groups"), 4)
+    assert block.num_heads == 4 * options.get("ssm_expand", 1)
+    assert block.n_groups == {"kv": 2, 1: 1}.get(options.get("ssm_groups"), 4)
     assert block.d_state == options.get("d_state", 8)
 
 
@@ -189,7 +189,7 @@ def test_zero_heads_can_learn_where_they_meet_mamba(tmp_path):
     model = load_model(tmp_path / "out")
     block = model.config.blocks[0]
     assert isinstance(block, MambaSizes)
-    assert block.heads == 8
+    assert block.num_heads == 8
     mixer = model.model.blocks[0].mixer
     gate, x, *_ = block.in_proj_splits()
     values = mixer.in_proj.weight[gate : gate + x].unflatten(0, (8, 4))
@@ -197,7 +197,7 @@ def test_zero_heads_can_learn_where_they_meet_mamba(tmp_path):
     assert (mixer.norm.weight != 0).all()
     attention = model.config.blocks[4]
     assert isinstance(attention, AttentionSizes)
-    assert (attention.heads, attention.kv_heads) == (8, 2)
+    assert (attention.num_heads, attention.num_kv_heads) == (8, 2)
 
 
 def test_sharded_in_and_out_and_another_dtype(tmp_path):

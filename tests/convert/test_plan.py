@@ -112,7 +112,7 @@ def test_a_model_without_attention_has_nothing_to_convert():
 )
 def test_sizes_of_the_new_blocks(attention, choice, want):
     sizes = mamba_sizes(attention, 32, choice)
-    assert (sizes.heads, sizes.head_dim, sizes.groups, sizes.d_state) == want
+    assert (sizes.num_heads, sizes.head_dim, sizes.n_groups, sizes.d_state) == want
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_names_are_those_of_the_architecture(pair):
 @torch.no_grad()
 def test_a_head_wider_than_its_share_and_other_blocks_of_our_own_format(tmp_path):
     attention = AttentionSizes(3, 1, 12, qkv_bias=True, out_bias=True, scale=0.5)
-    mamba = MambaSizes(4, 16, 4, 8, conv_width=2)
+    mamba = MambaSizes(4, 16, 4, 8, conv_kernel=2)
     blocks = [attention, MLPSizes(40), mamba, MLPSizes(40), attention, MLPSizes(40)]
     rope = {"rope_type": "default", "rope_theta": 500.0}
     model = build(blocks, rope_parameters=rope, logits_scaling=2.0)

@@ -39,9 +39,9 @@ def test_memory_follows_from_decays_that_do_not_depend_on_the_text(ids):
     model = build(MIXED)
     for index in (0, 4):
         mixer = model.model.blocks[index].mixer
-        mixer.in_proj.weight[-mixer.sizes.heads :] = 0
+        mixer.in_proj.weight[-mixer.sizes.num_heads :] = 0
         if mixer.in_proj.bias is not None:
-            mixer.in_proj.bias[-mixer.sizes.heads :] = 0
+            mixer.in_proj.bias[-mixer.sizes.num_heads :] = 0
     for memory in look(model, ids).memories:
         mixer = model.model.blocks[memory.block].mixer
         low, high = mixer.sizes.dt_limit

@@ -73,6 +73,38 @@ def test_configuration_gives_back_every_block(blocks):
     assert again.replace_blocks(blocks[:1]).blocks == tuple(blocks[:1])
 
 
+def test_configuration_reads_old_field_names():
+    config = HybridConfig.from_dict(
+        {
+            "layout": "*M-*M-",
+            "hidden_size": 16,
+            "attention": {"heads": 4, "kv_heads": 2, "head_dim": 8},
+            "mamba": {"heads": 4, "head_dim": 8, "groups": 2, "d_state": 5, "conv_width": 3},
+            "mlp": {"width": 24},
+            "overrides": {
+                "3": {"heads": 2},
+                "4": {"groups": 4, "conv_width": 2},
+                "5": {"width": 7},
+            },
+        }
+    )
+    assert config.blocks == (
+        AttentionSizes(num_heads=4, num_kv_heads=2, head_dim=8),
+        MambaSizes(num_heads=4, head_dim=8, n_groups=2, d_state=5, conv_kernel=3),
+        MLPSizes(intermediate_size=24),
+        AttentionSizes(num_heads=2, num_kv_heads=2, head_dim=8),
+        MambaSizes(num_heads=4, head_dim=8, n_groups=4, d_state=5, conv_kernel=2),
+        MLPSizes(intermediate_size=7),
+    )
+    assert config.to_dict()["mlp"] == {"intermediate_size": 24}
+    assert config.to_dict()["overrides"]["4"] == {"n_groups": 4, "conv_kernel": 2}
+
+
+def test_an_old_field_name_beside_the_current_one_is_rejected():
+    with pytest.raises(ValueError, match=r"block 0.*'width'"):
+        HybridConfig(layout="-", mlp={"width": 3, "intermediate_size": 3})
+
+
 @given(BLOCKS, st.booleans())
 def test_shapes_are_those_of_the_model(blocks, tied):
     import torch
@@ -91,7 +123,7 @@ def test_shapes_are_those_of_the_model(blocks, tied):
     [
         (lambda: AttentionSizes(3, 2, 8), "not a multiple of 2 KV heads"),
         (lambda: MambaSizes(3, 8, 2, 8), "not a multiple of 2 groups"),
-        (lambda: MLPSizes(0), "width is 0"),
+        (lambda: MLPSizes(0), "intermediate_size is 0"),
         (lambda: AttentionSizes(4, 2, 8.0), "head_dim is 8.0"),
     ],
 )
@@ -104,9 +136,9 @@ def test_sizes_that_cannot_be_are_refused(make, reason):
     ("fields", "reason"),
     [
         ({"layout": "M-x"}, "letter 'x'"),
-        ({"layout": "*", "mlp": {"width": 3}}, "no 'attention' sizes"),
-        ({"layout": "-", "mlp": {"width": 3, "depth": 1}}, "block 0"),
-        ({"layout": "-", "mlp": {"width": -3}}, "block 0"),
+        ({"layout": "*", "mlp": {"intermediate_size": 3}}, "no 'attention' sizes"),
+        ({"layout": "-", "mlp": {"intermediate_size": 3, "depth": 1}}, "block 0"),
+        ({"layout": "-", "mlp": {"intermediate_size": -3}}, "block 0"),
     ],
 )
 def test_configuration_says_which_block_is_wrong(fields, reason):

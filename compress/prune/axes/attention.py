@@ -20,24 +20,24 @@ class Queries(BlockAxis):
     def units(self, sizes: BlockSizes) -> int:
         """See `BlockAxis.units`."""
         assert isinstance(sizes, AttentionSizes)
-        return sizes.heads // sizes.kv_heads
+        return sizes.num_heads // sizes.num_kv_heads
 
     def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
         """See `BlockAxis.with_units`."""
         assert isinstance(sizes, AttentionSizes)
-        return replace(sizes, heads=sizes.kv_heads * count)
+        return replace(sizes, num_heads=sizes.num_kv_heads * count)
 
     def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
         """See `Axis.scores`; ``(kv_heads, query heads of each)``."""
         sizes = config.blocks[place]
         assert isinstance(sizes, AttentionSizes)
-        return seen.output.view(sizes.kv_heads, self.units(sizes), sizes.head_dim).sum(-1)
+        return seen.output.view(sizes.num_kv_heads, self.units(sizes), sizes.head_dim).sum(-1)
 
     def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
         """See `Axis.slices`; ``kept`` is ``(kv_heads, count)``."""
         sizes = config.blocks[place]
         assert isinstance(sizes, AttentionSizes)
-        heads = (torch.arange(sizes.kv_heads)[:, None] * self.units(sizes) + kept).flatten()
+        heads = (torch.arange(sizes.num_kv_heads)[:, None] * self.units(sizes) + kept).flatten()
         rows = spans(heads, sizes.head_dim)
         return {"q_proj.weight": (0, rows), "q_proj.bias": (0, rows), "o_proj.weight": (1, rows)}
 
@@ -52,12 +52,14 @@ class Groups(BlockAxis):
     def units(self, sizes: BlockSizes) -> int:
         """See `BlockAxis.units`."""
         assert isinstance(sizes, AttentionSizes)
-        return sizes.kv_heads
+        return sizes.num_kv_heads
 
     def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
         """See `BlockAxis.with_units`."""
         assert isinstance(sizes, AttentionSizes)
-        return replace(sizes, kv_heads=count, heads=count * (sizes.heads // sizes.kv_heads))
+        return replace(
+            sizes, num_kv_heads=count, num_heads=count * (sizes.num_heads // sizes.num_kv_heads)
+        )
 
     def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
         """See `Axis.scores`; ``(kv_heads,)``."""
@@ -68,7 +70,7 @@ class Groups(BlockAxis):
         sizes = config.blocks[place]
         assert isinstance(sizes, AttentionSizes)
         keys = spans(kept, sizes.head_dim)
-        queries = spans(kept, sizes.heads // sizes.kv_heads * sizes.head_dim)
+        queries = spans(kept, sizes.num_heads // sizes.num_kv_heads * sizes.head_dim)
         changed: Slices = {"o_proj.weight": (1, queries)}
         for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
             changed |= {f"{name}.weight": (0, rows), f"{name}.bias": (0, rows)}

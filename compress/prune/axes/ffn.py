@@ -21,12 +21,12 @@ class FeedForwardWidth(BlockAxis):
     def units(self, sizes: BlockSizes) -> int:
         """See `BlockAxis.units`."""
         assert isinstance(sizes, MLPSizes)
-        return sizes.width
+        return sizes.intermediate_size
 
     def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
         """See `BlockAxis.with_units`."""
         assert isinstance(sizes, MLPSizes)
-        return replace(sizes, width=count)
+        return replace(sizes, intermediate_size=count)
 
     def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
         """See `Axis.scores`; ``(width,)``."""

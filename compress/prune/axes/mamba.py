@@ -27,20 +27,20 @@ class Heads(BlockAxis):
     def units(self, sizes: BlockSizes) -> int:
         """See `BlockAxis.units`."""
         assert isinstance(sizes, MambaSizes)
-        return sizes.heads
+        return sizes.num_heads
 
     def possible(self, config: HybridConfig, count: int) -> bool:
         """See `Axis.possible`: as many in every group."""
         sizes = config.blocks[self.places(config)[0]]
         assert isinstance(sizes, MambaSizes)
-        alone = sizes.heads == sizes.groups
-        return super().possible(config, count) and (alone or count % sizes.groups == 0)
+        alone = sizes.num_heads == sizes.n_groups
+        return super().possible(config, count) and (alone or count % sizes.n_groups == 0)
 
     def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
         """See `BlockAxis.with_units`."""
         assert isinstance(sizes, MambaSizes)
-        groups = count if sizes.heads == sizes.groups else sizes.groups
-        return replace(sizes, heads=count, groups=groups)
+        groups = count if sizes.num_heads == sizes.n_groups else sizes.n_groups
+        return replace(sizes, num_heads=count, n_groups=groups)
 
     def keep(self, scores: torch.Tensor, count: int) -> torch.Tensor:
         """See `Axis.keep`; ``scores`` is ``(groups, heads of a group)``."""
@@ -60,15 +60,15 @@ class Heads(BlockAxis):
         """See `Axis.scores`; ``(groups, heads of a group)``."""
         sizes = config.blocks[place]
         assert isinstance(sizes, MambaSizes)
-        heads = seen.output.view(sizes.heads, sizes.head_dim).sum(-1)
-        return heads.view(sizes.groups, -1)
+        heads = seen.output.view(sizes.num_heads, sizes.head_dim).sum(-1)
+        return heads.view(sizes.n_groups, -1)
 
     def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
         """See `Axis.slices`."""
         sizes = config.blocks[place]
         assert isinstance(sizes, MambaSizes)
-        alone = sizes.heads == sizes.groups
-        groups = kept if alone else torch.arange(sizes.groups)
+        alone = sizes.num_heads == sizes.n_groups
+        groups = kept if alone else torch.arange(sizes.n_groups)
         return _slices(
             sizes, heads=kept, inner=spans(kept, sizes.head_dim), bc=spans(groups, sizes.d_state)
         )
@@ -95,16 +95,16 @@ class Channels(BlockAxis):
         """See `Axis.scores`; ``(heads, head_dim)``."""
         sizes = config.blocks[place]
         assert isinstance(sizes, MambaSizes)
-        return seen.output.view(sizes.heads, sizes.head_dim)
+        return seen.output.view(sizes.num_heads, sizes.head_dim)
 
     def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
         """See `Axis.slices`; ``kept`` is ``(heads, count)``: each head has its own."""
         sizes = config.blocks[place]
         assert isinstance(sizes, MambaSizes)
-        heads = torch.arange(sizes.heads)
+        heads = torch.arange(sizes.num_heads)
         inner = (heads[:, None] * sizes.head_dim + kept).flatten()
         return _slices(
-            sizes, heads=heads, inner=inner, bc=torch.arange(sizes.groups * sizes.d_state)
+            sizes, heads=heads, inner=inner, bc=torch.arange(sizes.n_groups * sizes.d_state)
         )
 
 
@@ -130,15 +130,15 @@ class StateSize(BlockAxis):
         sizes = config.blocks[place]
         assert isinstance(sizes, MambaSizes)
         assert seen.state is not None
-        return seen.state.view(sizes.groups, sizes.d_state)
+        return seen.state.view(sizes.n_groups, sizes.d_state)
 
     def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
         """See `Axis.slices`; ``kept`` is ``(groups, count)``."""
         sizes = config.blocks[place]
         assert isinstance(sizes, MambaSizes)
-        bc = (torch.arange(sizes.groups)[:, None] * sizes.d_state + kept).flatten()
+        bc = (torch.arange(sizes.n_groups)[:, None] * sizes.d_state + kept).flatten()
         return _slices(
-            sizes, heads=torch.arange(sizes.heads), inner=torch.arange(sizes.inner), bc=bc
+            sizes, heads=torch.arange(sizes.num_heads), inner=torch.arange(sizes.d_inner), bc=bc
         )
 
 
@@ -146,7 +146,7 @@ def _slices(
     sizes: MambaSizes, *, heads: torch.Tensor, inner: torch.Tensor, bc: torch.Tensor
 ) -> Slices:
     """Return how a block changes of which some heads, inner channels, and rows of B and C stay."""
-    width, shared = sizes.inner, sizes.groups * sizes.d_state
+    width, shared = sizes.d_inner, sizes.n_groups * sizes.d_state
     mixed = torch.cat([inner, width + bc, width + shared + bc])  # x, B, C
     rows = torch.cat([inner, width + mixed, 2 * width + 2 * shared + heads])  # gate, x, B, C, dt
     return {

@@ -38,7 +38,7 @@ def test_heads_leave_every_group_alike_and_dropped_blocks_count_for_nothing():
     scores = random_scores(config, 3)
     after = spread(Architecture({"ffn": 18, "mamba-heads": 3}, (1,)), config, scores, 6)
     for place, count in after.single.get("mamba-heads", {}).items():
-        assert count % config.blocks[place].groups == 0
+        assert count % config.blocks[place].n_groups == 0
     assert 1 not in after.single.get("ffn", {})
 
 
@@ -52,11 +52,11 @@ def test_the_cut_is_exact_where_what_leaves_is_zero():
         model.get_parameter(f"model.blocks.{place}.mixer.down_proj.weight")[:, gone] = 0
     group = int(scores.units["attention"][2].argmin())
     sizes = model.config.blocks[2]
-    width = sizes.heads // sizes.kv_heads * sizes.head_dim
+    width = sizes.num_heads // sizes.num_kv_heads * sizes.head_dim
     columns = slice(group * width, (group + 1) * width)
     model.get_parameter("model.blocks.2.mixer.o_proj.weight")[:, columns] = 0
     cut = CutTensors(InMemory(model), model.config, architecture, scores)
     smaller = assemble(cut, cut.config)
-    assert [block.width for block in smaller.config.blocks[1::2]] == [6, 24, 12]
+    assert [block.intermediate_size for block in smaller.config.blocks[1::2]] == [6, 24, 12]
     ids = torch.randint(64, (2, 9))
     torch.testing.assert_close(smaller(ids).logits, model(ids).logits)

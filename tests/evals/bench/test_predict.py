@@ -64,7 +64,7 @@ def test_operations_are_those_that_torch_counts(monkeypatch, blocks):
     mine = prefill_flops(model.config, length)
     # torch counts attention's whole square, half of which is never needed.
     square = sum(
-        2 * length**2 * b.heads * b.head_dim for b in blocks if isinstance(b, AttentionSizes)
+        2 * length**2 * b.num_heads * b.head_dim for b in blocks if isinstance(b, AttentionSizes)
     )
     assert mine + square == pytest.approx(counted(model, tokens(1, length)), rel=0.02)
 
