@@ -101,6 +101,28 @@ class Whole(OptionType):
 
 
 @dataclass(frozen=True)
+class WholeOr(OptionType):
+    """A whole number, or a word that stands for one."""
+
+    word: str
+    whole: Whole = Whole()
+
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        """What ``--help`` shows for the value."""
+        return f"{self.whole.metavar}|{self.word}"
+
+    def convert(self, value: Any) -> int | str:
+        """Return the number or the word; see `OptionType.convert`."""
+        if value == self.word:
+            return self.word
+        try:
+            return self.whole.convert(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {self.word}") from None
+
+
+@dataclass(frozen=True)
 class Number(OptionType):
     """A finite number between two limits; the lower one is excluded where ``above`` is set."""
 
@@ -173,6 +195,7 @@ class Listed(OptionType):
 
     item: OptionType
     metavar: str = "A,B,…"
+    at_least: int = 0
 
     def convert(self, value: Any) -> tuple[Any, ...]:
         """Return the values; see `OptionType.convert`."""
@@ -180,7 +203,10 @@ class Listed(OptionType):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, Iterable):
             value = [value]
-        return tuple(self.item.convert(part) for part in value)
+        values = tuple(self.item.convert(part) for part in value)
+        if len(values) < self.at_least:
+            raise ValueError(f"give at least {self.at_least}")
+        return values
 
     def to_text(self, value: Any) -> str:
         """Return the values with commas between them."""
@@ -235,8 +261,10 @@ def _within(number: float, minimum: float | None, maximum: float | None) -> bool
 
 
 def _limits(minimum: float | None, maximum: float | None, above: bool = False) -> str:
+    if minimum is not None and maximum is not None and above:
+        return f" above {minimum} and at most {maximum}"
     if minimum is not None and maximum is not None:
-        return f" above {minimum} and at most {maximum}" if above else f" from {minimum} to {maximum}"
+        return f" from {minimum} to {maximum}"
     if minimum is not None:
         return f" above {minimum}" if above else f" of at least {minimum}"
     return "" if maximum is None else f" of at most {maximum}"

@@ -20,7 +20,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from hybridize.errors import InputError
-from hybridize.option_types import Choice, Flag, OptionType, Whole
+from hybridize.option_types import Choice, Flag, Location, OptionType, Whole
 
 Result = TypeVar("Result")
 
@@ -174,4 +174,27 @@ def dry_run_option() -> Any:
         False,
         recorded=False,
         help="Show what would be done, with sizes, and write nothing.",
+    )
+
+
+def output_file_option(help: str) -> Any:
+    """Return ``output: str | None``, typed as ``-o`` or ``--output``."""
+    return option(Location("FILE"), None, recorded=False, flags=("-o", "--output"), help=help)
+
+
+def kv_cache_dtype_option() -> Any:
+    """Return ``kv_cache_dtype: str``; see `hybridize.modeling.cache.compact.CacheFormat`."""
+    return option(
+        Choice("auto", "fp8"),
+        "auto",
+        help="Dtype in which keys and values are stored; auto is that of the computation.",
+    )
+
+
+def ssm_cache_dtype_option() -> Any:
+    """Return ``ssm_cache_dtype: str``; see `hybridize.modeling.cache.compact.CacheFormat`."""
+    return option(
+        Choice("auto", "bfloat16", "fp8"),
+        "auto",
+        help="Dtype in which SSM states are stored; auto is float32.",
     )

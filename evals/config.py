@@ -1,0 +1,90 @@
+"""The options of `hybridize.evaluate`."""
+
+from dataclasses import dataclass
+
+from hybridize.errors import InputError
+from hybridize.option_types import Choice, Listed, Location, Text, Whole
+from hybridize.options import (
+    Config,
+    device_option,
+    dtype_option,
+    force_option,
+    kv_cache_dtype_option,
+    option,
+    output_file_option,
+    ssm_cache_dtype_option,
+)
+
+DEFAULT_TASKS = ("mmlu",)
+BACKENDS = ("hybridize", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Config):
+    """Which tasks and which text a model is evaluated on, and how the model runs."""
+
+    tasks: tuple[str, ...] | None = option(
+        Listed(Text("NAME"), "NAME,…"),
+        None,
+        help="Names of tasks: those of lm-eval, or recall and its parts.",
+        default_text="mmlu; none with --perplexity alone",
+    )
+    mmlu_dir: str | None = option(
+        Location("DIR"),
+        None,
+        help="Read MMLU, or another exam in the same layout, from DIR/dev/SUBJECT_dev.csv and "
+        "DIR/test/SUBJECT_test.csv instead of the hub.",
+    )
+    baseline: str | None = option(
+        Location("MODEL"),
+        None,
+        help="Evaluate this model first and compare the other models with it.",
+    )
+    perplexity: str | None = option(
+        Location("FILE"), None, help="Measure the perplexity on this text file (UTF-8)."
+    )
+    num_fewshot: int | None = option(
+        Whole(0),
+        None,
+        help="Number of solved questions in each prompt.",
+        default_text="5 for MMLU, else the task's own",
+    )
+    limit: int | None = option(
+        Whole(1), None, help="Ask only the first N questions of each task or subject."
+    )
+    output: str | None = output_file_option("Write the results to this file, as lm-eval does.")
+    force: bool = force_option()
+    batch_size: int = option(Whole(1), 8, help="Number of prompts in a forward pass.")
+    max_length: int | None = option(
+        Whole(2),
+        None,
+        help="Maximum number of tokens in a prompt. Longer prompts are cut at the beginning.",
+        default_text="the model's maximum; at most 4096 for --perplexity",
+    )
+    device: str = device_option()
+    dtype: str = dtype_option(
+        "Dtype of the weights and the computation; auto is float32 on a CPU, else the checkpoint's."
+    )
+    backend: str = option(
+        Choice(*BACKENDS),
+        "hybridize",
+        help="What runs the model: hybridize's own code or the model class of transformers.",
+    )
+    seed: int | None = option(
+        Whole(0, 2**32 - 1), None, help="Random seed.", default_text="lm-eval's own seeds"
+    )
+    kv_cache_dtype: str = kv_cache_dtype_option()
+    ssm_cache_dtype: str = ssm_cache_dtype_option()
+
+    def check(self) -> None:
+        """See `Config.check`."""
+        if self.tasks is None:
+            only_text = self.perplexity is not None and self.mmlu_dir is None
+            self._set("tasks", () if only_text else DEFAULT_TASKS)
+        if not self.tasks and self.perplexity is None:
+            raise InputError("`tasks`: name at least one task, or give a text with `perplexity`")
+        compact = (self.kv_cache_dtype, self.ssm_cache_dtype) != ("auto", "auto")
+        if compact and self.backend == "transformers":
+            raise InputError(
+                "`kv_cache_dtype` and `ssm_cache_dtype` work with `backend=hybridize` only"
+            )
