@@ -1,26 +1,28 @@
 """What a person sees: messages and progress on stderr, tables and JSON on stdout.
 
-Every command talks through the one ``console`` object below, so that ``--quiet``
-and ``--json`` need no thought anywhere else.
+All commands print through the one ``console`` object below, which knows about ``--quiet`` and
+``--json``.
 """
 
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, Protocol, TextIO
 
 
 class Progress(Protocol):
-    """A running progress bar."""
+    """How far a long step is."""
 
     def advance(self, amount: float = 1) -> None:
-        """Move the bar on by ``amount`` units."""
+        """Add ``amount`` units to what is done."""
 
 
 class _NoProgress:
     def advance(self, amount: float = 1) -> None:
-        """Do nothing: nobody is watching."""
+        """Do nothing."""
 
 
 class Console:
@@ -40,9 +42,9 @@ class Console:
 
     @contextmanager
     def only_json(self) -> Iterator[None]:
-        """Keep stdout for ``json()``: whatever else is printed meanwhile goes to stderr.
+        """Reserve stdout for ``json()``; all other output to stdout goes to stderr.
 
-        Libraries print to stdout as they please; a program that reads our JSON must not see it.
+        Libraries may print to stdout at any time. A program that reads our JSON must not see that.
         """
         self.json_mode, self._json_output = True, sys.stdout
         try:
@@ -53,7 +55,7 @@ class Console:
 
     @contextmanager
     def silence(self) -> Iterator[None]:
-        """Print neither messages nor progress meanwhile."""
+        """Print neither messages nor progress inside the block."""
         self.quiet = True
         try:
             yield
@@ -61,12 +63,12 @@ class Console:
             self.quiet = False
 
     def message(self, text: str) -> None:
-        """Print one line of news to stderr, unless quiet."""
+        """Print one line to stderr, unless quiet."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
     def error(self, text: str) -> None:
-        """Print one line about a failure to stderr, quiet or not."""
+        """Print one line about a failure to stderr, even if quiet."""
         print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
     def json(self, value: Any) -> None:
@@ -104,51 +106,167 @@ class Console:
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
-        # A pipe has no width: print every column whole rather than at 80 characters.
+        # A pipe has no width: print whole columns instead of wrapping them at 80 characters.
         width = None if sys.stdout.isatty() else _NO_LIMIT
         RichConsole(file=sys.stdout, width=width, highlight=False).print(table)
         if caption is not None:
-            # Below the table by itself: a table may be narrower than a sentence.
+            # Not rich's caption, which wraps at the width of the table.
             print(textwrap.fill(caption, _CAPTION_WIDTH) + "\n")
 
     @contextmanager
-    def progress(self, description: str, total: float, unit: str) -> Iterator[Progress]:
-        """Show a bar with rate and time left while stderr is a terminal.
+    def progress(
+        self, description: str, total: float, unit: str, *, completed: float = 0
+    ) -> Iterator[Progress]:
+        """Show on stderr how far a long step is, with its rate and the time left.
+
+        A terminal gets a progress bar. Anything else, such as a log file, gets lines of text: the
+        first one after two seconds, then one a minute, and one at the end of a step that took
+        longer than a minute. Nothing is shown if quiet.
 
         Args:
             description: what is being done, in a word or two.
-            total: how many units the whole job has.
-            unit: what is counted: ``"bytes"`` (shown as MB/s) or a plural noun.
+            total: how many units the whole step has.
+            unit: what is counted: ``"bytes"`` (shown as KiB, MiB, …) or a plural noun.
+            completed: how many units an earlier, interrupted run has done.
         """
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet:
             yield _NoProgress()
-            return
-        from rich import progress as rich_progress
-        from rich.console import Console as RichConsole
-
-        columns = [
-            rich_progress.TextColumn("{task.description}"),
-            rich_progress.BarColumn(),
-            rich_progress.TaskProgressColumn(),
-            rich_progress.TransferSpeedColumn() if unit == "bytes" else _RateColumn(unit),
-            rich_progress.TimeRemainingColumn(),
-        ]
-        with rich_progress.Progress(*columns, console=RichConsole(stderr=True)) as bars:
-            task = bars.add_task(description, total=total)
-
-            class Bar:
-                def advance(self, amount: float = 1) -> None:
-                    bars.advance(task, amount)
-
-            yield Bar()
+        elif sys.stderr.isatty():
+            with _progress_bar(description, total, unit, completed) as bar:
+                yield bar
+        else:
+            log = ProgressLog(description, total, unit, completed=completed)
+            with log.running():
+                yield log
 
 
 _CAPTION_WIDTH = 100
-_NO_LIMIT = 10_000  # characters: no table that people read is wider
+_NO_LIMIT = 10_000  # characters; wider than any table
+
+
+class ProgressLog:
+    """Progress as lines of text.
+
+    Args:
+        description: what is being done.
+        total: how many units the whole step has.
+        unit: ``"bytes"`` or a plural noun.
+        completed: how many units were done before.
+        clock: returns the time in seconds.
+    """
+
+    FIRST_LINE = 2.0
+    """Seconds before the first line. A step that ends earlier prints nothing."""
+
+    INTERVAL = 60.0
+    """Seconds between lines, and the shortest step that gets a line at its end."""
+
+    def __init__(
+        self,
+        description: str,
+        total: float,
+        unit: str,
+        *,
+        completed: float = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._before = self._done = completed
+        self._clock = clock
+        self._started = clock()
+        self._next_line = self._started + self.FIRST_LINE
+        self._lock = threading.Lock()
+
+    def advance(self, amount: float = 1) -> None:
+        """Add ``amount`` units to what is done, and print a line if one is due."""
+        self._done += amount
+        self.print_if_due()
+
+    def print_if_due(self) -> None:
+        """Print a line if enough time has passed since the last one."""
+        with self._lock:
+            if self._clock() < self._next_line:
+                return
+            self._next_line = self._clock() + self.INTERVAL
+            self._print(", ".join([self._fraction(), *self._estimate()]))
+
+    def print_end(self) -> None:
+        """Print the last line if the step took long."""
+        seconds = self._clock() - self._started
+        if seconds > self.INTERVAL:
+            done = f"{self._count(self._done)} in {duration_in_words(seconds)}"
+            self._print(", ".join([done, *self._estimate()[:1]]))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Print lines on time even while no unit is completed."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(max(self._next_line - self._clock(), 0.01)):
+                self.print_if_due()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+        self.print_end()
+
+    def _print(self, text: str) -> None:
+        print(f"{self._description}: {text}", file=sys.stderr, flush=True)
+
+    def _fraction(self) -> str:
+        percent = f" ({self._done / self._total:.0%})" if self._total else ""
+        return f"{self._count(self._done, noun=False)} of {self._count(self._total)}{percent}"
+
+    def _estimate(self) -> list[str]:
+        """Return the rate and the time left, where something is done."""
+        seconds, done = self._clock() - self._started, self._done - self._before
+        if seconds <= 0 or done <= 0:
+            return []
+        rate = done / seconds
+        if rate >= 0.1:
+            shown = f"{self._count(rate, digits=1)}/s"
+        else:
+            shown = f"{duration_in_words(1 / rate)} each"
+        left = max(self._total - self._done, 0) / rate
+        return [shown, f"{duration_in_words(left)} left"]
+
+    def _count(self, amount: float, *, noun: bool = True, digits: int = 0) -> str:
+        if self._unit == "bytes":
+            return size_in_words(amount)
+        return f"{amount:,.{digits}f} {self._unit}" if noun else f"{amount:,.{digits}f}"
+
+
+@contextmanager
+def _progress_bar(
+    description: str, total: float, unit: str, completed: float
+) -> Iterator[Progress]:
+    from rich import progress as rich_progress
+    from rich.console import Console as RichConsole
+
+    columns = [
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.TaskProgressColumn(),
+        rich_progress.TransferSpeedColumn() if unit == "bytes" else _RateColumn(unit),
+        rich_progress.TimeRemainingColumn(),
+    ]
+    with rich_progress.Progress(*columns, console=RichConsole(stderr=True)) as bars:
+        task = bars.add_task(description, total=total, completed=completed)  # type: ignore[arg-type]
+
+        class Bar:
+            def advance(self, amount: float = 1) -> None:
+                bars.advance(task, amount)
+
+        yield Bar()
 
 
 def size_in_words(size: float) -> str:
-    """Return a number of bytes as people say it, in powers of 1024: ``1.5 GiB``."""
+    """Return a number of bytes in powers of 1024, such as ``1.5 GiB``."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
@@ -156,12 +274,22 @@ def size_in_words(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def duration_in_words(seconds: float) -> str:
+    """Return a duration such as ``40 s``, ``3 min 20 s`` or ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def _looks_numeric(cell: object) -> bool:
     text = str(cell).strip()
     return text in ("", "-") or text[:1].isdigit() or text[:2].strip("+-.±")[:1].isdigit()
 
 
-def _RateColumn(unit: str) -> Any:  # noqa: N802 - a factory standing in for a class
+def _RateColumn(unit: str) -> Any:  # noqa: N802 - a factory that stands for a class
     from rich.progress import ProgressColumn, Task
     from rich.text import Text
 

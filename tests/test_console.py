@@ -1,10 +1,14 @@
 import json
 import re
+import subprocess
 import sys
+import time
+from contextlib import nullcontext
 
 import pytest
 
-from hybridize.console import Console
+from hybridize.console import Console, ProgressLog, duration_in_words
+from hybridize.demo import CHECKPOINT
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def test_silence_stops_messages_but_not_errors(console, capsys):
 
 def test_json_mode_keeps_stdout_for_the_object(console, capsys):
     with console.only_json():
-        print("a library's chatter")
+        print("output of a library")
         console.table(["a"], [[1]])
         console.json({"größe": 1.5})
     print("afterwards")
@@ -39,16 +43,16 @@ def test_json_mode_keeps_stdout_for_the_object(console, capsys):
     assert json.loads(written + "}") == {"größe": 1.5}
     assert "größe" in written
     assert afterwards == "afterwards\n"
-    assert err == "a library's chatter\n"
+    assert err == "output of a library\n"
     assert not console.json_mode
 
 
-def test_json_refuses_what_json_cannot_hold(console):
+def test_json_rejects_nan(console):
     with pytest.raises(ValueError, match="JSON compliant"):
         console.json({"loss": float("nan")})
 
 
-def test_a_failure_leaves_json_mode(console, capsys):
+def test_json_mode_ends_with_a_failure(console, capsys):
     stdout = sys.stdout
     with pytest.raises(KeyError), console.only_json():
         raise KeyError
@@ -70,10 +74,107 @@ def test_table_prints_markup_as_it_is_and_wide_cells_whole(console, capsys):
     assert cell in capsys.readouterr().out
 
 
-def test_progress_draws_nothing_where_stderr_is_no_terminal(console, capsys):
-    with console.progress("copying", 10, "bytes") as bar:
-        bar.advance(10)
+@pytest.mark.parametrize("json_mode", [False, True])
+def test_a_short_step_prints_nothing_without_a_terminal(console, capsys, json_mode):
+    mode = console.only_json() if json_mode else nullcontext()
+    with mode, console.progress("copying", 10, "bytes") as progress:
+        progress.advance(10)
     assert capsys.readouterr() == ("", "")
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_long_step_prints_lines_once_a_minute_without_a_terminal(capsys):
+    clock = Clock()
+    log = ProgressLog("sampling text", 8000, "tokens", clock=clock)
+    for seconds, tokens in [(1, 0), (2, 0), (3, 10), (61, 1990), (62, 0), (90, 1000), (122, 1000)]:
+        clock.now = 100.0 + seconds
+        log.advance(tokens)
+    clock.now = 100.0 + 250
+    log.advance(4000)
+    log.print_end()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "sampling text: 0 of 8,000 tokens (0%)",
+        "sampling text: 2,000 of 8,000 tokens (25%), 32.3 tokens/s, 3 min 6 s left",
+        "sampling text: 4,000 of 8,000 tokens (50%), 32.8 tokens/s, 2 min 2 s left",
+        "sampling text: 8,000 of 8,000 tokens (100%), 32.0 tokens/s, 0 s left",
+        "sampling text: 8,000 tokens in 4 min 10 s, 32.0 tokens/s",
+    ]
+
+
+def test_slow_units_have_a_time_each_and_resumed_work_is_not_in_the_rate(capsys):
+    clock = Clock()
+    log = ProgressLog("measuring candidates", 5, "candidates", completed=2, clock=clock)
+    clock.now += 150
+    log.advance()
+    log.print_end()
+    assert capsys.readouterr().err.splitlines() == [
+        "measuring candidates: 3 of 5 candidates (60%), 2 min 30 s each, 5 min 0 s left",
+        "measuring candidates: 3 candidates in 2 min 30 s, 2 min 30 s each",
+    ]
+
+
+def test_lines_appear_even_while_no_unit_is_completed(console, capsys, monkeypatch):
+    monkeypatch.setattr(ProgressLog, "FIRST_LINE", 0.01)
+    monkeypatch.setattr(ProgressLog, "INTERVAL", 0.05)
+    with console.only_json(), console.progress("hashing", 3 * 2**20, "bytes") as progress:
+        seen = ""
+        while seen.count("\n") < 3:
+            time.sleep(0.01)
+            seen += capsys.readouterr().err
+        progress.advance(2**20)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert seen.splitlines()[:3] == ["hashing: 0 bytes of 3.0 MiB (0%)"] * 3
+    assert "hashing: 1.0 MiB in " in err.splitlines()[-1]
+
+
+def test_a_step_that_fails_prints_no_last_line(console, capsys, monkeypatch):
+    monkeypatch.setattr(ProgressLog, "INTERVAL", 0.0)
+    with pytest.raises(KeyError), console.progress("hashing", 3, "bytes"):
+        raise KeyError
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+)
+def test_durations_are_short_to_read(seconds, text):
+    assert duration_in_words(seconds) == text
+
+
+def test_a_command_prints_progress_to_a_log_file(tmp_path):
+    """The real entry point, with short intervals, its stderr in a file."""
+    code = (
+        "import sys; from hybridize.console import ProgressLog;"
+        "ProgressLog.FIRST_LINE = ProgressLog.INTERVAL = 0.0;"
+        "from hybridize.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    results = {}
+    for flags in ((), ("--json",), ("--quiet",)):
+        log = tmp_path / "log"
+        with log.open("w") as file:
+            command = [sys.executable, "-c", code, "verify", str(CHECKPOINT), *flags]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=file, text=True)
+        assert done.returncode == 0
+        results[flags] = done.stdout, log.read_text()
+    size = "2.5 MiB"
+    for flags in ((), ("--json",)):
+        lines = results[flags][1].splitlines()
+        assert re.match(rf"verifying: .* of {size} \(\d+%\)", lines[0])
+        assert any(re.match(rf"verifying: {size} in \d+ s, .*iB/s$", line) for line in lines)
+    assert json.loads(results["--json",][0])["problems"] == []
+    assert "verifying" not in results["--quiet",][1]
 
 
 @pytest.mark.parametrize("unit", ["bytes", "tokens"])
