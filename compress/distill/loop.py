@@ -109,8 +109,12 @@ class Loop:
         batch_tokens = settings.batch_size * settings.seq_len
         if not progress.validation:
             self._validate()
-        with console.progress(self._name, self._steps * batch_tokens, "tokens") as bar:
-            bar.advance(progress.step * batch_tokens)
+        with console.progress(
+            self._name,
+            self._steps * batch_tokens,
+            "tokens",
+            completed=progress.step * batch_tokens,
+        ) as bar:
             while progress.step < self._steps and not self._is_stuck():
                 started = time.perf_counter()
                 self._step()
