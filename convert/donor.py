@@ -42,7 +42,7 @@ class Donor:
             ):
                 if mine != wanted:
                     raise InputError(
-                        f"--init {directory}: its {name} is {mine} and the model's {wanted}; "
+                        f"`init={directory}`: its {name} is {mine} and the model's {wanted}; "
                         "give a hybrid that was converted from the same model"
                     )
             self._tensors = CheckpointTensors(reader, format_, self._config)
@@ -57,15 +57,15 @@ class Donor:
         found = self._config.blocks[index]
         if not isinstance(found, MambaSizes):
             raise InputError(
-                f"--init {self._directory}: block {index} is not Mamba-2 there; convert the model "
-                "with --attention 0% to have a block for every place"
+                f"`init={self._directory}`: block {index} is not Mamba-2 there; convert the model "
+                "with `attention=0%` to have a block for every place"
             )
         if found != sizes:
             mine, wanted = asdict(found), asdict(sizes)
             name = next(name for name in mine if mine[name] != wanted[name])
             raise InputError(
-                f"--init {self._directory}: block {index} has {name} {mine[name]}, and the new one "
-                f"{wanted[name]}; give the --ssm options that it was converted with"
+                f"`init={self._directory}`: block {index} has {name} {mine[name]}, and the new one "
+                f"{wanted[name]}; give the `ssm_…` options that it was converted with"
             )
         shapes = sizes.shapes(self._config.hidden_size)
         return {name: self._tensors.get(f"model.blocks.{index}.mixer.{name}") for name in shapes}

@@ -53,19 +53,19 @@ def config_options(config_class: type[Config]) -> Callable[[Command], Command]:
 
         command = common_options(run)
         for each in reversed(every):
-            command = _click_option(each)(command)
+            command = _click_option(each, names)(command)
         return command
 
     return decorate
 
 
-def _click_option(each: Field[Any]) -> Callable[[Command], Command]:
-    info = option_info(each)
+def _click_option(each: Field[Any], names: list[str]) -> Callable[[Command], Command]:
+    info, text = option_info(each), as_flags(_help(each), names)
     flag = f"--{each.name.replace('_', '-')}"
     if isinstance(info.type, Flag):
         off = f"{flag}/--no-{flag[2:]}" if each.default is True else flag
         return click.option(
-            *(info.flags or (off,)), each.name, is_flag=True, default=None, help=_help(each)
+            *(info.flags or (off,)), each.name, is_flag=True, default=None, help=text
         )
     return click.option(
         *(info.flags or (flag,)),
@@ -74,7 +74,7 @@ def _click_option(each: Field[Any]) -> Callable[[Command], Command]:
         metavar=info.type.metavar,
         multiple=isinstance(info.type, Repeated),
         required=each.default is MISSING,
-        help=_help(each),
+        help=text,
     )
 
 
@@ -82,7 +82,8 @@ def _help(each: Field[Any]) -> str:
     """Return the help text, with the default behind it."""
     info = option_info(each)
     shown = info.default_text
-    if shown is None and each.default not in (MISSING, None, False, ()):
+    silent = (MISSING, None, False, ())
+    if shown is None and not any(each.default is value for value in silent):
         on = each.default is True
         shown = each.name.replace("_", "-") if on else info.type.to_text(each.default)
     return info.help if shown is None else f"{info.help}  [default: {shown}]"

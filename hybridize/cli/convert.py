@@ -4,150 +4,25 @@ from pathlib import Path
 
 import click
 
-from hybridize.cli.options import (
-    common_options,
-    device_option,
-    dry_run_option,
-    dtype_option,
-    force_option,
-    model_argument,
-    output_option,
-    seed_option,
-    shard_size_option,
-)
+from hybridize.cli.config_options import config_options
+from hybridize.cli.options import model_argument, output_option
 from hybridize.console import console, size_in_words
+from hybridize.conversion.config import ConvertConfig
 
 
 @click.command(short_help="Swap attention blocks for Mamba-2 and write the hybrid.")
 @model_argument
 @output_option("Where to write the hybrid.")
-@click.option(
-    "--attention",
-    metavar="N|PERCENT%",
-    help="Attention blocks to keep: a number or a share.  [default: 25%]",
-)
-@click.option("--keep", metavar="I,J,…", help="Keep just these attention blocks, counted from 0.")
-@click.option("--pattern", metavar="STR", help="The whole layout: * attention, M Mamba-2, - MLP.")
-@click.option(
-    "--select",
-    type=click.Choice(["uniform", "sensitivity"]),
-    default="uniform",
-    show_default=True,
-    help="How --attention chooses: evenly spread, or those whose loss costs the most, measured "
-    "on the calibration text with the whole model in memory.",
-)
-@click.option(
-    "--init",
-    metavar="attention|random|DIR",
-    default="attention",
-    show_default=True,
-    help="First values of the new blocks: from the attention they replace, random, or the "
-    "Mamba-2 blocks of a hybrid of the same MODEL, such as one whose blocks were aligned.",
-)
-@click.option(
-    "--calibration",
-    metavar="FILE|DATASET|teacher",
-    help="Fit the new blocks, in closed form, to what attention does on this text; teacher lets "
-    "MODEL write it.  [default: none, and teacher for --select sensitivity]",
-)
-@click.option(
-    "--calibration-tokens",
-    type=click.IntRange(min=1),
-    default=8192,
-    show_default=True,
-    help="How much of the calibration text to use.",
-)
-@click.option(
-    "--ssm-groups",
-    metavar="heads|kv|N",
-    default="heads",
-    show_default=True,
-    help="Separate B and C per query head, per key/value head, or in N groups.",
-)
-@click.option(
-    "--ssm-expand",
-    type=click.IntRange(1, 2),
-    default=1,
-    show_default=True,
-    help="Width of the new blocks in units of the attention's; GGUF needs 2.",
-)
-@click.option("--d-state", type=click.IntRange(min=1), help="State per head.  [default: head dim]")
-@click.option(
-    "--ssm-bias/--no-ssm-bias",
-    default=True,
-    show_default=True,
-    help="Biases of the new blocks' projections; GGUF needs none, for which --calibration finds "
-    "weights that hold the gate open instead.",
-)
-@click.option(
-    "--format",
-    "format_",
-    metavar="auto|NAME",
-    default="auto",
-    show_default=True,
-    help="On-disk architecture; auto is the first stock one that holds the result exactly.",
-)
-@dtype_option("Dtype of the written weights; auto keeps the source's.")
-@shard_size_option
-@click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN or infinity in the weights.")
-@seed_option
-@device_option
-@force_option
-@dry_run_option
-@common_options
-def convert(
-    model: str,
-    output: Path,
-    attention: str | None,
-    keep: str | None,
-    pattern: str | None,
-    select: str,
-    init: str,
-    calibration: str | None,
-    calibration_tokens: int,
-    ssm_groups: str,
-    ssm_expand: int,
-    d_state: int | None,
-    ssm_bias: bool,
-    format_: str,
-    dtype: str,
-    max_shard_size: int,
-    allow_nonfinite: bool,
-    seed: int,
-    device: str,
-    force: bool,
-    dry_run: bool,
-) -> None:
+@config_options(ConvertConfig)
+def convert(model: str, output: Path, config: ConvertConfig) -> None:
     """Turn attention blocks of MODEL into Mamba-2 blocks.
 
-    The result is a checkpoint directory that AutoModelForCausalLM.from_pretrained opens. It is a
-    starting point: distill it to get the quality back. Memory holds one block at a time.
+    Writes a checkpoint directory that AutoModelForCausalLM.from_pretrained opens. Distill it to
+    recover the quality. Memory holds one block at a time.
     """
     from hybridize.conversion.convert import convert as convert_checkpoint
 
-    result = convert_checkpoint(
-        model,
-        output,
-        attention=attention,
-        keep=None if keep is None else _parse_keep(keep),
-        pattern=pattern,
-        select=select,
-        init=init,
-        calibration=calibration,
-        calibration_tokens=calibration_tokens,
-        ssm_groups=ssm_groups,
-        ssm_expand=ssm_expand,
-        d_state=d_state,
-        ssm_bias=ssm_bias,
-        format=format_,
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        seed=seed,
-        device=device,
-        allow_nonfinite=allow_nonfinite,
-        force=force,
-        dry_run=dry_run,
-    )
+    result = convert_checkpoint(model, output, config=config)
     if console.json_mode:
         console.json(result.to_dict())
         return
@@ -203,12 +78,3 @@ def convert(
 
 def _numbers(values: tuple[int, ...]) -> str:
     return ",".join(map(str, values)) or "none"
-
-
-def _parse_keep(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise click.BadParameter(
-            f"{text!r} is not a list of whole numbers like 3,11", param_hint="--keep"
-        ) from None

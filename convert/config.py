@@ -1,0 +1,134 @@
+"""The options of `hybridize.convert`."""
+
+from dataclasses import dataclass
+
+from hybridize.errors import InputError
+from hybridize.option_types import Choice, Flag, Listed, Location, Size, Text, Whole
+from hybridize.options import (
+    Config,
+    device_option,
+    dry_run_option,
+    dtype_option,
+    force_option,
+    option,
+    seed_option,
+)
+
+INITS = ("attention", "random")
+"""Values of ``init`` that are not a directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig(Config):
+    """Which attention blocks are swapped, what the new blocks start from, and what is written."""
+
+    attention: str | None = option(
+        Text("N|PERCENT%"),
+        None,
+        help="How many attention blocks to keep: a number or a percentage.",
+        default_text="25%",
+    )
+    keep: tuple[int, ...] | None = option(
+        Listed(Whole(0), "I,J,…"),
+        None,
+        help="Keep exactly these attention blocks, counted from 0.",
+    )
+    pattern: str | None = option(
+        Text("STR"),
+        None,
+        help="The layout of the result, one letter per block: * attention, M Mamba-2, - MLP. "
+        "Only * can become M.",
+    )
+    select: str = option(
+        Choice("uniform", "sensitivity"),
+        "uniform",
+        help="How to choose the attention blocks to keep. uniform: evenly spaced. sensitivity: "
+        "those whose removal raises the KL divergence most, measured on the calibration text "
+        "with the whole model in memory.",
+    )
+    init: str = option(
+        Location("attention|random|DIR"),
+        "attention",
+        help="Where new blocks get their first values: from the attention they replace, from a "
+        "random generator, or from the Mamba-2 blocks of DIR, a hybrid of the same MODEL.",
+    )
+    calibration: str | None = option(
+        Location("FILE|DATASET|teacher"),
+        None,
+        help="Fit the new blocks to the attention's outputs on this text, in closed form. teacher: "
+        "MODEL generates the text.",
+        default_text="none; teacher with `select=sensitivity`",
+    )
+    calibration_tokens: int = option(
+        Whole(1), 8192, help="Number of tokens of the calibration text to use."
+    )
+    ssm_groups: str = option(
+        Text("heads|kv|N"),
+        "heads",
+        help="How many separate B and C a new block has: one per query head, one per key/value "
+        "head, or N.",
+    )
+    ssm_expand: int = option(
+        Whole(1, 2),
+        1,
+        help="Width of new blocks, in multiples of the attention's width. GGUF needs 2.",
+    )
+    d_state: int | None = option(
+        Whole(1), None, help="State size per head.", default_text="the attention's head dim"
+    )
+    ssm_bias: bool = option(
+        Flag(),
+        True,
+        help="Give the new blocks' projections biases; one of them holds the gate open at the "
+        "start. GGUF needs blocks without biases: `calibration` then fits the gate's weights "
+        "instead. Random blocks have no biases.",
+    )
+    format: str = option(
+        Text("auto|NAME"),
+        "auto",
+        help="On-disk architecture. auto: the first one of transformers that holds the result "
+        "exactly.",
+    )
+    dtype: str = dtype_option("Dtype of the written weights; auto keeps the source's.")
+    max_shard_size: int = option(Size(), 5 * 10**9, help="Maximum size of a weight file.")
+    allow_nonfinite: bool = option(
+        Flag(), False, recorded=False, help="Accept NaN and infinity in the weights."
+    )
+    seed: int = seed_option()
+    device: str = device_option()
+    force: bool = force_option()
+    dry_run: bool = dry_run_option()
+
+    @property
+    def from_hybrid(self) -> bool:
+        """Whether new blocks come from the directory of another hybrid."""
+        return self.init not in INITS
+
+    def check(self) -> None:
+        """See `Config.check`."""
+        if self.select == "sensitivity":
+            self._check_sensitivity()
+        elif self.calibration is not None and self.init != "attention":
+            raise InputError(
+                f"`calibration` fits blocks that start from attention; leave out "
+                f"`init={self.init}` or `calibration`"
+            )
+        if not self.ssm_bias and self.init == "attention" and self.calibration is None:
+            raise InputError(
+                "`ssm_bias=False` needs `calibration`: without a bias, the gate's weights are "
+                "fitted on a text"
+            )
+
+    def _check_sensitivity(self) -> None:
+        if self.keep is not None or self.pattern is not None:
+            raise InputError(
+                "`select=sensitivity` chooses which blocks `attention` keeps; leave out `keep` "
+                "and `pattern`"
+            )
+        if self.init == "random":
+            raise InputError(
+                "`select=sensitivity` cannot measure random blocks; use `init=attention` or the "
+                "directory of a hybrid"
+            )
+        if self.calibration is None:
+            self._set("calibration", "teacher")

@@ -1,0 +1,79 @@
+"""The first values of new blocks, as the options ask for them."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from hybridize.conversion.calibration import BlockError, Calibrator
+from hybridize.conversion.config import ConvertConfig
+from hybridize.conversion.donor import Donor
+from hybridize.conversion.first_values import first_values
+from hybridize.conversion.source import Source
+from hybridize.data.packing import Windows
+from hybridize.errors import InputError
+from hybridize.modeling.layers.sizes import MambaSizes
+
+
+class NewBlocks:
+    """Makes the values of new blocks, from attention, at random, or from another hybrid.
+
+    Args:
+        source: the checkpoint that is converted.
+        config: the options.
+        windows: text to fit blocks on; None fits nothing.
+        device: where blocks are fitted.
+        opened: closes the other hybrid's files.
+
+    Raises:
+        InputError: the other hybrid cannot be read, or there is too little text.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        config: ConvertConfig,
+        windows: Windows | None,
+        device: torch.device,
+        opened: ExitStack,
+    ) -> None:
+        self._source, self._config = source, config
+        self._donor: Donor | None = None
+        self._calibrator: Calibrator | None = None
+        if config.from_hybrid:
+            self._donor = opened.enter_context(Donor(Path(config.init), source.config))
+        elif windows is not None:
+            remember = config.select == "sensitivity"  # measuring and writing need the same values
+            self._calibrator = Calibrator(
+                source.tensors, source.config, windows, device, remember=remember
+            )
+
+    def values(self, index: int, sizes: MambaSizes) -> dict[str, torch.Tensor]:
+        """Return a new block's values: name in the mixer to float32 tensor.
+
+        Args:
+            index: the block's index in the layout.
+            sizes: its sizes.
+        """
+        if self._donor is not None:
+            return self._donor.values(index, sizes)
+        source, config = self._source, self._config
+        start = first_values(source.tensors, index, sizes, source.config, config.init, config.seed)
+        return start if self._calibrator is None else self._calibrator.fit(index, sizes, start)
+
+    @property
+    def errors(self) -> tuple[BlockError, ...]:
+        """How far the fitted blocks are from their attention blocks, in the layout's order."""
+        return () if self._calibrator is None else self._calibrator.errors
+
+
+def check_donor_directory(config: ConvertConfig) -> None:
+    """Check that ``init`` names a directory, if it does not name a method.
+
+    Raises:
+        InputError: there is no such directory.
+    """
+    if config.from_hybrid and not Path(config.init).is_dir():
+        raise InputError(
+            f"`init={config.init}`: choose attention, random, or the directory of a hybrid"
+        )

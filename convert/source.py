@@ -1,0 +1,55 @@
+"""The checkpoint that is converted, open for reading."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.config_only_reader import open_to_plan
+from hybridize.checkpoints.formats import Format, read_config
+from hybridize.checkpoints.hub import resolve
+from hybridize.checkpoints.tensors import CheckpointTensors
+from hybridize.modeling.config import HybridConfig
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint that is converted.
+
+    Attributes:
+        directory: where it lies.
+        reader: reads its files.
+        format: its on-disk architecture.
+        config: its configuration.
+        tensors: its tensors, under the model's own names.
+    """
+
+    directory: Path
+    reader: CheckpointReader
+    format: Format
+    config: HybridConfig
+    tensors: CheckpointTensors
+
+
+def open_source(
+    model: str | Path, opened: ExitStack, *, config_is_enough: bool, allow_nonfinite: bool
+) -> Source:
+    """Open a checkpoint, or download it first if ``model`` is a hub id.
+
+    Args:
+        model: a directory or a hub id.
+        opened: closes the files.
+        config_is_enough: no weights are needed.
+        allow_nonfinite: accept NaN and infinity in the weights.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    directory = resolve(model, weights=not config_is_enough)
+    reader = opened.enter_context(
+        open_to_plan(directory)
+        if config_is_enough and directory.is_dir()
+        else CheckpointReader(directory, allow_nonfinite=allow_nonfinite)
+    )
+    format_, config = read_config(reader)
+    return Source(directory, reader, format_, config, CheckpointTensors(reader, format_, config))
