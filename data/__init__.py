@@ -1,1 +1,1 @@
-"""Text in, rows of tokens out: what calibration and distillation are fed with."""
+"""Read documents, tokenize them, and pack them into sequences for calibration and training."""

@@ -1,4 +1,4 @@
-"""Reading documents: text, JSON lines, Parquet, or a dataset of the hub."""
+"""Read documents from text files, JSON, JSON lines, Parquet, or a dataset on the hub."""
 
 import json
 import os
@@ -13,28 +13,28 @@ from hybridize.extras import require_extra
 SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet")
 _SEPARATOR = "<|endoftext|>"
 _COLUMN = "text"
-_ROWS_AT_ONCE = 1000
+_ROWS_PER_BATCH = 1000
 
 
 def read_documents(source: str, option: str) -> Iterator[str]:
     """Yield the documents of one source.
 
     Args:
-        source: a file (its suffix says of what kind), or a dataset of the hub as ``NAME``,
-            ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``, of which the column ``text`` is
+        source: a file, whose suffix gives its format, or a dataset on the hub: ``NAME``,
+            ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``. The dataset's ``text`` column is
             streamed.
-        option: where the source was named, for messages.
+        option: keyword of the option that named the source, for error messages.
 
     Raises:
-        InputError: no such source, or one that cannot be understood.
+        InputError: the source does not exist or cannot be read.
     """
     path = Path(source)
     if not os.path.exists(path):
         if path.suffix.lower() in SUFFIXES or path.is_absolute():
-            raise InputError(f"{option} {source}: no such file")
+            raise InputError(f"`{option}={source}`: no such file")
         return _read_hub(source, option)
     if path.is_dir():
-        raise InputError(f"{option} {source}: is a directory; name the files in it")
+        raise InputError(f"`{option}={source}`: is a directory; name the files in it")
     match path.suffix.lower():
         case ".txt" | ".md":
             return _read_text(path)
@@ -44,11 +44,11 @@ def read_documents(source: str, option: str) -> Iterator[str]:
             return _read_json_lines(path)
         case ".parquet":
             return _read_parquet(path)
-    raise InputError(f"{option} {source}: a file must end in {', '.join(SUFFIXES)}")
+    raise InputError(f"`{option}={source}`: a file must end in {', '.join(SUFFIXES)}")
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield a text's lines, whatever ends them, without the mark that some editors begin with."""
+    """Yield the lines of a file, with any line ending, without a byte order mark."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             yield from file
@@ -57,7 +57,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _read_text(path: Path) -> Iterator[str]:
-    """Yield a text, or the texts between lines that are just ``<|endoftext|>``."""
+    """Yield the documents of a file, which lines of ``<|endoftext|>`` alone separate."""
     part: list[str] = []
     for line in chain(_lines(path), [_SEPARATOR]):
         if line.strip() != _SEPARATOR:
@@ -70,7 +70,7 @@ def _read_text(path: Path) -> Iterator[str]:
 
 
 def _begins_with_bracket(path: Path) -> bool:
-    """Tell an array from lines of JSON, which are objects."""
+    """Return whether a file holds one JSON array. JSON lines are objects instead."""
     return next((line.strip()[0] for line in _lines(path) if line.strip()), "") == "["
 
 
@@ -96,11 +96,11 @@ def _parsed(text: str, where: str) -> Any:
 def _text_of(row: Any, where: str) -> str:
     text = row.get(_COLUMN) if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise InputError(f"{where}: has no {_COLUMN!r} that is a string")
+        raise InputError(f"{where}: {_COLUMN!r} is missing or not a string")
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can say "\ud800", which no tokenizer takes
-        raise InputError(f"{where}: {_COLUMN!r} holds half a surrogate pair") from error
+    except UnicodeEncodeError as error:  # JSON allows "\ud800", which no tokenizer accepts
+        raise InputError(f"{where}: {_COLUMN!r} contains half of a surrogate pair") from error
     return text
 
 
@@ -114,7 +114,7 @@ def _read_parquet(path: Path) -> Iterator[str]:
         if _COLUMN not in file.schema_arrow.names:
             raise InputError(f"{path}: has no column {_COLUMN!r}")
         rows = chain.from_iterable(
-            batch.to_pylist() for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[_COLUMN])
+            batch.to_pylist() for batch in file.iter_batches(_ROWS_PER_BATCH, columns=[_COLUMN])
         )
         for number, row in enumerate(rows, 1):
             yield _text_of(row, f"{path}: row {number}")
@@ -124,7 +124,7 @@ def _read_parquet(path: Path) -> Iterator[str]:
 
 
 def _read_hub(source: str, option: str) -> Iterator[str]:
-    require_extra("train", "datasets", "reading datasets of the hub")
+    require_extra("train", "datasets", "reading datasets from the hub")
     import datasets
 
     match source.split(":"):
@@ -135,15 +135,18 @@ def _read_hub(source: str, option: str) -> Iterator[str]:
         case [name, configuration, split]:
             chosen = [configuration]
         case _:
-            raise InputError(f"{option} {source}: a dataset is NAME:CONFIGURATION:SPLIT at most")
+            raise InputError(
+                f"`{option}={source}`: name a dataset as NAME, NAME:SPLIT or "
+                "NAME:CONFIGURATION:SPLIT"
+            )
     try:
         rows = datasets.load_dataset(name, *chosen, split=split, streaming=True)
         for number, row in enumerate(rows, 1):
-            yield _text_of(row, f"{option} {source}: row {number}")
+            yield _text_of(row, f"`{option}={source}`: row {number}")
     except InputError:
         raise
-    except Exception as error:  # datasets raises a different type for every kind of failure
+    except Exception as error:  # each kind of failure has its own exception type
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{option} {source}: no such file, and not to be had from the hub: {reason[0]}"
+            f"`{option}={source}`: no such file, and the hub has no such dataset: {reason[0]}"
         ) from error

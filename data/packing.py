@@ -1,4 +1,4 @@
-"""Documents packed into rows of one length."""
+"""Pack documents into sequences of one length."""
 
 import os
 import uuid
@@ -16,11 +16,12 @@ from hybridize.errors import InputError
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """Rows of tokens, each of which holds parts of one document or of several.
+    """Token sequences of one length. Each holds one or more documents, or parts of documents.
 
     Attributes:
-        ids: ``(rows, length)`` int32, the tokens.
-        seq_idx: ``(rows, length)`` int32, which of its row's documents a token belongs to, from 0.
+        ids: ``(sequences, length)`` int32, the tokens.
+        seq_idx: ``(sequences, length)`` int32, the index of each token's document within its
+            sequence, from 0.
     """
 
     ids: torch.Tensor
@@ -31,27 +32,27 @@ class PackedDataset:
 
     @property
     def length(self) -> int:
-        """Tokens per row."""
+        """Tokens per sequence."""
         return self.ids.shape[1]
 
     @property
     def tokens(self) -> int:
-        """Tokens in all rows."""
+        """Tokens in all sequences."""
         return self.ids.numel()
 
     def sequences(self, indices: torch.Tensor | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens and document numbers of some rows, ``(rows, length)`` int64 each."""
+        """Return ``ids`` and ``seq_idx`` of some sequences, ``(indices, length)`` int64 each."""
         chosen = torch.as_tensor(indices)
         return self.ids[chosen].long(), self.seq_idx[chosen].long()
 
     def split(self, held_out: int) -> tuple["PackedDataset", "PackedDataset"]:
-        """Return all rows but the last ``held_out``, and those.
+        """Return two datasets: all sequences but the last ``held_out``, and the last ``held_out``.
 
         Raises:
-            ValueError: there are fewer rows than that.
+            ValueError: ``held_out`` is negative or larger than the dataset.
         """
         if not 0 <= held_out <= len(self):
-            raise ValueError(f"{held_out} of {len(self)} rows cannot be held out")
+            raise ValueError(f"{held_out} of {len(self)} sequences cannot be held out")
         border = len(self) - held_out
         return (
             PackedDataset(self.ids[:border], self.seq_idx[:border]),
@@ -62,39 +63,39 @@ class PackedDataset:
 def pack(
     documents: Iterable[Sequence[int]], length: int, tokens: int | None = None
 ) -> PackedDataset:
-    """Lay documents one after the other into rows.
+    """Concatenate documents and cut the result into sequences.
 
-    A document that does not fit goes on in the next row, which so begins in its middle, as all
-    text does that a model meets beyond its context. What does not fill a last row is dropped.
+    A document that does not fit into its sequence continues in the next one. Tokens that do not
+    fill a last sequence are dropped.
 
     Args:
-        documents: token numbers of each.
-        length: tokens per row.
-        tokens: stop after so many, rounded down to whole rows; take everything if None.
+        documents: the token ids of each document.
+        length: tokens per sequence.
+        tokens: maximum number of tokens, rounded down to whole sequences; None for no limit.
     """
-    wanted = None if tokens is None else tokens // length * length
-    ids, begins = array("i"), array("q")
+    limit = None if tokens is None else tokens // length * length
+    ids, starts = array("i"), array("q")
     for document in documents:
-        if wanted is not None and len(ids) >= wanted:
+        if limit is not None and len(ids) >= limit:
             break
         if document:
-            begins.append(len(ids))
+            starts.append(len(ids))
             ids.extend(document)
-    count = (
-        len(ids) // length * length if wanted is None else min(len(ids) // length * length, wanted)
-    )
+    count = len(ids) // length * length
+    if limit is not None:
+        count = min(count, limit)
     flat = torch.tensor(ids[:count], dtype=torch.int32).view(-1, length)
-    marks = torch.zeros(count, dtype=torch.int32)
-    places = torch.tensor(begins, dtype=torch.int64)
-    marks[places[places < count]] = 1
-    marks = marks.view(-1, length)
+    is_start = torch.zeros(count, dtype=torch.int32)
+    offsets = torch.tensor(starts, dtype=torch.int64)
+    is_start[offsets[offsets < count]] = 1
+    is_start = is_start.view(-1, length)
     if count:
-        marks[:, 0] = 0  # whatever a row begins with is its document 0
-    return PackedDataset(flat, marks.cumsum(1, dtype=torch.int32))
+        is_start[:, 0] = 0  # the first document of a sequence has index 0
+    return PackedDataset(flat, is_start.cumsum(1, dtype=torch.int32))
 
 
 def save_packed_dataset(dataset: PackedDataset, path: Path) -> None:
-    """Write rows to a safetensors file, which appears when it is complete."""
+    """Write a dataset to a safetensors file. The file appears only when it is complete."""
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         save_file({"ids": dataset.ids, "seq_idx": dataset.seq_idx.contiguous()}, partial)
@@ -103,27 +104,27 @@ def save_packed_dataset(dataset: PackedDataset, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_packed_dataset(path: Path, vocabulary: int) -> PackedDataset:
-    """Read rows that `save_packed_dataset` wrote.
+def read_packed_dataset(path: Path, vocab_size: int) -> PackedDataset:
+    """Read a dataset that `save_packed_dataset` wrote.
 
     Args:
         path: the file.
-        vocabulary: how many tokens there are.
+        vocab_size: number of token ids.
 
     Raises:
-        InputError: the file is none of its.
+        InputError: the file was not written by `save_packed_dataset`, or is damaged.
     """
     try:
         with safe_open(path, "pt") as file:
             dataset = PackedDataset(file.get_tensor("ids"), file.get_tensor("seq_idx"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not rows of tokens: {error}; delete it") from error
+        raise InputError(f"{path}: not a packed dataset: {error}; delete it") from error
     shapes = {tuple(dataset.ids.shape), tuple(dataset.seq_idx.shape)}
-    kinds = {dataset.ids.dtype, dataset.seq_idx.dtype}
-    if len(shapes) > 1 or dataset.ids.ndim != 2 or kinds != {torch.int32}:
-        raise InputError(f"{path}: not rows of tokens; delete it")
-    steps = dataset.seq_idx.diff(dim=1, prepend=dataset.seq_idx.new_zeros(len(dataset), 1))
-    known = ((dataset.ids >= 0) & (dataset.ids < vocabulary)).all()
-    if not known or not ((steps == 0) | (steps == 1)).all():
-        raise InputError(f"{path}: damaged rows of tokens; delete it")
+    dtypes = {dataset.ids.dtype, dataset.seq_idx.dtype}
+    if len(shapes) > 1 or dataset.ids.ndim != 2 or dtypes != {torch.int32}:
+        raise InputError(f"{path}: not a packed dataset; delete it")
+    increments = dataset.seq_idx.diff(dim=1, prepend=dataset.seq_idx.new_zeros(len(dataset), 1))
+    ids_exist = ((dataset.ids >= 0) & (dataset.ids < vocab_size)).all()
+    if not ids_exist or not ((increments == 0) | (increments == 1)).all():
+        raise InputError(f"{path}: the packed dataset is damaged; delete it")
     return dataset

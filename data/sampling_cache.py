@@ -1,32 +1,33 @@
-"""What sampling remembers: a cache with room from the start, whose rows can begin anew."""
+"""A cache for sampling: its tensors have their full size from the start, and rows can be reset."""
 
 import torch
 from transformers.cache_utils import DynamicLayer
+from typing_extensions import override
 
 from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
 
 
-class _RoomyLayer(DynamicLayer):
-    """Keys and values in tensors that are as long as they will ever be.
+class _PreallocatedLayer(DynamicLayer):
+    """Keys and values in tensors of their final size; attention sees views of the filled part.
 
-    A layer that grows is copied for every token, one that is full from the start has every token
-    look at places that are still empty. This one hands out views of what is filled.
+    transformers' dynamic layer copies its tensors at every token. Its static layer makes attention
+    read the empty part as well.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, max_length: int) -> None:
         super().__init__()
-        self._room = room
+        self._max_length = max_length
         self._filled = 0
 
+    @override
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put keys and values, ``(batch, kv_heads, new, head_dim)``, behind those before."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._all_keys, self._all_values = (
-                states.new_empty(*states.shape[:2], self._room, states.shape[-1])
+                states.new_empty(*states.shape[:2], self._max_length, states.shape[-1])
                 for states in (key_states, value_states)
             )
         begin, self._filled = self._filled, self._filled + key_states.shape[-2]
@@ -38,23 +39,24 @@ class _RoomyLayer(DynamicLayer):
 
 
 class SamplingCache(HybridCache):
-    """A cache for rows that are written token by token, side by side.
+    """A cache for rows that are sampled side by side, one token at a time.
 
     Args:
-        config: of the model that writes.
-        room: the most tokens that a row will have.
+        config: of the model that generates.
+        max_length: maximum number of tokens per row.
     """
 
-    def __init__(self, config: HybridConfig, room: int) -> None:
+    def __init__(self, config: HybridConfig, max_length: int) -> None:
         super().__init__(config)
         self.layers = [
-            _RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in self.layers
+            _PreallocatedLayer(max_length) if type(layer) is DynamicLayer else layer
+            for layer in self.layers
         ]
 
-    def forget(self, rows: torch.Tensor) -> None:
-        """Clear the convolution windows and states of some rows.
+    def reset_states(self, rows: torch.Tensor) -> None:
+        """Set the convolution and SSM states of some rows to zero.
 
-        Their keys and values stay, for an attention mask to hide.
+        Keys and values stay. The attention mask has to hide them.
 
         Args:
             rows: ``(batch,)`` bool.

@@ -1,4 +1,4 @@
-"""From what a user calls data to rows of tokens."""
+"""Load a packed dataset from the sources that a user names: files, datasets, or the teacher."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from hybridize.errors import InputError
 from hybridize.modeling.model import HybridForCausalLM
 
 TEACHER = "teacher"
-"""The source that is no file: the model writes the text itself."""
+"""The name of the source for which the model generates the text."""
 
-_DOCUMENTS_AT_ONCE = 256
-_BESIDE_WEIGHTS = (".json", ".txt", ".model")
-_VERSION = 1  # to be raised where the same arguments come to give other rows
+_DOCUMENTS_PER_BATCH = 256
+_TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
+_VERSION = 1  # increase it when the same arguments give another dataset
 
 
 def load_packed_dataset(
@@ -38,67 +38,70 @@ def load_packed_dataset(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = torch.float32,
     cache: Path | None = None,
-    option: str = "--data",
+    option: str = "data",
 ) -> PackedDataset:
-    """Read or sample text, tokenize it, and pack it into rows.
+    """Read or sample text, tokenize it, and pack it into sequences.
 
     Args:
-        sources: files, datasets of the hub (see `read_documents`), or ``teacher`` alone.
-        model: a directory or a hub id, whose tokenizer is used, and which ``teacher`` means.
-        length: tokens per row.
-        tokens: how many at most; ``teacher`` needs a number.
-        seed: of sampling.
-        device, dtype: where and in which dtype to sample.
-        cache: a directory in which the rows are kept, and found again for the same arguments.
-        option: where the sources were named, for messages.
+        sources: files or datasets on the hub (see `read_documents`), or ``teacher`` alone.
+        model: a directory or a hub id. Its tokenizer is used; ``teacher`` samples from it.
+        length: tokens per sequence.
+        tokens: maximum number of tokens; ``teacher`` needs a number.
+        seed: random seed for sampling.
+        device, dtype: where to sample, and the dtype to compute in.
+        cache: a directory that keeps the dataset. The same arguments read it from there again.
+        option: keyword of the option that named the sources, for error messages.
 
     Raises:
-        InputError: a source that cannot be read, or less text than a row.
+        InputError: a source cannot be read, or holds less text than one sequence.
     """
     directory = resolve(model)
     if TEACHER in sources and len(sources) > 1:
-        raise InputError(f"{option} {TEACHER}: stands alone; leave out the other sources")
+        raise InputError(
+            f"`{option}={TEACHER}` cannot be combined with other sources; leave them out"
+        )
     if tokens is not None and tokens < length:
-        raise InputError(f"{option}: {tokens} tokens are less than a row of {length}")
-    place = torch.device(device)
+        raise InputError(f"`{option}`: {tokens} tokens are less than one sequence of {length}")
+    device = torch.device(device)
     path = None
     if cache is not None:
         settings: dict[str, Any] = {"length": length, "tokens": tokens, "seed": seed}
         if list(sources) == [TEACHER]:
-            settings |= {"device": place.type, "dtype": str(dtype)}
+            settings |= {"device": device.type, "dtype": str(dtype)}
         path = cache / f"packed-{_key(sources, directory, settings)}.safetensors"
         if path.exists():
-            return read_packed_dataset(path, _vocabulary(directory))
+            return read_packed_dataset(path, _vocab_size(directory))
     if list(sources) == [TEACHER]:
         if tokens is None:
-            raise InputError(f"{option} {TEACHER}: say how many tokens to sample")
-        documents = _sampled(directory, tokens, seed, place, dtype, option)
+            raise InputError(f"`{option}={TEACHER}`: give the number of tokens to sample")
+        documents = _sampled(directory, tokens, seed, device, dtype, option)
     else:
         documents = _tokenized(sources, directory, option)
     dataset = pack(documents, length, tokens)
     if not len(dataset):
-        raise InputError(f"{option} {' '.join(sources)}: less text than one row of {length} tokens")
+        names = ", ".join(sources)
+        raise InputError(f"`{option}={names}`: less text than one sequence of {length} tokens")
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_packed_dataset(dataset, path)
     return dataset
 
 
-def _vocabulary(directory: Path) -> int:
+def _vocab_size(directory: Path) -> int:
     with CheckpointReader(directory) as reader:
         return read_config(reader)[1].vocab_size
 
 
 def _tokenized(sources: Sequence[str], directory: Path, option: str) -> Iterator[list[int]]:
     tokenizer = load_tokenizer(directory)
-    vocabulary = _vocabulary(directory)
+    vocab_size = _vocab_size(directory)
     for source in sources:
         texts = (text for text in read_documents(source, option) if text)
-        while batch := list(islice(texts, _DOCUMENTS_AT_ONCE)):
+        while batch := list(islice(texts, _DOCUMENTS_PER_BATCH)):
             for ids in tokenizer(batch, verbose=False).input_ids:
                 if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
                     ids.append(tokenizer.eos_token_id)
-                check_tokens(ids, vocabulary, directory)
+                check_tokens(ids, vocab_size, directory)
                 yield ids
 
 
@@ -114,19 +117,19 @@ def _sampled(
     bos, eos = (_special_tokens(model, name) for name in ("bos_token_id", "eos_token_id"))
     if not bos + eos:
         raise InputError(
-            f"{option} {TEACHER}: {directory} says neither bos_token_id nor eos_token_id, so there "
-            "is nothing to begin with; give text instead"
+            f"`{option}={TEACHER}`: {directory} has neither a bos_token_id nor an eos_token_id to "
+            "start a document with; give text instead"
         )
     if max(bos + eos) >= model.config.vocab_size:
         raise InputError(
-            f"{directory}: documents begin or end with token {max(bos + eos)}, but the model's "
-            f"vocabulary has {model.config.vocab_size}"
+            f"{directory}: its bos_token_id or eos_token_id is {max(bos + eos)}, but its "
+            f"vocabulary has {model.config.vocab_size} tokens"
         )
     return sample_documents(model, bos=bos[0] if bos else None, eos=eos, tokens=tokens, seed=seed)
 
 
 def _special_tokens(model: HybridForCausalLM, name: str) -> list[int]:
-    """Return what generation or else the model itself is configured with: one, several, none."""
+    """Return the token ids of the generation config, or else of the model config; may be none."""
     for config in (model.generation_config, model.config):
         value = getattr(config, name, None)
         if value is not None:
@@ -135,20 +138,20 @@ def _special_tokens(model: HybridForCausalLM, name: str) -> list[int]:
 
 
 def _key(sources: Sequence[str], directory: Path, settings: dict[str, Any]) -> str:
-    """Return a name for everything that decides the rows.
+    """Return a hash of everything that the dataset depends on.
 
-    Files count by their contents, wherever they lie; datasets of the hub by their names. So do all
-    small files beside the model, since which of them make a tokenizer is transformers' affair, and
-    where the model writes the text, its weights: to read and hash them takes much less time than
-    to sample, and their sizes and dates would take retrained weights for the old ones.
+    Files enter with their contents, datasets on the hub with their names. All small files of the
+    model's directory enter too, because only transformers knows which of them belong to the
+    tokenizer. If the model generates the text, its weights enter as well: hashing them is much
+    faster than sampling, and size and date do not tell retrained weights from the old ones.
     """
-    decisive: list[Any] = [_VERSION, settings]
+    parts: list[Any] = [_VERSION, settings]
     for source in sources:
         path = Path(source)
-        known = path.is_file()
-        decisive.append([path.suffix.lower(), sha256_of(path)] if known else source)
-    suffixes = _BESIDE_WEIGHTS + ((".safetensors",) if list(sources) == [TEACHER] else ())
+        is_file = path.is_file()
+        parts.append([path.suffix.lower(), sha256_of(path)] if is_file else source)
+    suffixes = _TOKENIZER_SUFFIXES + ((".safetensors",) if list(sources) == [TEACHER] else ())
     for path in sorted(directory.iterdir()):
         if path.suffix in suffixes and path.is_file():
-            decisive.append([path.name, sha256_of(path)])
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+            parts.append([path.name, sha256_of(path)])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Text that a model writes itself, for when there is no other."""
+"""Sample text from a model, for when no other text is at hand."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,9 +10,9 @@ from hybridize.errors import InputError
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.model import HybridForCausalLM
 
-_MOST_ROWS = 256
-_CACHE_AT_ONCE = 1 << 30  # bytes
-_LONGEST = 1024
+_MAX_ROWS = 256
+_MAX_CACHE_BYTES = 1 << 30
+_MAX_LENGTH = 1024
 
 
 @torch.inference_mode()
@@ -24,35 +24,35 @@ def sample_documents(
     tokens: int,
     seed: int,
 ) -> Iterator[list[int]]:
-    """Yield documents that the model makes up, drawn from its own distribution.
+    """Yield documents that the model generates, sampled from its distribution.
 
-    Rows are written side by side, each up to the model's context or 1,024 tokens. Where a row's
-    document ends, another begins in it, and sees nothing of the one before: training keeps the
-    documents of a row apart, too, and what a model writes after ten others is not what it would
-    write by itself. A document ends with its row if not before.
+    Rows are sampled side by side. Each is as long as the model's context, but at most 1,024 tokens.
+    When a document ends within a row, the next one starts there and does not see the previous
+    ones: training keeps the documents of a row apart too, and text that follows ten other documents
+    has another distribution. The last document of a row ends with the row.
 
     Args:
-        model: writes.
-        bos: what documents begin with; the first of ``eos`` if None. Where the model draws it,
-            as models do that know no other end, it begins another document.
-        eos: what documents end with, any of them. One of ``bos`` and ``eos`` must be given.
-        tokens: how many to draw, at least.
-        seed: of the draws. On a device of the same kind it gives the same documents again.
+        model: generates the text.
+        bos: the first token of a document; the first of ``eos`` if None. If the model samples it,
+            another document starts, as with models that have no token for the end.
+        eos: the tokens that end a document. One of ``bos`` and ``eos`` must be given.
+        tokens: minimum number of tokens to sample.
+        seed: random seed. The same seed on the same kind of device gives the same documents.
     """
     ends = [eos] if isinstance(eos, int) else list(eos or ())
-    begin = ends[0] if bos is None else bos
-    length = min(_LONGEST, model.config.max_position_embeddings)
+    start = ends[0] if bos is None else bos
+    length = min(_MAX_LENGTH, model.config.max_position_embeddings)
     cost = cache_cost(model.config, length, model.dtype.itemsize)
-    most = max(1, min(_MOST_ROWS, _CACHE_AT_ONCE // (cost.kv + cost.state)))
-    count = min(most, -(-tokens // length))
+    max_rows = max(1, min(_MAX_ROWS, _MAX_CACHE_BYTES // (cost.kv + cost.state)))
+    count = min(max_rows, -(-tokens // length))
     rounds = -(-tokens // (count * length))
     generator = torch.Generator(device=model.device).manual_seed(seed)
     with console.progress("sampling text", rounds * count * length, "tokens") as progress:
         for _ in range(rounds):
-            rows = _Rows(model, begin, ends, count, length)
+            rows = _Rows(model, start, ends, count, length)
             progress.advance(count)
             for _ in range(length - 1):
-                rows.draw(generator)
+                rows.sample(generator)
                 progress.advance(count)
             yield from rows.documents()
 
@@ -61,59 +61,60 @@ class _Rows:
     """Rows of documents that grow by one token at a time.
 
     Args:
-        model: writes.
-        begin: what documents begin with.
-        ends: what they end with.
-        count: rows.
-        length: how long they will be.
+        model: generates the text.
+        start: the first token of a document.
+        ends: the tokens that end a document.
+        count: number of rows.
+        length: final number of tokens per row.
     """
 
     def __init__(
-        self, model: HybridForCausalLM, begin: int, ends: list[int], count: int, length: int
+        self, model: HybridForCausalLM, start: int, ends: list[int], count: int, length: int
     ) -> None:
-        self._model, self._begin = model, begin
+        self._model, self._start = model, start
         self._ends = torch.tensor(ends, dtype=torch.int64, device=model.device)
         self._cache = SamplingCache(model.config, length)
-        self._tokens = torch.full((count, length), begin, device=model.device)
-        self._begins = torch.zeros(count, length, dtype=torch.bool, device=model.device)
-        self._begins[:, 0] = True
-        self._starts = torch.zeros(count, dtype=torch.int64, device=model.device)
-        self._places = torch.arange(length, device=model.device)
+        self._tokens = torch.full((count, length), start, device=model.device)
+        self._is_start = torch.zeros(count, length, dtype=torch.bool, device=model.device)
+        self._is_start[:, 0] = True
+        # The position at which each row's current document starts.
+        self._document_starts = torch.zeros(count, dtype=torch.int64, device=model.device)
+        self._positions = torch.arange(length, device=model.device)
         self._filled = 1
 
-    def draw(self, generator: torch.Generator) -> None:
-        """Add a token to every row: a beginning where a document has ended, else a drawn one."""
-        last, place = self._filled - 1, self._filled
-        mask = None  # while all rows are in their first documents
-        if self._starts.any():
-            mask = (self._places[:place] >= self._starts[:, None]).long()
+    def sample(self, generator: torch.Generator) -> None:
+        """Append a token to every row: a start token after the end of a document, or a sample."""
+        last, position = self._filled - 1, self._filled
+        mask = None  # not needed while every row is in its first document
+        if self._document_starts.any():
+            mask = (self._positions[:position] >= self._document_starts[:, None]).long()
         output = self._model(
-            self._tokens[:, last:place],
+            self._tokens[:, last:position],
             attention_mask=mask,
-            position_ids=last - self._starts[:, None],
+            position_ids=last - self._document_starts[:, None],
             cache=self._cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        chances = output.logits[:, -1].float().softmax(-1)
-        if not chances.isfinite().all():
+        probabilities = output.logits[:, -1].float().softmax(-1)
+        if not probabilities.isfinite().all():
             raise InputError(
-                f"{self._model.name_or_path}: its predictions are not finite, so it cannot write "
-                "text; check it with hybridize verify"
+                f"{self._model.name_or_path}: its predictions are not finite, so it cannot "
+                "generate text; check it with hybridize verify"
             )
-        drawn = torch.multinomial(chances, 1, generator=generator).squeeze(1)
-        ended = torch.isin(self._tokens[:, last], self._ends) & ~self._begins[:, last]
-        drawn = drawn.masked_fill(ended, self._begin)
-        begins = ended | ((drawn == self._begin) & ~torch.isin(drawn, self._ends))
-        self._tokens[:, place], self._begins[:, place] = drawn, begins
-        if begins.any():
-            self._starts[begins] = place
-            self._cache.forget(begins)
+        sampled = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+        ended = torch.isin(self._tokens[:, last], self._ends) & ~self._is_start[:, last]
+        sampled = sampled.masked_fill(ended, self._start)
+        starts = ended | ((sampled == self._start) & ~torch.isin(sampled, self._ends))
+        self._tokens[:, position], self._is_start[:, position] = sampled, starts
+        if starts.any():
+            self._document_starts[starts] = position
+            self._cache.reset_states(starts)
         self._filled += 1
 
     def documents(self) -> Iterator[list[int]]:
-        """Take the rows apart where documents begin."""
-        for tokens, begins in zip(self._tokens.cpu(), self._begins.cpu(), strict=True):
-            borders = begins.nonzero()[1:, 0]
+        """Split the rows into documents."""
+        for tokens, is_start in zip(self._tokens.cpu(), self._is_start.cpu(), strict=True):
+            borders = is_start.nonzero()[1:, 0]
             for document in tokens.tensor_split(borders):
                 yield document.tolist()

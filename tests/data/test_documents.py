@@ -1,4 +1,4 @@
-"""Readers of documents: what they read, and what they say about what they cannot."""
+"""Reading documents of each format, and the errors for files that cannot be read."""
 
 import json
 import sys
@@ -14,20 +14,20 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1
 
 
 def read(path):
-    return list(read_documents(str(path), "--data"))
+    return list(read_documents(str(path), "data"))
 
 
 def read_or_refuse(path):
-    """Read what may be damaged: it gives texts that can be written, or one line that names it."""
+    """Read a file that may be damaged: expect texts that UTF-8 can encode, or a one-line error."""
     try:
         documents = read(path)
     except InputError as error:
-        refusal = str(error)
+        message = str(error)
     else:
         "".join(documents).encode()
         return
-    assert str(path) in refusal
-    assert "\n" not in refusal
+    assert str(path) in message
+    assert "\n" not in message
 
 
 @settings(deadline=None)
@@ -38,7 +38,7 @@ def test_json_lines_are_read(tmp_path_factory, texts):
     assert read(path) == texts
 
 
-def test_a_text_is_one_document_unless_it_says_otherwise(tmp_path):
+def test_a_text_file_is_one_document_unless_separators_split_it(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     (tmp_path / "b.TXT").write_text("one\n<|endoftext|>\n\n<|endoftext|>\ntwo\n<|endoftext|>\n")
     (tmp_path / "c.txt").write_text("a line is just <|endoftext|>\r\nor not", newline="")
@@ -49,26 +49,26 @@ def test_a_text_is_one_document_unless_it_says_otherwise(tmp_path):
 
 @settings(deadline=None)
 @given(texts=st.lists(text.map(lambda t: t.strip("\n") + "."), max_size=5))
-def test_texts_are_told_apart_by_the_lines_between(tmp_path_factory, texts):
+def test_separator_lines_split_a_text_file(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("data") / "data.txt"
     path.write_text("\n<|endoftext|>\n".join(texts), "utf-8")
     assert read(path) == texts
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     for name, content in (("a.txt", "one"), ("b.jsonl", '{"text": "one"}')):
         (tmp_path / name).write_text(content, "utf-8-sig")
         assert read(tmp_path / name) == ["one"]
 
 
-def test_json_may_be_an_array_of_objects(tmp_path):
+def test_a_json_file_may_hold_an_array_of_objects(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"text": "one"}, {"text": "two\n"}], indent=2))
     assert read(path) == ["one", "two\n"]
     path.write_text('{"text": "one"}\n{"text": "two"}\n')
     assert read(path) == ["one", "two"]
     for content, complaint in (
-        ('[{"text": "one"}, {"body": ""}]', r"a\.json: entry 2: has no 'text'"),
+        ('[{"text": "one"}, {"body": ""}]', r"a\.json: entry 2: 'text' is missing"),
         ('\n[{"text": "one"}', r"a\.json: not valid JSON"),
     ):
         path.write_text(content)
@@ -87,7 +87,7 @@ def test_parquet_is_read(tmp_path):
     with pytest.raises(InputError, match="has no column 'text'"):
         read(tmp_path / "b.parquet")
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "c.parquet")
-    with pytest.raises(InputError, match="row 1: has no 'text' that is a string"):
+    with pytest.raises(InputError, match="row 1: 'text' is missing or not a string"):
         read(tmp_path / "c.parquet")
     broken = pa.array([b"fine", b"\xff"]).view(pa.string())
     pq.write_table(pa.table({"text": broken}), tmp_path / "d.parquet")
@@ -112,7 +112,7 @@ def test_damaged_files_are_bad_input_or_text(tmp_path_factory, content, suffix):
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_mangled_files_are_bad_input_or_text(tmp_path_factory, data):
-    """Files that were whole once, a few of whose bytes are others now or which end too early."""
+    """Valid files with a few changed bytes, or cut off."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
@@ -127,8 +127,8 @@ def test_mangled_files_are_bad_input_or_text(tmp_path_factory, data):
     else:
         path.write_text(json.dumps(rows), "utf-8")
     content = bytearray(path.read_bytes())
-    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=3)):
-        content[place] = data.draw(st.integers(0, 255))
+    for offset in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=3)):
+        content[offset] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
     read_or_refuse(path)
 
@@ -137,13 +137,13 @@ def test_mangled_files_are_bad_input_or_text(tmp_path_factory, data):
     ("line", "complaint"),
     [
         ("{", "line 2: not valid JSON"),
-        ("[]", "line 2: has no 'text'"),
-        ('{"text": 3}', "line 2: has no 'text' that is a string"),
+        ("[]", "line 2: 'text' is missing"),
+        ('{"text": 3}', "line 2: 'text' is missing or not a string"),
         ("[" * 100_000, "line 2: not valid JSON"),
-        (r'{"text": "half \ud83d of it"}', "line 2: 'text' holds half a surrogate pair"),
+        (r'{"text": "half \ud83d of it"}', "line 2: 'text' contains half of a surrogate pair"),
     ],
 )
-def test_the_line_that_is_wrong_is_named(tmp_path, line, complaint):
+def test_errors_name_the_line(tmp_path, line, complaint):
     path = tmp_path / "data.jsonl"
     path.write_text('{"text": "fine"}\n' + line)
     with pytest.raises(InputError, match=complaint):
@@ -159,46 +159,46 @@ def test_the_line_that_is_wrong_is_named(tmp_path, line, complaint):
         ("data.csv", "must end in"),
     ],
 )
-def test_sources_that_cannot_be(tmp_path, monkeypatch, name, complaint):
+def test_sources_that_do_not_exist_or_have_another_format(tmp_path, monkeypatch, name, complaint):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "data.csv").write_text("text\n")
     with pytest.raises(InputError, match=complaint):
-        list(read_documents(name, "--data"))
+        list(read_documents(name, "data"))
 
 
 def test_hub_datasets_are_streamed(monkeypatch):
     import datasets
 
-    asked = []
+    calls = []
 
     def load(name, **options):
-        asked.append((name, options))
+        calls.append((name, options))
         return iter([{"text": "a"}, {"text": "b"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    assert list(read_documents("someone/texts:validation", "--data")) == ["a", "b"]
-    assert asked == [("someone/texts", {"split": "validation", "streaming": True})]
+    assert list(read_documents("someone/texts:validation", "data")) == ["a", "b"]
+    assert calls == [("someone/texts", {"split": "validation", "streaming": True})]
     for source, complaint in (
-        ("a/b:c:d:e", "NAME:CONFIGURATION:SPLIT at most"),
-        ("a/b", r"--data a/b: row 2: has no 'text'"),
+        ("a/b:c:d:e", "name a dataset as NAME, NAME:SPLIT"),
+        ("a/b", r"`data=a/b`: row 2: 'text' is missing"),
     ):
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter([{"text": "a"}, {}]))
         with pytest.raises(InputError, match=complaint):
-            list(read_documents(source, "--data"))
+            list(read_documents(source, "data"))
 
     def with_configuration(name, configuration, *, split, streaming):
         return iter([{"text": f"{name} {configuration} {split} {streaming}"}])
 
     monkeypatch.setattr(datasets, "load_dataset", with_configuration)
-    assert list(read_documents("a/b:raw:test", "--data")) == ["a/b raw test True"]
+    assert list(read_documents("a/b:raw:test", "data")) == ["a/b raw test True"]
 
     def fail(name, **options):
         raise ConnectionError("no route\nto anywhere")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(InputError, match=r"--data someone/texts: .* hub: no route$"):
-        list(read_documents("someone/texts", "--data"))
+    with pytest.raises(InputError, match=r"`data=someone/texts`: .* no such dataset: no route$"):
+        list(read_documents("someone/texts", "data"))
 
 
 def test_a_missing_library_is_named(monkeypatch, tmp_path):

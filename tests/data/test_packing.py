@@ -1,4 +1,4 @@
-"""Packing loses nothing, doubles nothing, and knows where documents begin."""
+"""Packing keeps every token once and knows where documents start."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ documents = st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=12)
 
 @settings(deadline=None)
 @given(documents=documents, length=st.integers(1, 12), tokens=st.none() | st.integers(1, 80))
-def test_packing_is_laying_end_to_end(documents, length, tokens):
+def test_packing_concatenates_documents(documents, length, tokens):
     dataset = pack(iter(documents), length, tokens)
     flat = [(token, number) for number, doc in enumerate(documents) for token in doc]
     limit = len(flat) if tokens is None else min(tokens, len(flat))
@@ -25,12 +25,12 @@ def test_packing_is_laying_end_to_end(documents, length, tokens):
         len(flat),
     )
     for row, numbers in enumerate(dataset.seq_idx.tolist()):
-        wanted = [number for _, number in flat[row * length : (row + 1) * length]]
-        order = list(dict.fromkeys(wanted))
-        assert numbers == [order.index(number) for number in wanted]
+        expected = [number for _, number in flat[row * length : (row + 1) * length]]
+        order = list(dict.fromkeys(expected))
+        assert numbers == [order.index(number) for number in expected]
 
 
-def test_rows_and_splits():
+def test_sequences_and_splits():
     dataset = pack([[1, 2, 3], [4, 5, 6, 7, 8], [9]], 3)
     ids, seq_idx = dataset.sequences([2, 0])
     assert ids.tolist() == [[7, 8, 9], [1, 2, 3]]
@@ -44,31 +44,31 @@ def test_rows_and_splits():
             dataset.split(held_out)
 
 
-def test_saved_rows_come_back(tmp_path):
+def test_a_saved_dataset_is_read_back(tmp_path):
     dataset = pack([[1, 2, 3, 4], [5, 6]], 2)
-    save_packed_dataset(dataset, tmp_path / "rows")
-    again = read_packed_dataset(tmp_path / "rows", 100)
+    save_packed_dataset(dataset, tmp_path / "packed")
+    again = read_packed_dataset(tmp_path / "packed", 100)
     assert torch.equal(again.ids, dataset.ids)
     assert torch.equal(again.seq_idx, dataset.seq_idx)
-    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 
 
 @settings(deadline=None, max_examples=30)
 @given(content=st.binary(max_size=60))
-def test_rows_that_are_none_are_bad_input(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("rows") / "rows"
+def test_a_file_of_other_content_is_bad_input(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("packed") / "packed"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="not rows of tokens"):
+    with pytest.raises(InputError, match="not a packed dataset"):
         read_packed_dataset(path, 100)
 
 
-def test_rows_of_two_shapes_are_bad_input(tmp_path):
+def test_tensors_of_different_shapes_are_bad_input(tmp_path):
     short = PackedDataset(
         torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int32)
     )
-    save_packed_dataset(short, tmp_path / "rows")
-    with pytest.raises(InputError, match="not rows of tokens"):
-        read_packed_dataset(tmp_path / "rows", 100)
+    save_packed_dataset(short, tmp_path / "packed")
+    with pytest.raises(InputError, match="not a packed dataset"):
+        read_packed_dataset(tmp_path / "packed", 100)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_rows_of_two_shapes_are_bad_input(tmp_path):
         ([[1, 2]], [[-1, 0]]),
     ],
 )
-def test_damaged_rows_are_bad_input(tmp_path, ids, seq_idx):
-    rows = PackedDataset(*(torch.tensor(x, dtype=torch.int32) for x in (ids, seq_idx)))
-    save_packed_dataset(rows, tmp_path / "rows")
-    with pytest.raises(InputError, match="damaged rows of tokens; delete it"):
-        read_packed_dataset(tmp_path / "rows", 100)
+def test_a_damaged_dataset_is_bad_input(tmp_path, ids, seq_idx):
+    dataset = PackedDataset(*(torch.tensor(x, dtype=torch.int32) for x in (ids, seq_idx)))
+    save_packed_dataset(dataset, tmp_path / "packed")
+    with pytest.raises(InputError, match="the packed dataset is damaged; delete it"):
+        read_packed_dataset(tmp_path / "packed", 100)

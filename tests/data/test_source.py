@@ -1,4 +1,4 @@
-"""From files, or from the teacher itself, to rows of tokens."""
+"""Packed datasets from files and from the teacher's samples, and their cache."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def text(tmp_path):
     return str(path)
 
 
-def test_text_becomes_the_tokenizers_tokens(model, text):
+def test_text_is_tokenized_and_packed(model, text):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -41,12 +41,12 @@ def test_text_becomes_the_tokenizers_tokens(model, text):
     assert load_packed_dataset([text], model=model, length=16, tokens=40).tokens == 32
 
 
-def test_rows_are_kept_and_found_until_anything_changes(model, text, tmp_path, monkeypatch):
+def test_the_cache_serves_the_same_arguments_only(model, text, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     arguments = {"model": model, "length": 16, "tokens": 64, "cache": cache}
     first = load_packed_dataset([text], **arguments)
     with monkeypatch.context() as patch:
-        patch.setattr("hybridize.data.source.read_documents", None)  # is not asked
+        patch.setattr("hybridize.data.source.read_documents", None)  # must not be called
         again = load_packed_dataset([text], **arguments)
     assert torch.equal(first.ids, again.ids)
     for change in ({"length": 8}, {"tokens": 32}, {"seed": 1}):
@@ -57,7 +57,7 @@ def test_rows_are_kept_and_found_until_anything_changes(model, text, tmp_path, m
     assert len(list(cache.iterdir())) == 5
 
 
-def test_a_file_is_known_by_its_contents_wherever_it_lies(model, text, tmp_path):
+def test_the_cache_identifies_files_by_content(model, text, tmp_path):
     cache = tmp_path / "cache"
     arguments = {"model": model, "length": 16, "tokens": 64, "cache": cache}
     load_packed_dataset([text], **arguments)
@@ -68,8 +68,8 @@ def test_a_file_is_known_by_its_contents_wherever_it_lies(model, text, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "generation_config.json", "tokenizer.json"])
-def test_a_changed_teacher_writes_anew(model, tmp_path, name):
-    """A file that is as large and as old as the one before, but another."""
+def test_a_changed_teacher_is_sampled_again(model, tmp_path, name):
+    """Even if the changed file has the same size and date."""
     teacher, cache = shutil.copytree(model, tmp_path / "teacher"), tmp_path / "cache"
     arguments = {"model": teacher, "length": 16, "tokens": 96, "cache": cache}
     first = load_packed_dataset(["teacher"], **arguments)
@@ -80,7 +80,7 @@ def test_a_changed_teacher_writes_anew(model, tmp_path, name):
     before = path.stat()
     content = bytearray(path.read_bytes())
     if name == "model.safetensors":
-        content[-1] ^= 0x80  # a sign
+        content[-1] ^= 0x80  # flip a sign
     else:
         content = content.replace(b"\n", b" ", 1)
     path.write_bytes(content)
@@ -90,39 +90,39 @@ def test_a_changed_teacher_writes_anew(model, tmp_path, name):
     assert len(list(cache.iterdir())) == 2
 
 
-def test_samples_of_another_dtype_are_others(model, tmp_path):
+def test_the_cache_keeps_dtypes_apart(model, tmp_path):
     arguments = {"model": model, "length": 16, "tokens": 96, "cache": tmp_path / "cache"}
     for dtype in (torch.float32, torch.float64):
         load_packed_dataset(["teacher"], dtype=dtype, **arguments)
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_texts_of_nothing_are_left_out(model, tmp_path):
+def test_empty_texts_are_skipped(model, tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in ("ab", "", "cd", "")))
     dataset = load_packed_dataset([str(path)], model=model, length=1, tokens=None)
     assert dataset.ids.flatten().tolist().count(2) == 2
 
 
-def test_the_teacher_writes_the_same_for_the_same_seed(model):
-    one, same, other = (
+def test_the_seed_decides_what_the_teacher_writes(model):
+    first, again, other = (
         load_packed_dataset(["teacher"], model=model, length=24, tokens=480, seed=seed).ids
         for seed in (3, 3, 4)
     )
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert one.shape == (20, 24)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (20, 24)
 
 
 @pytest.mark.parametrize("bos", [2, None])
-def test_a_beginning_that_is_the_end_does_not_repeat_itself(tmp_path, bos):
-    """As Qwen's and GPT-2's ``<|endoftext|>``."""
+def test_a_token_that_starts_and_ends_documents_is_not_repeated(tmp_path, bos):
+    """Such as ``<|endoftext|>`` of Qwen and GPT-2."""
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, bos_token_id=bos, eos_token_id=2)
     dataset = load_packed_dataset(["teacher"], model=tmp_path / "in", length=64, tokens=640)
     assert len(dataset.ids.unique()) > 30
 
 
-def test_documents_end_where_the_model_ends_them(model):
+def test_documents_end_at_the_end_token(model):
     teacher = load_model(model, dtype=torch.float32)
     documents = list(sample_documents(teacher, bos=1, eos=2, tokens=4800, seed=5))
     assert sum(map(len, documents)) >= 4800
@@ -134,11 +134,11 @@ def test_documents_end_where_the_model_ends_them(model):
 @pytest.mark.parametrize(
     ("sources", "options", "complaint"),
     [
-        (["teacher", "a.txt"], {}, "--data teacher: stands alone"),
-        (["teacher"], {"tokens": None}, "say how many tokens"),
-        (["teacher"], {"tokens": 3}, "3 tokens are less than a row of 16"),
-        (["TEXT"], {"length": 10_000}, "less text than one row of 10000 tokens"),
-        (["EMPTY"], {}, "less text than one row of 16 tokens"),
+        (["teacher", "a.txt"], {}, "`data=teacher` cannot be combined"),
+        (["teacher"], {"tokens": None}, "give the number of tokens to sample"),
+        (["teacher"], {"tokens": 3}, "3 tokens are less than one sequence of 16"),
+        (["TEXT"], {"length": 10_000}, "less text than one sequence of 10000 tokens"),
+        (["EMPTY"], {}, "less text than one sequence of 16 tokens"),
     ],
 )
 def test_bad_sources(model, text, tmp_path, sources, options, complaint):
@@ -149,20 +149,20 @@ def test_bad_sources(model, text, tmp_path, sources, options, complaint):
         load_packed_dataset([names.get(s, s) for s in sources], model=model, **options)
 
 
-def test_a_tokenizer_beyond_the_vocabulary(tmp_path, text):
+def test_a_tokenizer_larger_than_the_vocabulary_is_bad_input(tmp_path, text):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, vocab_size=6)
     write_tokenizer(tmp_path / "in")
     with pytest.raises(InputError, match="the model's vocabulary has 6"):
         load_packed_dataset([text], model=tmp_path / "in", length=8, tokens=None)
 
 
-def test_a_model_without_a_beginning(tmp_path):
+def test_sampling_needs_a_start_token(tmp_path):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, bos_token_id=None, eos_token_id=None)
-    with pytest.raises(InputError, match="neither bos_token_id nor eos_token_id"):
+    with pytest.raises(InputError, match="neither a bos_token_id nor an eos_token_id"):
         load_packed_dataset(["teacher"], model=tmp_path / "in", length=8, tokens=80)
 
 
-def test_a_beginning_beyond_the_vocabulary(tmp_path):
+def test_a_start_token_outside_the_vocabulary_is_bad_input(tmp_path):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, eos_token_id=[2, 64])
-    with pytest.raises(InputError, match="token 64, but the model's vocabulary has 64"):
+    with pytest.raises(InputError, match="eos_token_id is 64, but its vocabulary has 64 tokens"):
         load_packed_dataset(["teacher"], model=tmp_path / "in", length=8, tokens=80)
