@@ -27,7 +27,7 @@ class EvalConfig(Config):
         Listed(Text("NAME"), "NAME,…"),
         None,
         help="Names of tasks: those of lm-eval, or recall and its parts.",
-        default_text="mmlu; none with --perplexity alone",
+        default_text="mmlu; none with `perplexity` alone",
     )
     mmlu_dir: str | None = option(
         Location("DIR"),
@@ -59,7 +59,7 @@ class EvalConfig(Config):
         Whole(2),
         None,
         help="Maximum number of tokens in a prompt. Longer prompts are cut at the beginning.",
-        default_text="the model's maximum; at most 4096 for --perplexity",
+        default_text="the model's maximum; at most 4096 for `perplexity`",
     )
     device: str = device_option()
     dtype: str = dtype_option(

@@ -17,8 +17,8 @@ import transformers
 from lm_eval.loggers import EvaluationTracker
 
 from hybridize.console import console
-from hybridize.evals.adapter import HarnessModel
 from hybridize.evals.commit import current_commit
+from hybridize.evals.harness_model import HarnessModel
 from hybridize.evals.tasks import TaskSelection
 
 # What lm-eval's own command starts from: random, numpy, torch, few-shot sampling.

@@ -7,8 +7,8 @@ from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 
 from hybridize.errors import InputError
-from hybridize.evals.local_task import LocalTask
-from hybridize.evals.recall import DEFAULT_LENGTHS, longest, parse_name, questions
+from hybridize.evals.in_memory_task import InMemoryTask
+from hybridize.evals.recall_questions import DEFAULT_LENGTHS, longest, parse_name, questions
 
 GROUP = "recall"
 
@@ -48,7 +48,7 @@ def _kind(name: str) -> str | None:
     return kind if kind != name and kind in DEFAULT_LENGTHS else None
 
 
-def _task(kind: str, length: int) -> LocalTask:
+def _task(kind: str, length: int) -> InMemoryTask:
     name = f"{GROUP}_{kind}_{length}"
     if length > longest(kind):
         raise InputError(f"--tasks {name}: the longest is {GROUP}_{kind}_{longest(kind)}")
@@ -68,4 +68,4 @@ def _task(kind: str, length: int) -> LocalTask:
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": 1.0},
     }
-    return LocalTask(config, datasets.DatasetDict(test=datasets.Dataset.from_list(rows)))
+    return InMemoryTask(config, datasets.DatasetDict(test=datasets.Dataset.from_list(rows)))

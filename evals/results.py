@@ -165,17 +165,20 @@ class EvaluationResult:
     Attributes:
         models: one result per model, the baseline first if there is one.
         baseline: the model that the others are compared with.
-        options: what the evaluation was asked for.
+        exam: the name of the exam read from ``mmlu_dir``, see `exam_name`; None without one.
+        options: the options of the evaluation.
     """
 
     models: tuple[ModelResult, ...]
     baseline: str | None
+    exam: str | None
     options: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything that the tables show, ready for JSON."""
         return {
             "baseline": self.baseline,
+            "exam": self.exam,
             "options": self.options,
             "models": [model.to_dict() for model in self.models],
         }

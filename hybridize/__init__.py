@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hybridize.compress.prune.prune import prune
     from hybridize.compress.quantize.quantize import quantize
     from hybridize.conversion.convert import convert
-    from hybridize.evals import evaluate
+    from hybridize.evals.evaluate import evaluate
     from hybridize.evals.bench.bench import bench
     from hybridize.evals.bench.predict import predict
     from hybridize.evals.report.report import report
@@ -62,7 +62,7 @@ _HOMES = {
     "bench": "hybridize.evals.bench.bench",
     "convert": "hybridize.conversion.convert",
     "distill": "hybridize.compress.distill.distill",
-    "evaluate": "hybridize.evals",
+    "evaluate": "hybridize.evals.evaluate",
     "export": "hybridize.exporters.export",
     "inspect": "hybridize.inspection.inspect",
     "load_model": "hybridize.checkpoints.load",

@@ -29,8 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "console": set(),
     "extras": set(),
+    "option_types": set(),
+    "options": set(),
+    "output_files": set(),
 }
-SHARED = {"errors", "console", "extras", "__version__"}
+SHARED = {
+    "errors", "console", "extras", "option_types", "options", "output_files", "__version__",
+}  # fmt: skip
 FOLDERS = {
     "convert" if part == "conversion" else part: part for part in MAY_IMPORT if part not in SHARED
 }

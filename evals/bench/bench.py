@@ -16,11 +16,11 @@ from hybridize.evals.bench.results import (
     Spread,
 )
 from hybridize.evals.commit import current_commit
-from hybridize.evals.output import check_output
+from hybridize.output_files import check_output_file
 
 if TYPE_CHECKING:
-    from hybridize.evals.bench.measure import Runner, Sample
-    from hybridize.evals.models import Backend
+    from hybridize.evals.backends import Backend
+    from hybridize.evals.bench.runner import Runner, Sample
 
 BACKENDS = ("hybridize", "transformers")
 WARM_UPS = 1
@@ -86,16 +86,16 @@ def bench(
         raise InputError(f"--repeats {repeats}: must be at least 1")
     for path in (output, plot):
         if path is not None:
-            check_output(Path(path), force=force)
+            check_output_file(Path(path), force=force)
     if plot is not None:
         from hybridize.evals.bench.plot import require_matplotlib
 
         require_matplotlib()
     entries = _entries(models, baseline, backend)
 
+    from hybridize.evals.backends import load_with_backend
     from hybridize.evals.bench.machine import describe_machine
-    from hybridize.evals.bench.measure import Runner
-    from hybridize.evals.models import load_bare
+    from hybridize.evals.bench.runner import Runner
     from hybridize.modeling.cache.compact import CacheFormat
     from hybridize.modeling.devices import choose_device, choose_dtype
 
@@ -105,7 +105,7 @@ def bench(
     stored = CacheFormat(kv_cache_dtype, ssm_cache_dtype)
     runners = []
     for name, kind, directory in entries:
-        model = load_bare(
+        model = load_with_backend(
             directory, backend=kind, device=place, dtype=precision, cache_format=stored
         )
         runners.append(Runner(name, kind, model, decoding))
@@ -243,7 +243,7 @@ def _row(
 def _write(result: BenchResult, output: str | Path | None, plot: str | Path | None) -> None:
     import json
 
-    from hybridize.evals.output import write_atomically
+    from hybridize.output_files import write_atomically
 
     if output is not None:
         write_atomically(Path(output), json.dumps(result.to_dict(), indent=2) + "\n")

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridize.errors import InputError
-from hybridize.evals.output import check_output, write_atomically
 from hybridize.evals.report.figures import Figure, figures
 from hybridize.evals.report.layout import lay_out
 from hybridize.evals.report.page import page
 from hybridize.evals.report.png import require_matplotlib, to_png
 from hybridize.evals.report.sources import read_sources
+from hybridize.output_files import check_output_file, write_atomically
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def report(
     if not paths:
         raise InputError("FILE: name at least one file of eval -o or bench -o, or a checkpoint")
     output = Path(output)
-    check_output(output, force=force)
+    check_output_file(output, force=force)
     if png:
         require_matplotlib()
     sources = read_sources(paths)
@@ -79,7 +79,7 @@ def report(
         raise InputError(f"{paths[0]}: holds a figure that cannot be drawn: {error}") from error
     pictures = _pictures(output, drawn) if png else {}
     for path in pictures:
-        check_output(path, force=force)
+        check_output_file(path, force=force)
     for path, content in pictures.items():
         write_atomically(path, content)
     write_atomically(output, text)

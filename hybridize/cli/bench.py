@@ -140,7 +140,7 @@ def _predict(
 
     from hybridize.evals.bench.predict import predict
     from hybridize.evals.bench.table import print_prediction
-    from hybridize.evals.output import check_output, write_atomically
+    from hybridize.output_files import check_output_file, write_atomically
 
     for name in _MEASURING:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
@@ -151,7 +151,7 @@ def _predict(
         if sizes[name] is not None and len(sizes[name]) > 1:
             raise click.UsageError(f"--{name.replace('_', '-')} takes one number with --predict")
     if output is not None:
-        check_output(output, force=force)
+        check_output_file(output, force=force)
     result = predict(
         models,
         gpu=gpu,

@@ -98,12 +98,12 @@ def inspect(
 
 
 def _look(model: str, text: Path, tokens: int, plot: Path | None, force: bool) -> "StateReport":
-    from hybridize.evals.output import check_output, write_atomically
+    from hybridize.output_files import check_output_file, write_atomically
     from hybridize.inspection.state_norms import inspect_states
     from hybridize.inspection.state_norms_plot import draw_states
 
     if plot is not None:
-        check_output(plot, force=force)
+        check_output_file(plot, force=force)
     seen = inspect_states(model, text, tokens=tokens)
     if plot is not None:
         write_atomically(plot, draw_states(seen))

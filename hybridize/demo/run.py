@@ -118,7 +118,7 @@ def run_demo(output: str | Path, *, force: bool = False) -> DemoResult:
     from hybridize.compress.prune.prune import prune
     from hybridize.compress.quantize.quantize import quantize
     from hybridize.conversion.convert import convert
-    from hybridize.evals import evaluate
+    from hybridize.evals.evaluate import evaluate
     from hybridize.evals.bench.bench import bench
     from hybridize.evals.report.report import report
 

@@ -11,7 +11,9 @@ from exams import WORDS, write_exam, write_questions
 
 from hybridize.__main__ import main
 from hybridize.errors import HybridizeError, InputError
-from hybridize.evals import EvaluationResult, evaluate, print_result
+from hybridize.evals.evaluate import evaluate
+from hybridize.evals.results import EvaluationResult
+from hybridize.evals.table import print_result
 
 
 @pytest.fixture
@@ -144,7 +146,7 @@ def test_the_file_of_one_model_is_a_results_file_of_lm_evals(
 def test_a_failed_write_leaves_the_old_file(
     pair: EvaluationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hybridize.evals.output import write_results
+    from hybridize.evals.results_file import write_results
 
     output = tmp_path / "results.json"
     output.write_text("old")
@@ -237,7 +239,7 @@ def test_a_damaged_row_is_refused_before_a_model_is_loaded(
 ) -> None:
     write_exam(tmp_path, ["anatomy"])
     write_questions(tmp_path / "test" / "anatomy_test.csv", [["q", "1", "2", "3", "4"]])
-    monkeypatch.setattr("hybridize.evals.models.load", lambda *_a, **_o: pytest.fail("loaded"))
+    monkeypatch.setattr("hybridize.evals.backends.load", lambda *_a, **_o: pytest.fail("loaded"))
     _refuse(r"anatomy_test\.csv, line 1: 5 fields", checkpoint, mmlu_dir=tmp_path)
 
 

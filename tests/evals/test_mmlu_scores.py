@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from exams import CONTEXT, CUSTOM, KNOWN
 
-from hybridize.evals import EvaluationResult, evaluate
+from hybridize.evals.evaluate import evaluate
+from hybridize.evals.results import EvaluationResult
 
 
 @pytest.fixture(scope="module", params=["bos", "plain"])

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from hybridize.__main__ import main
-from hybridize.evals.recall import CHOICES, DEFAULT_LENGTHS, longest, parse_name, questions
+from hybridize.evals.recall_questions import (
+    CHOICES,
+    DEFAULT_LENGTHS,
+    longest,
+    parse_name,
+    questions,
+)
 from hybridize.evals.tasks import select_tasks
 
 ASKED = re.compile(r"\nIn other words: The ([\w ]+) belongs to$")

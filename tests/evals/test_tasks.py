@@ -8,10 +8,12 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from hybridize.errors import HybridizeError, InputError
-from hybridize.evals import evaluate
 from hybridize.evals import tasks as tasks_module
+from hybridize.evals.evaluate import evaluate
 from hybridize.evals.exam import read_subject
-from hybridize.evals.tasks import _documents, select_tasks
+from hybridize.evals.exam_tasks import documents
+from hybridize.evals.in_memory_task import InMemoryTask
+from hybridize.evals.tasks import select_tasks
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +37,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, exam: Path) -> list[tuple[str, str]]:
     def load_dataset(path: str, name: str, **_options: Any) -> datasets.DatasetDict:
         asked.append((path, name))
         if path == "cais/mmlu":
-            return _documents(read_subject(exam, name))
+            return documents(read_subject(exam, name))
         rows = [
             {
                 "question": f"Which is number {index}?",
@@ -110,6 +112,6 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 def test_tasks_that_run_programs_or_show_images_are_refused(
     exam: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks_module.LocalTask, kind, True, raising=False)
+    monkeypatch.setattr(InMemoryTask, kind, True, raising=False)
     with pytest.raises(InputError, match="--tasks mmlu_anatomy: "):
         select_tasks(["mmlu_anatomy"], mmlu_dir=exam)

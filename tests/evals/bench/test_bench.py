@@ -9,8 +9,8 @@ import torch
 import hybridize
 from hybridize.__main__ import main
 from hybridize.evals.bench import bench as module
-from hybridize.evals.bench.measure import Sample
 from hybridize.evals.bench.results import Spread
+from hybridize.evals.bench.runner import Sample
 from tiny import write_stock
 
 LAYERS, KV_HEADS, HEAD_DIM = 4, 2, 8  # of tiny.py's llama
@@ -69,7 +69,7 @@ def test_models_take_turns_and_ratios_are_taken_turn_by_turn(monkeypatch, llama,
         slow = len(order) * (1.0 if self.name == str(llama) else 0.5)
         return Sample(slow, 2 * slow, 8, 0, None)
 
-    monkeypatch.setattr("hybridize.evals.bench.measure.Runner.run", fake_run)
+    monkeypatch.setattr("hybridize.evals.bench.runner.Runner.run", fake_run)
     result = hybridize.bench(
         [llama, hybrid], baseline=llama, prompt_len=[10], gen_len=5, batch_size=[2], repeats=3
     )

@@ -8,9 +8,9 @@ import torch
 import hybridize
 from hybridize.errors import HybridizeError, InputError
 from hybridize.evals.bench import decoders, fit, measure
-from hybridize.evals.bench.fit import largest_batch
-from hybridize.evals.bench.measure import Runner
+from hybridize.evals.bench.largest_batch import largest_batch
 from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
+from hybridize.evals.bench.runner import Runner
 from hybridize.evals.bench.timer import CudaTimer, WallTimer, timer_for
 from hybridize.modeling.cache.compact import CacheFormat
 from hybridize.modeling.cache.static import bytes_per_sequence

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from hybridize.errors import HybridizeError, InputError
 from hybridize.evals.bench.decoders import choose_decoding, make_decoder
-from hybridize.evals.bench.fit import fill_gpu
+from hybridize.evals.bench.largest_batch import fill_gpu
 from hybridize.evals.bench.machine import PeakMemory
 from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
 from hybridize.evals.bench.timer import timer_for

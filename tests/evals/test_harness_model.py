@@ -18,7 +18,7 @@ def _load(checkpoint: Path) -> tuple[Any, Any]:
 
 
 def _ours(checkpoint: Path, **options: Any) -> Any:
-    from hybridize.evals.adapter import HarnessModel
+    from hybridize.evals.harness_model import HarnessModel
 
     model, tokenizer = _load(checkpoint)
     return HarnessModel(model, tokenizer, **{"batch_size": 4, **options})
@@ -153,7 +153,7 @@ def test_a_model_that_computes_nan_is_no_result(checkpoint: Path) -> None:
 
 
 def test_a_text_needs_something_to_begin_with_and_something_to_score(checkpoint: Path) -> None:
-    from hybridize.evals.adapter import HarnessModel
+    from hybridize.evals.harness_model import HarnessModel
 
     with pytest.raises(InputError, match="no token that the tokenizer knows"):
         _ours(checkpoint).score_text("", 8)
@@ -166,7 +166,7 @@ def test_a_text_needs_something_to_begin_with_and_something_to_score(checkpoint:
 def test_a_hybrid_of_a_type_unknown_to_transformers(checkpoint: Path) -> None:
     import torch
 
-    from hybridize.evals.adapter import HarnessModel
+    from hybridize.evals.harness_model import HarnessModel
     from hybridize.modeling.config import HybridConfig
     from hybridize.modeling.model import HybridForCausalLM
 

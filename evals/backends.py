@@ -1,68 +1,57 @@
-"""Load the checkpoints to evaluate."""
+"""Load a checkpoint with hybridize's own model or with the model class of transformers."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hybridize.checkpoints.load import load_model, load_tokenizer
 from hybridize.errors import InputError
 from hybridize.modeling.cache.compact import CacheFormat
 
-Backend = Literal["hybridize", "transformers"]
 
-
-def load(
+def load_model_and_tokenizer(
     directory: Path,
     *,
-    backend: Backend,
+    backend: str,
     device: torch.device,
     dtype: torch.dtype | None,
     cache_format: CacheFormat,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a checkpoint with its tokenizer.
-
-    Args:
-        directory: where it lies.
-        backend: ``"hybridize"`` for this package's own model, ``"transformers"`` for the class
-            that transformers has for it.
-        device: where the weights go.
-        dtype: what they are held in; the checkpoint's own if None.
-        cache_format: what its cache is stored in; for ``"hybridize"`` alone.
-
-    Raises:
-        InputError: the checkpoint cannot be read, or transformers has no such cache.
-    """
-    from hybridize.checkpoints.load import load_tokenizer
-
-    model = load_bare(
+    """Load a checkpoint with its tokenizer; see `load_with_backend`."""
+    model = load_with_backend(
         directory, backend=backend, device=device, dtype=dtype, cache_format=cache_format
     )
     return model, load_tokenizer(directory)
 
 
-def load_bare(
+def load_with_backend(
     directory: Path,
     *,
-    backend: Backend,
+    backend: str,
     device: torch.device,
     dtype: torch.dtype | None,
     cache_format: CacheFormat,
 ) -> PreTrainedModel:
-    """Load a checkpoint as `load` does, without a tokenizer."""
-    if backend == "transformers":
-        if cache_format.compact:
-            raise InputError(
-                "--kv-cache-dtype and --ssm-cache-dtype are hybridize's own; leave --backend "
-                "transformers out"
-            )
-        return _load_stock(directory, device, dtype)
-    from hybridize.checkpoints.load import load_model
+    """Load a checkpoint's model, in evaluation mode.
 
+    Args:
+        directory: the checkpoint.
+        backend: ``"hybridize"`` or ``"transformers"``.
+        device: the device of the weights.
+        dtype: the dtype of the weights; the checkpoint's own if None.
+        cache_format: the storage of the cache; for ``"hybridize"`` only.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    if backend == "transformers":
+        return _load_with_transformers(directory, device, dtype)
     return load_model(directory, dtype=dtype, device=device, cache_format=cache_format)
 
 
-def _load_stock(
+def _load_with_transformers(
     directory: Path, device: torch.device, dtype: torch.dtype | None
 ) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
