@@ -31,12 +31,13 @@ from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.axes.base import Seen
 from hybridize.compress.prune.budget import Memory, parse_parameters
 from hybridize.compress.prune.cut import CutTensors
-from hybridize.compress.prune.ranking import assemble, divergence
+from hybridize.compress.prune.ranking import assemble
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import layers, search
 from hybridize.compress.prune.settings import ALL_AXES
 from hybridize.compress.prune.spread import spread
 from hybridize.console import console
+from hybridize.data.kl import measure_kl
 from hybridize.data.source import load_packed_dataset
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.config import HybridConfig
@@ -180,7 +181,7 @@ def divergence_of(cut: CutTensors, model: Path, text: Path) -> float:
     """Return the KL divergence of a cut from the model, in nats per token."""
     teacher = load_model(model, dtype=torch.float32)
     dataset = load_packed_dataset([str(text)], model=model, length=256, tokens=16_384)
-    return divergence(assemble(cut, cut.config, teacher.device), teacher, dataset)
+    return measure_kl(assemble(cut, cut.config, teacher.device), teacher, dataset)
 
 
 def _widths(before: HybridConfig, after: HybridConfig) -> dict[str, int]:

@@ -7,7 +7,7 @@ from hybridize.checkpoints.tensors import Tensors
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.context import BlockContext
 from hybridize.modeling.layers.norm import RMSNorm
-from hybridize.modeling.layers.rope import RotaryEmbedding
+from hybridize.modeling.materialize import compute_rope, materialize, on_meta
 from hybridize.modeling.model import HybridBlock, HybridForCausalLM
 
 
@@ -25,10 +25,8 @@ class BlockwiseModel:
     ) -> None:
         self.config = config
         self._tensors, self._device = tensors, torch.device(device)
-        with torch.device("meta"):
-            self._empty = HybridForCausalLM(config).eval()
-        if self._empty.model.rotary_emb is not None:
-            self._empty.model.rotary_emb = RotaryEmbedding(config).to(device)
+        self._empty = on_meta(lambda: HybridForCausalLM(config)).eval()
+        compute_rope(self._empty, device)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return what the first block sees: ``(batch, length)`` to ``(batch, length, hidden)``."""
@@ -48,10 +46,8 @@ class BlockwiseModel:
 
     def block(self, index: int) -> HybridBlock:
         """Read one block's weights; it lives for as long as the caller holds on to it."""
-        with torch.device("meta"):  # no time is lost on first values
-            block = HybridBlock(self.config, self.config.blocks[index], index)
-        block.to_empty(device="cpu")
-        prefix = f"model.blocks.{index}."
-        for name, parameter in block.named_parameters():
-            parameter.requires_grad_(False).copy_(self._tensors.get(prefix + name))
-        return block.to(self._device).eval()
+        return materialize(
+            lambda: HybridBlock(self.config, self.config.blocks[index], index),
+            lambda name: self._tensors.get(f"model.blocks.{index}.{name}"),
+            self._device,
+        )

@@ -16,7 +16,7 @@ from hybridize.errors import InputError
 from hybridize.modeling.cache.compact import CacheFormat
 from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.layers.fp8_linear import FP8Linear
-from hybridize.modeling.layers.rope import RotaryEmbedding
+from hybridize.modeling.materialize import on_meta, set_parameters
 from hybridize.modeling.model import HybridForCausalLM
 
 
@@ -49,23 +49,24 @@ def load_model(
     with CheckpointReader(directory) as reader:
         format_, config = read_config(reader, quantized=True)
         tensors = CheckpointTensors(reader, format_, config)
-        with torch.device("meta"):
-            result = HybridForCausalLM(config)
-        for name in parameter_shapes(config):
+
+        def parameter(name: str) -> torch.nn.Parameter:
             tensor = tensors.get(name)
-            path, _, leaf = name.rpartition(".")
-            if tensor.dtype == FP8:
-                result.set_submodule(path, _fp8_linear(tensors, name, tensor).to(device))
-                continue  # a bias, if there is one, comes next and finds the new layer
-            module = result.get_submodule(path)
-            parameter = (shared or {}).get(name)
-            if parameter is None or not torch.equal(parameter.cpu(), tensor.to(parameter.dtype)):
-                tensor = tensor.to(device=device, dtype=dtype)
-                parameter = torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
-            setattr(module, leaf, parameter)
-    if result.model.rotary_emb is not None:
-        result.model.rotary_emb = RotaryEmbedding(config).to(device)  # its buffers were not stored
-    result.tie_weights()
+            existing = (shared or {}).get(name)
+            if existing is not None and torch.equal(existing.cpu(), tensor.to(existing.dtype)):
+                return existing
+            tensor = tensor.to(device=device, dtype=dtype)
+            return torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+
+        result = on_meta(lambda: HybridForCausalLM(config))
+        for name in parameter_shapes(config):
+            if tensors.dtype(name) == FP8:
+                layer = _fp8_linear(tensors, name).to(device)
+                path = name.removesuffix(".weight")
+                if getattr(result.get_submodule(path), "bias", None) is not None:
+                    layer.bias = parameter(f"{path}.bias")
+                result.set_submodule(path, layer)
+        set_parameters(result, parameter, device)
     result.model.cache_format = cache_format or CacheFormat()
     result.config.dtype = result.dtype
     result.name_or_path = str(directory)
@@ -73,11 +74,13 @@ def load_model(
     return result.eval()
 
 
-def _fp8_linear(tensors: CheckpointTensors, name: str, weight: torch.Tensor) -> FP8Linear:
+def _fp8_linear(tensors: CheckpointTensors, name: str) -> FP8Linear:
     assert tensors.quantization is not None
     scale, input_scale = tensors.scales(name)
     activations = tensors.quantization.activations
-    return FP8Linear(weight, scale, None, activations=activations, input_scale=input_scale)
+    return FP8Linear(
+        tensors.get(name), scale, None, activations=activations, input_scale=input_scale
+    )
 
 
 def check_tokens(ids: Sequence[int], vocabulary: int, directory: str | Path) -> None:

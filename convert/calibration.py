@@ -35,6 +35,7 @@ from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.context import BlockContext
 from hybridize.modeling.layers.mamba2 import Mamba2
 from hybridize.modeling.layers.sizes import MambaSizes
+from hybridize.modeling.materialize import materialize
 
 _MEMORIES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0)  # tokens
 _SCALES = (0.5, 1.0, 2.0, 4.0)
@@ -394,8 +395,4 @@ def new_mixer(
     device: torch.device,
 ) -> Mamba2:
     """Return a Mamba-2 block of the given sizes and values, in float32, not for training."""
-    with torch.device("meta"):
-        mixer = Mamba2(config, sizes, index)
-    mixer.to_empty(device=device).requires_grad_(False)
-    mixer.load_state_dict(values)
-    return mixer
+    return materialize(lambda: Mamba2(config, sizes, index), values.__getitem__, device)

@@ -15,7 +15,7 @@ from hybridize.console import console
 from hybridize.conversion.calibration import new_mixer
 from hybridize.conversion.first_values import NewValues
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
-from hybridize.data.kl_probe import Probe, batches_of
+from hybridize.data.kl import kl_probes
 from hybridize.data.packing import PackedDataset
 from hybridize.modeling.layers.mamba2 import Mamba2
 from hybridize.modeling.layers.sizes import AttentionSizes
@@ -92,7 +92,7 @@ def sensitivity_curve(
     """
     blocks, places = teacher.model.blocks, sorted(mixers)
     attention = {place: blocks[place].mixer for place in places}
-    batches = [Probe(teacher, *dataset.sequences(rows)) for rows in batches_of(dataset)]
+    batches = list(kl_probes(teacher, dataset))
     left, points = list(places), [Point(tuple(range(len(places))), 0.0)]
     runs = len(batches) * len(places) * (len(places) + 1) // 2
     try:
@@ -100,9 +100,9 @@ def sensitivity_curve(
             while left:
                 costs = dict.fromkeys(left, 0.0)
                 for batch in batches:
-                    for place, x in batch.inputs(left):
+                    for place, x in batch.block_inputs(left):
                         blocks[place].mixer = mixers[place]
-                        costs[place] += batch.divergence(x, place) * batch.rows / len(dataset)
+                        costs[place] += batch.kl(x, place) * batch.num_sequences / len(dataset)
                         blocks[place].mixer = attention[place]
                         progress.advance()
                 cheapest = min(costs, key=costs.__getitem__)

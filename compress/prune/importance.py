@@ -22,7 +22,7 @@ from hybridize.compress.prune.axes import AXES
 from hybridize.compress.prune.axes.base import Seen
 from hybridize.compress.prune.scores import Scores
 from hybridize.console import console
-from hybridize.data.kl_probe import Probe, batches_of
+from hybridize.data.kl import index_batches, kl_probes
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.kernels import causal_conv1d
@@ -57,7 +57,7 @@ def measure(
     """
     units = _Units(config)
     model = BlockwiseModel(tensors, config, device)
-    batches = [dataset.sequences(rows) for rows in batches_of(dataset)]
+    batches = [dataset.sequences(indices) for indices in index_batches(dataset)]
     stream = [model.embed(ids) for ids, _ in batches]
     influence = []
     with console.progress("measuring blocks", len(config.blocks), "blocks") as progress:
@@ -100,11 +100,10 @@ def _skipped(directory: Path, dataset: PackedDataset, device: torch.device) -> t
     places = range(len(model.model.blocks))
     costs = torch.zeros(len(places))
     with console.progress("skipping blocks", len(places) * len(dataset), "runs") as progress:
-        for rows in batches_of(dataset):
-            probe = Probe(model, *dataset.sequences(rows))
-            for place, x in probe.inputs(places):
-                costs[place] += probe.divergence(x, place + 1) * probe.rows / len(dataset)
-                progress.advance(probe.rows)
+        for probe in kl_probes(model, dataset):
+            for layer_idx, x in probe.block_inputs(places):
+                costs[layer_idx] += probe.kl(x, layer_idx + 1) * probe.num_sequences / len(dataset)
+                progress.advance(probe.num_sequences)
     return costs
 
 

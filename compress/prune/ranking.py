@@ -18,11 +18,11 @@ from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import Candidate
 from hybridize.compress.prune.spread import spread
 from hybridize.console import console
-from hybridize.data.kl_probe import batches_of
+from hybridize.data.kl import measure_kl
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
-from hybridize.kernels import linear_kl_divergence
-from hybridize.modeling.config import HybridConfig, parameter_shapes
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.materialize import materialize
 from hybridize.modeling.model import HybridForCausalLM
 
 
@@ -173,7 +173,7 @@ def hold(
             if key not in known:
                 cut = CutTensors(tensors, teacher.config, entrant.architecture, scores)
                 student = assemble(cut, cut.config, teacher.device)
-                known[key] = divergence(student, teacher, dataset)
+                known[key] = measure_kl(student, teacher, dataset)
                 if record is not None:
                     with record.open("a", encoding="utf-8") as file:
                         file.write(json.dumps([key, known[key]]) + "\n")
@@ -197,36 +197,4 @@ def _remembered(record: Path) -> dict[str, float]:
 
 def assemble(tensors: Tensors, config: HybridConfig, device: torch.device) -> HybridForCausalLM:
     """Return a model of tensors, in float32 and not for training."""
-    with torch.device("meta"):
-        model = HybridForCausalLM(config)
-    model.to_empty(device=device)
-    with torch.no_grad():
-        for name in parameter_shapes(config):
-            model.get_parameter(name).copy_(tensors.get(name))
-    model.tie_weights()
-    if model.model.rotary_emb is not None:
-        model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
-    return model.requires_grad_(False).eval()
-
-
-@torch.no_grad()
-def divergence(
-    student: HybridForCausalLM, teacher: HybridForCausalLM, dataset: PackedDataset
-) -> float:
-    """Return the KL divergence of one model from another on some text, in nats per token."""
-    total = 0.0
-    for rows in batches_of(dataset):
-        ids, seq_idx = (t.to(teacher.device) for t in dataset.sequences(rows))
-        hidden = [
-            model.model(ids, seq_idx=seq_idx, use_cache=False).last_hidden_state.flatten(0, 1)
-            for model in (student, teacher)
-        ]
-        loss = linear_kl_divergence(
-            hidden[0],
-            student.lm_head.weight,
-            hidden[1],
-            teacher.lm_head.weight,
-            scales=(1 / student.config.logits_scaling, 1 / teacher.config.logits_scaling),
-        )
-        total += float(loss) * len(rows) / len(dataset)
-    return total
+    return materialize(lambda: HybridForCausalLM(config), tensors.get, device)

@@ -1,0 +1,137 @@
+"""How far a changed model is from the original: the KL divergence of its next-token distribution.
+
+Every part of the project that measures a KL divergence does it here:
+
+- `measure_kl` compares two models on a dataset.
+- `KLProbe` compares a model with itself, before and after some of its blocks were changed in
+  place. It can start at the changed block, from the block's input. `kl_probes` makes one probe
+  for each batch of a dataset.
+- `kl_from_hidden` compares two sets of last hidden states. It is differentiable, so that it also
+  serves as a training loss.
+
+All values are KL(original ‖ changed), the mean over tokens, in nats per token. The logits of the
+whole vocabulary are never in memory at once; see `hybridize.kernels.linear_kl_divergence`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from hybridize.data.packing import PackedDataset
+from hybridize.kernels import linear_kl_divergence
+from hybridize.modeling.model import HybridForCausalLM
+
+_TOKENS_PER_BATCH = 4096
+
+
+def kl_from_hidden(
+    model: HybridForCausalLM,
+    hidden: torch.Tensor,
+    original: HybridForCausalLM,
+    original_hidden: torch.Tensor,
+    **options: Any,
+) -> torch.Tensor:
+    """Return the KL divergence of one model from another, given their last hidden states.
+
+    Args:
+        model: the changed model; gives the head and the scale of the logits.
+        hidden: ``(..., hidden)``, behind its last norm.
+        original: the model that it is compared with.
+        original_hidden: ``(..., hidden)``, for the same tokens.
+        options: passed to `hybridize.kernels.linear_kl_divergence`: the temperature, labels.
+
+    Returns:
+        A scalar, differentiable with respect to ``hidden`` and the head of ``model``.
+    """
+    head, original_head = model.lm_head.weight, original.lm_head.weight
+    return linear_kl_divergence(
+        hidden.to(head.dtype).flatten(0, -2),
+        head,
+        original_hidden.to(original_head.dtype).flatten(0, -2),
+        original_head,
+        scales=(1 / model.config.logits_scaling, 1 / original.config.logits_scaling),
+        **options,
+    )
+
+
+@torch.no_grad()
+def measure_kl(
+    model: HybridForCausalLM, original: HybridForCausalLM, dataset: PackedDataset
+) -> float:
+    """Return the KL divergence of a model from the original on a dataset, in nats per token.
+
+    Both models run on the device of ``original``.
+    """
+    total = 0.0
+    for indices in index_batches(dataset):
+        ids, seq_idx = (part.to(original.device) for part in dataset.sequences(indices))
+        hidden, original_hidden = (
+            each.model(ids, seq_idx=seq_idx, use_cache=False).last_hidden_state
+            for each in (model, original)
+        )
+        kl = kl_from_hidden(model, hidden, original, original_hidden)
+        total += float(kl) * len(indices) / len(dataset)
+    return total
+
+
+class KLProbe:
+    """A batch of text and the model's output for it, to measure later changes of the model.
+
+    Args:
+        model: unchanged so far.
+        ids, seq_idx: ``(sequences, length)``, as `PackedDataset.sequences` returns them.
+
+    Attributes:
+        num_sequences: in this batch; the weight of the batch in a mean over a dataset.
+    """
+
+    def __init__(self, model: HybridForCausalLM, ids: torch.Tensor, seq_idx: torch.Tensor) -> None:
+        self._model, self.num_sequences = model, len(ids)
+        self._embedded = model.model.embed_tokens(ids.to(model.device))
+        self._embedded = self._embedded * model.config.embedding_multiplier
+        self._context = model.model.block_context(self._embedded, seq_idx.to(model.device))
+        self._original_hidden = self._run(self._embedded, 0)
+
+    def block_inputs(self, layers: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield each layer's index and the input of its block in the model as it is now.
+
+        Args:
+            layers: indices of blocks, in ascending order.
+        """
+        x = self._embedded
+        for layer_idx, block in enumerate(self._model.model.blocks[: layers[-1] + 1]):
+            if layer_idx in layers:
+                yield layer_idx, x
+            x = block(x, self._context)
+
+    def kl(self, x: torch.Tensor | None = None, layer_idx: int = 0) -> float:
+        """Return the KL divergence of the model as it is now from the original.
+
+        Args:
+            x: ``(sequences, length, hidden)``, the input of the block at ``layer_idx``, from
+                which on the model is run; the embeddings if None.
+            layer_idx: index of that block.
+
+        Returns:
+            Nats per token.
+        """
+        hidden = self._run(self._embedded if x is None else x, layer_idx)
+        return float(kl_from_hidden(self._model, hidden, self._model, self._original_hidden))
+
+    def _run(self, x: torch.Tensor, layer_idx: int) -> torch.Tensor:
+        """Return the last hidden states, given the input of the block at ``layer_idx``."""
+        for block in self._model.model.blocks[layer_idx:]:
+            x = block(x, self._context)
+        return self._model.model.norm(x)
+
+
+def kl_probes(model: HybridForCausalLM, dataset: PackedDataset) -> Iterator[KLProbe]:
+    """Yield a probe for each batch of a dataset; its mean weighs them by ``num_sequences``."""
+    for indices in index_batches(dataset):
+        yield KLProbe(model, *dataset.sequences(indices))
+
+
+def index_batches(dataset: PackedDataset) -> Sequence[torch.Tensor]:
+    """Return the indices of the sequences in each batch of about 4,096 tokens."""
+    return torch.arange(len(dataset)).split(max(1, _TOKENS_PER_BATCH // dataset.length))
