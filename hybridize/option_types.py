@@ -1,16 +1,18 @@
-"""Types of options: how a value is read, from Python or from the command line, and checked.
+"""Types of options. A type converts and checks the values of an option.
 
-A type's ``convert`` takes a Python value or the text that a user typed, and returns the value that
-the program uses. Both ways in are checked by the same code.
+``convert`` takes a Python value or the text that a user typed, and returns the value that the
+program uses. The same code therefore checks both Python calls and the command line.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+from typing_extensions import override
 
 
 class OptionType:
@@ -31,7 +33,7 @@ class OptionType:
         raise NotImplementedError
 
     def to_json(self, value: Any) -> Any:
-        """Return the value as a record in JSON holds it."""
+        """Return the value as a JSON value, for the provenance."""
         return list(value) if isinstance(value, tuple) else value
 
     def to_text(self, value: Any) -> str:
@@ -44,8 +46,8 @@ class Flag(OptionType):
 
     metavar = ""
 
+    @override
     def convert(self, value: Any) -> bool:
-        """Return the switch's state; see `OptionType.convert`."""
         if not isinstance(value, bool):
             raise ValueError("choose True or False")
         return value
@@ -57,11 +59,22 @@ class Text(OptionType):
 
     metavar: str = "TEXT"
 
+    @override
     def convert(self, value: Any) -> str:
-        """Return the text; see `OptionType.convert`."""
         if isinstance(value, bool) or not isinstance(value, str | int | Path) or not str(value):
             raise ValueError(f"give {self.metavar}")
         return str(value)
+
+
+@dataclass(frozen=True)
+class TextOrFlag(Text):
+    """A text. On the command line, the option may also stand without a value.
+
+    Attributes:
+        bare: the text that the option without a value stands for.
+    """
+
+    bare: str = ""
 
 
 class Choice(OptionType):
@@ -71,8 +84,8 @@ class Choice(OptionType):
         self.names = names
         self.metavar = "|".join(names)
 
+    @override
     def convert(self, value: Any) -> str:
-        """Return the name; see `OptionType.convert`."""
         if value not in self.names:
             raise ValueError(f"choose one of {', '.join(self.names)}")
         return str(value)
@@ -86,8 +99,8 @@ class Whole(OptionType):
     maximum: int | None = None
     metavar: str = "N"
 
+    @override
     def convert(self, value: Any) -> int:
-        """Return the number; see `OptionType.convert`."""
         try:
             number = int(value)
             exact = not isinstance(value, bool) and number == (
@@ -112,8 +125,8 @@ class WholeOr(OptionType):
         """What ``--help`` shows for the value."""
         return f"{self.whole.metavar}|{self.word}"
 
+    @override
     def convert(self, value: Any) -> int | str:
-        """Return the number or the word; see `OptionType.convert`."""
         if value == self.word:
             return self.word
         try:
@@ -131,8 +144,8 @@ class Number(OptionType):
     above: bool = False
     metavar: str = "X"
 
+    @override
     def convert(self, value: Any) -> float:
-        """Return the number; see `OptionType.convert`."""
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
@@ -145,20 +158,20 @@ class Number(OptionType):
 
 
 class Count(OptionType):
-    """A positive whole number that may be typed as ``500k``, ``2M`` or ``1.5G``."""
+    """A positive whole number, which can be typed as ``500k``, ``2M`` or ``1.5G``."""
 
     metavar = "N"
     _units: ClassVar[dict[str, int]] = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
+    @override
     def convert(self, value: Any) -> int:
-        """Return the number; see `OptionType.convert`."""
         found = _scaled(str(value), self._units)
         if isinstance(value, bool) or found is None or found < 1 or found != int(found):
             raise ValueError("give a count like 500k or 2M")
         return int(found)
 
+    @override
     def to_text(self, value: Any) -> str:
-        """Return the shortest spelling, such as ``8M``."""
         for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
             if value >= factor and value * 10 % factor == 0:
                 return f"{value / factor:g}{unit}"
@@ -166,23 +179,23 @@ class Count(OptionType):
 
 
 class Size(OptionType):
-    """A number of bytes that may be typed as ``5GB`` or ``500MiB``."""
+    """A number of bytes, which is typed as ``5GB`` or ``500MiB``."""
 
     metavar = "SIZE"
     _units: ClassVar[dict[str, int]] = {
         "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30,
     }  # fmt: skip
 
+    @override
     def convert(self, value: Any) -> int:
-        """Return the bytes; see `OptionType.convert`."""
         plain = isinstance(value, int) and not isinstance(value, bool)
         found = value if plain else _scaled(str(value), self._units, unit_needed=True)
         if found is None or found < 1:
             raise ValueError("give a size like 5GB or 500MiB")
         return int(found)
 
+    @override
     def to_text(self, value: Any) -> str:
-        """Return the size in decimal units, such as ``5GB``."""
         for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
             if value >= factor:
                 return f"{value / factor:g}{unit}"
@@ -191,14 +204,14 @@ class Size(OptionType):
 
 @dataclass(frozen=True)
 class Listed(OptionType):
-    """A list of values of one type, which are typed with commas between them."""
+    """A list of values of one type, typed with commas between them."""
 
     item: OptionType
     metavar: str = "A,B,…"
     at_least: int = 0
 
+    @override
     def convert(self, value: Any) -> tuple[Any, ...]:
-        """Return the values; see `OptionType.convert`."""
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, Iterable):
@@ -208,14 +221,14 @@ class Listed(OptionType):
             raise ValueError(f"give at least {self.at_least}")
         return values
 
+    @override
     def to_text(self, value: Any) -> str:
-        """Return the values with commas between them."""
         return ",".join(self.item.to_text(part) for part in value)
 
 
 @dataclass(frozen=True)
 class Repeated(OptionType):
-    """A list of values of one type, for each of which the option is typed again."""
+    """A list of values of one type. The option is typed once for each value."""
 
     item: OptionType
 
@@ -224,36 +237,96 @@ class Repeated(OptionType):
         """What ``--help`` shows for one value."""
         return self.item.metavar
 
+    @override
     def convert(self, value: Any) -> tuple[Any, ...]:
-        """Return the values; see `OptionType.convert`."""
         if isinstance(value, str | Path):
             value = [value]
         return tuple(self.item.convert(part) for part in value)
 
+    @override
     def to_json(self, value: Any) -> Any:
-        """Return the values as JSON holds them."""
         return [self.item.to_json(part) for part in value]
 
+    @override
     def to_text(self, value: Any) -> str:
-        """Return the values with commas between them."""
         return ", ".join(self.item.to_text(part) for part in value)
+
+
+class ItemError(ValueError):
+    """One value of a mapping is wrong.
+
+    Attributes:
+        name, value: the item.
+    """
+
+    def __init__(self, name: str, value: Any, message: str) -> None:
+        super().__init__(message)
+        self.name, self.value = name, value
+
+
+@dataclass(frozen=True)
+class PerName(OptionType):
+    """A mapping from names to values of one type.
+
+    The command line has one option for each name, ``--NAME-SUFFIX``.
+
+    Attributes:
+        item: the type of the values.
+        suffix: the end of the options' names, without a dash.
+        names: returns the names that can have a value.
+        help: returns the help text of a name's option.
+    """
+
+    item: OptionType
+    suffix: str
+    names: Callable[[], Iterable[str]]
+    help: Callable[[str], str]
+
+    def keywords(self) -> dict[str, str]:
+        """Return each name's option, such as ``align_tokens``, with the name."""
+        return {f"{name}_{self.suffix}": name for name in self.names()}
+
+    @override
+    def convert(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise ValueError("give a mapping from names to values")
+        converted = {}
+        for name, each in value.items():
+            if name not in self.names():
+                raise ItemError(name, each, f"choose from {', '.join(self.names())}")
+            try:
+                converted[name] = self.item.convert(each)
+            except ValueError as error:
+                raise ItemError(name, each, str(error)) from None
+        return converted
+
+    @override
+    def to_json(self, value: Any) -> Any:
+        return value and {name: self.item.to_json(each) for name, each in value.items()}
 
 
 @dataclass(frozen=True)
 class Location(OptionType):
-    """A file, a directory, a dataset, or a word that stands for one of them."""
+    """A file, a directory, a dataset, or a word that stands for one of them.
+
+    Only the last part of a path is recorded: a record must not name this machine's folders.
+    """
 
     metavar: str = "PATH"
 
+    @override
     def convert(self, value: Any) -> str:
-        """Return the location as text; see `OptionType.convert`."""
         if not isinstance(value, str | Path) or not str(value):
             raise ValueError(f"give {self.metavar}")
         return str(value)
 
+    @override
     def to_json(self, value: Any) -> Any:
-        """Return the last part alone, which names no folder of this machine."""
         return None if value is None else Path(value).name
+
+
+_LONGEST = 30
+"""Characters of a number; more would overflow."""
 
 
 def _within(number: float, minimum: float | None, maximum: float | None) -> bool:
@@ -271,8 +344,10 @@ def _limits(minimum: float | None, maximum: float | None, above: bool = False) -
 
 
 def _scaled(text: str, units: dict[str, int], *, unit_needed: bool = False) -> float | None:
-    """Read a number with a unit behind it; None where the text is none."""
+    """Return a number that may have a unit behind it; None if the text is not such a number."""
     lower = text.strip().lower()
+    if len(lower) > _LONGEST:
+        return None
     for unit in sorted(units, key=len, reverse=True):
         number = lower.removesuffix(unit).strip()
         if lower.endswith(unit) and number.replace(".", "", 1).isdecimal():

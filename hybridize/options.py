@@ -6,8 +6,9 @@ A field made with `option` holds its type, default, help text and check. From th
 - the options of the command line (`hybridize.cli.config_options`),
 - the record in a checkpoint's provenance (`Config.record`).
 
-An error names an option by its keyword, in backticks: ```d_state=0```. The command line shows the
-same message with the flag, ``--d-state 0``; see `hybridize.errors.as_flags`.
+An error names an option by its keyword, in backticks: ```d_state=0```, or ```stage_tokens[kl]=0```
+for one item of a mapping (`hybridize.option_types.PerName`). The command line shows the same
+message with the flag, ``--d-state 0`` or ``--kl-tokens 0``; see `hybridize.errors.as_flags`.
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from hybridize.errors import InputError
-from hybridize.option_types import Choice, Flag, Location, OptionType, Whole
+from hybridize.option_types import Choice, Flag, ItemError, Location, OptionType, Whole
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class OptionInfo:
-    """What is known of an option besides its name and default.
+    """Everything about an option except its name and default.
 
     Attributes:
         type: converts and checks values.
         help: one or two plain sentences for ``--help``.
-        default_text: what ``--help`` shows as the default, where the value itself says little.
-        recorded: whether the value goes into a checkpoint's provenance. Options that do not
-            influence the result, such as ``force``, do not.
-        flags: names on the command line, where they do not follow from the keyword.
+        default_text: what ``--help`` shows as the default instead of the value.
+        recorded: whether the provenance of a checkpoint holds the value; False for options that
+            do not influence the result, such as ``force``.
+        flags: names on the command line, if they differ from the keyword, such as
+            ``("-o", "--output")``.
     """
 
     type: OptionType
@@ -54,7 +56,7 @@ def option(
     recorded: bool = True,
     flags: tuple[str, ...] = (),
 ) -> Any:
-    """Return the dataclass field of an option; see `OptionInfo`. Without a default, required."""
+    """Return the dataclass field of an option; see `OptionInfo`. No default: it is required."""
     info = OptionInfo(type, help, default_text, recorded, flags)
     return field(default=default, metadata={"option": info})
 
@@ -76,8 +78,12 @@ class Config:
                 continue
             try:
                 self._set(each.name, info.type.convert(value))
+            except ItemError as error:
+                item = f"`{each.name}[{error.name}]={error.value}`"
+                raise InputError(f"{item}: {error}") from None
             except ValueError as error:
-                raise InputError(f"`{each.name}={value}`: {error}") from None
+                shown = str(value).replace("`", "'")  # a backtick would end the name
+                raise InputError(f"`{each.name}={shown}`: {error}") from None
         self.check()
 
     def check(self) -> None:
@@ -88,9 +94,9 @@ class Config:
         """
 
     def record(self) -> dict[str, Any]:
-        """Return the options that influence the result, as JSON can hold them.
+        """Return the options that influence the result, as JSON values, for the provenance.
 
-        Paths are recorded by their last part, so that no record names a machine's folders.
+        Of a path, only the last part is recorded: a record must not name this machine's folders.
         """
         infos = {each.name: option_info(each) for each in fields(self)}  # type: ignore[arg-type]
         return {
@@ -104,7 +110,7 @@ class Config:
 
 
 def option_info(each: dataclasses.Field[Any]) -> OptionInfo:
-    """Return what `option` was told about a field."""
+    """Return the arguments that `option` was called with for this field."""
     info: OptionInfo = each.metadata["option"]
     return info
 
@@ -112,28 +118,37 @@ def option_info(each: dataclasses.Field[Any]) -> OptionInfo:
 def takes_options(
     config_class: type[Config],
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Let a function whose last parameter is ``config`` take the config's fields as keywords.
+    """Let a function with a parameter ``config`` also take the config's fields as keywords.
 
     ``run(model, config=ConvertConfig(attention="25%"))`` and ``run(model, attention="25%")`` are
     then the same call. The signature lists all keywords and the docstring explains them.
+
+    Raises:
+        TypeError: (from the function) a keyword is unknown, or both a config and keywords were
+            given.
     """
+    options = fields(config_class)  # type: ignore[arg-type]  # subclasses are dataclasses
+    names = {each.name for each in options}
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
-        @wraps(function)
-        def run(*args: Any, config: Any = None, **options: Any) -> Result:
-            if config is not None and options:
-                raise TypeError(f"{function.__name__}() takes a config or keywords, not both")
-            return function(*args, config=config or config_class(**options))
+        own = [each for name, each in inspect.signature(function).parameters.items()
+               if name != "config"]  # fmt: skip
+        known = names | {each.name for each in own}
 
-        own = inspect.signature(function).parameters.values()
-        keywords = inspect.signature(config_class).parameters.values()
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [*(each for each in own if each.name != "config"), *keywords]
-        )
-        listed = "\n".join(
-            f"    {each.name}: {option_info(each).help}" for each in fields(config_class)
-        )  # type: ignore[arg-type]
-        run.__doc__ = f"{(function.__doc__ or '').rstrip()}\n\n    Options:\n{listed}\n"
+        @wraps(function)
+        def run(*args: Any, config: Any = None, **keywords: Any) -> Result:
+            unknown = sorted(keywords.keys() - known)
+            if unknown:
+                raise TypeError(f"{function.__name__}() has no option {unknown[0]!r}")
+            given = {name: keywords.pop(name) for name in names & keywords.keys()}
+            if config is not None and given:
+                raise TypeError(f"{function.__name__}() takes a config or keywords, not both")
+            return function(*args, config=config or config_class(**given), **keywords)
+
+        parameters = inspect.signature(config_class).parameters.values()
+        run.__signature__ = inspect.Signature([*own, *parameters])  # type: ignore[attr-defined]
+        listed = "\n".join(f"    {each.name}: {option_info(each).help}" for each in options)
+        run.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{listed}\n"
         return run
 
     return decorate

@@ -1,6 +1,6 @@
 """The options of a command, derived from its config class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, fields
 from functools import wraps
 from typing import Any
@@ -10,14 +10,14 @@ from click.shell_completion import CompletionItem
 
 from hybridize.cli.options import common_options
 from hybridize.errors import HybridizeError, as_flags
-from hybridize.option_types import Choice, Flag, OptionType, Repeated
+from hybridize.option_types import Choice, Flag, OptionType, PerName, Repeated, TextOrFlag
 from hybridize.options import Config, option_info
 
 Command = Callable[..., Any]
 
 
 class _AsTyped(click.ParamType):
-    """Passes on what was typed: the config class converts and checks it."""
+    """Passes the typed text on: the config class converts and checks it."""
 
     name = "text"
 
@@ -27,59 +27,104 @@ class _AsTyped(click.ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Offer the names that an option can take."""
+        """Return the option's names that begin with ``incomplete``."""
         return [CompletionItem(name) for name in self._names if name.startswith(incomplete)]
 
 
 def config_options(config_class: type[Config]) -> Callable[[Command], Command]:
-    """Add an option for each field of a config class, and pass on ``config``.
+    """Add an option for each field of a config class; the command gets the config as ``config``.
 
-    Options stand in the order of the fields, followed by those of `common_options`. An error names
+    The options have the order of the fields; those of `common_options` come last. Errors name
     options by their flags.
     """
     every = fields(config_class)  # type: ignore[arg-type]  # subclasses are dataclasses
-    names = [each.name for each in every]
+    flags = _flags(every)
 
     def decorate(function: Command) -> Command:
         @wraps(function)
         def run(**given: Any) -> Any:
-            typed = {name: given.pop(name) for name in names}
+            typed = {each.name: _typed(each, given) for each in every}
             try:
                 config = config_class(**{k: v for k, v in typed.items() if v not in (None, ())})
                 return function(config=config, **given)
             except HybridizeError as error:
-                error.args = (as_flags(str(error), {*names, *given}),)
+                error.args = (as_flags(str(error), flags),)
                 raise
 
         command = common_options(run)
         for each in reversed(every):
-            command = _click_option(each, names)(command)
+            for option in reversed(_click_options(each, flags)):
+                command = option(command)
         return command
 
     return decorate
 
 
-def _click_option(each: Field[Any], names: list[str]) -> Callable[[Command], Command]:
-    info, text = option_info(each), as_flags(_help(each), names)
-    flag = f"--{each.name.replace('_', '-')}"
+def _flags(every: Iterable[Field[Any]]) -> dict[str, str]:
+    """Return the flag of each keyword; see `as_flags`.
+
+    An item of a mapping has a flag of its own: ``stage_tokens[kl]`` is ``--kl-tokens``.
+    """
+    flags = {}
+    for each in every:
+        info, flag = option_info(each), _flag(each.name)
+        if isinstance(info.type, PerName):
+            for keyword, name in info.type.keywords().items():
+                flags[f"{each.name}[{name}]"] = flags[keyword] = _flag(keyword)
+            continue
+        off = f"/--no-{flag[2:]}" if isinstance(info.type, Flag) and each.default is True else ""
+        flags[each.name] = max(info.flags, key=len) if info.flags else flag + off
+    return flags
+
+
+def _typed(each: Field[Any], given: dict[str, Any]) -> Any:
+    """Remove a field's typed value from ``given`` and return it; None or () if there is none."""
+    type_ = option_info(each).type
+    if not isinstance(type_, PerName):
+        return given.pop(each.name)
+    items = {name: given.pop(keyword) for keyword, name in type_.keywords().items()}
+    return {name: value for name, value in items.items() if value is not None} or None
+
+
+def _click_options(each: Field[Any], flags: dict[str, str]) -> list[Callable[[Command], Command]]:
+    info = option_info(each)
+    if isinstance(info.type, PerName):
+        item, help_of = info.type.item, info.type.help
+        return [
+            _value_option((_flag(keyword),), keyword, item, help=as_flags(help_of(name), flags))
+            for keyword, name in info.type.keywords().items()
+        ]
+    declared, text = info.flags or (flags[each.name],), as_flags(_help(each), flags)
     if isinstance(info.type, Flag):
-        off = f"{flag}/--no-{flag[2:]}" if each.default is True else flag
-        return click.option(
-            *(info.flags or (off,)), each.name, is_flag=True, default=None, help=text
-        )
+        return [click.option(*declared, each.name, is_flag=True, default=None, help=text)]
+    required = each.default is MISSING
+    return [_value_option(declared, each.name, info.type, help=text, required=required)]
+
+
+def _value_option(
+    declared: tuple[str, ...], name: str, type_: OptionType, *, help: str, required: bool = False
+) -> Callable[[Command], Command]:
+    bare: dict[str, Any] = {}
+    if isinstance(type_, TextOrFlag):
+        bare = {"is_flag": False, "flag_value": type_.bare}
     return click.option(
-        *(info.flags or (flag,)),
-        each.name,
-        type=_AsTyped(info.type),
-        metavar=info.type.metavar,
-        multiple=isinstance(info.type, Repeated),
-        required=each.default is MISSING,
-        help=text,
+        *declared,
+        name,
+        type=_AsTyped(type_),
+        metavar=type_.metavar,
+        multiple=isinstance(type_, Repeated),
+        required=required,
+        help=help,
+        **bare,
     )
 
 
+def _flag(keyword: str) -> str:
+    return f"--{keyword.replace('_', '-')}"
+
+
 def _help(each: Field[Any]) -> str:
-    """Return the help text, with the default behind it."""
+    """Return the help text followed by the default."""
     info = option_info(each)
     shown = info.default_text
     silent = (MISSING, None, False, ())
