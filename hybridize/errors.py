@@ -1,21 +1,20 @@
-"""The errors a user can meet, each carrying the exit code it ends with.
+"""The errors that a user can see, with their exit codes.
 
-A message is one line that names the file or option, says what is wrong, and says what to do. It
-names an option by its Python keyword, in backticks: ```d_state=0: give …```. The command line
-shows the flag instead (`as_flags`); only ``--debug`` shows a traceback.
+A message is one line. It names the file or the option, says what is wrong, and says what to do. It
+names an option by its Python keyword, in backticks: ```d_state=0`: give …``. The command line
+shows the flag instead (`as_flags`). A traceback appears with ``--debug`` only.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 
 
 class HybridizeError(Exception):
-    """A run that failed for a reason the user can act on (exit code 1).
+    """A run failed for a reason that the user can do something about (exit code 1).
 
     Args:
-        message: what a file holds may be quoted in it as it is: line breaks become spaces, other
-            characters that a terminal obeys are shown by their escapes, and what is longer than
-            anybody reads loses its middle.
+        message: may quote any text from a file. Line breaks become spaces, other control
+            characters become escape sequences, and the middle of a very long message is left out.
     """
 
     exit_code = 1
@@ -25,7 +24,7 @@ class HybridizeError(Exception):
 
 
 class InputError(HybridizeError):
-    """An input or an option that is wrong; nothing was written (exit code 2)."""
+    """An input or an option is wrong; nothing was written (exit code 2)."""
 
     exit_code = 2
 
@@ -46,27 +45,33 @@ def _shown(character: str) -> str:
     return " " if character.isspace() else character.encode("unicode_escape").decode()
 
 
-_OPTION = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
+_OPTION = re.compile(r"`([a-z][a-z0-9_]*(?:\[\w+\])?)(?:=([^`]*))?`")
 
 
-def as_flags(message: str, options: Collection[str]) -> str:
-    """Spell the options that a message names as they are typed on the command line.
+def as_flags(message: str, flags: Mapping[str, str]) -> str:
+    """Replace the keywords that a message names by what a user types on the command line.
 
     ```d_state=0``` becomes ``--d-state 0``, ```force``` becomes ``--force``, and
     ```ssm_bias=False``` becomes ``--no-ssm-bias``.
 
     Args:
-        message: may name options by their keyword, in backticks, with or without a value.
-        options: the keywords that are options; other names in backticks stay as they are.
+        message: names options by their keyword, in backticks, with or without a value.
+        flags: each keyword's flag as click declares it, such as ``--d-state`` or
+            ``--ssm-bias/--no-ssm-bias``. Other names in backticks stay as they are.
     """
 
-    def flag(found: re.Match[str]) -> str:
+    def typed(found: re.Match[str]) -> str:
         name, value = found.groups()
-        if name not in options:
+        if name not in flags:
             return found.group()
-        words = name.replace("_", "-")
-        if value in ("True", "False"):
-            return f"--{words}" if value == "True" else f"--no-{words}"
-        return f"--{words}" if value is None else f"--{words} {value}"
+        on, _, off = flags[name].partition("/")
+        match value:
+            case None | "True":
+                return on
+            case "False":
+                return off or found.group()
+            case "":
+                return f"{on} ''"
+        return f"{on} {value}"
 
-    return _OPTION.sub(flag, message)
+    return _OPTION.sub(typed, message)

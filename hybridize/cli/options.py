@@ -4,12 +4,14 @@ Values stay plain: what a device or a dtype means is for the functions behind th
 """
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import click
 
 from hybridize.console import console
+from hybridize.errors import HybridizeError, as_flags
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -146,9 +148,36 @@ _quiet_option = click.option(
 def common_options(command: Command) -> Command:
     """Add ``--json``, ``--quiet`` and ``--debug``, which every command has.
 
-    They set ``hybridize.console.console`` for as long as the command runs and pass nothing on.
+    They set ``hybridize.console.console`` while the command runs; the command does not get them.
+    Errors of the command name options by their flags.
     """
-    return _json_option(_quiet_option(debug_option(command)))
+    return _json_option(_quiet_option(debug_option(_naming_flags(command))))
+
+
+def _naming_flags(command: Command) -> Command:
+    """Replace the keywords in a command's errors by flags; see `as_flags`."""
+
+    @wraps(command)
+    def run(*arguments: Any, **given: Any) -> Any:
+        try:
+            return command(*arguments, **given)
+        except HybridizeError as error:
+            options = click.get_current_context().command.params
+            error.args = (as_flags(str(error), _flags(options)),)
+            raise
+
+    return cast(Command, run)
+
+
+def _flags(parameters: list[click.Parameter]) -> dict[str, str]:
+    """Return the flag of each option, by the option's keyword."""
+    return {
+        option.name: "/".join(
+            max(names, key=len) for names in (option.opts, option.secondary_opts) if names
+        )
+        for option in parameters
+        if isinstance(option, click.Option) and option.name
+    }
 
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
