@@ -1,91 +1,121 @@
-"""Which implementation of an operation runs on which device.
+"""Which function runs an operation on which device.
 
-A new kernel is one new file and one line in ``_IMPLEMENTATIONS``.
+`hybridize.kernels.api` declares each operation once; ``KERNELS`` lists its implementations.
+To add a kernel, write one file in ``kernels/<backend>/`` and add one line to ``KERNELS``.
 """
 
 import importlib
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable
-from functools import cache
-from typing import Any
-
-import torch
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from hybridize.console import console
 from hybridize.errors import InputError
 
-_IMPLEMENTATIONS = {
-    "rms_norm": {"reference": "reference.norm", "eager": "eager.norm", "triton": "triton.norm"},
-    "gated_rms_norm": {
-        "reference": "reference.norm",
-        "eager": "eager.norm",
-        "triton": "triton.norm",
+KERNELS = {
+    "triton": {
+        "causal_conv1d": "conv",
+        "causal_conv1d_step": "conv",
+        "fp8_linear": "fp8",
+        "fp8_quantize": "fp8",
+        "gated_rms_norm": "norm",
+        "linear_kl_divergence": "linear_kl",
+        "mamba2_step": "mamba2_step",
+        "rms_norm": "norm",
+        "squared_relu": "activation",
+        "ssd_scan": "ssd_scan",
+        "ssd_step": "ssd_step",
+        "swiglu": "activation",
     },
-    "swiglu": {
-        "reference": "reference.activation",
-        "eager": "eager.activation",
-        "triton": "triton.activation",
+    "eager": {
+        "causal_conv1d": "conv",
+        "fp8_linear": "fp8",
+        "gated_rms_norm": "norm",
+        "linear": "linear",
+        "linear_kl_divergence": "linear_kl",
+        "rms_norm": "norm",
+        "squared_relu": "activation",
+        "squared_relu_mlp": "mlp",
+        "ssd_scan": "ssd_scan",
+        "swiglu": "activation",
     },
-    "squared_relu": {
-        "reference": "reference.activation",
-        "eager": "eager.activation",
-        "triton": "triton.activation",
+    "reference": {
+        "causal_conv1d": "conv",
+        "causal_conv1d_step": "conv",
+        "fp8_linear": "fp8",
+        "fp8_quantize": "fp8",
+        "fp8_scale": "fp8",
+        "gated_rms_norm": "norm",
+        "linear": "linear",
+        "linear_kl_divergence": "linear_kl",
+        "linear_topk_kl_divergence": "linear_kl",
+        "mamba2_step": "mamba2_step",
+        "rms_norm": "norm",
+        "squared_relu": "activation",
+        "squared_relu_mlp": "mlp",
+        "ssd_scan": "ssd_scan",
+        "ssd_step": "ssd_step",
+        "swiglu": "activation",
     },
-    "linear": {"reference": "reference.linear", "eager": "eager.linear"},
-    "squared_relu_mlp": {"reference": "reference.mlp", "eager": "eager.mlp"},
-    "causal_conv1d": {
-        "reference": "reference.conv",
-        "eager": "eager.conv",
-        "triton": "triton.conv",
-    },
-    "causal_conv1d_step": {"reference": "reference.conv", "triton": "triton.conv"},
-    "ssd_scan": {
-        "reference": "reference.ssd_scan",
-        "eager": "eager.ssd_scan",
-        "triton": "triton.ssd_scan",
-    },
-    "ssd_step": {"reference": "reference.ssd_step", "triton": "triton.ssd_step"},
-    "mamba2_step": {"reference": "reference.mamba2_step", "triton": "triton.mamba2_step"},
-    "linear_kl_divergence": {
-        "reference": "reference.linear_kl",
-        "eager": "eager.linear_kl",
-        "triton": "triton.linear_kl",
-    },
-    "fp8_scale": {"reference": "reference.fp8"},
-    "fp8_quantize": {"reference": "reference.fp8", "triton": "triton.fp8"},
-    "fp8_linear": {"reference": "reference.fp8", "eager": "eager.fp8", "triton": "triton.fp8"},
-    "linear_topk_kl_divergence": {"reference": "reference.linear_kl"},
 }
+"""For each backend, the module of ``kernels/<backend>/`` that implements an operation.
 
-_BACKENDS = ("triton", "eager", "reference")
-"""From the most to the least particular: what has no kernel in one has its kernel in the next."""
+The function has the operation's name. Backends are in order of preference: an operation that one
+backend lacks runs on the next. The reference has every operation.
+"""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def implementation(operation: str, device: torch.device) -> Callable[..., Any]:
-    """Return the function that carries out ``operation`` on tensors of ``device``.
+def operation(declaration: Callable[P, R]) -> Callable[P, R]:
+    """Turn a declaration (signature and docstring) into a call of the chosen implementation.
 
-    Triton kernels serve CUDA devices, fast torch paths every other; the reference does where it is
-    as fast as torch gets. ``HYBRIDIZE_KERNELS=reference|eager|triton`` prefers one backend for all
-    operations that have it.
-
-    Raises:
-        InputError: ``HYBRIDIZE_KERNELS`` names no backend, or one that cannot run here.
+    The device of the first argument, a tensor, chooses.
     """
-    return _load(operation, device.type, os.environ.get("HYBRIDIZE_KERNELS", ""))
+    name = declaration.__name__
+    first = next(iter(inspect.signature(declaration).parameters))
+
+    @wraps(declaration)
+    def dispatch(*args: P.args, **kwargs: P.kwargs) -> R:
+        tensor: Any = args[0] if args else kwargs.get(first)
+        if tensor is None:
+            raise TypeError(f"{name}() needs the tensor `{first}`")
+        preferred = os.environ.get("HYBRIDIZE_KERNELS", "")
+        result: R = implementation(name, tensor.is_cuda, preferred)(*args, **kwargs)
+        return result
+
+    return dispatch
 
 
 @cache
-def _load(operation: str, device: str, preferred: str) -> Callable[..., Any]:
+def implementation(name: str, on_cuda: bool, preferred: str = "") -> Callable[..., Any]:
+    """Return the function that runs an operation.
+
+    Args:
+        name: of the operation.
+        on_cuda: whether the tensors are on a CUDA device. They get Triton kernels there, and the
+            eager ones elsewhere.
+        preferred: use this backend for every operation that it has; from the environment
+            variable ``HYBRIDIZE_KERNELS``, no preference if empty.
+
+    Raises:
+        InputError: ``preferred`` is not a backend, or cannot run there.
+    """
     if preferred:
-        _check(preferred, device)
+        _check(preferred, on_cuda)
         _announce(preferred)
-    backend = preferred or ("triton" if device == "cuda" and _has_triton() else "eager")
-    choices = _IMPLEMENTATIONS[operation]
-    chosen = next(name for name in _BACKENDS[_BACKENDS.index(backend) :] if name in choices)
-    module = importlib.import_module(f"hybridize.kernels.{choices[chosen]}")
-    found: Callable[..., Any] = getattr(module, operation)
-    return found
+    backend = preferred or ("triton" if on_cuda and _has_triton() else "eager")
+    backends = list(KERNELS)
+    for candidate in backends[backends.index(backend) :]:
+        if module := KERNELS[candidate].get(name):
+            loaded = importlib.import_module(f"hybridize.kernels.{candidate}.{module}")
+            function: Callable[..., Any] = getattr(loaded, name)
+            return function
+    raise LookupError(f"{name}: no implementation is registered in KERNELS")
 
 
 @cache
@@ -93,20 +123,20 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _check(preferred: str, device: str) -> None:
-    if preferred not in _BACKENDS:
+def _check(preferred: str, on_cuda: bool) -> None:
+    if preferred not in KERNELS:
         raise InputError(
-            f"HYBRIDIZE_KERNELS={preferred}: no such backend; choose one of {', '.join(_BACKENDS)}"
+            f"HYBRIDIZE_KERNELS={preferred}: no such backend; choose one of {', '.join(KERNELS)}"
         )
     if preferred == "triton":
         if not _has_triton():
             raise InputError(
                 "HYBRIDIZE_KERNELS=triton: triton is not installed; pip install triton"
             )
-        if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        if not on_cuda and os.environ.get("TRITON_INTERPRET") != "1":
             raise InputError(
-                f"HYBRIDIZE_KERNELS=triton: no kernels for {device} tensors; "
-                "leave it unset, or test them with TRITON_INTERPRET=1"
+                "HYBRIDIZE_KERNELS=triton: these kernels need tensors on a CUDA device; "
+                "unset the variable, or test the kernels with TRITON_INTERPRET=1"
             )
 
 

@@ -1,8 +1,8 @@
-"""These kernels under transformers' own Granite-hybrid, Bamba, Nemotron-H and Mamba-2 models.
+"""Run transformers' own Granite-hybrid, Bamba, Nemotron-H and Mamba-2 models with these kernels.
 
-transformers without mamba-ssm and causal-conv1d runs plain torch code for the scan and the
-convolution. All its Mamba-2 mixers are one class under several names; `patch` gives each of a
-model's mixers another ``forward``, and nothing else of the model or of transformers is touched.
+Without mamba-ssm and causal-conv1d, transformers runs the scan and the convolution as plain torch
+code. Its Mamba-2 mixers are the same class under several names. `patch` replaces the ``forward`` of
+a model's mixers and norms, and changes nothing else of the model or of transformers.
 """
 
 from functools import partial
@@ -12,45 +12,63 @@ import torch
 from torch import nn
 
 from hybridize.errors import InputError
-from hybridize.kernels import causal_conv1d, gated_rms_norm, mamba2_step, rms_norm, ssd_scan
+from hybridize.kernels.api import causal_conv1d, gated_rms_norm, mamba2_step, rms_norm, ssd_scan
 
 _MIXERS = {"BambaMixer", "GraniteMoeHybridMambaLayer", "Mamba2Mixer", "NemotronHMamba2Mixer"}
-# Nemotron-H's plain norm rounds after its weight, ours and everybody else's before: not in here.
+# Not Nemotron-H's plain norm: it rounds after its weight; `rms_norm` and these round before it.
 _NORMS = {"BambaRMSNorm", "GraniteMoeHybridRMSNorm", "Mamba2RMSNorm"}
 
 
 def patch(model: nn.Module) -> int:
-    """See `hybridize.kernels.patch`."""
+    """Run a transformers model's Mamba-2 mixers and norms with these kernels.
+
+    `unpatch` undoes it. Weights, caches, ``generate`` and gradients work as before. Packed
+    sequences work too, given ``seq_idx``, ``(batch, length)``.
+
+    Args:
+        model: transformers' own Granite-hybrid, Bamba, Nemotron-H or Mamba-2 model, or a part
+            of one.
+
+    Returns:
+        The number of mixers that were patched.
+
+    Raises:
+        InputError: the model has no known Mamba-2 mixer, or one whose convolution is not followed
+            by SiLU.
+    """
     mixers = [module for module in model.modules() if type(module).__name__ in _MIXERS]
     if not mixers:
         raise InputError(
             f"{type(model).__name__}: no Mamba-2 mixer that can be patched; "
-            f"known are {', '.join(sorted(_MIXERS))}"
+            f"known mixers: {', '.join(sorted(_MIXERS))}"
         )
     for mixer in mixers:
         if mixer.activation not in ("silu", "swish"):
-            raise InputError(f"{type(model).__name__}: its convolution's activation is not SiLU")
+            raise InputError(
+                f"{type(model).__name__}: its convolution's activation is {mixer.activation}, "
+                "not SiLU"
+            )
     for module in model.modules():
         if type(module).__name__ in _NORMS:
-            module.forward = partial(_norm, module)
+            module.forward = partial(_norm_forward, module)
     for mixer in mixers:
-        mixer.forward = partial(_mixer, mixer)
+        mixer.forward = partial(_mixer_forward, mixer)
     return len(mixers)
 
 
 def unpatch(model: nn.Module) -> None:
-    """See `hybridize.kernels.unpatch`."""
+    """Restore the original code of a patched model; a model that is not patched is unchanged."""
     for module in model.modules():
         forward = module.__dict__.get("forward")
-        if isinstance(forward, partial) and forward.func in (_norm, _mixer):
+        if isinstance(forward, partial) and forward.func in (_norm_forward, _mixer_forward):
             del module.forward
 
 
-def _norm(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+def _norm_forward(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return rms_norm(hidden_states, norm.weight, norm.variance_epsilon)
 
 
-def _mixer(
+def _mixer_forward(
     mixer: Any,
     hidden_states: torch.Tensor,
     cache: Any = None,
@@ -58,7 +76,7 @@ def _mixer(
     seq_idx: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Do what the mixer's own ``forward`` does, ``(batch, length, hidden)`` to the same."""
+    """Replace the mixer's own ``forward``, from ``(batch, length, hidden)`` to the same shape."""
     del kwargs
     conv_state = state = None
     if cache is not None:
@@ -70,7 +88,7 @@ def _mixer(
         [mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1
     )
     weight, bias = mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias
-    if conv_state is not None:  # the cache keeps one input more than the convolution looks back to
+    if conv_state is not None:  # the cache holds one input more than the convolution needs
         conv_state = conv_state[..., 1 - weight.shape[1] :].transpose(1, 2).clone()
     if cache is not None:
         cache.update_conv_state(
@@ -123,7 +141,7 @@ def _masked(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 
 def _split(mixer: Any, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Take the convolution's output apart into x per head, and B and C per group."""
+    """Split the convolution's output into x per head, and B and C per group."""
     shared = mixer.n_groups * mixer.ssm_state_size
     x, B, C = mixed.split([mixer.intermediate_size, shared, shared], dim=-1)
     groups = (mixer.n_groups, mixer.ssm_state_size)
