@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -172,10 +173,7 @@ class Count(OptionType):
 
     @override
     def to_text(self, value: Any) -> str:
-        for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-            if value >= factor and value * 10 % factor == 0:
-                return f"{value / factor:g}{unit}"
-        return str(value)
+        return _in_units(value, {"G": 10**9, "M": 10**6, "k": 10**3}) or str(value)
 
 
 class Size(OptionType):
@@ -196,10 +194,8 @@ class Size(OptionType):
 
     @override
     def to_text(self, value: Any) -> str:
-        for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-            if value >= factor:
-                return f"{value / factor:g}{unit}"
-        return str(value)
+        units = {"GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "KiB": 2**10, "KB": 10**3}
+        return _in_units(value, units) or f"{value // 1000}.{value % 1000:03}KB"
 
 
 @dataclass(frozen=True)
@@ -239,7 +235,7 @@ class Repeated(OptionType):
 
     @override
     def convert(self, value: Any) -> tuple[Any, ...]:
-        if isinstance(value, str | Path):
+        if isinstance(value, str | Path) or not isinstance(value, Iterable):
             value = [value]
         return tuple(self.item.convert(part) for part in value)
 
@@ -326,7 +322,7 @@ class Location(OptionType):
 
 
 _LONGEST = 30
-"""Characters of a number; more would overflow."""
+"""The most characters that a number may have."""
 
 
 def _within(number: float, minimum: float | None, maximum: float | None) -> bool:
@@ -343,7 +339,7 @@ def _limits(minimum: float | None, maximum: float | None, above: bool = False) -
     return "" if maximum is None else f" of at most {maximum}"
 
 
-def _scaled(text: str, units: dict[str, int], *, unit_needed: bool = False) -> float | None:
+def _scaled(text: str, units: dict[str, int], *, unit_needed: bool = False) -> Decimal | None:
     """Return a number that may have a unit behind it; None if the text is not such a number."""
     lower = text.strip().lower()
     if len(lower) > _LONGEST:
@@ -351,6 +347,15 @@ def _scaled(text: str, units: dict[str, int], *, unit_needed: bool = False) -> f
     for unit in sorted(units, key=len, reverse=True):
         number = lower.removesuffix(unit).strip()
         if lower.endswith(unit) and number.replace(".", "", 1).isdecimal():
-            return round(float(number) * units[unit], 6)
+            return Decimal(number) * units[unit]
     plain = lower.replace(".", "", 1).isdecimal() and not unit_needed
-    return float(lower) if plain else None
+    return Decimal(lower) if plain else None
+
+
+def _in_units(value: int, units: dict[str, int]) -> str | None:
+    """Write a number in the first unit in which one digit after the point is exact."""
+    for unit, factor in units.items():
+        if value >= factor and value * 10 % factor == 0:
+            whole, tenth = divmod(value * 10 // factor, 10)
+            return f"{whole}.{tenth}{unit}" if tenth else f"{whole}{unit}"
+    return None
