@@ -1,14 +1,14 @@
-"""Which commit a figure comes from."""
+"""The commit that a result comes from."""
 
 import subprocess
 
 
 def current_commit() -> str | None:
-    """Return the commit of the repository we stand in, as lm-eval records it."""
+    """Return the commit of the repository in the working directory, as lm-eval records it."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always"], capture_output=True, text=True, check=False
         )
-    except OSError:  # no git here
+    except OSError:  # git is not installed
         return None
     return described.stdout.strip() or None

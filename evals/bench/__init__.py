@@ -1,1 +1,1 @@
-"""How fast a checkpoint runs and how much memory it takes: measured here, or predicted."""
+"""Speed and memory of checkpoints: measured here, or predicted for a GPU."""

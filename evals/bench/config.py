@@ -41,19 +41,19 @@ class BenchConfig(Config):
         Listed(_PROMPT_LEN, "N,…", at_least=1),
         None,
         help="Lengths of the prompts, in tokens.",
-        default_text="512,2048; 65536 with --preset or --predict",
+        default_text="512,2048; 65536 with `preset=paper`",
     )
     gen_len: int | None = option(
         _GEN_LEN,
         None,
         help="Number of new tokens per sequence. The prefill produces the first of them.",
-        default_text="32; 1024 with --preset or --predict",
+        default_text="32; 1024 with `preset=paper`",
     )
     batch_size: tuple[Any, ...] | None = option(
         Listed(_BATCH_SIZE, "N,…|max", at_least=1),
         None,
         help="Numbers of sequences in a batch; max is as many as fit into the GPU's memory.",
-        default_text="1; max with --preset or --predict",
+        default_text="1; max with `preset=paper`",
     )
     preset: str = option(
         Choice(*SIZES),
@@ -102,9 +102,7 @@ class BenchConfig(Config):
 class PredictConfig(Config):
     """The GPUs and the sizes of a prediction."""
 
-    gpu: str = option(
-        Choice(*GPUS), flags=("--predict",), help="The GPU whose data sheet sets the limits."
-    )
+    gpu: str = option(Choice(*GPUS), help="The GPU whose data sheet sets the limits.")
     gpus: int = option(Whole(1, LARGEST_SIZE), 1, help="Number of GPUs that share a model.")
     prompt_len: int = option(_PROMPT_LEN, 65536, help="Length of the prompts, in tokens.")
     gen_len: int = option(_GEN_LEN, 1024, help="Number of new tokens per sequence.")

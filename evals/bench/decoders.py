@@ -1,4 +1,4 @@
-"""The ways in which a model is run: launched step by step, or recorded once and replayed."""
+"""Two ways to run a model: launch every operation, or replay recorded decoding steps."""
 
 from typing import Protocol
 
@@ -11,25 +11,23 @@ from hybridize.evals.bench.results import Point
 from hybridize.modeling.decoding import StaticDecoder, why_not_recorded
 from hybridize.modeling.model import HybridForCausalLM
 
-DECODINGS = ("auto", "eager", "graph")
-
 
 class Decoder(Protocol):
-    """A model with what it remembers of some sequences."""
+    """A model and its cache for a batch of sequences."""
 
     @property
     def cache(self) -> Cache:
-        """Return what it remembers now."""
+        """Return the cache as it is now."""
 
     def prefill(self, prompts: torch.Tensor) -> None:
-        """Read prompts, ``(batch, length)``, and choose a token after each."""
+        """Read prompts ``(batch, length)`` and choose the next token of each."""
 
     def step(self) -> None:
-        """Go on by one token each."""
+        """Generate one more token of each sequence."""
 
 
 class EagerDecoder:
-    """Launches each operation when its turn comes; the cache grows.
+    """Launches every operation separately; the cache grows with every step.
 
     Args:
         model: hybridize's or transformers' own, in evaluation mode.
@@ -41,12 +39,12 @@ class EagerDecoder:
         self._model = model
 
     def prefill(self, prompts: torch.Tensor) -> None:
-        """See `Decoder.prefill`."""
+        """Read prompts ``(batch, length)`` and choose the next token of each."""
         outputs = self._model(input_ids=prompts, use_cache=True, logits_to_keep=1)
         self.cache, self._token = outputs.cache, outputs.logits[:, -1:].argmax(-1)
 
     def step(self) -> None:
-        """See `Decoder.step`."""
+        """Generate one more token of each sequence."""
         outputs = self._model(
             input_ids=self._token, cache=self.cache, use_cache=True, logits_to_keep=1
         )
@@ -54,11 +52,11 @@ class EagerDecoder:
 
 
 def make_decoder(model: PreTrainedModel, decoding: str, point: Point) -> Decoder:
-    """Make what runs a model at a point, ready for its prompts.
+    """Make the decoder of a model at a point, ready for its prompts.
 
     Args:
         model: in evaluation mode.
-        decoding: what `choose_decoding` returned.
+        decoding: the return value of `choose_decoding`.
         point: the sizes.
     """
     if decoding == "eager":
@@ -69,23 +67,21 @@ def make_decoder(model: PreTrainedModel, decoding: str, point: Point) -> Decoder
     return decoder
 
 
-def choose_decoding(wanted: str, model: PreTrainedModel, name: str) -> str:
-    """Return ``"graph"`` or ``"eager"``; ``auto`` takes a graph wherever there can be one.
+def choose_decoding(requested: str, model: PreTrainedModel, name: str) -> str:
+    """Return ``"graph"`` or ``"eager"``; ``auto`` is ``"graph"`` where CUDA graphs are supported.
 
     Raises:
-        InputError: a graph is asked for and cannot be had.
+        InputError: CUDA graphs were requested but are not supported.
     """
-    if wanted not in DECODINGS:
-        raise InputError(f"--decoding {wanted}: choose among {', '.join(DECODINGS)}")
     obstacle = None
     if model.device.type != "cuda":
-        obstacle = "only a GPU replays steps"
+        obstacle = "only a GPU can replay recorded steps"
     elif not isinstance(model, HybridForCausalLM):
-        obstacle = "transformers' runtime has no steps that can be recorded"
+        obstacle = "steps of transformers' own models cannot be recorded"
     elif model.model.cache_format.compact:
-        obstacle = "a cache that is stored in fewer bits does not stay in its place"
+        obstacle = "a cache in fewer bits has no fixed addresses"
     else:
         obstacle = why_not_recorded(model.config)
-    if wanted == "graph" and obstacle is not None:
-        raise InputError(f"--decoding graph: {name}: {obstacle}")
-    return "eager" if wanted == "eager" or obstacle is not None else "graph"
+    if requested == "graph" and obstacle is not None:
+        raise InputError(f"`decoding=graph`: {name}: {obstacle}")
+    return "eager" if requested == "eager" or obstacle is not None else "graph"

@@ -1,4 +1,4 @@
-"""What GPUs can do at best, from their makers' data sheets."""
+"""The peak figures of GPUs, from their makers' data sheets."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ class GPU:
     """One GPU.
 
     Attributes:
-        name: what its maker calls it.
-        flops: dense bfloat16 matrix operations with float32 sums, per second.
-        bandwidth: bytes of its memory per second.
-        memory: bytes.
+        name: the maker's name for it.
+        flops: dense bfloat16 matrix operations with float32 accumulation, per second.
+        bandwidth: memory bandwidth in bytes per second.
+        memory: in bytes.
     """
 
     name: str
@@ -28,4 +28,4 @@ GPUS = {
     "rtx4090": GPU("NVIDIA GeForce RTX 4090", 165e12, 1.008e12, 24e9),
     "rtx5090": GPU("NVIDIA GeForce RTX 5090", 209.5e12, 1.792e12, 32e9),
 }
-"""By the name that ``--predict`` takes."""
+"""By the name that a user gives."""

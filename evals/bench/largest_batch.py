@@ -1,4 +1,4 @@
-"""The largest batch that fits into a GPU, found by trying."""
+"""Find by trial the largest batch that fits into a GPU's memory."""
 
 import gc
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from hybridize.modeling.model import HybridForCausalLM
 
 
 def largest_batch(guess: int, fits: Callable[[int], bool]) -> int:
-    """Go down from a batch that may be too large to one that fits; 0 if none does.
+    """Lower a batch size that may be too large until the batch fits; return 0 if none does.
 
-    A twentieth at a time: the first step down already makes room for what reading a prompt takes.
+    Each trial lowers it by a twentieth. The first one frees enough memory for the prefill.
     """
     while guess > 0 and not fits(guess):
         guess -= max(1, guess // 20)
@@ -26,46 +26,46 @@ def largest_batch(guess: int, fits: Callable[[int], bool]) -> int:
 
 @torch.inference_mode()
 def fill_gpu(name: str, model: PreTrainedModel, point: Point) -> Point:
-    """Return ``point`` with as many sequences as fit beside all that is already on the GPU.
+    """Return ``point`` with the largest batch that fits beside everything on the GPU now.
 
     Args:
-        name: what the user calls the model.
-        model: on the GPU, to be run with recorded steps.
-        point: its batch is what is looked for.
+        name: the user's name of the model.
+        model: on the GPU; its steps are recorded.
+        point: the sizes; its batch size is ignored.
 
     Raises:
-        HybridizeError: not even one fits.
+        HybridizeError: not even one sequence fits.
     """
     assert isinstance(model, HybridForCausalLM)
     _free_memory()
     free, _ = torch.cuda.mem_get_info(model.device)
-    each = bytes_per_sequence(model.config, point.context, model.dtype.itemsize)
+    per_sequence = bytes_per_sequence(model.config, point.context, model.dtype.itemsize)
 
     def fits(batch: int) -> bool:
         enough = True
         try:
-            _take_memory(model, replace(point, batch_size=batch))
+            _allocate(model, replace(point, batch_size=batch))
         except torch.OutOfMemoryError:
             enough = False
-        _free_memory()  # here, where no frame of what failed holds on to it any more
+        _free_memory()  # outside of `except`, which would keep the failed frames' tensors alive
         return enough
 
-    batch = largest_batch(free // each, fits)
+    batch = largest_batch(free // per_sequence, fits)
     if batch == 0:
         raise HybridizeError(
             f"{name}: not one sequence of {point.context:,} tokens fits into the GPU's memory; "
-            "lower --prompt-len or measure models one by one"
+            "lower `prompt_len` or measure the models one by one"
         )
     return replace(point, batch_size=batch)
 
 
-def _take_memory(model: HybridForCausalLM, point: Point) -> None:
-    """Do once all that takes memory: the cache, a recorded step, and prompts that are read."""
+def _allocate(model: HybridForCausalLM, point: Point) -> None:
+    """Do once everything that needs memory: the cache, a recorded step, and a prefill."""
     decoder = StaticDecoder(model, point.batch_size, point.context)
     decoder.record()
     rows = min(point.batch_size, rows_at_once(point.prompt_len))
     prompts = torch.zeros(rows, point.prompt_len, dtype=torch.long, device=model.device)
-    decoder.read(prompts, 0)  # the others come after these and take no more
+    decoder.read(prompts, 0)  # the other prompts are read later and reuse this memory
     torch.cuda.synchronize(model.device)
 
 

@@ -1,6 +1,5 @@
-"""Which machine a figure comes from, and how much of its memory a run takes."""
+"""Describe the machine that figures come from."""
 
-import ctypes
 import os
 import platform
 from pathlib import Path
@@ -8,14 +7,11 @@ from typing import Any
 
 import torch
 
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
-
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Return the processor, its cores, the threads in use, the GPU, and the versions that matter.
+    """Return the processor, its cores, the threads in use, the GPU, and the library versions.
 
-    No name of the machine and no path is part of it.
+    The name of the machine and its paths are left out.
     """
     import transformers
 
@@ -44,51 +40,3 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-class PeakMemory:
-    """Measures the most memory that is taken above what was taken at the start.
-
-    On a GPU torch's allocator counts. On a CPU the kernel keeps the highest resident memory of
-    the process, which Linux lets a process reset; elsewhere there is no figure.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._start: int | None = None
-
-    def start(self) -> None:
-        """Begin to measure."""
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._start = torch.cuda.memory_allocated(self._device)
-            return
-        try:
-            _release_free_memory()
-            _CLEAR.write_text("5", "ascii")  # the highest resident memory becomes today's
-        except OSError:
-            return
-        self._start = _resident("VmRSS")
-
-    def stop(self) -> int | None:
-        """Return the bytes above the start; None where the system does not tell."""
-        if self._start is None:
-            return None
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) - self._start
-        highest = _resident("VmHWM")
-        return None if highest is None else max(0, highest - self._start)
-
-
-def _resident(field: str) -> int | None:
-    for line in _STATUS.read_text("ascii", errors="replace").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _release_free_memory() -> None:
-    """Hand freed memory back to the system, so that taking it again shows."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: speeds and memory over prompt length, a line for each model."""
+"""Plot a benchmark: speed and memory over prompt length, one line per model."""
 
 from io import BytesIO
 from pathlib import PurePath
@@ -10,21 +10,16 @@ _STYLES = ("-", "--", ":", "-.")
 _COLORS = ("#4c6a92", "#d1495b", "#3a9d7a", "#edae49", "#8e6c8a", "#5b5b5b")
 
 
-def require_matplotlib() -> None:
-    """Raise a `HybridizeError` that says how to get matplotlib where it is missing."""
-    require_extra("bench", "matplotlib", "drawing a plot")
-
-
 def draw_bench(result: BenchResult) -> bytes:
     """Draw prefill and decode speed and cache size over prompt length, as a PNG.
 
-    A color is a model and backend, a kind of line a batch size; bands reach
-    from the first to the third quartile.
+    Colors distinguish models and backends, line styles batch sizes. Bands reach from the first to
+    the third quartile.
 
     Raises:
         HybridizeError: matplotlib is not installed.
     """
-    require_matplotlib()
+    require_extra("bench", "matplotlib", "drawing a plot")
     from matplotlib.figure import Figure
 
     lines: dict[str, list[BenchRow]] = {}
@@ -47,7 +42,7 @@ def draw_bench(result: BenchResult) -> bytes:
         memory.plot(lengths, cache, style, color=color, label=label, ms=4)
     prefill.set_title("prefill, prompt tokens/s")
     decode.set_title("decode, new tokens/s")
-    memory.set_title("keys, values and states, MiB")
+    memory.set_title("KV cache and states, MiB")
     for axes in (prefill, decode, memory):
         axes.set_xscale("log", base=2)
         axes.set_xlabel("prompt length, tokens")

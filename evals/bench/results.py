@@ -1,4 +1,4 @@
-"""What a benchmark found, as typed objects."""
+"""The results of a benchmark."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 AS_MANY_AS_FIT = 0
-"""In place of a batch size: for each model, as many sequences as its GPU has room for."""
+"""Stands for a batch size: for each model, the largest batch that fits into the GPU's memory."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One place of the grid: ``batch_size`` sequences of ``prompt_len`` and ``gen_len`` tokens."""
+    """A point of the grid: ``batch_size`` sequences of ``prompt_len`` + ``gen_len`` tokens."""
 
     prompt_len: int
     gen_len: int
@@ -19,7 +19,7 @@ class Point:
 
     @property
     def context(self) -> int:
-        """Tokens that a cache holds in the end: nobody looks at the last one."""
+        """Number of tokens in the cache at the end; the last new token never enters it."""
         return self.prompt_len + self.gen_len - 1
 
     def __str__(self) -> str:
@@ -31,8 +31,8 @@ class Spread:
     """A figure that was measured several times.
 
     Attributes:
-        median: of all repeats.
-        low, high: their first and third quartile.
+        median: the median.
+        low, high: the first and the third quartile.
     """
 
     median: float
@@ -41,7 +41,7 @@ class Spread:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Spread":
-        """Summarize samples, at least one."""
+        """Summarize one or more samples."""
         if len(samples) == 1:
             return cls(samples[0], samples[0], samples[0])
         low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
@@ -49,13 +49,13 @@ class Spread:
 
     @property
     def deviation(self) -> float:
-        """Half the distance between the quartiles, as a share of the median."""
+        """Half the interquartile range, relative to the median."""
         return (self.high - self.low) / 2 / self.median
 
 
 @dataclass(frozen=True)
 class Ratios:
-    """Tokens a second over the baseline's, taken repeat by repeat; above 1 is better."""
+    """Tokens per second relative to the baseline, computed per round; above 1 is faster."""
 
     prefill: Spread
     decode: Spread
@@ -67,22 +67,21 @@ class BenchRow:
     """One model at one point.
 
     Attributes:
-        model: as the user named it.
-        backend: what ran it.
-        decoding: ``"eager"`` (every operation launched in its turn) or ``"graph"`` (a recorded step
-            replayed).
+        model: the user's name of the model.
+        backend: the backend that ran it.
+        decoding: ``"eager"`` (every operation is launched separately) or ``"graph"`` (a recorded
+            step is replayed).
         point: the sizes.
         first_token: seconds from the prompt to the first new token, for the whole batch.
-        prefill: prompt tokens per second, all sequences together.
-        decode: new tokens per second, all sequences together, after the first.
+        prefill: prompt tokens per second of the whole batch.
+        decode: new tokens per second of the whole batch, without the first of each sequence.
         decode_each: new tokens per second of one sequence.
-        throughput: new tokens per second over prefill and decode together.
-        weight_bytes: what the parameters take, shared ones once.
-        peak_bytes: the weights and the most that the run took beside them; None where the system
-            does not tell.
-        kv_bytes: keys and values at the end, all sequences together.
-        state_bytes: SSM states and convolution windows, likewise.
-        ratios: to the baseline at the same point; None for the baseline and where there is none.
+        throughput: new tokens per second of the whole batch, prefill included.
+        weight_bytes: size of the parameters; shared ones count once.
+        peak_bytes: the weights plus the peak of the other memory; None where it is unknown.
+        kv_bytes: size of the keys and values of the whole batch at the end.
+        state_bytes: size of the SSM states and convolution states of the whole batch.
+        ratios: relative to the baseline at the same point; None for the baseline and without one.
     """
 
     model: str
@@ -103,14 +102,14 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All rows, and what is needed to understand them.
+    """All rows, and the circumstances of the measurement.
 
     Attributes:
-        rows: by point; within one, the baseline first.
-        baseline: its name.
-        machine: what ran it, see `describe_machine`.
-        commit: of the repository that it was run in; None outside of one.
-        options: as given.
+        rows: by point; at each point, the baseline first.
+        baseline: the baseline's name; None without one.
+        machine: the machine, see `describe_machine`.
+        commit: the commit of the repository in the working directory; None outside of one.
+        options: the options of the benchmark.
     """
 
     rows: tuple[BenchRow, ...]
@@ -120,7 +119,7 @@ class BenchResult:
     options: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON can hold them."""
+        """Return the figures for JSON."""
         from importlib.metadata import version
 
         return {

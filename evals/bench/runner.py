@@ -1,4 +1,4 @@
-"""Run a model once: prefill a prompt, decode greedily, and take the time of both."""
+"""Run a model once: prefill a prompt, decode greedily, and time both."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from hybridize.errors import HybridizeError, InputError
 from hybridize.evals.bench.decoders import choose_decoding, make_decoder
 from hybridize.evals.bench.largest_batch import fill_gpu
-from hybridize.evals.bench.machine import PeakMemory
+from hybridize.evals.bench.peak_memory import PeakMemory
 from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
 from hybridize.evals.bench.timer import timer_for
 
@@ -21,8 +21,8 @@ class Sample:
     Attributes:
         first_token: seconds until the first new token.
         decoding: seconds for the other new tokens.
-        kv_bytes, state_bytes: what the cache holds at the end.
-        working_bytes: the most memory taken beside the weights; None where it is not known.
+        kv_bytes, state_bytes: size of the cache at the end.
+        working_bytes: peak memory beside the weights; None where it is unknown.
     """
 
     first_token: float
@@ -33,19 +33,20 @@ class Sample:
 
 
 class Runner:
-    """One loaded model, to be run again and again.
+    """One loaded model, which can run any number of times.
 
     Args:
-        name: what the user calls it.
-        backend: what runs it.
-        model: the model, in evaluation mode.
+        name: the user's name of the model.
+        backend: the backend that loaded it.
+        model: in evaluation mode.
         decoding: ``"auto"``, ``"eager"`` or ``"graph"``; see `choose_decoding`.
 
     Attributes:
-        decoding: the one that it is.
+        decoding: ``"eager"`` or ``"graph"``.
+        weight_bytes: size of the parameters.
 
     Raises:
-        InputError: a graph is asked for and cannot be had.
+        InputError: CUDA graphs were requested but are not supported.
     """
 
     def __init__(
@@ -56,33 +57,33 @@ class Runner:
         self.weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
         self._timer = timer_for(model.device)
 
-    def place(self, point: Point) -> Point:
-        """Return a point as this model runs it: with a number for its batch.
+    def fit(self, point: Point) -> Point:
+        """Return a point with a batch size for `AS_MANY_AS_FIT`; other points are unchanged.
 
         Raises:
-            InputError: as many sequences as fit are asked for where nothing says how many do.
-            HybridizeError: none fits.
+            InputError: the largest batch was requested but cannot be found for this model.
+            HybridizeError: not even one sequence fits.
         """
         if point.batch_size != AS_MANY_AS_FIT:
             return point
         if self.decoding != "graph":
             raise InputError(
-                f"--batch-size max: {self.name}: only for models on a GPU whose steps are "
-                "recorded (--decoding graph); name a number"
+                f"`batch_size=max`: {self.name}: works only for models on a GPU whose steps are "
+                "recorded (`decoding=graph`); give a number"
             )
         return fill_gpu(self.name, self.model, point)
 
     @torch.inference_mode()
     def run(self, point: Point, seed: int) -> Sample:
-        """Prefill random tokens and go on from them, taking the likeliest token each time.
+        """Prefill random tokens and decode greedily.
 
         Raises:
             HybridizeError: there is not enough memory.
         """
         device, timer = self.model.device, self._timer
         generator = torch.Generator().manual_seed(seed)
-        shape, vocabulary = (point.batch_size, point.prompt_len), self.model.config.vocab_size
-        prompt = torch.randint(vocabulary, shape, generator=generator).to(device)
+        shape, vocab_size = (point.batch_size, point.prompt_len), self.model.config.vocab_size
+        prompt = torch.randint(vocab_size, shape, generator=generator).to(device)
         memory = PeakMemory(device)
         memory.start()
         try:
@@ -97,8 +98,8 @@ class Runner:
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise HybridizeError(
-                    f"{self.name}: {point} do not fit into memory; lower --batch-size or "
-                    "--prompt-len"
+                    f"{self.name}: {point} do not fit into memory; lower `batch_size` or "
+                    "`prompt_len`"
                 ) from error
             raise
         working = memory.stop()
@@ -106,7 +107,7 @@ class Runner:
 
 
 def cache_bytes(cache: Any) -> tuple[int, int]:
-    """Return the bytes of keys and values, and of states and convolution windows."""
+    """Return the size of keys and values, and that of SSM states and convolution states."""
     kv = state = 0
     for layer in cache.layers:
         kv += _nbytes(getattr(layer, "keys", None)) + _nbytes(getattr(layer, "values", None))
@@ -114,8 +115,8 @@ def cache_bytes(cache: Any) -> tuple[int, int]:
             getattr(layer, "conv_states", None),
             getattr(layer, "recurrent_states", None),
         ):
-            held = states.values() if isinstance(states, dict) else (states,)
-            state += sum(_nbytes(tensor) for tensor in held)
+            tensors = states.values() if isinstance(states, dict) else (states,)
+            state += sum(_nbytes(tensor) for tensor in tensors)
     return kv, state
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark and a prediction look like in a terminal."""
+"""Print the tables of a benchmark and of a prediction."""
 
 from hybridize.console import console, size_in_words
 from hybridize.evals.bench.predict import PredictionResult
@@ -6,26 +6,26 @@ from hybridize.evals.bench.results import BenchResult, BenchRow, Spread
 
 
 def print_bench(result: BenchResult) -> None:
-    """Print the rows as a table, with the machine below."""
+    """Print the rows as a table, with the machine in its caption."""
     machine = result.machine
     threads = f"{machine['threads']} of {machine['cores']} threads"
     device = machine.get("gpu") or f"{machine['processor']}, {threads}"
     backends = len({row.backend for row in result.rows}) > 1
     decoding = {
-        "eager": "operations launched one by one",
+        "eager": "every operation launched separately",
         "graph": "decoding steps replayed from a CUDA graph",
     }
-    ways = " or ".join(decoding[way] for way in sorted({row.decoding for row in result.rows}))
+    modes = " or ".join(decoding[mode] for mode in sorted({row.decoding for row in result.rows}))
     console.table(
         [
             "model", "batch", "prompt", "prefill tok/s", "first token", "decode tok/s",
             "per sequence", "× prefill", "× decode", "peak memory", "KV", "states",
         ],
         [_cells(row, backends) for row in result.rows],
-        caption=f"{device}; torch {machine['torch']}; {ways}. "
-        f"{result.options['gen_len']} new tokens; medians of {result.options['repeats']} turns, "
-        f"± half the distance of the quartiles"
-        + (f"; × is against {result.baseline}." if result.baseline else "."),
+        caption=f"{device}; torch {machine['torch']}; {modes}. "
+        f"{result.options['gen_len']} new tokens; medians of {result.options['repeats']} rounds, "
+        f"± half the interquartile range"
+        + (f"; × is the speed relative to {result.baseline}." if result.baseline else "."),
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def _with_spread(figure: Spread) -> str:
 
 
 def print_prediction(result: PredictionResult) -> None:
-    """Print predictions as a table, with all that was assumed below."""
+    """Print predictions as a table, with the assumptions in its caption."""
     point = result.rows[0].point
     console.table(
         [
@@ -74,7 +74,7 @@ def print_prediction(result: PredictionResult) -> None:
             )
             for row in result.rows
         ],
-        title=f"{result.gpus} × {result.gpu.name}, {point.prompt_len:,} tokens in, "
-        f"{point.gen_len:,} out: bounds, not measurements",
-        caption="Assumed: " + "; ".join(result.assumptions) + ".",
+        title=f"{result.gpus} × {result.gpu.name}, {point.prompt_len:,} prompt tokens, "
+        f"{point.gen_len:,} new tokens: bounds, not measurements",
+        caption="Assumptions: " + "; ".join(result.assumptions) + ".",
     )  # fmt: skip

@@ -1,14 +1,19 @@
 """`hybridize bench`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hybridize.cli import options
+from hybridize.cli.config_options import config_options
+from hybridize.cli.options import models_argument
 from hybridize.console import console
+from hybridize.evals.bench.config import BenchConfig, PredictConfig
+from hybridize.evals.bench.gpus import GPUS
 
-_MEASURING = (
+_SIZES = ("prompt_len", "gen_len", "batch_size")
+_UNUSED_BY_PREDICT = (
     "backend",
     "decoding",
     "repeats",
@@ -19,107 +24,50 @@ _MEASURING = (
     "kv_cache_dtype",
     "ssm_cache_dtype",
 )
-# arXiv 2504.03624, figure 1
-_PAPER = {"prompt_len": [65536], "gen_len": 1024, "batch_size": ["max"]}
-_QUICK = {"prompt_len": [512, 2048], "gen_len": 32, "batch_size": [1]}
-
-
-def _numbers(
-    _context: click.Context, option: click.Parameter, text: str | None
-) -> list[int] | None:
-    if text is None:
-        return None
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdecimal() for word in words):
-        raise click.BadParameter(f"{text!r} is not a list of whole numbers like 512,2048")
-    return [int(word) for word in words]
-
-
-def _numbers_or_max(
-    context: click.Context, option: click.Parameter, text: str | None
-) -> list[Any] | None:
-    return ["max"] if text == "max" else _numbers(context, option, text)
-
-
-def _names(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @click.command("bench", short_help="Measure speed and memory of checkpoints.")
-@options.models_argument
-@click.option("--prompt-len", metavar="N,…", callback=_numbers,
-              help="Tokens of a prompt.  [default: 512,2048; 65536 with --predict]")  # fmt: skip
-@click.option("--gen-len", type=click.IntRange(min=2), metavar="N",
-              help="New tokens per sequence.  [default: 32; 1024 with --predict]")  # fmt: skip
-@click.option("--batch-size", metavar="N,…|max", callback=_numbers_or_max,
-              help="Sequences at once; max is as many as fit into the GPU.  [default: 1; max with "
-              "--preset and --predict]")  # fmt: skip
-@click.option("--preset", type=click.Choice(["paper"]),
-              help="The setting of Nemotron-H's figure: 65,536 tokens in, 1,024 out, and as many "
-              "sequences as fit.")  # fmt: skip
-@click.option("--baseline", metavar="MODEL", help="Run this model, too, and show ratios to it.")
-@click.option(
-    "--backend",
-    default="hybridize",
-    show_default=True,
-    metavar="NAME,…",
-    callback=_names,
-    help="What runs the models: hybridize, transformers, or both in turn.",
-)
-@click.option("--decoding", type=click.Choice(["auto", "eager", "graph"]), default="auto",
-              show_default=True,
-              help="Launch every operation of a step in its turn, or record a step as a CUDA graph "
-              "and replay it; auto does that where it can.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True,
-              help="Turns that count, after one that does not.")  # fmt: skip
+@models_argument
 @click.option(
     "--predict",
+    "gpu",
     metavar="GPU",
-    help="Predict instead of measuring, from config.json alone, the bound on this GPU: a100, "
-    "h100, h200, b200, rtx4090, rtx5090. MODEL may be a published shape: llama-3.1-8b, "
-    "llama-3.1-70b, nemotron-h-8b, nemotron-h-47b, nemotron-h-56b.",
+    help="Do not measure, but predict a bound for this GPU from config.json alone: "
+    f"{', '.join(GPUS)}. MODEL may be a published model: llama-3.1-8b, llama-3.1-70b, "
+    "nemotron-h-8b, nemotron-h-47b, nemotron-h-56b. Default sizes: those of --preset paper.",
 )
-@click.option("--gpus", type=click.IntRange(min=1), metavar="N",
-              help="With --predict: how many GPUs share a model.  [default: 1]")  # fmt: skip
-@options.output_option("Write the result as JSON.", file=True, required=False)
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it as a PNG.")
-@options.force_option
-@options.device_option
-@options.dtype_option("To compute in; auto is float32 on a CPU, else the checkpoint's.")
-@options.cache_options
-@options.seed_option
-@options.common_options
+@click.option(
+    "--gpus",
+    metavar="N",
+    help="Number of GPUs that share a model, for --predict.  [default: 1]",
+)
+@config_options(BenchConfig)
 @click.pass_context
 def bench(
     context: click.Context,
     models: tuple[str, ...],
-    preset: str | None,
-    predict: str | None,
-    gpus: int | None,
-    output: Path | None,
-    force: bool,
-    **arguments: Any,
+    gpu: str | None,
+    gpus: str | None,
+    config: BenchConfig,
 ) -> None:
-    """Measure speed and memory of checkpoints, in turns, so that ratios hold on a busy machine.
+    """Measure speed and memory of checkpoints.
+
+    Models run alternately, so that ratios hold on a busy machine.
 
     \b
-    hybridize bench HYBRID --baseline ORIGINAL                 how much faster it is
-    hybridize bench HYBRID --backend transformers,hybridize    what our runtime brings
+    hybridize bench HYBRID --baseline ORIGINAL                 speed relative to the original
+    hybridize bench HYBRID --backend transformers,hybridize    two runtimes, one checkpoint
     hybridize bench nemotron-h-56b --baseline llama-3.1-70b --predict h100 --gpus 8
     """
-    sizes = {name: arguments.pop(name) for name in _QUICK}
-    if preset is not None or predict is not None:
-        sizes |= {name: value for name, value in _PAPER.items() if sizes[name] is None}
-    if predict is not None:
-        _predict(context, models, predict, gpus, sizes, arguments["baseline"], output, force)
+    if gpu is not None:
+        _predict(context, models, gpu, gpus, config)
         return
     if gpus is not None:
-        raise click.UsageError("--gpus goes with --predict")
+        raise click.UsageError("--gpus works only with --predict")
     from hybridize.evals.bench.bench import bench as run
     from hybridize.evals.bench.table import print_bench
 
-    sizes |= {name: value for name, value in _QUICK.items() if sizes[name] is None}
-    result = run(models, output=output, force=force, **sizes, **arguments)
+    result = run(models, config=config)
     if console.json_mode:
         console.json(result.to_dict())
     else:
@@ -130,40 +78,46 @@ def _predict(
     context: click.Context,
     models: tuple[str, ...],
     gpu: str,
-    gpus: int | None,
-    sizes: dict[str, Any],
-    baseline: str | None,
-    output: Path | None,
-    force: bool,
+    gpus: str | None,
+    config: BenchConfig,
 ) -> None:
-    import json
-
     from hybridize.evals.bench.predict import predict
     from hybridize.evals.bench.table import print_prediction
     from hybridize.output_files import check_output_file, write_atomically
 
-    for name in _MEASURING:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+    for name in _UNUSED_BY_PREDICT:
+        if _is_given(context, name):
             raise click.UsageError(
-                f"--{name.replace('_', '-')} has no meaning with --predict, which runs nothing"
+                f"--{name.replace('_', '-')} has no meaning with --predict, which runs no model"
             )
-    for name in ("prompt_len", "batch_size"):
-        if sizes[name] is not None and len(sizes[name]) > 1:
-            raise click.UsageError(f"--{name.replace('_', '-')} takes one number with --predict")
+    sizes = {
+        name: _single(name, getattr(config, name)) for name in _SIZES if _is_given(context, name)
+    }
+    output = None if config.output is None else Path(config.output)
     if output is not None:
-        check_output_file(output, force=force)
-    result = predict(
-        models,
+        check_output_file(output, force=config.force)
+    options = PredictConfig(
         gpu=gpu,
-        gpus=gpus or 1,
-        prompt_len=sizes["prompt_len"][0],
-        gen_len=sizes["gen_len"],
-        batch_size=None if sizes["batch_size"] == ["max"] else sizes["batch_size"][0],
-        baseline=baseline,
+        gpus=1 if gpus is None else gpus,  # type: ignore[arg-type]  # the config converts text
+        baseline=config.baseline,
+        **sizes,
     )
+    result = predict(models, config=options)
     if output is not None:
         write_atomically(output, json.dumps(result.to_dict(), indent=2) + "\n")
     if console.json_mode:
         console.json(result.to_dict())
     else:
         print_prediction(result)
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _single(name: str, value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    if len(value) > 1:
+        raise click.UsageError(f"--{name.replace('_', '-')} takes one value with --predict")
+    return value[0]

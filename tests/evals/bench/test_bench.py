@@ -1,4 +1,4 @@
-"""`hybridize bench`: what it counts, how it takes turns, and what it writes."""
+"""`hybridize bench`: its figures, the order of its runs, its output and its errors."""
 
 import json
 import statistics
@@ -47,25 +47,25 @@ def test_the_command_measures_a_grid_and_writes_it(capsys, llama, hybrid, tmp_pa
     for row in rows:
         batch, tokens = row["point"]["batch_size"], row["point"]["prompt_len"] + 4 - 1
         layers = LAYERS if row["model"] == str(llama) else 1
-        # The last new token has not been seen, so it is in no cache.
+        # The last new token is never read, so it is not in the cache.
         assert row["kv_bytes"] == batch * layers * 2 * KV_HEADS * HEAD_DIM * tokens * 4
         assert (row["state_bytes"] > 0) == (layers == 1)
         assert (row["ratios"] is None) == (row["model"] == str(llama))
         assert row["prefill"]["low"] <= row["prefill"]["median"] <= row["prefill"]["high"]
 
 
-def test_state_bytes_are_those_that_inspect_works_out(hybrid):
+def test_state_bytes_equal_those_of_inspect(hybrid):
     (cost,) = hybridize.inspect(hybrid, contexts=(1,)).cache
     result = hybridize.bench(hybrid, prompt_len=[5], gen_len=2, batch_size=[2], repeats=1)
     assert result.rows[0].state_bytes == 2 * cost.state
 
 
-def test_models_take_turns_and_ratios_are_taken_turn_by_turn(monkeypatch, llama, hybrid):
+def test_models_alternate_and_ratios_are_computed_per_round(monkeypatch, llama, hybrid):
     order = []
 
     def fake_run(self, point, seed):
         order.append((self.name, self.backend))
-        # The machine becomes slower and slower; the hybrid is always twice as fast.
+        # The machine slows down with every run; the hybrid is always twice as fast.
         slow = len(order) * (1.0 if self.name == str(llama) else 0.5)
         return Sample(slow, 2 * slow, 8, 0, None)
 
@@ -75,7 +75,7 @@ def test_models_take_turns_and_ratios_are_taken_turn_by_turn(monkeypatch, llama,
     )
     assert order == [(str(m), "hybridize") for _ in range(4) for m in (llama, hybrid)]
     first, second = result.rows
-    # Turns 2 to 4 count: the runs 3, 5, 7 of the first and 4, 6, 8 of the second.
+    # Rounds 2 to 4 count: runs 3, 5, 7 of the first model and 4, 6, 8 of the second.
     assert first.first_token.median == 5
     assert first.prefill.median == statistics.median([20 / 3, 20 / 5, 20 / 7])
     assert first.decode.median == statistics.median([2 * 4 / 6, 2 * 4 / 10, 2 * 4 / 14])
@@ -97,8 +97,8 @@ def test_both_backends_run_the_same_directory(hybrid):
     assert len({row.kv_bytes for row in result.rows}) == 1
 
 
-def test_peak_memory_sees_what_a_run_takes():
-    from hybridize.evals.bench.machine import PeakMemory
+def test_peak_memory_includes_a_temporary_tensor():
+    from hybridize.evals.bench.peak_memory import PeakMemory
 
     memory = PeakMemory(torch.device("cpu"))
     memory.start()
@@ -106,7 +106,7 @@ def test_peak_memory_sees_what_a_run_takes():
     torch.ones(size // 4).sum()
     taken = memory.stop()
     if taken is None:
-        pytest.skip("this system does not tell a process its peak memory")
+        pytest.skip("this system does not report the peak memory of a process")
     assert size * 0.9 < taken < size * 1.5
 
 
@@ -119,22 +119,25 @@ def test_a_spread_is_median_and_quartiles():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--prompt-len", "9,x"], "'9,x' is not a list of whole numbers"),
-        (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
-        (["--gen-len", "1"], "--gen-len"),
-        (["--backend", "vllm"], "--backend vllm: choose among hybridize, transformers"),
+        (["--prompt-len", "9,x"], "--prompt-len 9,x: give a whole number from 1"),
+        (["--prompt-len", ""], "--prompt-len : give at least 1"),
+        (["--batch-size", "0"], "--batch-size 0: give a whole number from 1"),
+        (["--gen-len", "1"], "--gen-len 1: give a whole number from 2"),
+        (["--backend", "vllm"], "--backend vllm: choose one of hybridize, transformers"),
         (["--batch-size", "max"], "only for models on a GPU whose steps are recorded"),
-        (["--batch-size", "1,max"], "is not a list of whole numbers"),
+        (["--batch-size", "max,1"], "only for models on a GPU whose steps are recorded"),
         (["--preset", "paper"], "--batch-size max"),
-        (["--decoding", "graph"], "only a GPU replays steps"),
+        (["--decoding", "graph"], "--decoding graph: "),
+        (["--decoding", "fast"], "--decoding fast: choose one of auto, eager, graph"),
         (["--predict", "h100", "--decoding", "eager"], "--decoding has no meaning"),
-        (["--gpus", "2"], "--gpus goes with --predict"),
+        (["--gpus", "2"], "--gpus works only with --predict"),
+        (["--predict", "h100", "--gpus", "0"], "--gpus 0: give a whole number from 1"),
         (["--predict", "h100", "--repeats", "3"], "--repeats has no meaning with --predict"),
-        (["--predict", "h100", "--prompt-len", "1,2"], "--prompt-len takes one number"),
-        (["--predict", "tpu"], "--predict tpu: known are a100"),
+        (["--predict", "h100", "--prompt-len", "1,2"], "--prompt-len takes one value"),
+        (["--predict", "tpu"], "--predict tpu: choose one of a100"),
     ],
 )
-def test_a_wrong_option_is_one_line(capsys, llama, options, words):
+def test_a_wrong_option_is_a_one_line_error(capsys, llama, options, words):
     capsys.readouterr()
     assert main(["bench", str(llama), *options]) == 2
     out, err = capsys.readouterr()
@@ -142,8 +145,8 @@ def test_a_wrong_option_is_one_line(capsys, llama, options, words):
     assert words in err
 
 
-def test_an_existing_output_is_refused_before_anything_runs(capsys, monkeypatch, llama, tmp_path):
-    monkeypatch.setattr(module, "_entries", lambda *_: pytest.fail("ran"))
+def test_an_existing_output_is_refused_before_any_run(capsys, monkeypatch, llama, tmp_path):
+    monkeypatch.setattr(module, "_list_runs", lambda *_: pytest.fail("ran"))
     output = tmp_path / "bench.json"
     output.write_text("mine")
     assert main(["bench", str(llama), "-o", str(output)]) == 2

@@ -1,5 +1,6 @@
-"""How a benchmark runs models on a GPU, as far as a machine without one can tell."""
+"""How a benchmark runs models on a GPU, with stand-ins for the GPU."""
 
+import gc
 import itertools
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 
 import hybridize
 from hybridize.errors import HybridizeError, InputError
-from hybridize.evals.bench import decoders, fit, measure
-from hybridize.evals.bench.largest_batch import largest_batch
+from hybridize.evals.bench import decoders, runner
+from hybridize.evals.bench.largest_batch import fill_gpu, largest_batch
 from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
 from hybridize.evals.bench.runner import Runner
 from hybridize.evals.bench.timer import CudaTimer, WallTimer, timer_for
@@ -20,7 +21,7 @@ from tiny import write_stock
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """A hybrid with more attention and one with less, whose caches are smaller."""
+    """Two hybrids, one with much attention and a large cache, one with little of both."""
     folder = tmp_path_factory.mktemp("decoders")
     kinds = {
         "much": ["full_attention"] * 3 + ["linear_attention"],
@@ -35,18 +36,18 @@ def pair(tmp_path_factory):
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch):
-    """Steps at fixed addresses, run where they would be replayed; the notes say of what batch."""
+def recorded_batches(monkeypatch):
+    """Decode with fixed addresses but without a CUDA graph; list the batch size of each record."""
     recorded = []
-    monkeypatch.setattr(measure, "choose_decoding", lambda *_: "graph")
+    monkeypatch.setattr(runner, "choose_decoding", lambda *_: "graph")
     monkeypatch.setattr(StaticDecoder, "record", lambda self: recorded.append(len(self.token)))
     return recorded
 
 
-def test_steps_at_fixed_addresses_are_measured_like_others(as_on_a_gpu, pair):
+def test_steps_at_fixed_addresses_are_measured_like_eager_ones(recorded_batches, pair):
     sizes = {"prompt_len": [7], "gen_len": 5, "batch_size": [3], "repeats": 2}
     result = hybridize.bench(list(pair), baseline=pair[0], **sizes)
-    assert as_on_a_gpu == [3] * 2 * 3  # two models, a warm-up and two turns
+    assert recorded_batches == [3] * 2 * 3  # two models, a warm-up and two rounds
     for row, path in zip(result.rows, pair, strict=True):
         config = hybridize.load_model(path).config
         assert row.decoding == "graph"
@@ -54,14 +55,14 @@ def test_steps_at_fixed_addresses_are_measured_like_others(as_on_a_gpu, pair):
     assert result.to_dict()["rows"][0]["decoding"] == "graph"
 
 
-def test_each_model_gets_the_batch_that_fits_and_ratios_count_tokens(
-    monkeypatch, as_on_a_gpu, pair
+def test_each_model_gets_its_largest_batch_and_ratios_count_tokens(
+    monkeypatch, recorded_batches, pair
 ):
     memory = 200_000
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (memory, 2 * memory))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
 
-    class SameForAll:  # so that all of the difference is in the batch
+    class EqualTimes:  # the models differ only in their batch sizes
         def __init__(self):
             self.marks = itertools.cycle([1.0, 2.0, 5.0])
 
@@ -71,7 +72,7 @@ def test_each_model_gets_the_batch_that_fits_and_ratios_count_tokens(
         def seconds(self, start, end):
             return end - start
 
-    monkeypatch.setattr(measure, "timer_for", lambda _: SameForAll())
+    monkeypatch.setattr(runner, "timer_for", lambda _: EqualTimes())
     much, little = hybridize.bench(
         [pair[1]], baseline=pair[0], prompt_len=[60], gen_len=5, batch_size=["max"], repeats=1
     ).rows
@@ -86,10 +87,20 @@ def test_each_model_gets_the_batch_that_fits_and_ratios_count_tokens(
     )
 
 
-def test_a_batch_that_does_not_fit_is_lowered_until_it_does(monkeypatch, as_on_a_gpu, pair):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**6, 10**6))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+@pytest.fixture
+def quick_garbage_collection():
+    """Let `gc.collect`, which runs once per trial, ignore all objects that exist now."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("quick_garbage_collection")
+def test_a_batch_that_does_not_fit_is_lowered_until_it_does(monkeypatch, recorded_batches, pair):
     model = hybridize.load_model(pair[0])
+    memory = 60 * bytes_per_sequence(model.config, 9 + 4 - 1, 4)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (memory, memory))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
     read, most = StaticDecoder.read, 20
 
     def runs_out(self, prompts, first):
@@ -98,11 +109,11 @@ def test_a_batch_that_does_not_fit_is_lowered_until_it_does(monkeypatch, as_on_a
         read(self, prompts, first)
 
     monkeypatch.setattr(StaticDecoder, "read", runs_out)
-    found = fit.fill_gpu("model", model, Point(9, 4, AS_MANY_AS_FIT))
+    found = fill_gpu("model", model, Point(9, 4, AS_MANY_AS_FIT))
     assert 0.9 * most < found.batch_size <= most
     most = 0
     with pytest.raises(HybridizeError, match="model: not one sequence of 12 tokens fits"):
-        fit.fill_gpu("model", model, Point(9, 4, AS_MANY_AS_FIT))
+        fill_gpu("model", model, Point(9, 4, AS_MANY_AS_FIT))
 
 
 @pytest.mark.parametrize("most", [0, 1, 7, 99, 1000])
@@ -118,25 +129,23 @@ def test_the_largest_batch_is_within_a_twentieth_of_what_fits(most):
     assert len(tried) < 100
 
 
-def test_only_a_gpu_and_our_own_runtime_record(pair):
+def test_steps_are_recorded_only_on_a_gpu_and_by_hybridize(pair):
     model = hybridize.load_model(pair[0])
     assert decoders.choose_decoding("auto", model, "m") == "eager"
-    with pytest.raises(InputError, match="--decoding graph: m: only a GPU"):
+    with pytest.raises(InputError, match="`decoding=graph`: m: only a GPU"):
         decoders.choose_decoding("graph", model, "m")
-    with pytest.raises(InputError, match="--decoding fast: choose among auto"):
-        decoders.choose_decoding("fast", model, "m")
-    runner = Runner("m", "hybridize", model)
-    assert runner.place(Point(1, 2, 3)) == Point(1, 2, 3)
-    with pytest.raises(InputError, match="--batch-size max: m: only for models on a GPU"):
-        runner.place(Point(1, 2, AS_MANY_AS_FIT))
+    eager = Runner("m", "hybridize", model)
+    assert eager.fit(Point(1, 2, 3)) == Point(1, 2, 3)
+    with pytest.raises(InputError, match="`batch_size=max`: m: works only for models on a GPU"):
+        eager.fit(Point(1, 2, AS_MANY_AS_FIT))
 
 
-def test_on_a_gpu_ours_is_recorded_where_a_step_is_always_the_same(monkeypatch, pair, tmp_path):
+def test_on_a_gpu_steps_are_recorded_if_all_steps_are_alike(monkeypatch, pair, tmp_path):
     class Stock(torch.nn.Module):
         device = torch.device("cuda")
 
     assert decoders.choose_decoding("auto", Stock(), "m") == "eager"
-    with pytest.raises(InputError, match="transformers' runtime has no steps"):
+    with pytest.raises(InputError, match="steps of transformers' own models cannot be recorded"):
         decoders.choose_decoding("graph", Stock(), "m")
     monkeypatch.setattr(hybridize.HybridForCausalLM, "device", torch.device("cuda"))
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
@@ -150,11 +159,11 @@ def test_on_a_gpu_ours_is_recorded_where_a_step_is_always_the_same(monkeypatch, 
         decoders.choose_decoding("graph", dynamic, "m")
     plain.model.cache_format = CacheFormat(kv="fp8")
     assert decoders.choose_decoding("auto", plain, "m") == "eager"
-    with pytest.raises(InputError, match="does not stay in its place"):
+    with pytest.raises(InputError, match="no fixed addresses"):
         decoders.choose_decoding("graph", plain, "m")
 
 
-def test_a_gpu_takes_the_time_itself(monkeypatch):
+def test_a_gpu_is_timed_with_cuda_events(monkeypatch):
     log = []
 
     class Event:
@@ -169,7 +178,7 @@ def test_a_gpu_takes_the_time_itself(monkeypatch):
             log.append("synchronize")
 
         def elapsed_time(self, other):
-            assert log[-1] == "synchronize"  # else the events may not have come to pass
+            assert log[-1] == "synchronize"  # the event must have happened
             return other.at - self.at
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
@@ -181,7 +190,7 @@ def test_a_gpu_takes_the_time_itself(monkeypatch):
     assert timer.seconds(start, end) == 1.5
 
 
-def test_a_cpu_has_the_wall_clock():
+def test_a_cpu_is_timed_with_the_wall_clock():
     timer = timer_for(torch.device("cpu"))
     assert isinstance(timer, WallTimer)
     start = timer.mark()

@@ -1,4 +1,4 @@
-"""The roofline: counted against models that run, and against what was published."""
+"""The roofline against operations that torch counts, and against published figures."""
 
 import json
 
@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import hybridize
 from hybridize.__main__ import main
 from hybridize.checkpoints.published_models import SHAPES, find_shape
+from hybridize.evals.bench.flops import decode_flops, prefill_flops
 from hybridize.evals.bench.gpus import GPUS
-from hybridize.evals.bench.predict import decode_flops, prefill_flops
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model import HybridForCausalLM
@@ -19,7 +19,7 @@ from tiny import VOCAB, tokens, write_stock
 PAPER = {"gpu": "h100", "gpus": 8, "baseline": "llama-3.1-70b"}
 
 
-def test_the_paper_s_figures_come_out():
+def test_published_ratios_are_reproduced():
     """Published: 2.4 times (arXiv 2504.03624, figure 1), and about 1.2 times 47B against 56B."""
     llama, large, small = hybridize.predict(["nemotron-h-56b", "nemotron-h-47b"], **PAPER).rows
     assert llama.ratio is None
@@ -32,7 +32,7 @@ def test_the_paper_s_figures_come_out():
     [("llama-3.1-8b", 8.03), ("llama-3.1-70b", 70.6), ("nemotron-h-8b", 8.1),
      ("nemotron-h-47b", 46.8), ("nemotron-h-56b", 56.3)],
 )  # fmt: skip
-def test_published_shapes_have_as_many_parameters_as_published(name, billions):
+def test_published_models_have_the_published_number_of_parameters(name, billions):
     (row,) = hybridize.predict(name, gpu="h200", gpus=8).rows
     assert row.parameters == pytest.approx(billions * 1e9, rel=0.01)
 
@@ -56,20 +56,20 @@ def counted(model, ids, **kwargs):
 
 
 @pytest.mark.parametrize("blocks", [ATTENTION, MAMBA], ids=["attention", "mamba"])
-def test_operations_are_those_that_torch_counts(monkeypatch, blocks):
+def test_prefill_operations_equal_those_that_torch_counts(monkeypatch, blocks):
     length = 1024
     model = build(blocks).eval()
-    # The kernel here works in whole chunks of 64 tokens: what half of 128 costs.
-    monkeypatch.setattr("hybridize.evals.bench.predict.CHUNK", 128)
+    # The eager kernel computes whole chunks of 64 tokens, which costs as much as half of 128.
+    monkeypatch.setattr("hybridize.evals.bench.flops.CHUNK", 128)
     mine = prefill_flops(model.config, length)
-    # torch counts attention's whole square, half of which is never needed.
+    # torch counts attention's whole square, although the causal half is enough.
     square = sum(
         2 * length**2 * b.num_heads * b.head_dim for b in blocks if isinstance(b, AttentionSizes)
     )
     assert mine + square == pytest.approx(counted(model, tokens(1, length)), rel=0.02)
 
 
-def test_decoding_operations_are_those_that_torch_counts():
+def test_decoding_operations_equal_those_that_torch_counts():
     model = build(ATTENTION).eval()
     cache = model(tokens(1, 100), use_cache=True).cache
     assert decode_flops(model.config, 101) == pytest.approx(
@@ -77,8 +77,8 @@ def test_decoding_operations_are_those_that_torch_counts():
     )
 
 
-def test_a_bound_by_hand():
-    """Llama-3.1-8B, one sequence: weights and cache over the bandwidth."""
+def test_a_bound_equals_its_formula():
+    """Llama-3.1-8B, one sequence: (weights + cache) / bandwidth."""
     (row,) = hybridize.predict(
         "llama-3.1-8b", gpu="h100", prompt_len=1000, gen_len=2, batch_size=1
     ).rows
@@ -90,7 +90,7 @@ def test_a_bound_by_hand():
     assert row.throughput == pytest.approx(2 / (row.prefill_seconds + row.step_seconds))
 
 
-def test_a_config_alone_is_enough(capsys, tmp_path):
+def test_config_json_alone_is_enough(capsys, tmp_path):
     write_stock(tmp_path / "model", "bamba")
     (tmp_path / "model" / "model.safetensors").unlink()
     arguments = ["bench", str(tmp_path / "model"), "--predict", "rtx5090", "--preset", "paper"]
@@ -109,12 +109,12 @@ def test_a_config_alone_is_enough(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["llama-3.1-70b", "--predict", "h100"], "0 do (--gpus, --batch-size)"),
+        (["llama-3.1-70b", "--predict", "h100"], "only 0; change --gpus or --batch-size"),
         (["llama-4", "--predict", "h100"], "published shapes: llama-3.1-8b"),
         (["llama-3.1-8b", "--predict", "h100", "--batch-size", "999"], "999 sequences"),
     ],
 )
-def test_what_does_not_fit_is_one_line(capsys, arguments, words):
+def test_a_model_that_does_not_fit_is_a_one_line_error(capsys, arguments, words):
     capsys.readouterr()
     assert main(["bench", *arguments]) == 2
     out, err = capsys.readouterr()
@@ -122,14 +122,14 @@ def test_what_does_not_fit_is_one_line(capsys, arguments, words):
     assert words in err
 
 
-def test_a_damaged_config_is_one_line(capsys, tmp_path):
+def test_a_damaged_config_is_a_one_line_error(capsys, tmp_path):
     for content in ("{", "[]", "[" * 100_000, '{"model_type": "mystery"}'):
         (tmp_path / "config.json").write_text(content)
         assert main(["bench", str(tmp_path), "--predict", "h100"]) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_every_shape_is_offered_in_the_help(capsys):
+def test_the_help_lists_every_model_and_gpu(capsys):
     main(["bench", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert all(name in text for name in (*SHAPES, *GPUS))
