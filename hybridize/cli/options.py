@@ -163,13 +163,13 @@ def _naming_flags(command: Command) -> Command:
             return command(*arguments, **given)
         except HybridizeError as error:
             options = click.get_current_context().command.params
-            error.args = (as_flags(str(error), _flags(options)),)
+            error.args = (as_flags(str(error), flags_of(options)),)
             raise
 
     return cast(Command, run)
 
 
-def _flags(parameters: list[click.Parameter]) -> dict[str, str]:
+def flags_of(parameters: list[click.Parameter]) -> dict[str, str]:
     """Return the flag of each option, by the option's keyword."""
     return {
         option.name: "/".join(
