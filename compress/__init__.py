@@ -1,1 +1,1 @@
-"""Making a hybrid good again, and then small: distillation, pruning, quantization."""
+"""Distillation, pruning and quantization."""

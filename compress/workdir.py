@@ -1,4 +1,4 @@
-"""The directory beside an output in which a long run keeps what it has done, so as to go on."""
+"""The working directory beside an output, with which an interrupted run can be resumed."""
 
 import json
 import shutil
@@ -12,35 +12,36 @@ _RECORD = "run.json"
 
 
 def claim(work: Path, identity: dict[str, Any], *, resume: bool, force: bool) -> None:
-    """Make a working directory a run's own, or find it so.
+    """Create a run's working directory, or check that an interrupted run can be resumed.
 
     Args:
         work: the directory.
-        identity: everything that decides what the run leaves there, as JSON holds it.
-        resume: go on with what is there.
-        force: remove what is there.
+        identity: everything that the directory's content depends on, as JSON values.
+        resume: continue the run in the directory.
+        force: delete an existing directory.
 
     Raises:
-        InputError: it belongs to another run, or to this one, which is not to be resumed.
+        InputError: the directory belongs to another run, or ``resume`` or ``force`` is needed.
     """
     record = work / _RECORD
     if resume:
         if not record.exists():
-            raise InputError(f"{work}: nothing to --resume there")
-        theirs = read_json_object(record)
-        different = [key for key in identity if theirs.get(key) != identity[key]]
+            raise InputError(f"{work}: holds no run that `resume=True` could continue")
+        recorded = read_json_object(record)
+        different = [key for key in identity if recorded.get(key) != identity[key]]
         if different:
             raise InputError(
                 f"{work}: belongs to another run (its {different[0]} differs); give the same "
-                "options to --resume it, or --force to start anew"
+                "options to resume it, or `force=True` to start again"
             )
         return
     partial = record.with_suffix(".partial")
-    # A run that was killed before its record was complete left nothing to go on with.
+    # A run that was killed before its record was complete has nothing to resume.
     if work.exists() and not set(work.iterdir()) <= {partial}:
         if not force:
             raise InputError(
-                f"{work}: holds an interrupted run; --resume goes on with it, --force starts anew"
+                f"{work}: holds an interrupted run; `resume=True` continues it, `force=True` "
+                "starts again"
             )
         remove(work)
     try:
@@ -48,11 +49,11 @@ def claim(work: Path, identity: dict[str, Any], *, resume: bool, force: bool) ->
         partial.write_text(json.dumps(identity, indent=2) + "\n")
         partial.replace(record)
     except OSError as error:
-        raise InputError(f"{work}: cannot be made: {error.strerror}") from error
+        raise InputError(f"{work}: cannot be created: {error.strerror}") from error
 
 
 def remove(work: Path) -> None:
-    """Remove a working directory, what makes it one last: a kill midway leaves one, or nothing."""
+    """Delete a working directory, `run.json` last, so that an interrupted delete can be retried."""
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

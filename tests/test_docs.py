@@ -46,7 +46,12 @@ PREPARED = {
 """What a page takes for granted, since another page is about it."""
 
 SMALLER: dict[str, dict[str, str]] = {
-    "distill": {"--tokens": "512", "--seq-len": "64", "--batch-size": "4", "--validation": "2"},
+    "distill": {
+        "--tokens": "512",
+        "--seq-len": "64",
+        "--batch-size": "4",
+        "--validation-sequences": "2",
+    },
     "prune": {"--calibration-tokens": "1024", "--candidates": "1"},
     "eval": {"--limit": "1"},
     "bench": {"--prompt-len": "16,32", "--gen-len": "4", "--repeats": "1"},

@@ -1,1 +1,1 @@
-"""Distillation: a converted checkpoint learns from the model that it came from."""
+"""Distillation: training a converted checkpoint on the predictions of the original model."""

@@ -1,29 +1,29 @@
-"""Which rows a step trains on."""
+"""Which sequences a step trains on."""
 
 import torch
 
 
-def rows_of_step(step: int, batch_size: int, rows: int, seed: int) -> torch.Tensor:
-    """Return the row numbers of a step's batch, ``(batch_size,)``.
+def batch_indices(step: int, batch_size: int, sequences: int, seed: int) -> torch.Tensor:
+    """Return the indices of the sequences in a step's batch, ``(batch_size,)``.
 
-    Every row comes once before any comes again, in an order of its own each time. The result
-    depends on the arguments alone, so that a run can go on from any step.
+    Every epoch contains each sequence once, in a new random order. The result depends on the
+    arguments alone, so a run can be resumed at any step.
     """
     first = step * batch_size
-    numbers = []
-    for place in range(first, first + batch_size):
-        epoch, offset = divmod(place, rows)
-        numbers.append(int(_order(epoch, rows, seed)[offset]))
-    return torch.tensor(numbers)
+    indices = []
+    for position in range(first, first + batch_size):
+        epoch, offset = divmod(position, sequences)
+        indices.append(int(_order(epoch, sequences, seed)[offset]))
+    return torch.tensor(indices)
 
 
 _orders: dict[tuple[int, int, int], torch.Tensor] = {}
 
 
-def _order(epoch: int, rows: int, seed: int) -> torch.Tensor:
-    key = (epoch, rows, seed)
+def _order(epoch: int, sequences: int, seed: int) -> torch.Tensor:
+    key = (epoch, sequences, seed)
     if key not in _orders:
-        _orders.clear()  # one or two are in use at a time
+        _orders.clear()  # only one or two epochs are in use at a time
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        _orders[key] = torch.randperm(rows, generator=generator)
+        _orders[key] = torch.randperm(sequences, generator=generator)
     return _orders[key]

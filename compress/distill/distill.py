@@ -1,125 +1,69 @@
-"""`hybridize distill`: a converted checkpoint learns from the model that it came from."""
+"""`hybridize distill`: train a converted checkpoint to behave like the original model."""
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from hybridize.checkpoints import check_output
 from hybridize.checkpoints.hub import resolve
+from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.pair import check_pair
+from hybridize.compress.distill.pipeline import DistillPipeline
 from hybridize.compress.distill.results import DistillResult
-from hybridize.compress.distill.run import Run
-from hybridize.compress.distill.settings import DistillSettings
-from hybridize.compress.distill.stages import (
-    DEFAULT_TOKENS,
-    check_stages,
-    default_rates,
-)
-from hybridize.data.source import TEACHER
+from hybridize.compress.distill.stages import STAGES
 from hybridize.errors import InputError
 from hybridize.extras import require_extra
-from hybridize.modeling.devices import choose_device, choose_dtype
+from hybridize.modeling.devices import choose_device
+from hybridize.options import takes_options
 
 
-def distill(
-    student: str | Path,
-    output: str | Path,
-    *,
-    teacher: str | Path,
-    data: Sequence[str] = (TEACHER,),
-    data_tokens: int | None = None,
-    stages: Sequence[str] = ("align", "kl"),
-    tokens: int | None = None,
-    stage_tokens: Mapping[str, int] | None = None,
-    learning_rates: Mapping[str, float] | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    save_every: int = 200,
-    resume: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    **settings: Any,
-) -> DistillResult:
+@takes_options(DistillConfig)
+def distill(student: str | Path, output: str | Path, config: DistillConfig) -> DistillResult:
     """Train the blocks that replaced attention to do what the teacher does.
 
-    Works in ``OUTPUT.distill`` beside the output and removes it in the end. A run that was
-    killed goes on from its last save with ``resume``, to the same result.
+    Keeps its state in ``OUTPUT.distill`` beside the output, and deletes it at the end. ``resume``
+    continues an interrupted run from its last save. The result is then the same as without the
+    interruption.
 
     Args:
         student: a directory that `hybridize.convert` wrote.
         output: the directory to write, in the student's format and dtypes.
-        teacher: the model that the student was converted from.
-        data: files or datasets of text (see `load_packed_dataset`), or ``("teacher",)``: the teacher
-            writes it.
-        data_tokens: how much text to use; what the longest stage needs, if None.
-        stages: which, in their order: ``align``, ``hidden``, ``kl``.
-        tokens: training tokens of the last stage; the others keep their proportion to it.
-        stage_tokens: training tokens by stage, before ``tokens``.
-        learning_rates: by stage.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        dtype: what is computed in: ``float32`` or ``bfloat16``; ``auto`` is the latter on CUDA.
-        save_every: steps between saves.
-        resume: go on with a run that was interrupted.
-        force: replace an existing output, and forget an interrupted run.
-        dry_run: check and count only; nothing is read but configurations, nothing is written.
-        **settings: the other fields of `DistillSettings`.
+        config: the options; or give each option as a keyword.
 
     Returns:
         What was done, with the figures that the command shows.
 
     Raises:
-        InputError: models, data or options that do not fit; nothing was trained.
+        InputError: the models, the data or the options do not fit together; nothing was trained.
         HybridizeError: training failed; what was saved is still there.
     """
-    check_stages(tuple(stages))
-    place = choose_device(device)
-    chosen = DistillSettings(
-        stages=tuple(stages),
-        tokens=_tokens(tuple(stages), tokens, stage_tokens or {}),
-        learning_rates=default_rates(settings.get("train", "mixers")) | dict(learning_rates or {}),
-        dtype=_dtype_name(dtype, place),
-        **settings,
-    )
-    student_dir, teacher_dir, output = resolve(student), resolve(teacher), Path(output)
-    whole = chosen.train == "all" and set(stages) == {"kl"}
-    swapped = check_pair(student_dir, teacher_dir, any_shape=whole)
-    if not swapped and not whole:
+    device = choose_device(config.device)
+    config = replace(config, dtype=_training_dtype(config.dtype, device))
+    student_dir, teacher_dir, output = resolve(student), resolve(config.teacher), Path(output)
+    swapped = check_pair(student_dir, teacher_dir, any_shape=config.accepts_any_student)
+    if not swapped and not config.accepts_any_student:
+        names = [name for name, spec in STAGES.items() if not spec.needs_matching_blocks]
         raise InputError(
-            f"{student}: no block of it replaced attention of the teacher; "
-            "--stages kl --train all trains the rest"
+            f"{student}: none of its blocks replaced an attention block of the teacher; "
+            f"`stages={','.join(names)}` with `train=all` trains its other blocks"
         )
-    check_output(output, student_dir, force=force)
-    run = Run(student_dir, teacher_dir, output, swapped, chosen, place, tuple(data), data_tokens)
-    if dry_run:
-        return run.describe()
+    check_output(output, student_dir, force=config.force)
+    pipeline = DistillPipeline(student_dir, teacher_dir, output, swapped, config, device)
+    if config.dry_run:
+        return pipeline.describe()
     require_extra("train", "matplotlib", "distillation")
-    run.claim(resume=resume, force=force)
+    pipeline.claim()
     try:
-        return run.train(save_every, force=force)
+        return pipeline.run()
     except InputError:
-        if not resume:
-            run.abandon()
+        if not config.resume:
+            pipeline.abandon()
         raise
 
 
-def _tokens(
-    stages: tuple[str, ...], tokens: int | None, given: Mapping[str, int]
-) -> dict[str, int]:
-    """Return the training tokens of each stage."""
-    unused = sorted(set(given) - set(stages))
-    if unused:
-        raise InputError(f"tokens for {unused[0]}: --stages leaves that stage out")
-    share = 1.0 if tokens is None else tokens / DEFAULT_TOKENS[stages[-1]]
-    return {name: given.get(name, int(DEFAULT_TOKENS[name] * share)) for name in stages}
-
-
-def _dtype_name(name: str, device: torch.device) -> str:
-    """Return which dtype to compute in; half precision has too narrow a range for gradients."""
-    if name == "float16":
-        raise InputError("--dtype float16: choose float32 or bfloat16 for training")
+def _training_dtype(name: str, device: torch.device) -> str:
+    """Return the dtype to compute in, given the option and the device."""
     if name == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
-    dtype = choose_dtype(name, device)
-    return str(dtype).removeprefix("torch.")
+    return name

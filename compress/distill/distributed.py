@@ -1,8 +1,8 @@
-"""More than one process: what each holds, and what they tell each other.
+"""Training in several processes: FSDP2 sharding, gradient averaging and clipping.
 
-Started by ``torchrun`` or ``accelerate launch``, whose environment says how many there are. Every
-mixer, which is nearly all of a model, is sharded with FSDP2 (`torch.distributed.fsdp.fully_shard`);
-embeddings, norms and heads are held whole. Each process learns from its part of a batch.
+``torchrun`` or ``accelerate launch`` starts the processes and sets their number in the environment.
+FSDP2 (`torch.distributed.fsdp.fully_shard`) shards every mixer, which is most of a model. Each
+process has a whole copy of embeddings, norms and heads, and trains on its part of every batch.
 """
 
 import os
@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hybridize.compress.distill.pair import Pair
 
-_PATIENCE = timedelta(days=1)
-"""For the first process, which samples text and asks the teacher while the others wait."""
+_TIMEOUT = timedelta(days=1)
+"""Long enough for the first process to sample text and fill the teacher cache."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Ranks:
     """The processes of a run.
 
     Attributes:
-        rank: this one's number.
-        size: how many there are.
+        rank: the index of this process.
+        size: the number of processes.
     """
 
     rank: int = 0
@@ -37,11 +37,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes files and messages."""
+        """Whether this process writes the files and messages."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait until all processes have called this method."""
         if self.size > 1:
             dist.barrier()
 
@@ -53,44 +53,45 @@ class Ranks:
         dist.all_reduce(total)
         return float(total) / self.size
 
-    def mine(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return this process's part of a batch's rows."""
-        return rows[self.rank :: self.size]
+    def own_part(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return this process's part of a batch's sequence indices."""
+        return indices[self.rank :: self.size]
 
 
 def join(device: torch.device) -> Ranks:
-    """Join the other processes that were started with this one, if there are any."""
+    """Connect to the other processes of the run, if there are any."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Ranks()
     if not dist.is_initialized():
-        both = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group(both, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=_TIMEOUT)
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 def shard(pair: Pair, ranks: Ranks, device: torch.device) -> None:
-    """Leave each process its part of every mixer of both models.
+    """Shard every mixer of both models over the processes.
 
-    Mixers that student and teacher share stay shared.
+    A mixer that student and teacher share stays shared.
     """
     if ranks.size == 1:
         return
     assert pair.teacher is not None
     mesh = init_device_mesh(device.type, (ranks.size,))
-    for mine, theirs in zip(pair.student.model.blocks, pair.teacher.model.blocks, strict=True):
-        known = {id(parameter) for parameter in theirs.mixer.parameters()}
-        if all(id(parameter) in known for parameter in mine.mixer.parameters()):
-            mine.mixer = theirs.mixer
+    blocks = zip(pair.student.model.blocks, pair.teacher.model.blocks, strict=True)
+    for student_block, teacher_block in blocks:
+        teacher_ids = {id(parameter) for parameter in teacher_block.mixer.parameters()}
+        if all(id(parameter) in teacher_ids for parameter in student_block.mixer.parameters()):
+            student_block.mixer = teacher_block.mixer
         else:
-            fully_shard(mine.mixer, mesh=mesh, reshard_after_forward=True)
-        fully_shard(theirs.mixer, mesh=mesh, reshard_after_forward=True)
+            fully_shard(student_block.mixer, mesh=mesh, reshard_after_forward=True)
+        fully_shard(teacher_block.mixer, mesh=mesh, reshard_after_forward=True)
 
 
-def average(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
-    """Average the gradients that FSDP does not: those of what every process holds whole."""
+def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+    """Average the gradients of parameters that are not sharded. FSDP averages the others."""
     if ranks.size == 1:
         return
     for parameter in parameters:
@@ -99,31 +100,33 @@ def average(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
             parameter.grad /= ranks.size
 
 
-def clip(parameters: Iterable[nn.Parameter], limit: float, ranks: Ranks) -> torch.Tensor:
-    """Scale all gradients so that their norm is at most ``limit``; return what it was."""
+def clip_grad_norm(
+    parameters: Iterable[nn.Parameter], max_norm: float, ranks: Ranks
+) -> torch.Tensor:
+    """Scale all gradients so that their norm is at most ``max_norm``; return the norm before."""
     parameters = list(parameters)
     if ranks.size == 1:
-        return nn.utils.clip_grad_norm_(parameters, limit)
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    parts = [g.to_local() for g in gradients if isinstance(g, DTensor)]
+    shards = [g.to_local() for g in gradients if isinstance(g, DTensor)]
     whole = [g for g in gradients if not isinstance(g, DTensor)]
-    square = sum((g.double().square().sum() for g in parts), torch.zeros((), dtype=torch.float64))
+    square = sum((g.double().square().sum() for g in shards), torch.zeros((), dtype=torch.float64))
     dist.all_reduce(square)
     square = square + sum(g.double().square().sum() for g in whole)
     norm = square.sqrt()
-    for gradient in (*parts, *whole):
-        gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0).to(gradient.dtype))
+    for gradient in (*shards, *whole):
+        gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0).to(gradient.dtype))
     return norm
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the whole of a tensor that may be sharded; all processes have to ask."""
+    """Return a whole tensor for one that may be sharded. All processes must call this."""
     whole = tensor.detach()
     return whole.full_tensor() if isinstance(whole, DTensor) else whole
 
 
-def like(whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return a whole tensor as a parameter is laid out, on its device."""
+def to_layout_of(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Return a whole tensor on a parameter's device, sharded like the parameter."""
     whole = whole.to(parameter.device)
     if isinstance(parameter, DTensor):
         return distribute_tensor(whole, parameter.device_mesh, parameter.placements)

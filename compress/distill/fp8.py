@@ -1,9 +1,10 @@
-"""Training in FP8: linear layers see what they will be when they are quantized.
+"""Training in FP8: linear layers compute with the values that quantization will give them.
 
-Nemotron-H's recipe (arXiv 2504.03624): E4M3 weights and activations, E5M2 gradients, scales from
-each tensor as it is, the first and last blocks left alone. Rounding passes gradients straight
-through (Bengio et al. 2013, arXiv 1308.3432) to weights that stay float32. What is rounded, and
-how finely, is the scheme's that will quantize the result.
+This is the recipe of Nemotron-H (arXiv 2504.03624): E4M3 weights and activations, E5M2 gradients,
+scales from the current values of each tensor, and first and last blocks that are not rounded.
+Weights stay in float32. Gradients pass the rounding unchanged (straight-through estimator, Bengio
+et al. 2013, arXiv 1308.3432). The quantization scheme decides which layers are rounded and which
+values share a scale.
 """
 
 from pathlib import Path
@@ -24,24 +25,27 @@ from hybridize.modeling.model import HybridForCausalLM
 
 
 def fp8_layers(directory: Path, scheme: str, keep_bf16: int | None) -> tuple[str, ...]:
-    """Return the names of the layers that quantizing a checkpoint would round.
+    """Return the names of the layers that `hybridize.quantize` would quantize.
 
     Args:
-        directory: the checkpoint; its configuration is enough.
+        directory: the checkpoint; only its configuration is read.
         scheme: one of `SCHEMES`.
-        keep_bf16: blocks that stay at either end, as `hybridize.quantize` takes them.
+        keep_bf16: number of first and of last blocks that are not quantized; None for the default
+            of `hybridize.quantize`.
 
     Raises:
-        InputError: no such scheme, or it holds none of the layers.
+        InputError: the scheme does not exist, or can quantize none of the layers.
     """
     if scheme not in SCHEMES:
-        raise InputError(f"--fp8 {scheme}: choose one of {', '.join(SCHEMES)}")
+        raise InputError(f"`fp8={scheme}`: choose one of {', '.join(SCHEMES)}")
     with CheckpointReader(directory) as reader:
         format_, config = read_config(reader)
     targets = [t for t in find_targets(format_, config, SCHEMES[scheme]) if not t.obstacle]
     blocks = sorted({target.block for target in targets})
     if not blocks:
-        raise InputError(f"--fp8 {scheme}: holds no layer of {directory}; choose another scheme")
+        raise InputError(
+            f"`fp8={scheme}`: can quantize no layer of {directory}; choose another scheme"
+        )
     kept = choose_ends(parse_keep(keep_bf16, blocks), blocks, config.layout)
     stay = {block.block for block in kept}
     return tuple(
@@ -53,11 +57,11 @@ def fp8_layers(directory: Path, scheme: str, keep_bf16: int | None) -> tuple[str
 
 
 def train_in_fp8(model: HybridForCausalLM, layers: tuple[str, ...], scheme: str) -> None:
-    """Make some linear layers compute in FP8; their parameters stay what they are.
+    """Make some linear layers compute in FP8. Their parameters do not change.
 
     Args:
         model: the student.
-        layers: see `fp8_layers`.
+        layers: their names, see `fp8_layers`.
         scheme: one of `SCHEMES`.
     """
     for name in layers:
@@ -68,22 +72,22 @@ def train_in_fp8(model: HybridForCausalLM, layers: tuple[str, ...], scheme: str)
 
 
 class FP8TrainingLinear(nn.Linear):
-    """An `nn.Linear` that multiplies in FP8, forward and backward."""
+    """An `nn.Linear` that multiplies in FP8 in the forward and the backward pass."""
 
-    scheme: Any  # nn.Module would take a Scheme for neither a parameter nor a module
+    scheme: Any  # a Scheme, which nn.Module's attribute types do not allow
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``(..., columns)`` to ``(..., rows)``, in the dtype of the computation."""
+        """Map ``(..., in_features)`` to ``(..., out_features)`` in the computation's dtype."""
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
-        with torch.autocast(device, enabled=False):  # which does not know of FP8
+        with torch.autocast(device, enabled=False):  # autocast does not support FP8
             y: torch.Tensor = _Rounded.apply(x, self.weight, self.bias, self.scheme)
         return y
 
 
 class _Rounded(torch.autograd.Function):
-    """The product of a rounded input and a rounded weight, and of rounded gradients with both."""
+    """A linear layer with rounded input and weight, and with rounded gradients in the backward."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""A student and its teacher, checked against each other, with what they share in memory once."""
+"""Load a student and its teacher, check that they match, and share their common tensors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +10,21 @@ from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.load import load_model, load_tokenizer
 from hybridize.errors import InputError
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.model_spec import ModelSpec
 
-_PRUNED = ", or train a pruned one with --stages kl --train all"
+_PRUNED_HINT = "; a pruned model needs `stages=kl` and `train=all`"
 
 
 @dataclass
 class Pair:
-    """Two models over the same text.
+    """A student and its teacher.
 
     Attributes:
-        teacher: in evaluation mode, nothing of it trains; None once nothing needs it.
-        student: its frozen tensors that equal the teacher's are the teacher's.
-        swapped: places where the teacher has attention and the student Mamba-2.
+        teacher: in evaluation mode and frozen; None when no remaining stage runs it.
+        student: shares those frozen tensors with the teacher that are equal in both.
+        swapped: indices of the blocks that are attention in the teacher and Mamba-2 in the student.
     """
 
     teacher: HybridForCausalLM | None
@@ -32,7 +32,7 @@ class Pair:
     swapped: tuple[int, ...]
 
     def mixers(self) -> dict[str, nn.Parameter]:
-        """Return the parameters of the swapped blocks' mixers by their names."""
+        """Return the parameters of the swapped blocks' mixers, by name."""
         prefixes = tuple(f"model.blocks.{index}.mixer." for index in self.swapped)
         return {
             name: parameter
@@ -41,44 +41,44 @@ class Pair:
         }
 
     def parameters(self, train: str) -> dict[str, nn.Parameter]:
-        """Return what ``--train`` means, by name."""
+        """Return the parameters that the option ``train`` selects, by name."""
         return self.mixers() if train == "mixers" else dict(self.student.named_parameters())
 
 
 def check_pair(student: Path, teacher: Path, *, any_shape: bool = False) -> tuple[int, ...]:
-    """Check that a student can learn from a teacher; return the swapped blocks' places.
+    """Check that a student can be trained by a teacher; return the indices of its swapped blocks.
 
     Reads configurations and tokenizers, no weights.
 
     Args:
         student, teacher: their directories.
-        any_shape: whether a student may have other blocks and another hidden size, as a pruned
-            one has; its swapped blocks then are none.
+        any_shape: whether the student may have other blocks or another hidden size, such as a
+            pruned model. It then has no swapped blocks.
 
     Raises:
-        InputError: they do not match.
+        InputError: the student and the teacher do not match.
     """
     with CheckpointReader(student) as reader:
-        ours = read_config(reader)[1]
+        student_spec = read_config(reader)[1]
     with CheckpointReader(teacher) as reader:
-        theirs = read_config(reader)[1]
+        teacher_spec = read_config(reader)[1]
     for name in ("vocab_size", *(() if any_shape else ("hidden_size",))):
-        mine, wanted = getattr(ours, name), getattr(theirs, name)
-        if mine != wanted:
+        ours, theirs = getattr(student_spec, name), getattr(teacher_spec, name)
+        if ours != theirs:
             raise InputError(
-                f"{student}: its {name} is {mine} and the teacher's {wanted}; "
-                "give the model that it was converted from as --teacher"
-                + (_PRUNED if name == "hidden_size" else "")
+                f"{student}: its {name} is {ours} and the teacher's is {theirs}; "
+                "give the model that it was converted from as `teacher`"
+                + (_PRUNED_HINT if name == "hidden_size" else "")
             )
     try:
-        swapped = _swapped(student, ours, theirs)
+        swapped = _find_swapped(student, student_spec, teacher_spec)
     except InputError:
         if not any_shape:
             raise
         swapped = ()
     if load_tokenizer(student).get_vocab() != load_tokenizer(teacher).get_vocab():
         raise InputError(
-            f"{student}: its tokenizer is not the teacher's; both have to read the same tokens"
+            f"{student}: its tokenizer differs from the teacher's; both need the same vocabulary"
         )
     return swapped
 
@@ -98,33 +98,42 @@ def load_pair(
     Args:
         student, teacher: their directories.
         swapped: see `check_pair`.
-        train: ``mixers`` or ``all``; what does not train is shared where it is the same.
+        train: ``mixers`` or ``all``.
         device: where to put them.
-        dtype: what is computed in; what trains is loaded in float32 in any case.
-        share: whether what does not train may be shared at all.
+        dtype: dtype of the computation. Trained parameters are always float32.
+        share: whether the models may share frozen tensors that are equal in both.
     """
-    master = load_model(teacher, dtype=dtype, device=device).requires_grad_(False)
-    shared = {} if train == "all" or not share else dict(master.named_parameters())
-    learner = load_model(student, dtype=torch.float32, device=device, shared=shared)
-    pair = Pair(master, learner.requires_grad_(False), swapped)
+    teacher_model = load_model(teacher, dtype=dtype, device=device).requires_grad_(False)
+    shared = {} if train == "all" or not share else dict(teacher_model.named_parameters())
+    student_model = load_model(student, dtype=torch.float32, device=device, shared=shared)
+    pair = Pair(teacher_model, student_model.requires_grad_(False), swapped)
     for parameter in pair.parameters(train).values():
         parameter.requires_grad_(True)
     return pair
 
 
-def _swapped(student: Path, ours: HybridConfig, theirs: HybridConfig) -> tuple[int, ...]:
-    if len(ours.blocks) != len(theirs.blocks):
+def _find_swapped(
+    student: Path, student_spec: ModelSpec, teacher_spec: ModelSpec
+) -> tuple[int, ...]:
+    """Return the indices of blocks that are attention in the teacher and Mamba-2 in the student.
+
+    Raises:
+        InputError: the models differ in other blocks.
+    """
+    if len(student_spec.blocks) != len(teacher_spec.blocks):
         raise InputError(
-            f"{student}: has {len(ours.blocks)} blocks and the teacher {len(theirs.blocks)}; "
-            f"give the model that it was converted from as --teacher{_PRUNED}"
+            f"{student}: has {len(student_spec.blocks)} blocks and the teacher "
+            f"{len(teacher_spec.blocks)}; give the model that it was converted from as "
+            f"`teacher`{_PRUNED_HINT}"
         )
     swapped = []
-    for index, (mine, wanted) in enumerate(zip(ours.blocks, theirs.blocks, strict=True)):
-        if isinstance(mine, MambaSizes) and isinstance(wanted, AttentionSizes):
+    blocks = zip(student_spec.blocks, teacher_spec.blocks, strict=True)
+    for index, (ours, theirs) in enumerate(blocks):
+        if isinstance(ours, MambaSizes) and isinstance(theirs, AttentionSizes):
             swapped.append(index)
-        elif type(mine) is not type(wanted):
+        elif type(ours) is not type(theirs):
             raise InputError(
-                f"{student}: block {index} is {ours.layout[index]} and the teacher's "
-                f"{theirs.layout[index]}; only attention (*) may have become Mamba-2 (M)"
+                f"{student}: block {index} is {student_spec.layout[index]} and the teacher's is "
+                f"{teacher_spec.layout[index]}; only attention (*) can become Mamba-2 (M)"
             )
     return tuple(swapped)

@@ -1,17 +1,18 @@
-"""The picture of a distillation: losses over tokens, a panel for each stage."""
+"""Plot the losses of a distillation, one panel per stage."""
 
 import json
 from io import BytesIO
 from typing import Any
 
+from hybridize.compress.distill.stages import STAGES
 from hybridize.extras import require_extra
 
 
 def draw_losses(metrics: str) -> bytes:
-    """Draw training and validation losses, as a PNG.
+    """Plot training and validation losses over steps; return the PNG file.
 
     Args:
-        metrics: the text of ``metrics.jsonl``.
+        metrics: the content of ``metrics.jsonl``.
 
     Raises:
         HybridizeError: matplotlib is not installed.
@@ -22,17 +23,19 @@ def draw_losses(metrics: str) -> bytes:
     lines: list[dict[str, Any]] = [json.loads(line) for line in metrics.splitlines()]
     names = list(dict.fromkeys(line["stage"] for line in lines))
     figure = Figure(figsize=(5.2 * len(names), 3.8), layout="constrained")
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(1, len(names), place + 1)
-        mine = [line for line in lines if line["stage"] == name]
-        training = [(line["step"], line["loss"]) for line in mine if "loss" in line]
-        held_out = [(line["step"], line["validation"]) for line in mine if "validation" in line]
+    for column, name in enumerate(names, start=1):
+        axes = figure.add_subplot(1, len(names), column)
+        stage_lines = [line for line in lines if line["stage"] == name]
+        training = [(line["step"], line["loss"]) for line in stage_lines if "loss" in line]
+        validation = [
+            (line["step"], line["validation"]) for line in stage_lines if "validation" in line
+        ]
         axes.plot(*zip(*training, strict=True), color="#9ac1d9", linewidth=1, label="training")
-        axes.plot(*zip(*held_out, strict=True), color="#d1495b", marker="o", markersize=3,
+        axes.plot(*zip(*validation, strict=True), color="#d1495b", marker="o", markersize=3,
                   label="validation")  # fmt: skip
         axes.set_yscale("log")
         axes.set_xlabel("step")
-        axes.set_ylabel("KL, nats per token" if name == "kl" else "error / power")
+        axes.set_ylabel(STAGES[name].loss)
         axes.set_title(name)
         axes.grid(alpha=0.3, which="both")
         axes.legend()

@@ -1,4 +1,4 @@
-"""What a distillation reports."""
+"""The figures that a distillation reports."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,15 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage did.
+    """The figures of a stage.
 
     Attributes:
         stage: its name.
-        steps, tokens: done.
-        skipped: steps left out because the gradient was not finite.
-        loss_first, loss_last: of training; None where every step was skipped.
-        validation_before, validation_after: on rows that were held out.
-        seconds: of training and validating.
+        steps, tokens: number of steps and tokens of training.
+        skipped: steps that were skipped because the loss or its gradient was not finite.
+        loss_first, loss_last: training loss of the first and the last step; None if every step
+            was skipped.
+        validation_before, validation_after: loss on the held-out sequences.
+        seconds: duration of training and validation.
     """
 
     stage: str
@@ -30,24 +31,24 @@ class StageResult:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens trained on per second."""
+        """Training tokens per second."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
 class DistillResult:
-    """What a distillation did, or would do.
+    """The figures of a distillation, or of the plan for one.
 
     Attributes:
         student, teacher, output: directories.
-        swapped: places of the blocks that replaced attention.
-        trained: parameters that train.
-        fp8_layers: linear layers that compute in FP8.
-        shared: parameters that student and teacher have in memory once.
-        rows, validation_rows: rows of text; 0 for a dry run, which reads none.
-        steps: of each stage, by name.
-        stages: what they did; empty for a dry run.
-        dry_run: whether nothing was trained.
+        swapped: indices of the blocks that replaced attention.
+        trained: number of trained parameters.
+        fp8_layers: number of linear layers that compute in FP8.
+        shared: number of parameters that student and teacher share in memory.
+        training_sequences, validation_sequences: number of sequences; 0 for a dry run.
+        steps: number of steps of each stage, by name.
+        stages: the figures of each stage; empty for a dry run.
+        dry_run: whether this is only a plan.
     """
 
     student: Path
@@ -57,14 +58,14 @@ class DistillResult:
     trained: int
     fp8_layers: int
     shared: int
-    rows: int
-    validation_rows: int
+    training_sequences: int
+    validation_sequences: int
     steps: dict[str, int]
     stages: tuple[StageResult, ...]
     dry_run: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it."""
+        """Return the result as JSON values."""
         paths = {name: str(getattr(self, name)) for name in ("student", "teacher", "output")}
         stages = [
             asdict(stage) | {"tokens_per_second": stage.tokens_per_second} for stage in self.stages

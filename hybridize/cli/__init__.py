@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "demo": Entry(
         "hybridize.cli.demo:demo",
-        "Run the whole chain on the bundled tiny checkpoint.",
+        "Run all commands on the bundled tiny checkpoint.",
     ),
     "inspect": Entry(
         "hybridize.cli.inspect:inspect",
@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "distill": Entry(
         "hybridize.cli.distill:distill",
-        "Teach a converted checkpoint what its original does.",
+        "Train a converted checkpoint to behave like the original model.",
     ),
     "prune": Entry(
         "hybridize.cli.prune:prune",

@@ -16,7 +16,7 @@ STUDENT = "checkpoints/student"
 
 DISTILL = (
     "distill in/student -o out/done --teacher in/teacher --data in/text.jsonl --seq-len 16 "
-    "--batch-size 2 --validation 2 --align-tokens 64 --kl-tokens 96 --cache-teacher 4 "
+    "--batch-size 2 --validation-sequences 2 --align-tokens 64 --kl-tokens 96 --cache-teacher 4 "
     "--save-every 1 --device cpu"
 )
 """Two steps of align and three of kl, with two rows each."""
@@ -99,7 +99,7 @@ def _write_results(directory: Path) -> None:
 def _interrupt_distillation(directory: Path) -> None:
     from damage_files import copy
 
-    from hybridize.compress.distill import run as module
+    from hybridize.compress.distill import trainer_state as module
 
     place = directory / "interrupting"
     for source, name in (

@@ -1,72 +1,88 @@
-"""What a student can learn, one file a stage.
+"""The stages of distillation. A new stage is one file here and one entry in `STAGES`.
 
-A new stage is one file with a `Stage` and one line in ``STAGES``.
+This module imports no torch, so that ``hybridize distill --help`` is quick. The class of a stage
+is imported when the stage is made.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from hybridize.compress.distill.config import DistillConfig
+    from hybridize.compress.distill.pair import Pair
+    from hybridize.compress.distill.stages.base import Stage
+    from hybridize.compress.distill.teacher_cache import TeacherCache
 
-from hybridize.compress.distill.pair import Pair
-from hybridize.compress.distill.settings import DistillSettings
-from hybridize.errors import InputError
 
-
-class Stage(Protocol):
-    """A loss, and what it trains.
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage's defaults and needs.
 
     Attributes:
-        parameters: by name in the student.
+        target: ``"module:Class"``, a subclass of `hybridize.compress.distill.stages.base.Stage`.
+        help: what the student learns, in a few words, for ``--help``.
+        loss: name and unit of the loss, for tables and plots.
+        tokens: default number of training tokens.
+        learning_rate: default peak learning rate for ``--train mixers``.
+        learning_rate_all: default peak learning rate for ``--train all``. It is lower where the
+            stage trains the whole model, because the pretrained weights need smaller updates
+            than the new blocks.
+        needs_teacher: whether the stage runs the teacher.
+        reads_teacher_cache: whether the stage can read the teacher's predictions from
+            ``--cache-teacher`` instead of running the teacher.
+        needs_matching_blocks: whether the student needs the teacher's hidden size and number of
+            blocks, because the stage compares blocks or hidden states.
     """
 
-    parameters: dict[str, nn.Parameter]
+    target: str
+    help: str
+    loss: str
+    tokens: int = 8_000_000
+    learning_rate: float = 1e-3
+    learning_rate_all: float = 3e-4
+    needs_teacher: bool = True
+    reads_teacher_cache: bool = False
+    needs_matching_blocks: bool = False
 
-    def learn(self, ids: torch.Tensor, seq_idx: torch.Tensor, rows: torch.Tensor) -> float:
-        """Add the gradients of a batch's mean loss to the parameters'; return the loss.
-
-        Args:
-            ids, seq_idx: ``(rows, length)``, see `PackedDataset`.
-            rows: ``(rows,)``, their numbers.
-        """
-
-    def measure(self, ids: torch.Tensor, seq_idx: torch.Tensor, rows: torch.Tensor) -> float:
-        """Return a batch's loss, without gradients."""
-
-
-STAGES = {"align": "Align", "hidden": "Hidden", "kl": "KL"}
-"""Name on the command line, and of the module here, to the class in it."""
-
-DEFAULT_TOKENS = {"align": 2_000_000, "hidden": 2_000_000, "kl": 8_000_000}
-DEFAULT_LEARNING_RATES = {"align": 1e-3, "hidden": 1e-3, "kl": 1e-3}
-"""Of new blocks. What was trained before would be thrown back by them: see `default_rates`."""
-
-_RATE_OF_ALL = 3e-4
+    def runs_teacher(self, cached: bool) -> bool:
+        """Return whether the stage runs the teacher, given whether its predictions are cached."""
+        return self.needs_teacher and not (cached and self.reads_teacher_cache)
 
 
-def default_rates(train: str) -> dict[str, float]:
-    """Return each stage's peak learning rate for what ``--train`` names."""
-    if train == "mixers":
-        return dict(DEFAULT_LEARNING_RATES)
-    return DEFAULT_LEARNING_RATES | dict.fromkeys(("hidden", "kl"), _RATE_OF_ALL)
+STAGES: dict[str, StageSpec] = {
+    "align": StageSpec(
+        "hybridize.compress.distill.stages.align:Align",
+        help="each new block's output",
+        loss="relative error",
+        tokens=2_000_000,
+        learning_rate_all=1e-3,  # align trains new blocks only
+        needs_matching_blocks=True,
+    ),
+    "hidden": StageSpec(
+        "hybridize.compress.distill.stages.hidden:Hidden",
+        help="the hidden states",
+        loss="relative error",
+        tokens=2_000_000,
+        needs_matching_blocks=True,
+    ),
+    "kl": StageSpec(
+        "hybridize.compress.distill.stages.kl:KL",
+        help="the next-token distribution",
+        loss="KL, nats per token",
+        reads_teacher_cache=True,
+    ),
+}
+"""All stages by name. Another package may add entries before it runs a command."""
 
 
-def check_stages(names: tuple[str, ...]) -> None:
-    """Check that all stages exist, and each is named once.
-
-    Raises:
-        InputError: one is unknown or named twice, or there is none.
-    """
-    for name in names:
-        if name not in STAGES:
-            raise InputError(f"--stages {name}: choose from {', '.join(STAGES)}")
-    if not names or len(set(names)) < len(names):
-        raise InputError("--stages: name one stage or more, each once")
-
-
-def make_stage(name: str, pair: Pair, settings: DistillSettings) -> Stage:
-    """Return a stage that is ready to learn."""
-    module = import_module(f"hybridize.compress.distill.stages.{name}")
-    stage: Stage = getattr(module, STAGES[name])(pair, settings)
-    return stage
+def make_stage(
+    name: str, pair: Pair, config: DistillConfig, teacher_cache: TeacherCache | None = None
+) -> Stage:
+    """Return a stage that is ready to train."""
+    spec = STAGES[name]
+    module, _, class_name = spec.target.partition(":")
+    stage_class: type[Stage] = getattr(import_module(module), class_name)
+    return stage_class(pair, config, teacher_cache if spec.reads_teacher_cache else None)

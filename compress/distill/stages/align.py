@@ -1,74 +1,89 @@
-"""Each swapped block learns what its attention block would have given for the same input.
+"""Train each new block to give the output of the attention block that it replaced.
 
-As in MOHAWK's second stage (Bick et al. 2024, arXiv 2408.10189, section 3.2), blocks do not know
-of each other. One run of the teacher serves them all, and only one block's graph is alive at a
-time, for a few rows: as soon as a teacher block has given its output, its successor takes its
-gradient.
+This is the second stage of MOHAWK (Bick et al. 2024, arXiv 2408.10189, section 3.2). A new block
+gets the input of the teacher's attention block, so the blocks do not depend on each other. One
+forward pass of the teacher serves all of them. Gradients are computed inside that pass, block by
+block and for a few sequences at a time, so only one such graph is in memory.
 """
 
 from dataclasses import replace
 from typing import Any
 
 import torch
+from typing_extensions import override
 
+from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.pair import Pair
-from hybridize.compress.distill.settings import DistillSettings
+from hybridize.compress.distill.stages.base import Stage
+from hybridize.compress.distill.teacher_cache import TeacherCache
 
-_TOKENS_AT_ONCE = 1024
+_TOKENS_PER_GRAPH = 1024
 
 
-class Align:
-    """See the module. The loss is the mean over blocks of `relative_error`."""
+class Align(Stage):
+    """The stage ``align``. The loss is the mean of `relative_error` over the new blocks."""
 
-    def __init__(self, pair: Pair, settings: DistillSettings) -> None:
-        del settings
-        assert pair.teacher is not None
+    def __init__(
+        self, pair: Pair, config: DistillConfig, teacher_cache: TeacherCache | None = None
+    ) -> None:
+        super().__init__(pair, config, teacher_cache)
         self.parameters = pair.mixers()
-        self._pair, self._teacher = pair, pair.teacher
         self._total = 0.0
-        self._learns = False
+        self._training = False
 
-    def learn(self, ids: torch.Tensor, seq_idx: torch.Tensor, rows: torch.Tensor) -> float:
-        """See `Stage.learn`."""
-        return self._run(ids, seq_idx, learns=True)
+    @override
+    def training_step(
+        self, ids: torch.Tensor, seq_idx: torch.Tensor, indices: torch.Tensor
+    ) -> float:
+        return self._run(ids, seq_idx, training=True)
 
-    def measure(self, ids: torch.Tensor, seq_idx: torch.Tensor, rows: torch.Tensor) -> float:
-        """See `Stage.measure`."""
-        return self._run(ids, seq_idx, learns=False)
+    @override
+    def validation_step(
+        self, ids: torch.Tensor, seq_idx: torch.Tensor, indices: torch.Tensor
+    ) -> float:
+        return self._run(ids, seq_idx, training=False)
 
     @torch.no_grad()
-    def _run(self, ids: torch.Tensor, seq_idx: torch.Tensor, *, learns: bool) -> float:
-        self._total, self._learns = 0.0, learns
+    def _run(self, ids: torch.Tensor, seq_idx: torch.Tensor, *, training: bool) -> float:
+        self._total, self._training = 0.0, training
         hooks = [
-            self._teacher.model.blocks[index].mixer.register_forward_hook(self._compare(index))
-            for index in self._pair.swapped
+            self.teacher.model.blocks[index].mixer.register_forward_hook(self._hook(index))
+            for index in self.pair.swapped
         ]
         try:
-            self._teacher.model(ids, seq_idx=seq_idx, use_cache=False)
+            self.teacher.model(ids, seq_idx=seq_idx, use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
-        return self._total / len(self._pair.swapped)
+        return self._total / len(self.pair.swapped)
 
-    def _compare(self, index: int) -> Any:
-        mixer = self._pair.student.model.blocks[index].mixer
+    def _hook(self, block_idx: int) -> Any:
+        """Return a hook for an attention block that trains the new block on its input and output.
 
-        def compare(_: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        It adds the block's loss to ``self._total``.
+        """
+        mixer = self.pair.student.model.blocks[block_idx].mixer
+
+        def hook(_: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
             x, context = inputs
-            for rows in torch.arange(len(x)).split(max(1, _TOKENS_AT_ONCE // x.shape[1])):
-                part = replace(context, seq_idx=context.seq_idx[rows])
-                with torch.set_grad_enabled(self._learns):
-                    loss = relative_error(mixer(x[rows], part), output[rows])
-                    loss = loss * (len(rows) / len(x))
-                    if self._learns:
-                        (loss / len(self._pair.swapped)).backward()
+            for part in torch.arange(len(x)).split(max(1, _TOKENS_PER_GRAPH // x.shape[1])):
+                part_context = replace(context, seq_idx=context.seq_idx[part])
+                with torch.set_grad_enabled(self._training):
+                    loss = relative_error(mixer(x[part], part_context), output[part])
+                    loss = loss * (len(part) / len(x))
+                    if self._training:
+                        (loss / len(self.pair.swapped)).backward()
                 self._total += float(loss.detach())
 
-        return compare
+        return hook
 
 
-def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return the error's power as a share of what is wanted, ``(rows, …)``, mean over rows."""
-    got, wanted = got.flatten(1).float(), wanted.flatten(1).float()
-    power = wanted.square().sum(1).clamp(min=1e-12)
-    return ((got - wanted).square().sum(1) / power).mean()
+def relative_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the squared error divided by the target's squared norm, mean over sequences.
+
+    Args:
+        output, target: ``(sequences, …)``.
+    """
+    output, target = output.flatten(1).float(), target.flatten(1).float()
+    power = target.square().sum(1).clamp(min=1e-12)
+    return ((output - target).square().sum(1) / power).mean()

@@ -1,103 +1,97 @@
-"""The student learns the teacher's next-token distribution, end to end.
+"""Train the student end to end to predict the teacher's next-token distribution.
 
-Forward KL divergence (Hinton et al. 2015, arXiv 1503.02531), optionally mixed with the
-cross-entropy to the text. Rows longer than a segment are run segment by segment: the state goes
-on, the gradients do not (truncated back-propagation through time), so that memory depends on
-the segment and not on the row.
+The loss is the forward KL divergence (Hinton et al. 2015, arXiv 1503.02531), optionally mixed with
+the cross-entropy on the text. Long sequences can be trained in segments (truncated back-propagation
+through time): caches carry the state from one segment to the next, gradients stop at the border.
+Memory then depends on the segment's length instead of the sequence's.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from hybridize.compress.distill.pair import Pair
-from hybridize.compress.distill.settings import DistillSettings
-from hybridize.compress.distill.teacher_cache import TeacherCache
+from hybridize.compress.distill.stages.base import Stage
 from hybridize.kernels import linear_kl_divergence, linear_topk_kl_divergence
 from hybridize.modeling.cache.hybrid import SegmentCache
 from hybridize.modeling.model import HybridForCausalLM
 
 
-class KL:
-    """See the module. The loss is in nats per token, times the temperature squared.
+class KL(Stage):
+    """The stage ``kl``. The loss is in nats per token, times the temperature squared."""
 
-    Attributes:
-        cached: what the teacher said, where it was written down; asked instead of the teacher.
-    """
-
-    def __init__(self, pair: Pair, settings: DistillSettings) -> None:
-        self.parameters = pair.parameters(settings.train)
-        self.cached: TeacherCache | None = None
-        self._pair, self._settings = pair, settings
-
-    def learn(self, ids: torch.Tensor, seq_idx: torch.Tensor, rows: torch.Tensor) -> float:
-        """See `Stage.learn`."""
+    @override
+    def training_step(
+        self, ids: torch.Tensor, seq_idx: torch.Tensor, indices: torch.Tensor
+    ) -> float:
         total = 0.0
-        for loss in self._losses(ids, seq_idx, rows):
+        for loss in self._losses(ids, seq_idx, indices):
             loss.backward()
             total += float(loss.detach())
         return total
 
+    @override
     @torch.no_grad()
-    def measure(self, ids: torch.Tensor, seq_idx: torch.Tensor, rows: torch.Tensor) -> float:
-        """See `Stage.measure`."""
-        return sum(float(loss) for loss in self._losses(ids, seq_idx, rows))
+    def validation_step(
+        self, ids: torch.Tensor, seq_idx: torch.Tensor, indices: torch.Tensor
+    ) -> float:
+        return sum(float(loss) for loss in self._losses(ids, seq_idx, indices))
 
     def _losses(
-        self, ids: torch.Tensor, seq_idx: torch.Tensor, rows: torch.Tensor
+        self, ids: torch.Tensor, seq_idx: torch.Tensor, indices: torch.Tensor
     ) -> Iterator[torch.Tensor]:
         """Yield each segment's part of the mean loss."""
         length = ids.shape[1]
-        size = min(self._settings.segment or length, length)
-        caches = _Caches(self._pair, length > size)
+        segment_length = min(self.config.tbptt_length or length, length)
+        caches = _SegmentCaches(self.pair, length > segment_length)
         labels = _labels(ids, seq_idx)
-        for start in range(0, length, size):
-            piece = slice(start, min(start + size, length))
-            hidden = caches.run(self._pair.student, ids[:, piece], seq_idx[:, piece])
-            loss = self._divergence(hidden, caches, ids, seq_idx, rows, labels, piece)
-            yield loss * ((piece.stop - start) / length)
+        for start in range(0, length, segment_length):
+            segment = slice(start, min(start + segment_length, length))
+            hidden = caches.run(self.pair.student, ids[:, segment], seq_idx[:, segment])
+            loss = self._divergence(hidden, caches, ids, seq_idx, indices, labels, segment)
+            yield loss * ((segment.stop - start) / length)
 
     def _divergence(
         self,
         hidden: torch.Tensor,
-        caches: "_Caches",
+        caches: "_SegmentCaches",
         ids: torch.Tensor,
         seq_idx: torch.Tensor,
-        rows: torch.Tensor,
+        indices: torch.Tensor,
         labels: torch.Tensor,
-        piece: slice,
+        segment: slice,
     ) -> torch.Tensor:
-        student = self._pair.student
+        """Return a segment's mean loss, given the student's last hidden states."""
+        student = self.pair.student
         head, scale = student.lm_head.weight, 1 / student.config.logits_scaling
         flat = hidden.to(head.dtype).flatten(0, 1)
         options: dict[str, Any] = {
-            "labels": labels[:, piece].flatten(),
-            "label_weight": self._settings.label_weight,
+            "labels": labels[:, segment].flatten(),
+            "label_weight": self.config.label_weight,
         }
-        if self.cached is not None:
-            indices, log_probs = self.cached.rows(rows, piece, ids.device)
+        if self.teacher_cache is not None:
+            tokens, log_probs = self.teacher_cache.read(indices, segment, ids.device)
             return linear_topk_kl_divergence(
-                flat, head, indices.flatten(0, 1), log_probs.flatten(0, 1), scale=scale, **options
+                flat, head, tokens.flatten(0, 1), log_probs.flatten(0, 1), scale=scale, **options
             )
-        teacher = self._pair.teacher
-        assert teacher is not None
         with torch.no_grad():
-            wanted = caches.run(teacher, ids[:, piece], seq_idx[:, piece])
-        target = teacher.lm_head.weight
+            teacher_hidden = caches.run(self.teacher, ids[:, segment], seq_idx[:, segment])
+        teacher_head = self.teacher.lm_head.weight
         return linear_kl_divergence(
             flat,
             head,
-            wanted.to(target.dtype).flatten(0, 1),
-            target,
-            temperature=self._settings.temperature,
-            scales=(scale, 1 / teacher.config.logits_scaling),
+            teacher_hidden.to(teacher_head.dtype).flatten(0, 1),
+            teacher_head,
+            temperature=self.config.temperature,
+            scales=(scale, 1 / self.teacher.config.logits_scaling),
             **options,
         )
 
 
-class _Caches:
-    """What both models remember of the segments before; nothing where rows are run whole."""
+class _SegmentCaches:
+    """The caches of both models between segments. Whole sequences need none."""
 
     def __init__(self, pair: Pair, segmented: bool) -> None:
         models = [model for model in (pair.student, pair.teacher) if model is not None]
@@ -106,7 +100,7 @@ class _Caches:
     def run(
         self, model: HybridForCausalLM, ids: torch.Tensor, seq_idx: torch.Tensor
     ) -> torch.Tensor:
-        """Return the last hidden states of the next segment, ``(rows, length, hidden)``."""
+        """Return the next segment's last hidden states, ``(sequences, length, hidden)``."""
         cache = self._caches.get(id(model))
         if cache is None:
             output = model.model(ids, seq_idx=seq_idx, use_cache=False)
@@ -118,6 +112,6 @@ class _Caches:
 
 
 def _labels(ids: torch.Tensor, seq_idx: torch.Tensor) -> torch.Tensor:
-    """Return every token's successor in its document, -100 where there is none in its row."""
+    """Return each token's next token within its document; -100 at the end of a document."""
     same = seq_idx[:, 1:] == seq_idx[:, :-1]
     return torch.nn.functional.pad(ids[:, 1:].masked_fill(~same, -100), (0, 1), value=-100)

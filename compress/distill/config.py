@@ -1,0 +1,225 @@
+"""The options of `hybridize.distill`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hybridize.compress.distill.stages import STAGES
+from hybridize.errors import InputError
+from hybridize.option_types import (
+    Choice,
+    Count,
+    Flag,
+    Listed,
+    Location,
+    Number,
+    PerName,
+    Repeated,
+    Text,
+    TextOrFlag,
+    Whole,
+)
+from hybridize.options import (
+    Config,
+    device_option,
+    dry_run_option,
+    force_option,
+    option,
+    seed_option,
+)
+
+
+def _tokens_help(stage: str) -> str:
+    spec = STAGES[stage]
+    return (
+        f"Training tokens of the {stage} stage, in which the student learns {spec.help}.  "
+        f"[default: {Count().to_text(spec.tokens)}]"
+    )
+
+
+def _rate_help(stage: str) -> str:
+    spec = STAGES[stage]
+    default = f"{spec.learning_rate:g}"
+    if spec.learning_rate_all != spec.learning_rate:
+        default += f"; {spec.learning_rate_all:g} with `train=all`"
+    return f"Peak learning rate of the {stage} stage.  [default: {default}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(Config):
+    """The teacher and the text, the stages, and how they train the student."""
+
+    teacher: str = option(Location("MODEL"), help="The model that STUDENT was converted from.")
+    data: tuple[str, ...] = option(
+        Repeated(Location("FILE|DATASET|teacher")),
+        ("teacher",),
+        help="Text to train on: a text, JSON lines or Parquet file; a dataset on the hub (NAME, "
+        "NAME:SPLIT or NAME:CONFIGURATION:SPLIT); or teacher: the teacher generates the text. "
+        "May be repeated.",
+    )
+    data_tokens: int | None = option(
+        Count(),
+        None,
+        help="Maximum number of tokens of text to use.",
+        default_text="what the longest stage needs",
+    )
+    stages: tuple[str, ...] = option(
+        Listed(Text("NAME"), "NAME,…"),
+        ("align", "kl"),
+        help="Names of the stages to train, in this order.",
+    )
+    tokens: int | None = option(
+        Count(),
+        None,
+        help="Training tokens of the last stage. The other stages are scaled by the same factor.",
+    )
+    stage_tokens: Mapping[str, int] | None = option(
+        PerName(Count(), "tokens", lambda: STAGES, _tokens_help),
+        None,
+        help="Training tokens by stage; takes precedence over `tokens`.",
+    )
+    learning_rates: Mapping[str, float] | None = option(
+        PerName(Number(0, above=True), "lr", lambda: STAGES, _rate_help),
+        None,
+        help="Peak learning rates by stage.",
+    )
+    seq_len: int = option(Whole(2), 512, help="Tokens per sequence.")
+    batch_size: int = option(Whole(1), 16, help="Sequences per step.")
+    train: str = option(
+        Choice("mixers", "all"),
+        "mixers",
+        help="The parameters to train. mixers: the mixers of the new blocks. all: the whole "
+        "model. The align stage always trains mixers.",
+    )
+    temperature: float = option(
+        Number(0, above=True), 1.0, help="Softmax temperature of the kl stage."
+    )
+    label_weight: float = option(
+        Number(0, 1),
+        0.0,
+        help="Weight of the cross-entropy on the text in the kl stage. The KL divergence has the "
+        "rest of the weight.",
+    )
+    warmup_ratio: float = option(
+        Number(0, 1), 0.1, help="Fraction of a stage's steps with a rising learning rate."
+    )
+    weight_decay: float = option(Number(0), 0.0, help="Weight decay of matrices.")
+    max_grad_norm: float = option(
+        Number(0, above=True), 1.0, help="Maximum gradient norm; larger gradients are scaled down."
+    )
+    validation_sequences: int = option(
+        Whole(1), 16, help="Number of sequences held out for validation."
+    )
+    validate_every: int = option(Whole(1), 50, help="Steps between validations.")
+    patience: int = option(
+        Whole(0),
+        0,
+        help="Stop a stage early after this many validations without improvement; 0 never stops "
+        "early.",
+    )
+    tbptt_length: int = option(
+        Whole(0),
+        0,
+        help="Length of the segments in which the kl stage trains a sequence (truncated "
+        "back-propagation through time), which saves memory; 0 trains whole sequences.",
+    )
+    gradient_checkpointing: bool = option(
+        Flag(), False, help="Recompute activations in the backward pass, which saves memory."
+    )
+    cache_teacher: int = option(
+        Whole(0, metavar="K"),
+        0,
+        help="Store the teacher's K most likely tokens at every position once. The kl stage then "
+        "runs without the teacher. 0 stores nothing.",
+    )
+    dtype: str = option(
+        Choice("auto", "float32", "bfloat16"),
+        "auto",
+        help="Dtype of the computation; auto is bfloat16 on CUDA, else float32. Trained "
+        "parameters are float32.",
+    )
+    fp8: str | None = option(
+        TextOrFlag("[SCHEME]", bare="fp8"),
+        None,
+        help="Train for a later quantization to FP8. SCHEME is fp8 (the default), fp8-tensor or "
+        "fp8-block, as for hybridize quantize.",
+    )
+    keep_bf16: int | None = option(
+        Whole(0),
+        None,
+        help="Number of first and of last blocks that `fp8` does not quantize.",
+        default_text="as for hybridize quantize",
+    )
+    save_every: int = option(Whole(1), 200, recorded=False, help="Steps between saves.")
+    resume: bool = option(Flag(), False, recorded=False, help="Continue an interrupted run.")
+    seed: int = seed_option()
+    device: str = device_option()
+    force: bool = force_option()
+    dry_run: bool = dry_run_option()
+
+    def check(self) -> None:
+        """Check the options against each other; see `Config.check`."""
+        self._check_stages()
+        if not self.data:
+            raise InputError("`data`: name at least one source")
+        if self.tbptt_length and self.gradient_checkpointing:
+            raise InputError("`tbptt_length` and `gradient_checkpointing` exclude each other")
+        if self.keep_bf16 is not None and self.fp8 is None:
+            raise InputError("`keep_bf16` needs `fp8`")
+        if self.cache_teacher and self.temperature != 1.0:
+            raise InputError(
+                "`cache_teacher` stores the teacher's predictions at `temperature=1` only; "
+                "leave one of them out"
+            )
+        readers = [name for name, spec in STAGES.items() if spec.reads_teacher_cache]
+        if self.cache_teacher and not set(readers) & set(self.stages):
+            raise InputError(
+                f"`cache_teacher` is for the stages {', '.join(readers)}, but `stages` names none "
+                "of them"
+            )
+
+    def _check_stages(self) -> None:
+        for name in self.stages:
+            if name not in STAGES:
+                raise InputError(f"`stages={name}`: choose from {', '.join(STAGES)}")
+        if not self.stages or len(set(self.stages)) < len(self.stages):
+            raise InputError("`stages`: name one or more stages, each once")
+        for option_name in ("stage_tokens", "learning_rates"):
+            for name in getattr(self, option_name) or {}:
+                if name not in self.stages:
+                    raise InputError(f"`{option_name}[{name}]`: `stages` does not name {name}")
+
+    @property
+    def accepts_any_student(self) -> bool:
+        """Whether the student may have other blocks than the teacher, such as a pruned one."""
+        return self.train == "all" and not any(
+            STAGES[name].needs_matching_blocks for name in self.stages
+        )
+
+    def tokens_of(self, stage: str) -> int:
+        """Return the number of training tokens of a stage."""
+        if stage in (self.stage_tokens or {}):
+            return (self.stage_tokens or {})[stage]
+        factor = 1.0 if self.tokens is None else self.tokens / STAGES[self.stages[-1]].tokens
+        return int(STAGES[stage].tokens * factor)
+
+    def learning_rate_of(self, stage: str) -> float:
+        """Return the peak learning rate of a stage."""
+        spec = STAGES[stage]
+        default = spec.learning_rate_all if self.train == "all" else spec.learning_rate
+        return (self.learning_rates or {}).get(stage, default)
+
+    def steps_of(self, stage: str) -> int:
+        """Return the number of optimizer steps of a stage."""
+        return max(1, self.tokens_of(stage) // (self.batch_size * self.seq_len))
+
+    def record(self) -> dict[str, Any]:
+        """Return the options that influence the result, with the values used for each stage."""
+        return super().record() | {
+            "stage_tokens": {name: self.tokens_of(name) for name in self.stages},
+            "learning_rates": {name: self.learning_rate_of(name) for name in self.stages},
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that an interrupted run must have in common with its continuation."""
+        return self.record() | {"data": list(self.data), "seed": self.seed}

@@ -1,0 +1,304 @@
+"""The steps of a distillation, from its text and models to its output."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.save import save_model
+from hybridize.compress.distill.config import DistillConfig
+from hybridize.compress.distill.distributed import Ranks, gather, join, shard, to_layout_of
+from hybridize.compress.distill.fp8 import fp8_layers, train_in_fp8
+from hybridize.compress.distill.pair import Pair, load_pair
+from hybridize.compress.distill.plot import draw_losses
+from hybridize.compress.distill.results import DistillResult, StageResult
+from hybridize.compress.distill.stages import STAGES, make_stage
+from hybridize.compress.distill.teacher_cache import TeacherCache
+from hybridize.compress.distill.trainer import Trainer
+from hybridize.compress.distill.trainer_state import (
+    StateSaver,
+    TrainerState,
+    load_state,
+    truncate_metrics,
+)
+from hybridize.compress.workdir import claim, remove
+from hybridize.data.packing import PackedDataset
+from hybridize.data.source import load_packed_dataset
+from hybridize.errors import InputError
+from hybridize.modeling.model_spec import parameter_shapes
+
+Datasets = tuple[PackedDataset, PackedDataset]
+"""The training sequences and the validation sequences."""
+
+
+class DistillPipeline:
+    """Loads the text and both models, trains stage by stage, and writes the output.
+
+    Args:
+        student, teacher, output: directories.
+        swapped: the indices of the student's blocks that replaced attention.
+        config: the options.
+        device: where to compute.
+        data_cache: a directory that keeps the packed text. Several runs may share one. None: the
+            run's working directory.
+
+    Raises:
+        InputError: an option does not fit the checkpoint or the number of processes.
+    """
+
+    def __init__(
+        self,
+        student: Path,
+        teacher: Path,
+        output: Path,
+        swapped: tuple[int, ...],
+        config: DistillConfig,
+        device: torch.device,
+        data_cache: Path | None = None,
+    ) -> None:
+        self._student, self._teacher, self._output = student, teacher, output
+        self._swapped, self._config, self._device = swapped, config, device
+        self._ranks = join(device)
+        _check_divisible(config, self._ranks)
+        steps = max(config.steps_of(name) for name in config.stages)
+        sequences = steps * config.batch_size + config.validation_sequences
+        self._data_tokens = config.data_tokens or sequences * config.seq_len
+        self._work = output.with_name(f"{output.name}.distill")
+        self._state = self._work / "state.safetensors"
+        self._metrics = self._work / "metrics.jsonl"
+        self._data_cache = data_cache or self._work / "data"
+        self._fp8_layers: tuple[str, ...] = ()
+        if config.fp8 is not None:
+            self._fp8_layers = fp8_layers(student, config.fp8, config.keep_bf16)
+
+    def describe(self) -> DistillResult:
+        """Return what `run` would do."""
+        with CheckpointReader(self._student) as reader:
+            shapes = parameter_shapes(read_config(reader)[1])
+        prefixes = tuple(f"model.blocks.{index}.mixer." for index in self._swapped)
+        train_all = self._config.train == "all"
+        trained = sum(
+            torch.Size(shape).numel()
+            for name, shape in shapes.items()
+            if train_all or name.startswith(prefixes)
+        )
+        return self._result(trained=trained, dry_run=True)
+
+    def claim(self) -> None:
+        """Create the working directory, or check that an interrupted run can be continued.
+
+        Raises:
+            InputError: the directory belongs to another run, or ``resume`` is needed.
+        """
+        config = self._config
+        if self._ranks.first:
+            claim(self._work, self._identity(), resume=config.resume, force=config.force)
+        self._ranks.wait()
+
+    def abandon(self) -> None:
+        """Delete the working directory, unless it holds a state to continue from."""
+        if self._ranks.first and not self._state.exists():
+            remove(self._work)
+
+    def run(self) -> DistillResult:
+        """Train all stages, write the output, and delete the working directory."""
+        datasets = self._load_datasets()
+        pair = self._load_pair()
+        shared = _count_shared(pair)
+        teacher_cache = self._fill_teacher_cache(pair, datasets)
+        shard(pair, self._ranks, self._device)
+        if self._config.gradient_checkpointing:
+            pair.student.activation_checkpointing_enable()
+            pair.student.train()
+        state = self._train_stages(pair, datasets, teacher_cache)
+        result = self._result(
+            trained=sum(p.numel() for p in pair.parameters(self._config.train).values()),
+            shared=shared,
+            datasets=datasets,
+            stages=tuple(StageResult(**values) for values in state.results),
+        )
+        parameters = {name: gather(p) for name, p in pair.student.named_parameters()}
+        if self._ranks.first:
+            self._write(parameters, result)
+            remove(self._work)
+        self._ranks.wait()
+        return result
+
+    def _load_datasets(self) -> Datasets:
+        config = self._config
+        if not self._ranks.first:  # the first process fills the cache, the others read it
+            self._ranks.wait()
+        dataset = load_packed_dataset(
+            config.data,
+            model=self._teacher,
+            length=config.seq_len,
+            tokens=self._data_tokens,
+            seed=config.seed,
+            device=self._device,
+            dtype=getattr(torch, config.dtype),
+            cache=self._data_cache,
+        )
+        if self._ranks.first:
+            self._ranks.wait()
+        if len(dataset) <= config.validation_sequences:
+            raise InputError(
+                f"`data={', '.join(config.data)}`: holds {len(dataset)} sequences of "
+                f"{dataset.length} tokens, and {config.validation_sequences} are held out; give "
+                "more text or lower `validation_sequences`"
+            )
+        return dataset.split(config.validation_sequences)
+
+    def _load_pair(self) -> Pair:
+        config = self._config
+        pair = load_pair(
+            self._student,
+            self._teacher,
+            self._swapped,
+            train=config.train,
+            device=self._device,
+            dtype=getattr(torch, config.dtype),
+            share=config.fp8 is None,  # only the student's layers compute in FP8
+        )
+        if config.fp8 is not None:
+            train_in_fp8(pair.student, self._fp8_layers, config.fp8)
+        return pair
+
+    def _fill_teacher_cache(self, pair: Pair, datasets: Datasets) -> TeacherCache | None:
+        """Store the teacher's predictions for all sequences, if ``cache_teacher`` is set."""
+        if not self._config.cache_teacher:
+            return None
+        cache = TeacherCache(self._work / "teacher", self._config.cache_teacher)
+        if self._ranks.first:
+            assert pair.teacher is not None
+            ids = torch.cat([part.ids for part in datasets])
+            seq_idx = torch.cat([part.seq_idx for part in datasets])
+            cache.fill(pair.teacher, PackedDataset(ids, seq_idx))
+        self._ranks.wait()
+        return cache
+
+    def _train_stages(
+        self, pair: Pair, datasets: Datasets, teacher_cache: TeacherCache | None
+    ) -> TrainerState:
+        """Train the stages that are left, starting from the saved state if there is one."""
+        config = self._config
+        parameters = pair.mixers() | pair.parameters(config.train)
+        state, saved = self._load_state()
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                if f"parameter.{name}" in saved:
+                    parameter.copy_(to_layout_of(parameter, saved[f"parameter.{name}"]))
+        saver = StateSaver(self._state, parameters, self._ranks)
+        for index in range(state.stage_index, len(config.stages)):
+            name = config.stages[index]
+            cached = teacher_cache is not None
+            if not any(STAGES[later].runs_teacher(cached) for later in config.stages[index:]):
+                pair.teacher = None
+            trainer = Trainer(
+                name,
+                make_stage(name, pair, config, teacher_cache),
+                config,
+                datasets,
+                state,
+                self._metrics,
+                self._device,
+                self._ranks,
+            )
+            trainer.restore(saved)
+            saved = {}
+            trainer.train(saver)
+            state.results.append(_stage_result(name, state, config))
+            state.start_next_stage()
+            saver.save(state, {})
+        return state
+
+    def _load_state(self) -> tuple[TrainerState, dict[str, torch.Tensor]]:
+        state, tensors = load_state(self._state) if self._state.exists() else (TrainerState(), {})
+        if self._ranks.first:  # drop the lines of steps after the last save
+            truncate_metrics(self._metrics, state.metrics_lines)
+        self._ranks.wait()
+        return state, tensors
+
+    def _result(
+        self,
+        *,
+        trained: int,
+        shared: int = 0,
+        datasets: Datasets | None = None,
+        stages: tuple[StageResult, ...] = (),
+        dry_run: bool = False,
+    ) -> DistillResult:
+        return DistillResult(
+            student=self._student,
+            teacher=self._teacher,
+            output=self._output,
+            swapped=self._swapped,
+            trained=trained,
+            fp8_layers=len(self._fp8_layers),
+            shared=shared,
+            training_sequences=0 if datasets is None else len(datasets[0]),
+            validation_sequences=0 if datasets is None else len(datasets[1]),
+            steps={name: self._config.steps_of(name) for name in self._config.stages},
+            stages=stages,
+            dry_run=dry_run,
+        )
+
+    def _write(self, parameters: dict[str, torch.Tensor], result: DistillResult) -> None:
+        metrics = self._metrics.read_text("utf-8")
+        figures = result.to_dict()
+        recorded = ("trained", "training_sequences", "steps", "stages")
+        save_model(
+            parameters,
+            self._output,
+            like=self._student,
+            force=self._config.force,
+            step={
+                "command": "distill",
+                "options": self._config.record(),
+                "seed": self._config.seed,
+                "teacher": self._teacher.name,
+                "metrics": {key: figures[key] for key in recorded},
+            },
+            extra_files={"distill.jsonl": metrics, "distill.png": draw_losses(metrics)},
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """Return everything that the result depends on."""
+        hashes = {}
+        for role, directory in (("student", self._student), ("teacher", self._teacher)):
+            with CheckpointReader(directory) as reader:
+                hashes[role] = reader.sha256()
+        return self._config.identity() | hashes | {"data_tokens": self._data_tokens}
+
+
+def _check_divisible(config: DistillConfig, ranks: Ranks) -> None:
+    """Check that a batch and the validation sequences can be split over the processes."""
+    for name in ("batch_size", "validation_sequences"):
+        count = getattr(config, name)
+        if count % ranks.size:
+            raise InputError(
+                f"`{name}={count}`: give a multiple of {ranks.size}, one part for each process"
+            )
+
+
+def _count_shared(pair: Pair) -> int:
+    """Return the number of parameters that both models share in memory."""
+    assert pair.teacher is not None
+    theirs = {id(parameter) for parameter in pair.teacher.parameters()}
+    return sum(p.numel() for p in pair.student.parameters() if id(p) in theirs)
+
+
+def _stage_result(name: str, state: TrainerState, config: DistillConfig) -> dict[str, Any]:
+    losses = [loss for _, loss in state.validation]
+    return {
+        "stage": name,
+        "steps": state.step,
+        "tokens": state.step * config.batch_size * config.seq_len,
+        "skipped": state.skipped,
+        "loss_first": state.losses[0] if state.losses else None,
+        "loss_last": state.losses[-1] if state.losses else None,
+        "validation_before": losses[0],
+        "validation_after": min(losses) if config.patience else losses[-1],
+        "seconds": state.seconds,
+    }

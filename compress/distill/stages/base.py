@@ -1,0 +1,56 @@
+"""What a stage of distillation has to provide."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from hybridize.compress.distill.config import DistillConfig
+from hybridize.compress.distill.pair import Pair
+from hybridize.compress.distill.teacher_cache import TeacherCache
+from hybridize.modeling.model import HybridForCausalLM
+
+
+class Stage(ABC):
+    """A loss, and the parameters that it trains.
+
+    Args:
+        pair: the student and its teacher.
+        config: the options of the distillation.
+        teacher_cache: the teacher's stored predictions; None if the stage runs the teacher.
+
+    Attributes:
+        parameters: the parameters to train, by their names in the student.
+    """
+
+    parameters: dict[str, nn.Parameter]
+
+    def __init__(
+        self, pair: Pair, config: DistillConfig, teacher_cache: TeacherCache | None = None
+    ) -> None:
+        self.pair, self.config, self.teacher_cache = pair, config, teacher_cache
+        self.parameters = pair.parameters(config.train)
+
+    @property
+    def teacher(self) -> HybridForCausalLM:
+        """The teacher, for stages that run it."""
+        assert self.pair.teacher is not None
+        return self.pair.teacher
+
+    @abstractmethod
+    def training_step(
+        self, ids: torch.Tensor, seq_idx: torch.Tensor, indices: torch.Tensor
+    ) -> float:
+        """Add the gradients of a batch's mean loss to the parameters' gradients; return the loss.
+
+        Args:
+            ids, seq_idx: ``(sequences, length)``, see `PackedDataset`.
+            indices: ``(sequences,)``, the sequences' indices in the teacher cache: first the
+                training sequences, then the validation sequences.
+        """
+
+    @abstractmethod
+    def validation_step(
+        self, ids: torch.Tensor, seq_idx: torch.Tensor, indices: torch.Tensor
+    ) -> float:
+        """Return a batch's mean loss, without gradients; see `training_step`."""

@@ -1,0 +1,233 @@
+"""The training loop of one stage."""
+
+import json
+import math
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from hybridize.compress.distill.batches import batch_indices
+from hybridize.compress.distill.config import DistillConfig
+from hybridize.compress.distill.distributed import (
+    Ranks,
+    average_gradients,
+    clip_grad_norm,
+    gather,
+    to_layout_of,
+)
+from hybridize.compress.distill.stages.base import Stage
+from hybridize.compress.distill.trainer_state import StateSaver, TrainerState
+from hybridize.console import console
+from hybridize.data.packing import PackedDataset
+from hybridize.errors import HybridizeError
+
+_FINAL_LR_RATIO = 0.02
+"""Learning rate at the end of a stage, as a fraction of its peak."""
+
+_BETAS = (0.9, 0.95)
+_MAX_SKIPPED = 20
+
+
+class Trainer:
+    """Trains one stage.
+
+    Args:
+        name: the stage's name.
+        stage: computes losses and gradients.
+        config: the options.
+        datasets: the training sequences and the validation sequences.
+        state: how far the stage is; updated while training.
+        metrics: a file to which one JSON object per step is appended.
+        device: where to put the batches.
+        ranks: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stage: Stage,
+        config: DistillConfig,
+        datasets: tuple[PackedDataset, PackedDataset],
+        state: TrainerState,
+        metrics: Path,
+        device: torch.device,
+        ranks: Ranks,
+    ) -> None:
+        self._name, self._stage, self._config = name, stage, config
+        self._training, self._validation = datasets
+        self._state, self._metrics, self._device = state, metrics, device
+        self._ranks = ranks
+        self._steps, self._peak_lr = config.steps_of(name), config.learning_rate_of(name)
+        self._optimizer = torch.optim.AdamW(self._groups(), lr=self._peak_lr, betas=_BETAS)
+        self._best: dict[str, torch.Tensor] = {}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups.
+
+        Only matrices have weight decay. Sharded and whole parameters cannot share a group.
+        """
+        groups = []
+        for decayed, sharded in product((True, False), (True, False)):
+            members = [
+                p
+                for p in self._stage.parameters.values()
+                if (p.ndim > 1) == decayed and isinstance(p, DTensor) == sharded
+            ]
+            if members:
+                decay = self._config.weight_decay if decayed else 0.0
+                groups.append({"params": members, "weight_decay": decay})
+        return groups
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the optimizer's state and the best parameters, for a resumed run."""
+        result: dict[str, torch.Tensor] = {}
+        for name, parameter in self._stage.parameters.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                result[f"optimizer.{key}.{name}"] = gather(value)
+        return result | {f"best.{name}": gather(value) for name, value in self._best.items()}
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Restore what `tensors` returned."""
+        for name, parameter in self._stage.parameters.items():
+            optimizer_state = {
+                key: tensors[full] if key == "step" else to_layout_of(parameter, tensors[full])
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if (full := f"optimizer.{key}.{name}") in tensors
+            }
+            if optimizer_state:
+                self._optimizer.state[parameter] = optimizer_state
+        self._best = {
+            name: to_layout_of(parameter, tensors[f"best.{name}"])
+            for name, parameter in self._stage.parameters.items()
+            if f"best.{name}" in tensors
+        }
+
+    def train(self, saver: StateSaver) -> None:
+        """Train the stage to its end, and save the state regularly.
+
+        Raises:
+            HybridizeError: gradients or the validation loss are no longer finite.
+        """
+        config, state = self._config, self._state
+        batch_tokens = config.batch_size * config.seq_len
+        if not state.validation:
+            self._validate()
+        done = state.step * batch_tokens
+        with console.progress(
+            self._name, self._steps * batch_tokens, "tokens", completed=done
+        ) as progress:
+            while state.step < self._steps and not self._should_stop_early():
+                started = time.perf_counter()
+                self._train_step()
+                progress.advance(batch_tokens)
+                if state.step % config.validate_every == 0 or state.step == self._steps:
+                    self._validate()
+                state.seconds += time.perf_counter() - started
+                if state.step % config.save_every == 0:
+                    saver.save(state, self.tensors())
+        if self._best:
+            with torch.no_grad():
+                for name, value in self._best.items():
+                    self._stage.parameters[name].copy_(value)
+
+    def _train_step(self) -> None:
+        """Train on one batch. A step whose loss or gradients are not finite is skipped."""
+        state, config = self._state, self._config
+        learning_rate = self._peak_lr * _schedule(state.step, self._steps, config.warmup_ratio)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        indices = batch_indices(state.step, config.batch_size, len(self._training), config.seed)
+        indices = self._ranks.own_part(indices)
+        with self._autocast():
+            loss = self._stage.training_step(*self._batch(self._training, indices), indices)
+        loss = self._ranks.mean(loss)
+        average_gradients(self._stage.parameters.values(), self._ranks)
+        norm = clip_grad_norm(self._stage.parameters.values(), config.max_grad_norm, self._ranks)
+        finite = math.isfinite(loss) and bool(norm.isfinite())
+        if finite:
+            self._optimizer.step()
+            state.losses = [*state.losses[:1], loss]
+        else:
+            self._count_skipped()
+        self._optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        tokens = state.step * config.batch_size * config.seq_len
+        self._log(
+            {"step": state.step, "tokens": tokens, "learning_rate": learning_rate}
+            | ({"loss": loss, "gradient_norm": float(norm)} if finite else {"skipped": True})
+        )
+
+    def _count_skipped(self) -> None:
+        self._state.skipped += 1
+        if self._state.skipped > _MAX_SKIPPED:
+            raise HybridizeError(
+                f"{self._name}: the loss or its gradient was not finite in {self._state.skipped} "
+                "steps; try a lower learning rate"
+            )
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        state, first_index = self._state, len(self._training)
+        total = 0.0
+        for batch in torch.arange(len(self._validation)).split(self._config.batch_size):
+            indices = self._ranks.own_part(batch)
+            with self._autocast():
+                ids, seq_idx = self._batch(self._validation, indices)
+                loss = self._stage.validation_step(ids, seq_idx, indices + first_index)
+            total += self._ranks.mean(loss) * len(batch)
+        loss = total / len(self._validation)
+        if not math.isfinite(loss):
+            raise HybridizeError(
+                f"{self._name}: the validation loss is {loss} at step {state.step}; check both "
+                "models with hybridize verify, or try a lower learning rate"
+            )
+        best_loss = min((value for _, value in state.validation), default=math.inf)
+        if self._config.patience and loss < best_loss:
+            self._best = {n: p.detach().clone() for n, p in self._stage.parameters.items()}
+        state.validation.append((state.step, loss))
+        self._log({"step": state.step, "validation": loss})
+        self._message(
+            f"{self._name}: step {state.step} of {self._steps}, validation loss {loss:.4f}"
+        )
+
+    def _should_stop_early(self) -> bool:
+        """Return whether the last ``patience`` validations brought no improvement."""
+        losses = [loss for _, loss in self._state.validation]
+        since_best = len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__)
+        return bool(self._config.patience) and since_best >= self._config.patience
+
+    def _batch(
+        self, dataset: PackedDataset, indices: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, seq_idx = dataset.sequences(indices)
+        return ids.to(self._device), seq_idx.to(self._device)
+
+    def _autocast(self) -> Any:
+        dtype = getattr(torch, self._config.dtype)
+        enabled = dtype != torch.float32
+        return torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled)
+
+    def _message(self, text: str) -> None:
+        if self._ranks.first:
+            console.message(text)
+
+    def _log(self, values: dict[str, Any]) -> None:
+        """Append a line to the metrics file."""
+        self._state.metrics_lines += 1
+        if not self._ranks.first:
+            return
+        with open(self._metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": self._name, **values}) + "\n")
+
+
+def _schedule(step: int, steps: int, warmup_ratio: float) -> float:
+    """Return the learning rate as a fraction of its peak: linear warmup, then cosine decay."""
+    warmup_steps = max(1, round(steps * warmup_ratio))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    decayed = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return _FINAL_LR_RATIO + (1 - _FINAL_LR_RATIO) * (1 + math.cos(math.pi * decayed)) / 2

@@ -1,0 +1,115 @@
+"""The state of a distillation on disk, from which an interrupted run continues.
+
+It is one safetensors file. It holds the trained parameters, the optimizer's moments and the best
+parameters so far; its header holds the step and all other values as JSON.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hybridize.checkpoints.checksums import load_checked, save_checked
+from hybridize.compress.distill.distributed import Ranks, gather
+from hybridize.errors import InputError
+
+
+@dataclass
+class TrainerState:
+    """How far training is.
+
+    Attributes:
+        stage_index: index of the current stage among the stages of the run.
+        step: optimizer steps done in the stage.
+        skipped: steps of the stage whose loss or gradients were not finite.
+        metrics_lines: lines of the metrics file that belong to the run so far.
+        validation: ``(step, loss)`` of every validation of the stage.
+        losses: first and last training loss of the stage.
+        seconds: duration of the stage so far.
+        results: the results of the finished stages, see `StageResult`.
+    """
+
+    stage_index: int = 0
+    step: int = 0
+    skipped: int = 0
+    metrics_lines: int = 0
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    def start_next_stage(self) -> None:
+        """Move on to the next stage."""
+        self.stage_index += 1
+        self.step = self.skipped = 0
+        self.validation, self.losses, self.seconds = [], [], 0.0
+
+
+@dataclass(frozen=True)
+class StateSaver:
+    """Saves the state of a run.
+
+    Attributes:
+        path: the file.
+        parameters: the trained parameters of all stages, by name.
+        ranks: the processes of the run. All must call `save`; the first one writes.
+    """
+
+    path: Path
+    parameters: dict[str, nn.Parameter]
+    ranks: Ranks
+
+    def save(self, state: TrainerState, tensors: dict[str, torch.Tensor]) -> None:
+        """Save a state with the parameters and a trainer's tensors."""
+        named = {f"parameter.{name}": gather(p) for name, p in self.parameters.items()}
+        if self.ranks.first:
+            save_state(self.path, state, named | tensors)
+
+
+def save_state(path: Path, state: TrainerState, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a state. An interruption leaves either the old file or the new one."""
+    save_checked(path, tensors, asdict(state))
+
+
+def load_state(path: Path) -> tuple[TrainerState, dict[str, torch.Tensor]]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        tensors, values = load_checked(path)
+        values["validation"] = [tuple(pair) for pair in values["validation"]]
+        return TrainerState(**values), tensors
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def truncate_metrics(path: Path, count: int) -> None:
+    """Keep the first ``count`` lines of a metrics file, which has one JSON object per line.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        for line in lines[:count]:
+            values = json.loads(line)
+            numbers = [value for name, value in values.items() if name != "stage"]
+            has_names = isinstance(values["stage"], str) and "step" in values
+            if not has_names or not all(isinstance(n, int | float) for n in numbers):
+                raise ValueError(f"{line} is not a step of a stage")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in lines[:count]), "utf-8")
+    partial.replace(path)
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: cannot continue from this file: {error}; `force=True` starts the run again"
+    )
