@@ -1,1 +1,1 @@
-"""The operations that plain torch can do much faster than the reference does."""
+"""Operations that plain torch can run much faster than the reference does, on any device."""

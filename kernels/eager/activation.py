@@ -1,4 +1,4 @@
-"""Activations that keep their inputs alone for the backward, and compute the rest again."""
+"""Activations that save only their inputs for the backward pass, and recompute the rest."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from hybridize.kernels.reference import activation as reference
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """See `hybridize.kernels.swiglu`."""
+    """Implement `hybridize.kernels.swiglu`."""
     if is_one_tile(up):
         return reference.swiglu(gate, up)
     product: torch.Tensor = _SwiGLU.apply(gate, up)
@@ -19,7 +19,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def squared_relu(x: torch.Tensor) -> torch.Tensor:
-    """See `hybridize.kernels.squared_relu`."""
+    """Implement `hybridize.kernels.squared_relu`."""
     if is_one_tile(x):
         return reference.squared_relu(x)
     squared: torch.Tensor = _SquaredReLU.apply(x)
@@ -31,8 +31,8 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
         product = up.new_empty(up.shape)
-        for gate_rows, up_rows, rows in row_tiles(gate, up, product):
-            torch.mul(F.silu(gate_rows), up_rows, out=rows)
+        for gate_tile, up_tile, out in row_tiles(gate, up, product):
+            torch.mul(F.silu(gate_tile), up_tile, out=out)
         return product
 
     @staticmethod
@@ -40,9 +40,9 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, dproduct: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gate, up = ctx.saved_tensors
         dgate, dup = gate.new_empty(gate.shape), up.new_empty(up.shape)
-        for dy, gate_rows, up_rows, to_gate, to_up in row_tiles(dproduct, gate, up, dgate, dup):
-            torch.mul(dy, F.silu(gate_rows), out=to_up)
-            to_gate.copy_(torch.ops.aten.silu_backward(dy * up_rows, gate_rows))
+        for dy, gate_tile, up_tile, dgate_out, dup_out in row_tiles(dproduct, gate, up, dgate, dup):
+            torch.mul(dy, F.silu(gate_tile), out=dup_out)
+            dgate_out.copy_(torch.ops.aten.silu_backward(dy * up_tile, gate_tile))
         return dgate, dup
 
 

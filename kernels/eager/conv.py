@@ -1,7 +1,7 @@
-"""The causal convolution as a few multiply-adds over tokens that fit into the caches.
+"""The causal convolution as one multiply-add per tap, over tiles of tokens.
 
-Libraries lay channels out first, or are slow in the backward; with channels last every tap
-is one multiply-add of a shifted view. The backward keeps the inputs alone.
+Libraries want the channels before the tokens, or are slow in the backward pass. With the channels
+last, each tap is a multiply-add of a shifted view. The backward pass saves only the inputs.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 _TILE = 1 << 17
-"""Elements of a tile's outputs: 512 KiB in float32, half of a common second-level cache."""
+"""Outputs of a tile: 512 KiB in float32, half of a common second-level cache."""
 
 
 def causal_conv1d(
@@ -23,7 +23,7 @@ def causal_conv1d(
     conv_state: torch.Tensor | None = None,
     seq_idx: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `hybridize.kernels.causal_conv1d`."""
+    """Implement `hybridize.kernels.causal_conv1d`."""
     batch, length, channels = x.shape
     before = weight.shape[1] - 1
     if conv_state is None:
@@ -31,16 +31,16 @@ def causal_conv1d(
     padded = torch.cat([conv_state.to(x.dtype), x], dim=1)
     last = padded[:, length:]
     if seq_idx is not None:
-        # Counted, so that a number that comes again is another sequence.
+        # Number the sequences anew, because a number may occur twice.
         seq_idx = (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(1)
-        seq_idx = F.pad(seq_idx, (before, 0))  # the conv_state is of the first sequence
+        seq_idx = F.pad(seq_idx, (before, 0))  # conv_state belongs to the first sequence
         last = last * (seq_idx[:, length:] == seq_idx[:, -1:])[..., None]
     y: torch.Tensor = _Convolution.apply(padded, weight, bias, seq_idx)
     return y, last
 
 
 class _Convolution(torch.autograd.Function):
-    """The convolution of inputs with their conv_state in front, and SiLU."""
+    """Convolution and SiLU of inputs that begin with ``conv_state``."""
 
     @staticmethod
     def forward(
@@ -54,8 +54,8 @@ class _Convolution(torch.autograd.Function):
         taps = _Taps(padded, weight, bias, seq_idx)
         batch, tokens, channels = padded.shape
         y = padded.new_empty(batch, tokens - taps.before, channels)
-        for piece in taps.tiles():
-            y[:, piece] = F.silu(taps.summed(piece), inplace=True)
+        for tile in taps.tiles():
+            y[:, tile] = F.silu(taps.convolve(tile), inplace=True)
         return y
 
     @staticmethod
@@ -65,16 +65,16 @@ class _Convolution(torch.autograd.Function):
         taps = _Taps(padded, weight, bias, seq_idx)
         dpadded = torch.zeros_like(padded)
         dweight, dbias = torch.zeros_like(taps.weight), torch.zeros_like(taps.weight[0])
-        for piece in taps.tiles():
-            dsum = torch.ops.aten.silu_backward(dy[:, piece].to(taps.dtype), taps.summed(piece))
+        for tile in taps.tiles():
+            dsum = torch.ops.aten.silu_backward(dy[:, tile].to(taps.dtype), taps.convolve(tile))
             dbias += dsum.sum((0, 1))
-            reach = slice(piece.start, piece.stop + taps.before)
-            dinput = torch.zeros_like(dpadded[:, reach], dtype=taps.dtype)
-            for tap, values in enumerate(taps.inputs(piece)):
+            inputs = slice(tile.start, tile.stop + taps.before)
+            dinput = torch.zeros_like(dpadded[:, inputs], dtype=taps.dtype)
+            for tap, values in enumerate(taps.inputs(tile)):
                 dweight[tap] += (dsum * values).sum((0, 1))
-                seen = dsum if seq_idx is None else dsum * taps.same(piece, tap)
-                dinput[:, tap : tap + dsum.shape[1]].addcmul_(seen, taps.weight[tap])
-            dpadded[:, reach] += dinput
+                dtap = dsum if seq_idx is None else dsum * taps.same_sequence(tile, tap)
+                dinput[:, tap : tap + dsum.shape[1]].addcmul_(dtap, taps.weight[tap])
+            dpadded[:, inputs] += dinput
         return (
             dpadded,
             dweight.T.to(weight.dtype),
@@ -84,11 +84,11 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Taps:
-    """A convolution's operands, some tokens at a time and in float32 or wider.
+    """The operands of a convolution, read one tile of tokens at a time, in float32 or wider.
 
     Attributes:
-        before: tokens in front of the first output.
-        dtype: what is computed in.
+        before: number of tokens before the first output.
+        dtype: the dtype of the computation.
         weight: ``(width, channels)``.
     """
 
@@ -106,29 +106,29 @@ class _Taps:
         self._padded, self._seq_idx = padded, seq_idx
 
     def tiles(self) -> Iterator[slice]:
-        """Yield outputs that belong together."""
+        """Yield the slices of output tokens that make up the tiles."""
         batch, tokens, channels = self._padded.shape
         length, size = tokens - self.before, max(1, _TILE // (batch * channels))
         for start in range(0, length, size):
             yield slice(start, min(start + size, length))
 
-    def summed(self, piece: slice) -> torch.Tensor:
+    def convolve(self, tile: slice) -> torch.Tensor:
         """Return the outputs before SiLU, ``(batch, tokens, channels)``."""
-        values = self.inputs(piece)
+        values = self.inputs(tile)
         total = torch.addcmul(self._bias, next(values), self.weight[0])
         for weight, shifted in zip(self.weight[1:], values, strict=True):
             total.addcmul_(shifted, weight)
         return total
 
-    def inputs(self, piece: slice) -> Iterator[torch.Tensor]:
-        """Yield what each tap sees, the oldest first."""
+    def inputs(self, tile: slice) -> Iterator[torch.Tensor]:
+        """Yield the inputs of each tap, the oldest tap first: ``(batch, tokens, channels)``."""
         for tap in range(self.before + 1):
-            shifted = self._padded[:, piece.start + tap : piece.stop + tap].to(self.dtype)
-            yield shifted if self._seq_idx is None else shifted * self.same(piece, tap)
+            shifted = self._padded[:, tile.start + tap : tile.stop + tap].to(self.dtype)
+            yield shifted if self._seq_idx is None else shifted * self.same_sequence(tile, tap)
 
-    def same(self, piece: slice, tap: int) -> torch.Tensor:
-        """Return which tokens have a tap in their own sequence, ``(batch, tokens, 1)``."""
+    def same_sequence(self, tile: slice, tap: int) -> torch.Tensor:
+        """Return for which tokens a tap is in the token's own sequence, ``(batch, tokens, 1)``."""
         assert self._seq_idx is not None
-        there = self._seq_idx[:, piece.start + tap : piece.stop + tap]
-        here = self._seq_idx[:, piece.start + self.before : piece.stop + self.before]
-        return (there == here)[..., None]
+        of_tap = self._seq_idx[:, tile.start + tap : tile.stop + tap]
+        of_token = self._seq_idx[:, tile.start + self.before : tile.stop + self.before]
+        return (of_tap == of_token)[..., None]

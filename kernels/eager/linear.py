@@ -1,8 +1,8 @@
-"""Linear layers in bfloat16 and float16 on processors that cannot multiply these.
+"""Linear layers in bfloat16 and float16 on CPUs without native bf16/fp16 matrix multiplication.
 
-There torch multiplies number by number. Weights are converted to float32 instead, some rows at a
-time so that the copy stays in the caches, and multiplied as float32 matrices are: sums then are
-rounded once, at the end.
+On such CPUs torch multiplies these dtypes one number at a time. Here, blocks of weight rows that
+fit into the caches are converted to float32 and multiplied as float32 matrices. Sums are rounded
+once, at the end.
 """
 
 from functools import cache
@@ -12,27 +12,30 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-_BLOCK, _LEAST = 1 << 18, 16
-"""Weights at a time, 1 MiB in float32; and tokens below which converting takes over."""
+_BLOCK = 1 << 18
+"""Weights that are converted at a time: 1 MiB in float32."""
+
+_MIN_TOKENS = 16
+"""With fewer tokens, the conversion would take longer than the products."""
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """See `hybridize.kernels.linear`."""
+    """Implement `hybridize.kernels.linear`."""
     if torch.is_autocast_enabled(x.device.type) and weight.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     tokens = x.numel() // max(1, x.shape[-1])
-    ours = x.device.type == "cpu" and x.dtype == weight.dtype  # torch refuses to mix dtypes
-    if not ours or tokens < _LEAST or multiplies(weight.dtype):
+    supported = x.device.type == "cpu" and x.dtype == weight.dtype  # torch rejects mixed dtypes
+    if not supported or tokens < _MIN_TOKENS or is_native(weight.dtype):
         return F.linear(x, weight, bias)
     y: torch.Tensor = _Linear.apply(x, weight, bias)
     return y
 
 
 @cache
-def multiplies(dtype: torch.dtype) -> bool:
-    """Tell whether this processor, with this build of torch, multiplies matrices of a dtype."""
+def is_native(dtype: torch.dtype) -> bool:
+    """Return whether this CPU and this build of torch multiply matrices of a dtype natively."""
     if dtype not in (torch.bfloat16, torch.float16):
         return True
     if not torch.backends.mkldnn.is_available():
@@ -61,10 +64,10 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        needs_dx, needs_dweight, needs_dbias = ctx.needs_input_grad
         wide, dwide = x.float().flatten(0, -2), dy.float().flatten(0, -2)
-        dx = torch.zeros_like(wide) if wants_x else None
-        dweight = torch.empty_like(weight) if wants_weight else None
+        dx = torch.zeros_like(wide) if needs_dx else None
+        dweight = torch.empty_like(weight) if needs_dweight else None
         with torch.autocast("cpu", enabled=False):
             for rows in _row_blocks(weight):
                 part = dwide[:, rows]
@@ -75,12 +78,12 @@ class _Linear(torch.autograd.Function):
         return (
             None if dx is None else dx.view(x.shape).to(x.dtype),
             dweight,
-            dwide.sum(0).to(dy.dtype) if wants_bias else None,
+            dwide.sum(0).to(dy.dtype) if needs_dbias else None,
         )
 
 
 def _row_blocks(weight: torch.Tensor) -> list[slice]:
-    """Return slices of a weight's rows, as many as are converted at once."""
+    """Return slices of a weight's rows that are converted together."""
     rows, columns = weight.shape
-    at_once = max(1, _BLOCK // max(1, columns))
-    return [slice(start, start + at_once) for start in range(0, rows, at_once)]
+    block = max(1, _BLOCK // max(1, columns))
+    return [slice(start, start + block) for start in range(0, rows, block)]

@@ -1,7 +1,7 @@
-"""The divergence between two heads, a few tokens at a time while their logits are in the caches.
+"""The KL divergence between two heads, on tiles of logits that stay in the CPU's caches.
 
-The gradient takes the place of the student's logits: beside them and the teacher's, nothing of
-their size exists.
+The gradient overwrites the student's logits, so a chunk needs memory for the student's and the
+teacher's logits only.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from hybridize.kernels.eager.rows import row_tiles
-from hybridize.kernels.reference.linear_kl import chunked_loss, tokens_that_count
+from hybridize.kernels.reference.linear_kl import chunked_loss, counted_tokens
 
 
 def linear_kl_divergence(
@@ -25,86 +25,88 @@ def linear_kl_divergence(
     mask: torch.Tensor | None = None,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
-    """See `hybridize.kernels.linear_kl_divergence`."""
-    count = tokens_that_count(hidden, mask)
+    """Implement `hybridize.kernels.linear_kl_divergence`."""
+    count = counted_tokens(hidden, mask)
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    rows = _Rows(wide, temperature, scales)
-    # What each token counts for in the loss, and its label's share of that, ``(tokens, 1)``.
-    shares = torch.full((len(hidden), 1), 1 / max(1, count), dtype=wide, device=hidden.device)
+    loss = _TileLoss(wide, temperature, scales)
+    # The weight of each token in the mean, and of its label in the token's loss, ``(tokens, 1)``.
+    token_weights = torch.full(
+        (len(hidden), 1), 1 / max(1, count), dtype=wide, device=hidden.device
+    )
     if mask is not None:
-        shares = shares * mask[:, None]
+        token_weights = token_weights * mask[:, None]
     if labels is None or not label_weight:
         labels = torch.full((len(hidden),), -1, device=hidden.device)
-    label_shares = (labels >= 0)[:, None].to(wide) * label_weight
+    label_weights = (labels >= 0)[:, None].to(wide) * label_weight
     known_labels = labels.clamp(min=0).long()[:, None]
 
-    def step(
-        logits: torch.Tensor, place: slice, wants_gradient: bool
+    def chunk_loss(
+        logits: torch.Tensor, chunk: slice, wants_gradient: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        targets = target_hidden[place] @ target_weight.T
+        targets = target_hidden[chunk] @ target_weight.T
         total = logits.new_zeros((), dtype=wide)
-        start = place.start
-        for part, target in row_tiles(logits, targets, least=1):
-            these = slice(start, start + len(part))
-            losses, gradient = rows.losses(
-                part,
+        start = chunk.start
+        for tile, target in row_tiles(logits, targets, multiple=1):
+            tokens = slice(start, start + len(tile))
+            part, gradient = loss.sum_and_gradient(
+                tile,
                 target,
-                shares[these],
-                label_shares[these],
-                known_labels[these],
+                token_weights[tokens],
+                label_weights[tokens],
+                known_labels[tokens],
                 wants_gradient,
             )
-            total += losses
+            total += part
             if gradient is not None:
-                part.copy_(gradient)
-            start = these.stop
+                tile.copy_(gradient)
+            start = tokens.stop
         return total, logits if wants_gradient else None
 
-    return chunked_loss(hidden, weight, step if count else None, chunk_size)
+    return chunked_loss(hidden, weight, chunk_loss if count else None, chunk_size)
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The loss of some tokens: what ``hybridize.kernels.linear_kl_divergence`` is told of all."""
+class _TileLoss:
+    """The loss of one tile of tokens; the fields are options that all tokens share."""
 
     wide: torch.dtype
     temperature: float
     scales: tuple[float, float]
 
-    def losses(
+    def sum_and_gradient(
         self,
         raw: torch.Tensor,
         raw_target: torch.Tensor,
-        shares: torch.Tensor,
-        label_shares: torch.Tensor,
+        token_weights: torch.Tensor,
+        label_weights: torch.Tensor,
         labels: torch.Tensor,
         wants_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the sum of some tokens' losses, and their gradient by the student's raw logits.
+        """Return the weighted sum of the losses, and its gradient by the student's raw logits.
 
         Args:
-            raw, raw_target: ``(tokens, vocab)``, as the heads give them.
-            shares: ``(tokens, 1)``, what each token counts for.
-            label_shares: ``(tokens, 1)``, how much of that is its label's.
+            raw, raw_target: ``(tokens, vocab)``, the outputs of the heads.
+            token_weights: ``(tokens, 1)``, the weight of each token in the sum.
+            label_weights: ``(tokens, 1)``, the weight of the cross-entropy in the token's loss.
             labels: ``(tokens, 1)``.
-            wants_gradient: whether to find it.
+            wants_gradient: whether to compute the gradient; None is returned otherwise.
         """
         logits = raw.to(self.wide) * self.scales[0]
-        got = (logits / self.temperature).log_softmax(-1)
-        wanted = (raw_target.to(self.wide) * (self.scales[1] / self.temperature)).log_softmax(-1)
-        likely = wanted.exp()
-        # Where the teacher gives no probability at all, 0 · -inf is 0 and not NaN.
-        surprise = wanted.sub_(got).mul_(likely).masked_fill_(likely == 0, 0.0)
-        losses = surprise.sum(-1, keepdim=True) * self.temperature**2
-        of_labels = None
-        if label_shares.any():
-            of_labels = logits.log_softmax(-1)
-            losses = losses.lerp(-of_labels.gather(-1, labels), label_shares)
-        total = (losses * shares).sum()
+        student = (logits / self.temperature).log_softmax(-1)
+        teacher = (raw_target.to(self.wide) * (self.scales[1] / self.temperature)).log_softmax(-1)
+        teacher_probs = teacher.exp()
+        # A token of probability 0 for the teacher adds 0; 0 · -inf would be NaN.
+        terms = teacher.sub_(student).mul_(teacher_probs).masked_fill_(teacher_probs == 0, 0.0)
+        losses = terms.sum(-1, keepdim=True) * self.temperature**2
+        log_probs = None  # at temperature 1, for the labels
+        if label_weights.any():
+            log_probs = logits.log_softmax(-1)
+            losses = losses.lerp(-log_probs.gather(-1, labels), label_weights)
+        total = (losses * token_weights).sum()
         if not wants_gradient:
             return total, None
-        gradient = got.exp_().sub_(likely).mul_((1 - label_shares) * self.temperature)
-        if of_labels is not None:
-            gradient += of_labels.exp_().mul_(label_shares)
-            gradient.scatter_add_(-1, labels, -label_shares)
-        return total, gradient.mul_(shares * self.scales[0])
+        gradient = student.exp_().sub_(teacher_probs).mul_((1 - label_weights) * self.temperature)
+        if log_probs is not None:
+            gradient += log_probs.exp_().mul_(label_weights)
+            gradient.scatter_add_(-1, labels, -label_weights)
+        return total, gradient.mul_(token_weights * self.scales[0])

@@ -1,7 +1,7 @@
-"""The feed-forward block without a gate, some tokens at a time.
+"""The MLP without a gate, one tile of tokens at a time.
 
-What is widest in it, ``(tokens, width)`` before and behind the activation, exists for these tokens
-alone: the backward keeps the block's input, and computes the rest again.
+The wide activations, ``(tokens, width)``, exist for one tile only. The backward pass saves the
+MLP's input and recomputes the rest.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-_TILE, _LEAST = 4 << 20, 512
-"""Bytes of one wide intermediate, and tokens below which reading the weights would take over."""
+_TILE_BYTES = 4 << 20
+"""Size of one wide activation of a tile."""
+
+_MIN_TOKENS = 512
+"""With fewer tokens in a tile, reading the weights would take most of the time."""
 
 
 def squared_relu_mlp(
@@ -22,9 +25,9 @@ def squared_relu_mlp(
     up_bias: torch.Tensor | None = None,
     down_bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See `hybridize.kernels.squared_relu_mlp`."""
+    """Implement `hybridize.kernels.squared_relu_mlp`."""
     operands = [x, up, down, up_bias, down_bias]
-    if torch.is_autocast_enabled(x.device.type):  # as it would do for each linear layer
+    if torch.is_autocast_enabled(x.device.type):  # as for each of the linear layers
         dtype = torch.get_autocast_dtype(x.device.type)
         operands = [None if t is None else t.to(dtype) for t in operands]
     y: torch.Tensor = _SquaredReLUMLP.apply(*operands)
@@ -56,20 +59,20 @@ class _SquaredReLUMLP(torch.autograd.Function):
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         dup, ddown, dup_bias, ddown_bias = (
             torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-            if wanted
+            if needed
             else None
-            for weight, wanted in zip(weights, ctx.needs_input_grad[1:], strict=True)
+            for weight, needed in zip(weights, ctx.needs_input_grad[1:], strict=True)
         )
-        for rows, incoming, out in _tiles(up, x, dy, dx):
+        for rows, dy_rows, out in _tiles(up, x, dy, dx):
             positive = F.linear(rows, up, up_bias).relu_()
-            _add_product(ddown, incoming, positive.square())
-            inner = (incoming @ down).mul_(positive).mul_(2)
-            _add_product(dup, inner, rows)
-            torch.mm(inner, up, out=out)
+            _add_weight_gradient(ddown, dy_rows, positive.square())
+            dinner = (dy_rows @ down).mul_(positive).mul_(2)
+            _add_weight_gradient(dup, dinner, rows)
+            torch.mm(dinner, up, out=out)
             if dup_bias is not None:
-                dup_bias += inner.sum(0)
+                dup_bias += dinner.sum(0)
             if ddown_bias is not None:
-                ddown_bias += incoming.sum(0)
+                ddown_bias += dy_rows.sum(0)
         return dx, *(
             None if sums is None else sums.to(weight.dtype)
             for sums, weight in zip((dup, ddown, dup_bias, ddown_bias), weights, strict=True)
@@ -77,17 +80,17 @@ class _SquaredReLUMLP(torch.autograd.Function):
 
 
 def _tiles(up: torch.Tensor, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the same tokens of every tensor, as many as make one tile behind ``up``."""
-    at_once = max(_LEAST, _TILE // max(1, len(up) * up.element_size()))
-    flat = [tensor.reshape(-1, tensor.shape[-1]).split(at_once) for tensor in tensors]
+    """Yield the same tile of tokens of every tensor; ``up`` determines the tile's size."""
+    tokens = max(_MIN_TOKENS, _TILE_BYTES // max(1, len(up) * up.element_size()))
+    flat = [tensor.reshape(-1, tensor.shape[-1]).split(tokens) for tensor in tensors]
     return zip(*flat, strict=True)
 
 
-def _add_product(sums: torch.Tensor | None, to: torch.Tensor, of: torch.Tensor) -> None:
-    """Add some tokens' gradient of a weight ``(to, of)`` to the sums, where they are wanted."""
+def _add_weight_gradient(sums: torch.Tensor | None, dout: torch.Tensor, x: torch.Tensor) -> None:
+    """Add a tile's gradient of a weight, ``dout.T @ x``, to ``sums``, unless that is None."""
     if sums is None:
         return
-    if sums.dtype == to.dtype:
-        sums.addmm_(to.T, of)
+    if sums.dtype == dout.dtype:
+        sums.addmm_(dout.T, x)
     else:
-        sums += to.T @ of
+        sums += dout.T @ x

@@ -1,6 +1,6 @@
-"""Norms that keep their inputs alone for the backward, and compute the rest again.
+"""Norms that save only their inputs for the backward pass, and recompute the rest.
 
-A few rows at a time go through all steps while they are in the caches.
+Each tile of rows goes through the whole computation while it is in the CPU's caches.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from hybridize.kernels.reference import norm as reference
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """See `hybridize.kernels.rms_norm`."""
+    """Implement `hybridize.kernels.rms_norm`."""
     if is_one_tile(x):
         return reference.rms_norm(x, weight, eps)
     y: torch.Tensor = _RMSNorm.apply(x, weight, eps)
@@ -30,7 +30,7 @@ def gated_rms_norm(
     group_size: int,
     norm_before_gate: bool = False,
 ) -> torch.Tensor:
-    """See `hybridize.kernels.gated_rms_norm`."""
+    """Implement `hybridize.kernels.gated_rms_norm`."""
     if is_one_tile(x):
         return reference.gated_rms_norm(
             x, gate, weight, eps, group_size=group_size, norm_before_gate=norm_before_gate
@@ -56,11 +56,11 @@ class _RMSNorm(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wide = _wide(x)
         dx, dweight = x.new_empty(x.shape), torch.zeros_like(weight, dtype=wide)
-        for incoming, values, out in row_tiles(dy, x, dx):
+        for dy_tile, values, out in row_tiles(dy, x, dx):
             normal, scale = _normalized(values.to(wide), ctx.eps)
-            d = incoming.to(wide)
+            d = dy_tile.to(wide)
             dweight += (d * normal).sum(0)
-            out.copy_(_through_norm(d * weight.to(wide), normal, scale))
+            out.copy_(_norm_backward(d * weight.to(wide), normal, scale))
         return dx, dweight.to(weight.dtype), None
 
 
@@ -94,8 +94,8 @@ class _GatedRMSNorm(torch.autograd.Function):
         wide, groups = _wide(x), (-1, ctx.group_size)
         dx, dgate = x.new_empty(x.shape), gate.new_empty(gate.shape)
         dweight, factor = torch.zeros_like(weight, dtype=wide), weight.to(wide)
-        for incoming, values, gates, to_x, to_gate in row_tiles(dy, x, gate, dx, dgate):
-            d, inner, gates = incoming.to(wide), values.to(wide), gates.to(wide)
+        for dy_tile, values, gates, dx_tile, dgate_tile in row_tiles(dy, x, gate, dx, dgate):
+            d, inner, gates = dy_tile.to(wide), values.to(wide), gates.to(wide)
             silu = F.silu(gates)
             if not ctx.norm_before_gate:
                 inner = inner * silu
@@ -104,11 +104,11 @@ class _GatedRMSNorm(torch.autograd.Function):
             if ctx.norm_before_gate:
                 dsilu, d = d * flat * factor, d * silu
             dweight += (d * flat).sum(0)
-            through = _through_norm((d * factor).unflatten(-1, groups), normal, scale).flatten(-2)
+            dinner = _norm_backward((d * factor).unflatten(-1, groups), normal, scale).flatten(-2)
             if not ctx.norm_before_gate:
-                dsilu, through = through * values, through * silu
-            to_x.copy_(through)
-            to_gate.copy_(torch.ops.aten.silu_backward(dsilu, gates))
+                dsilu, dinner = dinner * values, dinner * silu
+            dx_tile.copy_(dinner)
+            dgate_tile.copy_(torch.ops.aten.silu_backward(dsilu, gates))
         return dx, dgate, dweight.to(weight.dtype), None, None, None
 
 
@@ -117,11 +117,11 @@ def _wide(x: torch.Tensor) -> torch.dtype:
 
 
 def _normalized(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``x`` at unit root mean square, and what it was multiplied by."""
+    """Return ``x`` scaled to unit root mean square, and the scale."""
     scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
     return x * scale, scale
 
 
-def _through_norm(d: torch.Tensor, normal: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Return the gradient before a norm from that behind it (Zhang & Sennrich 2019, eq. 9)."""
+def _norm_backward(d: torch.Tensor, normal: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the norm's input (Zhang & Sennrich 2019, equation 9)."""
     return scale * (d - normal * (d * normal).mean(-1, keepdim=True))

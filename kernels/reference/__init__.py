@@ -1,1 +1,1 @@
-"""The operations in their plainest form: any floating dtype, float64 included, no tricks."""
+"""The operations in their simplest form, for any floating dtype, float64 included."""

@@ -1,14 +1,14 @@
-"""What stands between the linear layers of a feed-forward block."""
+"""Activations of MLPs."""
 
 import torch
 import torch.nn.functional as F
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """See `hybridize.kernels.swiglu`."""
+    """Implement `hybridize.kernels.swiglu`."""
     return F.silu(gate) * up
 
 
 def squared_relu(x: torch.Tensor) -> torch.Tensor:
-    """See `hybridize.kernels.squared_relu`."""
+    """Implement `hybridize.kernels.squared_relu`."""
     return F.relu(x).square()

@@ -1,4 +1,4 @@
-"""The short causal depthwise convolution in front of the state-space scan."""
+"""The short causal depthwise convolution before the SSD scan."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ def causal_conv1d(
     conv_state: torch.Tensor | None = None,
     seq_idx: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `hybridize.kernels.causal_conv1d`."""
+    """Implement `hybridize.kernels.causal_conv1d`, one tap after the other."""
     batch, length, channels = x.shape
     width = weight.shape[1]
     if conv_state is None:
@@ -20,18 +20,18 @@ def causal_conv1d(
     padded = torch.cat([conv_state.to(x.dtype), x], dim=1)
     if seq_idx is None:
         seq_idx = torch.zeros(batch, length, dtype=torch.long, device=x.device)
-    # Taps that would reach into the sequence packed before this one see zeros, as they would at
-    # the start of a sequence of its own. A number that comes again is another sequence.
-    index = (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(1)
-    index = F.pad(index, (width - 1, 0))
+    # A tap that reaches into another packed sequence sees zeros, as at the start of a sequence.
+    # Sequences are numbered anew here, because a number in `seq_idx` may occur twice.
+    sequence = (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(1)
+    sequence = F.pad(sequence, (width - 1, 0))
     wide = torch.promote_types(x.dtype, torch.float32)
     y = torch.zeros_like(x, dtype=wide)
     for tap in range(width):
-        same = (index[:, tap : tap + length] == index[:, width - 1 :])[..., None]
+        same = (sequence[:, tap : tap + length] == sequence[:, width - 1 :])[..., None]
         y = y + padded[:, tap : tap + length] * same * weight[:, tap].to(wide)
     if bias is not None:
         y = y + bias.to(wide)
-    last = padded[:, length:] * (index[:, length:] == index[:, -1:])[..., None]
+    last = padded[:, length:] * (sequence[:, length:] == sequence[:, -1:])[..., None]
     return F.silu(y).to(x.dtype), last
 
 
@@ -41,7 +41,7 @@ def causal_conv1d_step(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See `hybridize.kernels.causal_conv1d_step`."""
+    """Implement `hybridize.kernels.causal_conv1d_step`."""
     full = torch.cat([conv_state.to(x.dtype), x[:, None]], dim=1)
     y = (full * weight.t().to(x.dtype)).sum(1)
     if bias is not None:

@@ -1,9 +1,9 @@
-"""A linear layer as torch computes it."""
+"""The linear layer of torch."""
 
 import torch
 import torch.nn.functional as F
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """See `hybridize.kernels.linear`."""
+    """Implement `hybridize.kernels.linear`."""
     return F.linear(x, weight, bias)

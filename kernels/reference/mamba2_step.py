@@ -1,4 +1,4 @@
-"""One token through all that stands between the projections of a Mamba-2 block."""
+"""One decoding step of a Mamba-2 block, without its input and output projections."""
 
 import torch
 
@@ -22,19 +22,19 @@ def mamba2_step(
     group_size: int,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:
-    """See `hybridize.kernels.mamba2_step`."""
+    """Implement `hybridize.kernels.mamba2_step`."""
     heads, head_dim, d_state = state.shape[1:]
     inner, channels = heads * head_dim, conv_state.shape[2]
     gate, conv_input, dt = projected.split((inner, channels, heads), dim=-1)
     mixed = causal_conv1d_step(conv_input, conv_state, conv_weight, conv_bias)
     shared = (channels - inner) // 2
     x, B, C = mixed.split((inner, shared, shared), dim=-1)
-    decay = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+    A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
     y = ssd_step(
         state,
         x.unflatten(-1, (heads, head_dim)),
         dt,
-        decay,
+        A,
         B.unflatten(-1, (-1, d_state)),
         C.unflatten(-1, (-1, d_state)),
         D=D,

@@ -1,4 +1,4 @@
-"""The feed-forward block without a gate, as its formula says it."""
+"""The MLP without a gate."""
 
 import torch
 import torch.nn.functional as F
@@ -13,5 +13,5 @@ def squared_relu_mlp(
     up_bias: torch.Tensor | None = None,
     down_bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See `hybridize.kernels.squared_relu_mlp`."""
+    """Implement `hybridize.kernels.squared_relu_mlp`."""
     return F.linear(squared_relu(F.linear(x, up, up_bias)), down, down_bias)

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """See `hybridize.kernels.rms_norm`."""
+    """Implement `hybridize.kernels.rms_norm`."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     variance = wide.pow(2).mean(-1, keepdim=True)
-    # Rounded to the input's dtype before the weight, as every checkpoint's own code does.
+    # Round to the input's dtype before multiplying by the weight, as transformers' models do.
     return weight * (wide * torch.rsqrt(variance + eps)).to(x.dtype)
 
 
@@ -21,7 +21,7 @@ def gated_rms_norm(
     group_size: int,
     norm_before_gate: bool = False,
 ) -> torch.Tensor:
-    """See `hybridize.kernels.gated_rms_norm`."""
+    """Implement `hybridize.kernels.gated_rms_norm`."""
     wide = torch.promote_types(x.dtype, torch.float32)
     y, silu = x.to(wide), F.silu(gate.to(wide))
     if not norm_before_gate:

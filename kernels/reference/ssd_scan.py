@@ -1,4 +1,4 @@
-"""The state-space scan as its recurrence says it: one token after the other."""
+"""The SSD scan as a recurrence, one token after the other."""
 
 import torch
 
@@ -19,11 +19,11 @@ def ssd_scan(
     seq_idx: torch.Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `hybridize.kernels.ssd_scan`; ``chunk_size`` does not matter here."""
+    """Implement `hybridize.kernels.ssd_scan`; ``chunk_size`` has no effect here."""
     del chunk_size
     batch, length, heads, head_dim = x.shape
     wide = torch.promote_types(x.dtype, torch.float32)
-    step = discretize(dt, dt_bias, dt_limit).to(wide)
+    dt = discretize(dt, dt_bias, dt_limit).to(wide)
     B, C = repeat_groups(B.to(wide), heads), repeat_groups(C.to(wide), heads)
     values = x.to(wide)
     state = values.new_zeros(batch, heads, head_dim, B.shape[-1])
@@ -34,8 +34,8 @@ def ssd_scan(
         if seq_idx is not None and t > 0:
             same = seq_idx[:, t] == seq_idx[:, t - 1]
             state = torch.where(same[:, None, None, None], state, torch.zeros_like(state))
-        decay = torch.exp(step[:, t] * A.to(wide))[..., None, None]
-        update = (step[:, t, :, None] * values[:, t])[..., None] * B[:, t, :, None, :]
+        decay = torch.exp(dt[:, t] * A.to(wide))[..., None, None]
+        update = (dt[:, t, :, None] * values[:, t])[..., None] * B[:, t, :, None, :]
         state = decay * state + update
         outputs.append((state * C[:, t, :, None, :]).sum(-1))
     y = torch.stack(outputs, dim=1)

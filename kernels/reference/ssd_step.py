@@ -1,4 +1,4 @@
-"""One step of the state-space recurrence, for decoding."""
+"""One step of the SSD recurrence, for decoding."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 def discretize(
     dt: torch.Tensor, dt_bias: torch.Tensor | None, dt_limit: tuple[float, float]
 ) -> torch.Tensor:
-    """Turn the raw step ``(..., heads)`` into the positive one: softplus(dt + bias), clamped."""
+    """Return Δ of shape ``(..., heads)``: softplus(dt + dt_bias), clamped to ``dt_limit``."""
     wide = torch.promote_types(dt.dtype, torch.float32)
     dt = dt.to(wide)
     if dt_bias is not None:
@@ -17,7 +17,7 @@ def discretize(
 
 
 def repeat_groups(grouped: torch.Tensor, heads: int) -> torch.Tensor:
-    """Give every head its group's B or C: ``(..., groups, state)`` to ``(..., heads, state)``."""
+    """Repeat B or C for each head: ``(..., groups, d_state)`` to ``(..., heads, d_state)``."""
     return grouped.repeat_interleave(heads // grouped.shape[-2], dim=-2)
 
 
@@ -33,13 +33,13 @@ def ssd_step(
     dt_bias: torch.Tensor | None = None,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:
-    """See `hybridize.kernels.ssd_step`."""
+    """Implement `hybridize.kernels.ssd_step`."""
     heads = x.shape[1]
     wide = state.dtype
-    step = discretize(dt, dt_bias, dt_limit).to(wide)
+    dt = discretize(dt, dt_bias, dt_limit).to(wide)
     B, C = repeat_groups(B.to(wide), heads), repeat_groups(C.to(wide), heads)
-    decay = torch.exp(step * A.to(wide))[..., None, None]
-    state.mul_(decay).add_((step[..., None] * x.to(wide))[..., None] * B[:, :, None, :])
+    decay = torch.exp(dt * A.to(wide))[..., None, None]
+    state.mul_(decay).add_((dt[..., None] * x.to(wide))[..., None] * B[:, :, None, :])
     y = (state @ C[..., None]).squeeze(-1)
     if D is not None:
         y = y + D.to(wide)[:, None] * x.to(wide)

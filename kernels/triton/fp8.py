@@ -3,7 +3,7 @@
 import torch
 import triton
 
-from hybridize.kernels.eager import fp8 as torch_path
+from hybridize.kernels.eager import fp8 as eager
 from hybridize.kernels.reference import fp8 as reference
 from hybridize.kernels.reference.fp8 import TILE
 from hybridize.kernels.triton import fp8_kernels as kernels
@@ -76,12 +76,12 @@ def fp8_linear(
     if by_blocks and x.numel() and (INTERPRETED or _converts(x.device)):
         values, scale = fp8_quantize(x.flatten(0, -2), activations, scale=input_scale)
         return _block_product(values, scale, weight, weight_scale, bias, x)
-    if activations == "group" or not torch_path.multiplies_fp8(x, weight, weight_scale):
+    if activations == "group" or not eager.has_fp8_product(x, weight, weight_scale):
         return reference.fp8_linear(
             x, weight, weight_scale, bias, activations=activations, input_scale=input_scale
         )
     values, scale = fp8_quantize(x.flatten(0, -2), activations, scale=input_scale)
-    return torch_path.scaled_product(values, scale, weight, weight_scale, bias, x)
+    return eager.scaled_matmul(values, scale, weight, weight_scale, bias, x)
 
 
 def _tile(granularity: str, columns: int, given: bool) -> tuple[int, int]:

@@ -1,12 +1,12 @@
-"""The divergence between two heads, with each chunk's softmaxes and gradient in one launch.
+"""The KL divergence between two heads, with one launch per chunk for loss and gradient.
 
-The gradient takes the place of the student's logits: beside them and the teacher's, nothing of
-their size exists.
+The gradient overwrites the student's logits, so a chunk needs memory for the student's and the
+teacher's logits only.
 """
 
 import torch
 
-from hybridize.kernels.reference.linear_kl import chunked_loss, tokens_that_count
+from hybridize.kernels.reference.linear_kl import chunked_loss, counted_tokens
 from hybridize.kernels.triton import linear_kl_kernels as kernels
 from hybridize.kernels.triton.launch import accumulator, wide_dtype
 
@@ -26,20 +26,20 @@ def linear_kl_divergence(
     mask: torch.Tensor | None = None,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
-    """See `hybridize.kernels.linear_kl_divergence`."""
-    count = tokens_that_count(hidden, mask)
-    counted = labels if label_weight else None
+    """Implement `hybridize.kernels.linear_kl_divergence`."""
+    count = counted_tokens(hidden, mask)
+    used_labels = labels if label_weight else None
 
-    def step(
-        logits: torch.Tensor, place: slice, wants_gradient: bool
+    def chunk_loss(
+        logits: torch.Tensor, chunk: slice, wants_gradient: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         tokens, vocab = logits.shape
         losses = logits.new_empty(tokens, dtype=wide_dtype(logits.dtype))
-        target = target_hidden[place] @ target_weight.T
+        target = target_hidden[chunk] @ target_weight.T
         with torch.cuda.device_of(logits):
             kernels.kl_rows[(tokens,)](
-                logits, target, None if counted is None else counted[place].contiguous(),
-                None if mask is None else mask[place].contiguous(), losses, vocab, count,
+                logits, target, None if used_labels is None else used_labels[chunk].contiguous(),
+                None if mask is None else mask[chunk].contiguous(), losses, vocab, count,
                 SCALE=float(scales[0]), TARGET_SCALE=float(scales[1]),
                 TEMPERATURE=float(temperature), LABEL_WEIGHT=float(label_weight),
                 WANTS_GRADIENT=wants_gradient, BLOCK=_BLOCK, ACC=accumulator(logits.dtype),
@@ -47,4 +47,4 @@ def linear_kl_divergence(
             )  # fmt: skip
         return losses.sum(), logits if wants_gradient else None
 
-    return chunked_loss(hidden, weight, step if count else None, chunk_size)
+    return chunked_loss(hidden, weight, chunk_loss if count else None, chunk_size)

@@ -34,8 +34,8 @@ def mamba2_step(
     # What changes in place has no gradient here.
     if wants_gradient(projected, conv_state, state, conv_bias, *parameters):
         return reference.mamba2_step(
-            projected, conv_state, state, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, eps,
-            group_size=group_size, dt_limit=dt_limit,
+            projected, conv_state, state, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight,
+            eps, group_size=group_size, dt_limit=dt_limit,
         )  # fmt: skip
     batch, heads, head_dim, d_state = state.shape
     inner, (_, before, channels) = heads * head_dim, conv_state.shape

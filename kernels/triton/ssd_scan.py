@@ -9,7 +9,7 @@ import torch
 import triton
 from torch.autograd.function import once_differentiable
 
-from hybridize.kernels.eager import ssd_scan as torch_path
+from hybridize.kernels.eager import ssd_scan as eager
 from hybridize.kernels.triton import ssd_kernels as kernels
 from hybridize.kernels.triton.launch import (
     INTERPRETED,
@@ -44,7 +44,7 @@ def ssd_scan(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `hybridize.kernels.ssd_scan`."""
     if x.dtype == torch.float64 and block(x.shape[-1]) * block(B.shape[-1]) > _WIDEST_DOUBLE:
-        return torch_path.ssd_scan(
+        return eager.ssd_scan(
             x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit,
             initial_state=initial_state, seq_idx=seq_idx, chunk_size=chunk_size,
         )  # fmt: skip

@@ -13,7 +13,7 @@ BOUNDS = {torch.bfloat16: 4e-3, torch.float16: 5e-4}
 @pytest.fixture(autouse=True)
 def cannot_multiply(monkeypatch):
     """The path of old processors, on a new one too; three rows of the weight at a time."""
-    monkeypatch.setattr(cpu, "multiplies", lambda dtype: dtype not in BOUNDS)
+    monkeypatch.setattr(cpu, "is_native", lambda dtype: dtype not in BOUNDS)
     monkeypatch.setattr(cpu, "_BLOCK", 19 * 3)
 
 
@@ -97,7 +97,7 @@ def test_strided_operands():
 
 def test_wide_dtypes_are_torchs_own(monkeypatch):
     monkeypatch.undo()
-    assert cpu.multiplies(torch.float32)
-    assert cpu.multiplies(torch.float64)
+    assert cpu.is_native(torch.float32)
+    assert cpu.is_native(torch.float64)
     given = [t.detach() for t in operands(torch.float32)]
     assert torch.equal(linear(*given), F.linear(*given))

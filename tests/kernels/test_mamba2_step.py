@@ -33,7 +33,7 @@ def silu(x):
 
 
 def written_out(tokens, state, group_size, dt_limit, p):
-    """Return the outputs of ``(batch, length, …)``, from an empty conv_state on, and the last state."""
+    """Return the outputs of ``(batch, length, …)`` with an empty conv_state, and the last state."""
     batch, length, _ = tokens.shape
     outputs = torch.full((batch, length, INNER), math.nan, dtype=torch.float64)
     state = state.clone()

@@ -26,8 +26,8 @@ def formula(x, up, down, up_bias=0.0, down_bias=0.0):
 @pytest.fixture(params=["reference", "eager"], autouse=True)
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
-    monkeypatch.setattr(mlp, "_TILE", 1)
-    monkeypatch.setattr(mlp, "_LEAST", 4)  # tokens at a time, of 15
+    monkeypatch.setattr(mlp, "_TILE_BYTES", 1)
+    monkeypatch.setattr(mlp, "_MIN_TOKENS", 4)  # tokens at a time, of 15
     return request.param
 
 

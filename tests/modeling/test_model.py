@@ -38,7 +38,7 @@ def test_pieces_make_the_whole(model):
 @torch.no_grad()
 def test_no_layer_multiplies_what_the_processor_does_not(monkeypatch):
     seen, plain = [], torch.nn.functional.linear
-    monkeypatch.setattr(linear, "multiplies", lambda dtype: dtype != torch.bfloat16)
+    monkeypatch.setattr(linear, "is_native", lambda dtype: dtype != torch.bfloat16)
     monkeypatch.setattr(
         torch.nn.functional, "linear", lambda x, w, b=None: seen.append(w.dtype) or plain(x, w, b)
     )
