@@ -1,4 +1,4 @@
-"""Transformer to hybrid: which blocks are swapped, their first values, and the streaming.
+"""Conversion of a Transformer into a hybrid: which blocks are swapped, and their first values.
 
-Installs as ``hybridize.conversion``, so that ``hybridize.convert`` is the function.
+This folder installs as ``hybridize.conversion``, because ``hybridize.convert`` is the function.
 """

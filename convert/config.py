@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from hybridize.errors import InputError
 from hybridize.option_types import Choice, Flag, Listed, Location, Size, Text, Whole
 from hybridize.options import (
@@ -15,12 +17,12 @@ from hybridize.options import (
 )
 
 INITS = ("attention", "random")
-"""Values of ``init`` that are not a directory."""
+"""The values of ``init`` that are not directories."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig(Config):
-    """Which attention blocks are swapped, what the new blocks start from, and what is written."""
+    """The options of `hybridize.convert`."""
 
     attention: str | None = option(
         Text("N|PERCENT%"),
@@ -43,20 +45,20 @@ class ConvertConfig(Config):
         Choice("uniform", "sensitivity"),
         "uniform",
         help="How to choose the attention blocks to keep. uniform: evenly spaced. sensitivity: "
-        "those whose removal raises the KL divergence most, measured on the calibration text "
-        "with the whole model in memory.",
+        "those whose removal increases the KL divergence most. This is measured on the "
+        "calibration text, with the whole model in memory.",
     )
     init: str = option(
         Location("attention|random|DIR"),
         "attention",
-        help="Where new blocks get their first values: from the attention they replace, from a "
-        "random generator, or from the Mamba-2 blocks of DIR, a hybrid of the same MODEL.",
+        help="First values of the new blocks. attention: from the attention that they replace. "
+        "random: as for a new model. DIR: copied from a hybrid of the same MODEL.",
     )
     calibration: str | None = option(
         Location("FILE|DATASET|teacher"),
         None,
-        help="Fit the new blocks to the attention's outputs on this text, in closed form. teacher: "
-        "MODEL generates the text.",
+        help="Fit the new blocks to the outputs of the attention on this text, in closed form. "
+        "teacher: MODEL generates the text.",
         default_text="none; teacher with `select=sensitivity`",
     )
     calibration_tokens: int = option(
@@ -65,31 +67,31 @@ class ConvertConfig(Config):
     ssm_groups: str = option(
         Text("heads|kv|N"),
         "heads",
-        help="How many separate B and C a new block has: one per query head, one per key/value "
-        "head, or N.",
+        help="Number of separate B and C in a new block. heads: one per query head. kv: one per "
+        "key/value head.",
     )
     ssm_expand: int = option(
         Whole(1, 2),
         1,
-        help="Width of new blocks, in multiples of the attention's width. GGUF needs 2.",
+        help="Number of Mamba-2 heads per query head: 1 or 2. GGUF needs 2.",
     )
     d_state: int | None = option(
-        Whole(1), None, help="State size per head.", default_text="the attention's head dim"
+        Whole(1), None, help="State size per head.", default_text="head dim of the attention"
     )
     ssm_bias: bool = option(
         Flag(),
         True,
-        help="Give the new blocks' projections biases; one of them holds the gate open at the "
-        "start. GGUF needs blocks without biases: `calibration` then fits the gate's weights "
-        "instead. Random blocks have no biases.",
+        help="Give the projections of new blocks biases. One of them keeps the gate open at the "
+        "start. GGUF needs blocks without biases; `calibration` then fits the weights of the gate "
+        "instead. Random blocks never have biases.",
     )
     format: str = option(
         Text("auto|NAME"),
         "auto",
-        help="On-disk architecture. auto: the first one of transformers that holds the result "
-        "exactly.",
+        help="Architecture of the written checkpoint. auto: the first one of transformers that "
+        "stores the result exactly, else hybridize.",
     )
-    dtype: str = dtype_option("Dtype of the written weights; auto keeps the source's.")
+    dtype: str = dtype_option("Dtype of the written weights; auto is the dtype of the source.")
     max_shard_size: int = option(Size(), 5 * 10**9, help="Maximum size of a weight file.")
     allow_nonfinite: bool = option(
         Flag(), False, recorded=False, help="Accept NaN and infinity in the weights."
@@ -104,18 +106,18 @@ class ConvertConfig(Config):
         """Whether new blocks come from the directory of another hybrid."""
         return self.init not in INITS
 
+    @override
     def check(self) -> None:
-        """See `Config.check`."""
         if self.select == "sensitivity":
             self._check_sensitivity()
         elif self.calibration is not None and self.init != "attention":
             raise InputError(
-                f"`calibration` fits blocks that start from attention; leave out "
-                f"`init={self.init}` or `calibration`"
+                f"`calibration` fits blocks that start from attention; leave out `calibration` or "
+                f"`init={self.init}`"
             )
         if not self.ssm_bias and self.init == "attention" and self.calibration is None:
             raise InputError(
-                "`ssm_bias=False` needs `calibration`: without a bias, the gate's weights are "
+                "`ssm_bias=False` needs `calibration`: without a bias, the weights of the gate are "
                 "fitted on a text"
             )
 
@@ -127,7 +129,7 @@ class ConvertConfig(Config):
             )
         if self.init == "random":
             raise InputError(
-                "`select=sensitivity` cannot measure random blocks; use `init=attention` or the "
+                "`select=sensitivity` cannot measure random blocks; give `init=attention` or the "
                 "directory of a hybrid"
             )
         if self.calibration is None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from hybridize.checkpoints import check_output
-from hybridize.checkpoints.streaming_writer import Outgoing, outgoing, source_name, write
+from hybridize.checkpoints.provenance import source_name
+from hybridize.checkpoints.streaming_writer import Outgoing, outgoing, write
 from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.first_values import ConvertedTensors
 from hybridize.conversion.new_blocks import NewBlocks, check_donor_directory
@@ -17,8 +18,8 @@ from hybridize.conversion.plot import draw_curve
 from hybridize.conversion.results import ConversionResult, describe
 from hybridize.conversion.selection import Curve, measure_swaps
 from hybridize.conversion.source import Source, open_source
-from hybridize.data.packing import Windows
-from hybridize.data.source import load_windows
+from hybridize.data.packing import PackedDataset
+from hybridize.data.source import load_packed_dataset
 from hybridize.modeling.devices import DTYPES, choose_device
 from hybridize.options import takes_options
 
@@ -27,18 +28,19 @@ _CALIBRATION_LENGTH = 512  # tokens per sequence of calibration text
 
 @takes_options(ConvertConfig)
 def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> ConversionResult:
-    """Turn attention blocks of a checkpoint into Mamba-2 blocks.
+    """Swap attention blocks of a checkpoint for Mamba-2 blocks.
 
-    Reads and writes one block at a time, so that memory does not grow with the checkpoint.
-    ``select="sensitivity"`` and ``calibration="teacher"`` need the whole model in memory.
+    Reads and writes one block at a time, so that the memory does not grow with the number of
+    blocks. Only ``select="sensitivity"`` and ``calibration="teacher"`` need the whole model in
+    memory.
 
     Args:
         model: a directory or a hub id, in any format that hybridize reads.
         output: the directory to write.
-        config: the options; or give each option as a keyword.
+        config: the options; you can also give each option as a keyword.
 
     Returns:
-        What was done, with the figures that the command shows.
+        The result, with the numbers that the command prints.
 
     Raises:
         InputError: an option or the source is wrong; nothing was written.
@@ -54,9 +56,9 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
             allow_nonfinite=config.allow_nonfinite,
         )
         device = torch.device("cpu") if config.calibration is None else choose_device(config.device)
-        windows = _calibration_text(source, config, device)
-        new_blocks = NewBlocks(source, config, windows, device, opened)
-        curve = _measure(source, config, windows, new_blocks, device)
+        dataset = _calibration_text(source, config, device)
+        new_blocks = NewBlocks(source, config, dataset, device, opened)
+        curve = _measure(source, config, dataset, new_blocks, device)
         plan = _plan(source, config, curve)
         model_out = _tensors(source, plan, new_blocks, config)
         result = describe(plan, source, output, model_out, curve, dry_run=config.dry_run)
@@ -68,18 +70,18 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
 
 def _calibration_text(
     source: Source, config: ConvertConfig, device: torch.device
-) -> Windows | None:
-    """Return the text that blocks are fitted on and swaps are measured on."""
+) -> PackedDataset | None:
+    """Return the text for calibration and selection, if they need one."""
     if config.calibration is None:
         return None
-    return load_windows(
+    return load_packed_dataset(
         [config.calibration],
         model=source.directory,
         length=min(_CALIBRATION_LENGTH, source.config.max_position_embeddings),
         tokens=config.calibration_tokens,
         seed=config.seed,
         device=device,
-        option="`calibration`",
+        option="calibration",
     )
 
 
@@ -91,16 +93,16 @@ def _mamba_choice(config: ConvertConfig) -> MambaChoice:
 def _measure(
     source: Source,
     config: ConvertConfig,
-    windows: Windows | None,
+    dataset: PackedDataset | None,
     new_blocks: NewBlocks,
     device: torch.device,
 ) -> Curve | None:
-    """Measure what each swap costs, if the selection asks for it."""
+    """Measure the cost of each swap, if the selection needs it."""
     if config.select != "sensitivity":
         return None
-    assert windows is not None
+    assert dataset is not None
     return measure_swaps(
-        source.directory, _mamba_choice(config), new_blocks.values, windows, device
+        source.directory, _mamba_choice(config), new_blocks.values, dataset, device
     )
 
 
@@ -117,7 +119,7 @@ def _plan(source: Source, config: ConvertConfig, curve: Curve | None) -> Plan:
 
 
 def _tensors(source: Source, plan: Plan, new_blocks: NewBlocks, config: ConvertConfig) -> Outgoing:
-    """Return the result's tensors; their values are read or made when they are written."""
+    """Return the tensors of the result. Values are read or made when they are written."""
     converted = ConvertedTensors(
         source.tensors,
         source.config,
@@ -125,7 +127,13 @@ def _tensors(source: Source, plan: Plan, new_blocks: NewBlocks, config: ConvertC
         new_blocks.values,
         allow_nonfinite=config.allow_nonfinite,
     )
-    return outgoing(converted, plan.target, plan.format, plan.fit, DTYPES.get(config.dtype))
+    return outgoing(
+        converted,
+        plan.target,
+        plan.format,
+        plan.fit,
+        None if config.dtype == "auto" else config.dtype,
+    )
 
 
 def _write(
@@ -142,7 +150,7 @@ def _write(
     plan.fit.config.dtype = DTYPES.get(config.dtype) or source.config.dtype
 
     def finished(files: int) -> dict[str, Any]:
-        """Complete the result, and return the record of this conversion."""
+        """Complete the result, and return its record for the provenance."""
         nonlocal result
         swapped = plan.layout.swapped
         errors = tuple(error for error in new_blocks.errors if error.block in swapped)
@@ -160,7 +168,7 @@ def _write(
         result.output,
         reader=source.reader,
         source_format=source.format,
-        step=finished,
+        record=finished,
         label="converting",
         force=config.force,
         max_shard_size=config.max_shard_size,

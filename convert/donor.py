@@ -1,7 +1,8 @@
-"""New blocks from a checkpoint that has them already, usually one whose blocks were aligned.
+"""New blocks that are copied from another hybrid of the same model, the donor.
 
-A block that was trained to do what its attention block does tells better what losing that
-attention costs than one straight from the closed form; and it need not be trained again.
+The donor's blocks are usually aligned: each was trained to give the output of its attention block.
+With them, the sensitivity selection measures the cost of removing attention more precisely than
+with blocks from the closed form, and they need no second training.
 """
 
 from contextlib import ExitStack
@@ -16,22 +17,22 @@ from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.errors import InputError
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import MambaSizes
+from hybridize.modeling.model_spec import ModelSpec
 
 
 class Donor:
-    """A hybrid whose Mamba-2 blocks are taken over; a context manager, as it is read from.
+    """A hybrid whose Mamba-2 blocks are copied. A context manager, which closes its files.
 
     Args:
         directory: the hybrid.
-        config: of the checkpoint that the blocks go into.
+        config: the configuration of the checkpoint that is converted.
 
     Raises:
-        InputError: it cannot be read, or is not of the same shape.
+        InputError: the hybrid cannot be read, or has another number of blocks or hidden size.
     """
 
-    def __init__(self, directory: Path, config: HybridConfig) -> None:
+    def __init__(self, directory: Path, config: ModelSpec) -> None:
         self._directory = directory
         with ExitStack() as stack:
             reader = stack.enter_context(CheckpointReader(directory))
@@ -42,7 +43,7 @@ class Donor:
             ):
                 if mine != wanted:
                     raise InputError(
-                        f"`init={directory}`: its {name} is {mine} and the model's {wanted}; "
+                        f"`init={directory}`: its {name} is {mine}, but the model's is {wanted}; "
                         "give a hybrid that was converted from the same model"
                     )
             self._tensors = CheckpointTensors(reader, format_, self._config)
@@ -52,20 +53,21 @@ class Donor:
         """Return the values of a new block: name in the mixer to tensor.
 
         Raises:
-            InputError: the hybrid has no Mamba-2 block of this size there.
+            InputError: the hybrid has no Mamba-2 block of these sizes at this index.
         """
         found = self._config.blocks[index]
         if not isinstance(found, MambaSizes):
             raise InputError(
-                f"`init={self._directory}`: block {index} is not Mamba-2 there; convert the model "
-                "with `attention=0%` to have a block for every place"
+                f"`init={self._directory}`: its block {index} is not Mamba-2; give a hybrid that "
+                "was converted with `attention=0%`, which has all of them"
             )
         if found != sizes:
             mine, wanted = asdict(found), asdict(sizes)
             name = next(name for name in mine if mine[name] != wanted[name])
             raise InputError(
-                f"`init={self._directory}`: block {index} has {name} {mine[name]}, and the new one "
-                f"{wanted[name]}; give the `ssm_…` options that it was converted with"
+                f"`init={self._directory}`: its block {index} has {name} {mine[name]}, but the new "
+                f"block {wanted[name]}; give the `ssm_groups`, `ssm_expand`, `d_state` and "
+                "`ssm_bias` that it was converted with"
             )
         shapes = sizes.shapes(self._config.hidden_size)
         return {name: self._tensors.get(f"model.blocks.{index}.mixer.{name}") for name in shapes}

@@ -1,20 +1,21 @@
-"""The first values of a Mamba-2 block that takes an attention block's place.
+"""The first values of a Mamba-2 block that replaces an attention block.
 
 Mamba-2's scan is linear attention with a decay: C is the query, B the key, x the value
 (Dao & Gu 2024, arXiv 2405.21060, section 4; Wang et al. 2024, arXiv 2408.15237, section 3).
-So C starts as W_q, B as W_k, x as W_v and the output projection as W_o. What is in the way
-is made harmless:
+So C starts as W_q, B as W_k, x as W_v and the output projection as W_o. The other parts of a
+Mamba-2 block start such that they change little:
 
-- SiLU after the convolution: x is scaled down to where SiLU is nearly linear. The output norm
-  makes up for the scale.
-- Scores may be negative, attention's weights are not: B and C are offset by one through the
-  convolution's bias, so that scores start around a positive constant with q·k on top, the first
-  terms of softmax's exponential.
-- The gate: its projection is zero and its bias makes SiLU(z) = 1. Without biases it stays shut
-  until `calibrate` has found weights that do the same.
-- The norm: its weight restores the values' usual size, halved, as averages are smaller.
+- SiLU after the convolution: x is scaled down to the range in which SiLU is nearly linear. The
+  output norm undoes the scale.
+- Scores: attention's weights are positive, but C·B may be negative. The convolution's bias adds one
+  to B and C, so that a score is a positive constant plus q·k: the first terms of softmax's
+  exponential.
+- The gate: its projection is zero, and its bias makes SiLU(z) = 1. Without biases the gate stays
+  closed until `calibration` finds weights that open it.
+- The output norm: its weight restores the usual size of the values, times one half, because
+  averages are smaller.
 
-RoPE has no place in the new block; the decay takes over as the notion of distance.
+The new block has no RoPE; the decay gives it a notion of distance instead.
 """
 
 import math
@@ -22,43 +23,50 @@ from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
+from hybridize.checkpoints.dtypes import torch_dtype
 from hybridize.checkpoints.finite import is_finite
 from hybridize.checkpoints.formats.stock_hybrid import pad_heads
 from hybridize.checkpoints.tensors import Tensors, pad_projection
 from hybridize.errors import InputError
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
+from hybridize.modeling.model_spec import ModelSpec
 
-# Chosen by KL to the teacher on a trained Llama of five layers; see docs/conversion.md.
+# These gave the smallest KL divergence on a trained Llama of five layers; see docs/conversion.md.
 _VALUE_RMS = 0.1
 _SCORE_OFFSET = 1.0
-_STEP = 0.1
+_DT = 0.1
 _SHORTEST_MEMORY, _LONGEST_MEMORY = 1.0, 32.0  # tokens, spread over the heads
 _OUTPUT_SHRINK = 0.5
-UNIT_GATE = 1.2784645427610738  # SiLU of this is 1
+UNIT_GATE = 1.2784645427610738
+"""The number whose SiLU is 1."""
 
 
 NewValues = Callable[[int, MambaSizes], dict[str, torch.Tensor]]
-"""Given a new block's place and sizes: its values, by their names in the mixer."""
+"""Takes a new block's index in the layout and its sizes; returns its values: name in the mixer to
+float32 tensor."""
 
 
-class ConvertedTensors:
-    """The tensors of a converted model: the source's own, and those of new blocks.
+class ConvertedTensors(Tensors):
+    """The tensors of a converted model: those of the source, and those of new blocks.
 
     Args:
         source: the source's tensors.
         before: the source's configuration.
-        after: the conversion's target; at swapped blocks it has Mamba-2 instead of attention.
-        new_values: makes the new blocks', one block after the other.
-        allow_nonfinite: hand out new blocks with NaN or infinity in them.
+        after: the configuration of the result; it has Mamba-2 in place of the swapped attention.
+        new_values: makes the values of a new block.
+        allow_nonfinite: accept new blocks that contain NaN or infinity.
+
+    Raises:
+        InputError: (from `get`) a new block contains NaN or infinity.
     """
 
     def __init__(
         self,
         source: Tensors,
-        before: HybridConfig,
-        after: HybridConfig,
+        before: ModelSpec,
+        after: ModelSpec,
         new_values: NewValues,
         *,
         allow_nonfinite: bool = False,
@@ -72,18 +80,18 @@ class ConvertedTensors:
         }
         self._current: tuple[int, dict[str, torch.Tensor]] | None = None
 
+    @override
     def get(self, name: str) -> torch.Tensor:
-        """See `Tensors.get`."""
         index = self._swapped_block(name)
         if index is None:
             return self._source.get(name)
         if self._current is None or self._current[0] != index:
-            self._current = None  # one block's tensors at a time
+            self._current = None  # free the memory of the previous block first
             self._current = (index, self._values(index))
         return self._current[1][name.split(".mixer.")[1]]
 
-    def dtype(self, name: str) -> torch.dtype:
-        """See `Tensors.dtype`."""
+    @override
+    def dtype(self, name: str) -> str:
         index = self._swapped_block(name)
         return self._source.dtype(
             name if index is None else f"model.blocks.{index}.mixer.q_proj.weight"
@@ -99,29 +107,29 @@ class ConvertedTensors:
         mamba = self._after.blocks[index]
         assert isinstance(mamba, MambaSizes)
         values = self._new_values(index, mamba)
-        dtype = self.dtype(f"model.blocks.{index}.mixer.in_proj.weight")
+        dtype = torch_dtype(self.dtype(f"model.blocks.{index}.mixer.in_proj.weight"))
         cast = {name: value.to(dtype) for name, value in values.items()}
         bad = [name for name, value in cast.items() if not is_finite(value)]
         if bad and not self._allow_nonfinite:
             raise InputError(
-                f"block {index}: its new {bad[0]} has NaN or infinity in it: the weights of the "
-                "attention are too large; `allow_nonfinite` accepts that"
+                f"block {index}: its new {bad[0]} contains NaN or infinity, because the weights "
+                "of the attention are too large; `allow_nonfinite` accepts that"
             )
         return cast
 
 
 def first_values(
-    source: Tensors, index: int, mamba: MambaSizes, config: HybridConfig, init: str, seed: int
+    source: Tensors, index: int, mamba: MambaSizes, config: ModelSpec, init: str, seed: int
 ) -> dict[str, torch.Tensor]:
     """Return a new block's values: name in the mixer to float32 tensor.
 
     Args:
         source: the source's tensors.
-        index: the block's place.
-        mamba: its sizes.
+        index: the block's index in the layout.
+        mamba: the block's sizes.
         config: the source's configuration.
         init: ``attention`` (see the module) or ``random`` (as mamba_ssm starts a new model).
-        seed: of all that is random, together with the place.
+        seed: random seed; each block has its own random numbers.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
     if init == "random":
@@ -132,11 +140,11 @@ def first_values(
 
 
 def random_values(
-    mamba: MambaSizes, config: HybridConfig, generator: torch.Generator
+    mamba: MambaSizes, config: ModelSpec, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Return a new block's values as mamba_ssm draws them: name to float32 tensor.
+    """Return the values with which mamba_ssm starts a new block: name to float32 tensor.
 
-    Steps are log-uniform in 1e-3 to 1e-1, decay rates uniform in 1 to 16.
+    Δt is log-uniform from 1e-3 to 1e-1; the decay rates are uniform from 1 to 16.
     """
     values = {}
     for name, shape in mamba.shapes(config.hidden_size).items():
@@ -146,8 +154,8 @@ def random_values(
     bound = mamba.conv_kernel**-0.5
     values["conv1d.weight"].uniform_(-bound, bound, generator=generator)
     low, high = math.log(1e-3), math.log(1e-1)
-    step = torch.empty(mamba.num_heads).uniform_(low, high, generator=generator).exp()
-    values["dt_bias"] = _softplus_inverse(step)
+    dt = torch.empty(mamba.num_heads).uniform_(low, high, generator=generator).exp()
+    values["dt_bias"] = _softplus_inverse(dt)
     values["A_log"] = torch.empty(mamba.num_heads).uniform_(1, 16, generator=generator).log()
     values["D"] = torch.ones(mamba.num_heads)
     values["norm.weight"] = torch.ones(mamba.d_inner)
@@ -159,32 +167,32 @@ def attention_values(
     index: int,
     attention: AttentionSizes,
     mamba: MambaSizes,
-    config: HybridConfig,
+    config: ModelSpec,
     generator: torch.Generator,
 ) -> dict[str, torch.Tensor]:
     """Return a new block's values, made from the attention block that it replaces.
 
     Args:
         source: the source's tensors.
-        index: the block's place.
+        index: the block's index in the layout.
         attention: sizes of the old block.
-        mamba: sizes of the new one.
+        mamba: sizes of the new block.
         config: the source's configuration.
-        generator: for what attention says nothing about.
+        generator: for values that do not follow from the attention, such as additional keys.
 
     Returns:
         Name in the mixer to float32 tensor.
     """
     hidden = config.hidden_size
-    heads_per_head = mamba.num_heads // pad_heads(attention, hidden).num_heads
+    copies = mamba.num_heads // pad_heads(attention, hidden).num_heads
     prefix = f"model.blocks.{index}"
     norm = source.get(f"{prefix}.norm.weight").float()
     projections = {
         letter: _Projection(source, f"{prefix}.mixer.{letter}_proj", attention, hidden, norm)
         for letter in "qkv"
     }
-    gate, x, b, c, dt = mamba.in_proj_splits()
-    weight = torch.zeros(sum((gate, x, b, c, dt)), hidden)
+    gate, x, b, c, heads = mamba.in_proj_splits()
+    weight = torch.zeros(sum((gate, x, b, c, heads)), hidden)
     offset = torch.zeros(mamba.conv_channels)
 
     value = projections.pop("v")
@@ -192,8 +200,8 @@ def attention_values(
     usual = torch.where(value.rms > 0, value.rms, live.mean() if len(live) else 1.0)
     value.scale_to(1.0)
     value.revive(config.initializer_range, generator)
-    weight[gate : gate + x] = value.weight.repeat_interleave(heads_per_head, 0).flatten(0, 1)
-    offset[:x] = _VALUE_RMS * value.bias.repeat_interleave(heads_per_head, 0).flatten()
+    weight[gate : gate + x] = value.weight.repeat_interleave(copies, 0).flatten(0, 1)
+    offset[:x] = _VALUE_RMS * value.bias.repeat_interleave(copies, 0).flatten()
 
     keys, queries = projections.pop("k"), projections.pop("q")
     for projection in (keys, queries):
@@ -206,19 +214,19 @@ def attention_values(
 
     filters = torch.zeros(mamba.conv_channels, 1, mamba.conv_kernel)
     filters[:, :, -1] = 1.0
-    # Scaled here and not in the projection, whose small weights Adam's steps would throw about.
+    # The filters are scaled, not the projection: Adam's steps would be too large for small weights.
     filters[:x] *= _VALUE_RMS
     memory = torch.logspace(
         math.log10(_SHORTEST_MEMORY), math.log10(_LONGEST_MEMORY), mamba.num_heads
     )
-    step = torch.full((mamba.num_heads,), _STEP)
+    dt = torch.full((mamba.num_heads,), _DT)
     out = pad_projection(
         "o_proj",
         source.get(f"{prefix}.mixer.o_proj.weight").float(),
         attention,
         pad_heads(attention, hidden),
     )
-    out = out.unflatten(1, (-1, attention.head_dim)).repeat_interleave(heads_per_head, 1)
+    out = out.unflatten(1, (-1, attention.head_dim)).repeat_interleave(copies, 1)
     biases = {}
     if mamba.proj_bias:
         biases = {"in_proj.bias": torch.zeros(len(weight)), "out_proj.bias": torch.zeros(hidden)}
@@ -229,24 +237,25 @@ def attention_values(
         "in_proj.weight": weight,
         "conv1d.weight": filters,
         "conv1d.bias": offset,
-        "dt_bias": _softplus_inverse(step),
-        "A_log": -torch.log(memory * step),
+        "dt_bias": _softplus_inverse(dt),
+        "A_log": -torch.log(memory * dt),
         "D": torch.zeros(mamba.num_heads),
         "norm.weight": (_OUTPUT_SHRINK * usual)
-        .repeat_interleave(heads_per_head)
+        .repeat_interleave(copies)
         .repeat_interleave(mamba.head_dim),
-        "out_proj.weight": out.flatten(1) / heads_per_head,
+        "out_proj.weight": out.flatten(1) / copies,
         **biases,
     }
 
 
 class _Projection:
-    """One of attention's input projections, taken apart into heads.
+    """One of attention's input projections, split into heads.
 
     Attributes:
-        weight: ``(heads, head_dim, hidden)``; keys and values are repeated over their queries.
+        weight: ``(heads, head_dim, hidden)``; keys and values are repeated for each query head.
         bias: ``(heads, head_dim)``.
-        rms: ``(heads,)``, what a head's outputs measure on input of independent features.
+        rms: ``(heads,)``, the root mean square of a head's outputs for an input with independent
+            features.
     """
 
     def __init__(
@@ -264,7 +273,7 @@ class _Projection:
         if attention.qkv_bias:
             bias = per_head(source.get(f"{name}.bias"))
         if attention.qk_norm and module != "v_proj":
-            # The norm's weight folds in; that it also fixes each head's length does not.
+            # Only the norm's weight can be folded in; the normalization itself cannot.
             scale = source.get(name.replace("_proj", "_norm") + ".weight").float()
             weight, bias = weight * scale[:, None], bias * scale
         rms = (weight.square() @ norm.square() + bias.square()).mean(-1).sqrt()
@@ -275,7 +284,7 @@ class _Projection:
         )
 
     def scale_to(self, rms: float) -> None:
-        """Scale all heads alike, so that they measure ``rms`` taken together."""
+        """Scale all heads by one factor, such that their common root mean square is ``rms``."""
         live = self.rms[self.rms > 0]
         if len(live):
             factor = rms / live.square().mean().sqrt()
@@ -283,7 +292,7 @@ class _Projection:
             self.rms = self.rms * factor
 
     def revive(self, std: float, generator: torch.Generator) -> None:
-        """Give heads that are all zero random weights: zero ones would never learn."""
+        """Give random weights to heads that are all zero: zeros would never get a gradient."""
         for head in (self.rms == 0).nonzero().flatten().tolist():
             self.weight[head].normal_(0, std, generator=generator)
 
@@ -291,11 +300,11 @@ class _Projection:
 def _scores(
     keys: _Projection, queries: _Projection, mamba: MambaSizes, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return B and C with the convolution biases that go with them.
+    """Return B, its convolution bias, C, and its convolution bias.
 
-    A group's B and C are the averages of its heads' keys and queries. A state narrower than
-    the heads keeps the directions in which queries and keys agree the most; a wider one gets
-    random keys that no query asks for yet.
+    B and C of a group are the means of its heads' keys and queries. If the state is smaller than
+    the head dim, it keeps the directions with the largest products of queries and keys. If it is
+    larger, the additional rows of B are random, and those of C are zero.
     """
 
     def grouped(projection: _Projection) -> torch.Tensor:
@@ -318,7 +327,7 @@ def _scores(
 
 
 def _truncate(B: torch.Tensor, C: torch.Tensor, d_state: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the best B and C of fewer rows: transpose(C) @ B loses its least singular values."""
+    """Return B and C with fewer rows: transpose(C) @ B keeps its largest singular values."""
     qb, rb = torch.linalg.qr(B.transpose(1, 2))
     qc, rc = torch.linalg.qr(C.transpose(1, 2))
     u, s, vh = torch.linalg.svd(rc @ rb.transpose(1, 2))

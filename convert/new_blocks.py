@@ -1,4 +1,4 @@
-"""The first values of new blocks, as the options ask for them."""
+"""The first values of new blocks, from the source that the options choose."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,20 +10,20 @@ from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.donor import Donor
 from hybridize.conversion.first_values import first_values
 from hybridize.conversion.source import Source
-from hybridize.data.packing import Windows
+from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.modeling.layers.sizes import MambaSizes
 
 
 class NewBlocks:
-    """Makes the values of new blocks, from attention, at random, or from another hybrid.
+    """Makes the values of new blocks: from attention, at random, or from another hybrid.
 
     Args:
         source: the checkpoint that is converted.
         config: the options.
-        windows: text to fit blocks on; None fits nothing.
-        device: where blocks are fitted.
-        opened: closes the other hybrid's files.
+        dataset: the calibration text; None if the blocks are not calibrated.
+        device: where blocks are calibrated.
+        opened: closes the files of the other hybrid at its end.
 
     Raises:
         InputError: the other hybrid cannot be read, or there is too little text.
@@ -33,7 +33,7 @@ class NewBlocks:
         self,
         source: Source,
         config: ConvertConfig,
-        windows: Windows | None,
+        dataset: PackedDataset | None,
         device: torch.device,
         opened: ExitStack,
     ) -> None:
@@ -42,10 +42,11 @@ class NewBlocks:
         self._calibrator: Calibrator | None = None
         if config.from_hybrid:
             self._donor = opened.enter_context(Donor(Path(config.init), source.config))
-        elif windows is not None:
-            remember = config.select == "sensitivity"  # measuring and writing need the same values
+        elif dataset is not None:
+            # The sensitivity selection needs the values twice: to measure and to write.
+            remember = config.select == "sensitivity"
             self._calibrator = Calibrator(
-                source.tensors, source.config, windows, device, remember=remember
+                source.tensors, source.config, dataset, device, remember=remember
             )
 
     def values(self, index: int, sizes: MambaSizes) -> dict[str, torch.Tensor]:
@@ -63,15 +64,15 @@ class NewBlocks:
 
     @property
     def errors(self) -> tuple[BlockError, ...]:
-        """How far the fitted blocks are from their attention blocks, in the layout's order."""
+        """The errors of the calibrated blocks, in the order of the layout."""
         return () if self._calibrator is None else self._calibrator.errors
 
 
 def check_donor_directory(config: ConvertConfig) -> None:
-    """Check that ``init`` names a directory, if it does not name a method.
+    """Check that ``init`` is a directory, unless it names a method.
 
     Raises:
-        InputError: there is no such directory.
+        InputError: the directory does not exist.
     """
     if config.from_hybrid and not Path(config.init).is_dir():
         raise InputError(

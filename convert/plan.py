@@ -1,4 +1,4 @@
-"""Deciding what a conversion does, before anything is read or written but the configuration."""
+"""The plan of a conversion. It needs the source's configuration only, not its weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from hybridize.checkpoints.formats import Fit, Format
 from hybridize.checkpoints.formats.choose import choose_format
 from hybridize.checkpoints.formats.stock_hybrid import pad_heads
 from hybridize.errors import InputError
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.layout import ATTENTION, MAMBA, Layout
+from hybridize.modeling.model_spec import ModelSpec
 
 Chooser = Callable[[int, int], tuple[int, ...]]
-"""Given how many attention blocks there are and how many stay: which ones, counted from 0."""
+"""Takes the number of attention blocks and the number to keep; returns which ones to keep, counted
+from 0."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,16 @@ class Plan:
     """What a conversion will do.
 
     Attributes:
-        source: the model as it is.
-        target: the model as it will be, before a format adapts it.
-        layout: the target's layout, which knows the swapped blocks.
-        format: what will be written.
-        fit: the target as that format holds it.
-        reason: why this format.
+        source: the configuration of the source.
+        target: the configuration of the result, before the format adapts it.
+        layout: the layout of the result, including which blocks are swapped.
+        format: the on-disk architecture of the result.
+        fit: the target as that format stores it.
+        reason: why this format was chosen.
     """
 
-    source: HybridConfig
-    target: HybridConfig
+    source: ModelSpec
+    target: ModelSpec
     layout: Layout
     format: Format
     fit: Fit
@@ -37,22 +38,22 @@ class Plan:
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """Which attention blocks stay, counted among the source's attention blocks."""
+        """The attention blocks that stay, counted among the source's attention blocks from 0."""
         attention = Layout(self.source.layout).indices(ATTENTION)
-        return tuple(i for i, block in enumerate(attention) if block not in self.layout.swapped)
+        return tuple(i for i, index in enumerate(attention) if index not in self.layout.swapped)
 
 
 @dataclass(frozen=True)
 class MambaChoice:
-    """The sizes of the new blocks, as a user gives them.
+    """The options for the sizes of new blocks.
 
     Attributes:
-        groups: ``"heads"`` or ``"kv"`` (as many B and C as the attention has query or
-            key/value heads), or a number.
-        expand: width in units of the attention's (1 or 2).
-        d_state: state per head; the attention's head dim if None.
-        proj_bias: whether the projections have biases; the attention initialization needs
-            them to hold the gate open.
+        groups: number of separate B and C: ``"heads"`` (one per query head), ``"kv"`` (one per
+            key/value head), or a number.
+        expand: number of Mamba-2 heads per query head, 1 or 2.
+        d_state: state size per head; the attention's head dim if None.
+        proj_bias: whether the projections have biases. Without a bias, the gate is closed until
+            the block is calibrated.
     """
 
     groups: str = "heads"
@@ -62,7 +63,7 @@ class MambaChoice:
 
 
 def plan_conversion(
-    source: HybridConfig,
+    source: ModelSpec,
     *,
     attention: str | None = None,
     keep: tuple[int, ...] | None = None,
@@ -71,20 +72,22 @@ def plan_conversion(
     format_name: str = "auto",
     choose: Chooser | None = None,
 ) -> Plan:
-    """Work out which attention blocks become Mamba-2, how large, and in which format.
+    """Choose the attention blocks to swap, the sizes of the new blocks, and the format.
+
+    At most one of ``attention``, ``keep`` and ``pattern`` is given. Without any, a quarter of the
+    attention blocks stays.
 
     Args:
         source: the model's configuration.
         attention: how many attention blocks to keep: a number or a percentage like ``25%``.
-        keep: which to keep, counted among the attention blocks from 0.
-        pattern: the whole layout of the result. At most one of the three is given; without
-            any, a quarter of the attention blocks stays.
+        keep: the attention blocks to keep, counted among the attention blocks from 0.
+        pattern: the layout of the result.
         mamba: sizes of the new blocks.
-        format_name: a format, or ``auto`` for the first that holds the result exactly.
-        choose: which blocks ``attention`` keeps; `keep_uniform` if None.
+        format_name: a format, or ``auto`` for the first one that stores the result exactly.
+        choose: chooses the blocks that ``attention`` keeps; `keep_uniform` if None.
 
     Raises:
-        InputError: choices that contradict each other, the model, or the format.
+        InputError: the options contradict each other, the model, or the format.
     """
     layout = _choose_layout(Layout(source.layout), attention, keep, pattern, choose or keep_uniform)
     blocks = list(source.blocks)
@@ -97,15 +100,16 @@ def plan_conversion(
     return Plan(source, target, layout, format_, fit, reason)
 
 
-_LARGEST_STATE = 1 << 16  # far beyond what any kernel takes
+_LARGEST_STATE = 1 << 16
+"""The largest accepted state size, far above that of any kernel."""
 
 
 def keep_uniform(count: int, keep: int) -> tuple[int, ...]:
-    """Spread ``keep`` attention blocks evenly over ``count`` places.
+    """Choose ``keep`` of ``count`` attention blocks, evenly spaced.
 
-    Nemotron-H's rule (arXiv 2504.03624, section 2.1): the first mixer is Mamba-2, the last
-    place is not attention, and the kept ones are evenly dispersed. Where more are kept than the
-    inner places hold, the last place and then the first are used as well.
+    Nemotron-H's rule (arXiv 2504.03624, section 2.1): neither the first nor the last block stays
+    attention, and the kept ones are evenly spaced. If all but one block is kept, the last one stays
+    too; if all are kept, the first one stays too.
     """
     if keep >= count:
         return tuple(range(count))
@@ -116,13 +120,14 @@ def keep_uniform(count: int, keep: int) -> tuple[int, ...]:
 
 
 def mamba_sizes(attention: AttentionSizes, hidden: int, choice: MambaChoice) -> MambaSizes:
-    """Return the sizes of the Mamba-2 block that takes an attention block's place.
+    """Return the sizes of the Mamba-2 block that replaces an attention block.
 
-    Heads and head dim follow the attention's. Heads narrower than the hidden size together are
-    filled up with further ones, since stock formats know whole multiples only.
+    The new block has the attention's heads and head dim. If the heads together are narrower than
+    the hidden size, heads are added, because stock formats support only whole multiples of the
+    hidden size.
 
     Raises:
-        InputError: a number of groups that does not divide the heads, or a state beyond measure.
+        InputError: the number of groups does not divide the heads, or the state is too large.
     """
     padded = pad_heads(attention, hidden)
     heads = padded.num_heads
@@ -162,18 +167,18 @@ def _choose_layout(
         raise InputError(f"{' and '.join(named)} exclude each other; give one of them")
     if pattern is not None:
         return _from_pattern(source, pattern)
-    places = source.indices(ATTENTION)
-    if not places:
+    attention_indices = source.indices(ATTENTION)
+    count = len(attention_indices)
+    if not attention_indices:
         raise InputError("the model has no attention blocks to convert")
     if keep is None:
-        keep = choose(len(places), _parse_attention(attention or "25%", len(places)))
-    outside = [index for index in keep if not 0 <= index < len(places)]
+        keep = choose(count, _parse_attention(attention or "25%", count))
+    outside = [index for index in keep if not 0 <= index < count]
     if outside:
         raise InputError(
-            f"`keep={outside[0]}`: no such attention block; the model has {len(places)}, "
-            f"0 to {len(places) - 1}"
+            f"`keep={outside[0]}`: no such attention block; the model has {count}, 0 to {count - 1}"
         )
-    return source.swap({place for i, place in enumerate(places) if i not in keep})
+    return source.swap({index for i, index in enumerate(attention_indices) if i not in keep})
 
 
 def _parse_attention(text: str, count: int) -> int:
@@ -183,7 +188,7 @@ def _parse_attention(text: str, count: int) -> int:
     except ValueError:
         value = -1
     if percent and 0 <= value <= 100:
-        # Rounded to the nearest, but what is not zero keeps at least one.
+        # Rounded to the nearest number, but at least 1 unless the percentage is 0.
         return 0 if value == 0 else max(1, int(count * value / 100 + 0.5))
     if not percent and 0 <= value <= count:
         return int(value)

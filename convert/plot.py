@@ -1,4 +1,4 @@
-"""The picture of a sensitivity curve: where losing one more attention block begins to hurt."""
+"""The plot of a sensitivity curve."""
 
 from io import BytesIO
 
@@ -7,11 +7,11 @@ from hybridize.extras import require_extra
 
 
 def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:
-    """Draw attention blocks kept against KL, as a PNG.
+    """Plot the KL divergence against the number of attention blocks kept; return a PNG.
 
     Args:
-        curve: what was measured.
-        kept: the choice that was made, which is marked.
+        curve: the measurements.
+        kept: the chosen attention blocks; their point is marked.
 
     Raises:
         HybridizeError: matplotlib is not installed.
@@ -21,16 +21,16 @@ def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     counts = [len(point.kept) for point in curve.points]
-    losses = [point.kl for point in curve.points]
+    divergences = [point.kl for point in curve.points]
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(counts, losses, marker="o", markersize=4, color="#2a6f97")
+    axes.plot(counts, divergences, marker="o", markersize=4, color="#2a6f97")
     chosen = next(point for point in curve.points if point.kept == kept)
     label = f"kept: {','.join(map(str, kept)) or 'none'} ({chosen.kl:.3f} nats)"
     axes.plot(len(kept), chosen.kl, "o", markersize=9, color="#d1495b", label=label)
     axes.set_xlabel("attention blocks kept")
-    axes.set_ylabel("KL to the teacher, nats per token")
-    axes.set_title("What each swap costs, before distillation")
+    axes.set_ylabel("KL divergence from the teacher, nats per token")
+    axes.set_title("Cost of removing attention blocks, before distillation")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""What a conversion did, or would do."""
+"""The result of a conversion, which the command prints."""
 
 import math
 from collections.abc import Iterable
@@ -6,35 +6,37 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.streaming_writer import Outgoing
 from hybridize.conversion.calibration import BlockError
 from hybridize.conversion.plan import Plan
 from hybridize.conversion.selection import Curve, Point
 from hybridize.conversion.source import Source
-from hybridize.modeling.config import parameter_shapes
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.layout import ATTENTION, Layout
+from hybridize.modeling.model_spec import parameter_shapes
 
 CONTEXT = 32 * 1024
-"""Tokens for which the cache's size is reported."""
+"""Number of tokens for which the size of the cache is reported."""
 
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """What a conversion did, or would do.
+    """The result of a conversion, or of a dry run.
 
     Attributes:
         source, output: directories.
         source_format, format: the on-disk architectures.
         reason: why this format was chosen.
-        notes: what a user should know about the result.
-        layout_before, layout_after: the patterns.
+        notes: limitations of the result that a user should know.
+        layout_before, layout_after: one letter per block: ``*`` attention, ``M`` Mamba-2, ``-``
+            MLP.
         kept, swapped: attention blocks, counted among the source's attention blocks from 0.
-        parameters_before, parameters_after: counts.
+        parameters_before, parameters_after: numbers of parameters.
         bytes_before, bytes_after: sizes of the weights.
-        cache_before, cache_after: bytes of one sequence's cache at 32k tokens.
-        errors: for each calibrated block, its distance from the attention block.
-        curve: the cost of each step from all attention to none, if it was measured.
+        cache_before, cache_after: bytes of the cache of one sequence of 32k tokens.
+        errors: the error of each calibrated block.
+        curve: the KL divergence for each number of attention blocks, if it was measured.
         files: number of safetensors files; 0 for a dry run.
         dry_run: whether nothing was written.
     """
@@ -61,14 +63,14 @@ class ConversionResult:
     dry_run: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it."""
+        """Return the result as JSON values."""
         return asdict(self) | {"source": str(self.source), "output": str(self.output)}
 
     def metrics(self, swapped_blocks: Iterable[int]) -> dict[str, Any]:
-        """Return the part of the result that the provenance keeps.
+        """Return the part of the result that goes into the provenance.
 
         Args:
-            swapped_blocks: the new blocks' indices in the layout.
+            swapped_blocks: the indices of the new blocks in the layout.
         """
         metrics: dict[str, Any] = {
             "layout_before": self.layout_before,
@@ -95,11 +97,11 @@ def describe(
     *,
     dry_run: bool,
 ) -> ConversionResult:
-    """Return the result as it is known before anything is written."""
+    """Return what is known of the result before anything is written."""
     reader, specs = source.reader, outgoing.specs
     num_attention = len(Layout(plan.source.layout).indices(ATTENTION))
-    old = cache_cost(plan.source, CONTEXT, reader.dtype(reader.names[0]).itemsize)
-    new = cache_cost(plan.fit.config, CONTEXT, specs[0].dtype.itemsize)
+    before = cache_cost(plan.source, CONTEXT, itemsize(reader.dtype(reader.names[0])))
+    after = cache_cost(plan.fit.config, CONTEXT, itemsize(specs[0].dtype))
     return ConversionResult(
         source=reader.directory,
         output=output,
@@ -115,8 +117,8 @@ def describe(
         parameters_after=_count(spec.shape for spec in specs),
         bytes_before=sum(reader.nbytes(name) for name in reader.names),
         bytes_after=sum(spec.nbytes for spec in specs),
-        cache_before=old.kv + old.state,
-        cache_after=new.kv + new.state,
+        cache_before=before.kv + before.state,
+        cache_after=after.kv + after.state,
         errors=(),
         curve=() if curve is None else curve.points,
         files=0,

@@ -1,8 +1,9 @@
-"""Choosing which attention blocks to keep by what losing each costs.
+"""Sensitivity selection: keep the attention blocks whose removal costs most.
 
-Greedy: of all attention blocks that are left, the one goes whose swap raises the KL divergence
-from the teacher's next-token distribution the least, and all are measured again. What a swap
-costs depends on which others are gone, so one measurement of each would not do.
+The selection is greedy. Each round swaps every remaining attention block in turn, and measures the
+KL divergence from the teacher's next-token distribution. The block with the smallest divergence is
+swapped for good. All others are measured again in the next round, because the cost of a swap
+depends on the blocks that were swapped before.
 """
 
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ from hybridize.modeling.model import HybridForCausalLM
 
 @dataclass(frozen=True)
 class Point:
-    """One model on the way from all attention to none.
+    """One of the models between all attention and none.
 
     Attributes:
-        kept: attention blocks, counted among the model's attention blocks from 0.
-        kl: divergence from the teacher, in nats per token.
+        kept: its attention blocks, counted among the source's attention blocks from 0.
+        kl: its KL divergence from the teacher, in nats per token.
     """
 
     kept: tuple[int, ...]
@@ -37,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """What is lost with every attention block that goes.
+    """The KL divergence against the number of attention blocks.
 
     Attributes:
         points: from all blocks kept to none.
@@ -47,7 +48,7 @@ class Curve:
 
     def keep(self, count: int, keep: int) -> tuple[int, ...]:
         """Return which ``keep`` of ``count`` attention blocks stay."""
-        return next(p.kept for p in self.points if len(p.kept) == min(keep, count))
+        return next(point.kept for point in self.points if len(point.kept) == min(keep, count))
 
 
 def measure_swaps(
@@ -57,12 +58,12 @@ def measure_swaps(
     dataset: PackedDataset,
     device: torch.device,
 ) -> Curve:
-    """Make a block for every attention block, and measure what each swap costs.
+    """Make a new block for every attention block, and measure the cost of each swap.
 
     Args:
-        source: the teacher's directory; the whole model is loaded, in float32.
+        source: the teacher's directory. The whole model is loaded, in float32.
         mamba: sizes of the new blocks.
-        new_values: makes them.
+        new_values: makes the values of a new block.
         dataset: the text to measure on.
         device: where to measure.
     """
@@ -80,37 +81,36 @@ def measure_swaps(
 def sensitivity_curve(
     teacher: HybridForCausalLM, mixers: dict[int, Mamba2], dataset: PackedDataset
 ) -> Curve:
-    """Swap one attention block after the other, always the one that costs the least.
+    """Swap the attention blocks one by one, the one with the smallest cost first.
+
+    This runs the model about half as many times as there are pairs of attention blocks.
 
     Args:
-        teacher: the model; its attention blocks are as they were when this returns.
-        mixers: for each attention block, by its place in the layout, the block to take over.
+        teacher: the model. Its attention blocks are put back at the end.
+        mixers: the new mixer of each attention block, by the block's index in the layout.
         dataset: the text to measure on.
-
-    Returns:
-        The curve. It takes about half as many runs of the model as there are pairs of blocks.
     """
-    blocks, places = teacher.model.blocks, sorted(mixers)
-    attention = {place: blocks[place].mixer for place in places}
+    blocks, indices = teacher.model.blocks, sorted(mixers)
+    attention = {index: blocks[index].mixer for index in indices}
     batches = list(kl_probes(teacher, dataset))
-    left, points = list(places), [Point(tuple(range(len(places))), 0.0)]
-    runs = len(batches) * len(places) * (len(places) + 1) // 2
+    left, points = list(indices), [Point(tuple(range(len(indices))), 0.0)]
+    runs = len(batches) * len(indices) * (len(indices) + 1) // 2
     try:
         with console.progress("measuring swaps", runs, "runs") as progress:
             while left:
                 costs = dict.fromkeys(left, 0.0)
                 for batch in batches:
-                    for place, x in batch.block_inputs(left):
-                        blocks[place].mixer = mixers[place]
-                        costs[place] += batch.kl(x, place) * batch.num_sequences / len(dataset)
-                        blocks[place].mixer = attention[place]
+                    for index, x in batch.block_inputs(left):
+                        blocks[index].mixer = mixers[index]
+                        costs[index] += batch.kl(x, index) * batch.num_sequences / len(dataset)
+                        blocks[index].mixer = attention[index]
                         progress.advance()
                 cheapest = min(costs, key=costs.__getitem__)
                 blocks[cheapest].mixer = mixers[cheapest]
                 left.remove(cheapest)
-                kept = tuple(i for i, place in enumerate(places) if place in left)
+                kept = tuple(i for i, index in enumerate(indices) if index in left)
                 points.append(Point(kept, costs[cheapest]))
     finally:
-        for place in places:
-            blocks[place].mixer = attention[place]
+        for index in indices:
+            blocks[index].mixer = attention[index]
     return Curve(tuple(points))

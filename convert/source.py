@@ -1,4 +1,4 @@
-"""The checkpoint that is converted, open for reading."""
+"""The source of a conversion: a checkpoint, open for reading."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from hybridize.checkpoints.config_only_reader import open_to_plan
 from hybridize.checkpoints.formats import Format, read_config
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.tensors import CheckpointTensors
-from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -17,17 +17,17 @@ class Source:
     """The checkpoint that is converted.
 
     Attributes:
-        directory: where it lies.
+        directory: its directory.
         reader: reads its files.
         format: its on-disk architecture.
         config: its configuration.
-        tensors: its tensors, under the model's own names.
+        tensors: its tensors, under hybridize's names.
     """
 
     directory: Path
     reader: CheckpointReader
     format: Format
-    config: HybridConfig
+    config: ModelSpec
     tensors: CheckpointTensors
 
 
@@ -38,12 +38,12 @@ def open_source(
 
     Args:
         model: a directory or a hub id.
-        opened: closes the files.
-        config_is_enough: no weights are needed.
+        opened: closes the files at its end.
+        config_is_enough: whether the weights may be missing, and need no download.
         allow_nonfinite: accept NaN and infinity in the weights.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the checkpoint cannot be read.
     """
     directory = resolve(model, weights=not config_is_enough)
     reader = opened.enter_context(

@@ -1,6 +1,6 @@
-"""The command line: one thin file per command, each imported only when it is called.
+"""The command line: one small file per command, which is imported only when the command runs.
 
-A command is added with one line in ``COMMANDS`` and one file beside this one.
+To add a command, add one line in ``COMMANDS`` and one file in this folder.
 """
 
 from difflib import get_close_matches
@@ -13,9 +13,9 @@ from hybridize.cli.options import debug_option
 
 
 class Entry(NamedTuple):
-    """Where a command lives, and the line about it that ``hybridize --help`` shows.
+    """Where to import a command from, and its line in ``hybridize --help``.
 
-    The line stands here, as well as in the command, so that help needs no command's imports.
+    The command contains the same line. It is repeated here so that help imports no command.
     """
 
     target: str
@@ -81,14 +81,14 @@ Completion: eval "$(_HYBRIDIZE_COMPLETE=bash_source hybridize)"  (or zsh_source,
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports only the one that is called."""
+    """A group of commands that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands' names, in the order in which one meets them."""
+        """Return the names of the commands, in the order of ``COMMANDS``."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command called ``cmd_name``; None if there is none."""
+        """Import the command ``cmd_name``; None if there is none."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name].target.partition(":")
@@ -98,7 +98,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that ``args`` starts with, or suggest the nearest one."""
+        """Find the command that ``args`` starts with, or suggest one with a similar name."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             near = get_close_matches(name, COMMANDS) or list(COMMANDS)

@@ -15,10 +15,10 @@ from hybridize.conversion.config import ConvertConfig
 @output_option("Where to write the hybrid.")
 @config_options(ConvertConfig)
 def convert(model: str, output: Path, config: ConvertConfig) -> None:
-    """Turn attention blocks of MODEL into Mamba-2 blocks.
+    """Swap attention blocks of MODEL for Mamba-2 blocks.
 
-    Writes a checkpoint directory that AutoModelForCausalLM.from_pretrained opens. Distill it to
-    recover the quality. Memory holds one block at a time.
+    Writes a checkpoint that AutoModelForCausalLM.from_pretrained opens. Distill it afterwards to
+    recover the quality. Only one block is in memory at a time.
     """
     from hybridize.conversion.convert import convert as convert_checkpoint
 
@@ -57,14 +57,14 @@ def convert(model: str, output: Path, config: ConvertConfig) -> None:
         console.table(
             ["new block", "error before calibration", "after"],
             [(e.block, f"{e.before:.1%}", f"{e.after:.1%}") for e in result.errors],
-            caption="Share of the attention output's power, on text that the fit did not see.",
+            caption="Squared error relative to the attention's output, on held-out text.",
         )
     if result.curve:
         console.table(
             ["attention kept", "KL, nats/token", "which"],
             [(len(p.kept), f"{p.kl:.3f}", _numbers(p.kept)) for p in result.curve],
-            caption="What each swap costs before distillation. "
-            f"--keep {_numbers(result.kept)} gives this choice again.",
+            caption="KL divergence from MODEL before distillation. "
+            f"To choose the same blocks again: --keep {_numbers(result.kept)}",
         )
     console.message(f"format: {result.format}: {result.reason}")
     for note in result.notes:
