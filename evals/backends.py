@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hybridize.checkpoints.load import load_model, load_tokenizer
 from hybridize.errors import InputError
-from hybridize.modeling.cache.compact import CacheFormat
+from hybridize.modeling.cache.format import CacheFormat
 
 
 def load_model_and_tokenizer(

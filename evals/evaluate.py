@@ -115,7 +115,7 @@ class _Evaluation:
         """Load a model, evaluate it, and release its memory."""
         from hybridize.evals.backends import load_model_and_tokenizer
         from hybridize.evals.harness_model import HarnessModel
-        from hybridize.modeling.cache.compact import CacheFormat
+        from hybridize.modeling.cache.format import CacheFormat
 
         start = time.perf_counter()
         model, tokenizer = load_model_and_tokenizer(

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hybridize.checkpoints.load import check_tokens
 from hybridize.console import Progress, console
 from hybridize.errors import HybridizeError, InputError
+from hybridize.modeling.cache.compact import make_cache
 
 # How many tokens one forward pass may score when each of them needs its row of logits: at a
 # vocabulary of 128k in float32, 4 GB of them.
@@ -213,7 +214,7 @@ class HarnessModel(HFLM):
         stored = getattr(getattr(self.model, "model", None), "cache_format", None)
         if stored is None or not stored.compact:
             return self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-        cache, logits = stored.make(self.model.config), []
+        cache, logits = make_cache(self.model.config, stored), []
         first = ids.shape[1] - (keep or ids.shape[1])
         for start in range(0, ids.shape[1], PIECE):
             piece = ids[:, start : start + PIECE]

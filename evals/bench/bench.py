@@ -94,7 +94,7 @@ def _list_runs(
 def _load_runners(runs: list[tuple[str, str, Path]], config: BenchConfig) -> "list[Runner]":
     from hybridize.evals.backends import load_with_backend
     from hybridize.evals.bench.runner import Runner
-    from hybridize.modeling.cache.compact import CacheFormat
+    from hybridize.modeling.cache.format import CacheFormat
     from hybridize.modeling.devices import choose_device, choose_dtype
 
     device = choose_device(config.device)

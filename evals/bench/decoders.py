@@ -8,7 +8,7 @@ from transformers.cache_utils import Cache
 
 from hybridize.errors import InputError
 from hybridize.evals.bench.results import Point
-from hybridize.modeling.decoding import StaticDecoder, why_not_recorded
+from hybridize.modeling.decoding import StaticDecoder, cuda_graph_obstacle
 from hybridize.modeling.model import HybridForCausalLM
 
 
@@ -63,7 +63,7 @@ def make_decoder(model: PreTrainedModel, decoding: str, point: Point) -> Decoder
         return EagerDecoder(model)
     assert isinstance(model, HybridForCausalLM)
     decoder = StaticDecoder(model, point.batch_size, point.context)
-    decoder.record()
+    decoder.capture_graph()
     return decoder
 
 
@@ -81,7 +81,7 @@ def choose_decoding(requested: str, model: PreTrainedModel, name: str) -> str:
     elif model.model.cache_format.compact:
         obstacle = "a cache in fewer bits has no fixed addresses"
     else:
-        obstacle = why_not_recorded(model.config)
+        obstacle = cuda_graph_obstacle(model.config)
     if requested == "graph" and obstacle is not None:
         raise InputError(f"`decoding=graph`: {name}: {obstacle}")
     return "eager" if requested == "eager" or obstacle is not None else "graph"

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from hybridize.errors import HybridizeError
 from hybridize.evals.bench.results import Point
-from hybridize.modeling.cache.static import bytes_per_sequence
-from hybridize.modeling.decoding import StaticDecoder, rows_at_once
+from hybridize.modeling.costs import cache_cost
+from hybridize.modeling.decoding import StaticDecoder, prefill_batch_size
 from hybridize.modeling.model import HybridForCausalLM
 
 
@@ -39,7 +39,8 @@ def fill_gpu(name: str, model: PreTrainedModel, point: Point) -> Point:
     assert isinstance(model, HybridForCausalLM)
     _free_memory()
     free, _ = torch.cuda.mem_get_info(model.device)
-    per_sequence = bytes_per_sequence(model.config, point.context, model.dtype.itemsize)
+    itemsize = model.dtype.itemsize
+    per_sequence = cache_cost(model.config, point.context, itemsize, preallocated=True).total
 
     def fits(batch: int) -> bool:
         enough = True
@@ -62,10 +63,10 @@ def fill_gpu(name: str, model: PreTrainedModel, point: Point) -> Point:
 def _allocate(model: HybridForCausalLM, point: Point) -> None:
     """Do once everything that needs memory: the cache, a recorded step, and a prefill."""
     decoder = StaticDecoder(model, point.batch_size, point.context)
-    decoder.record()
-    rows = min(point.batch_size, rows_at_once(point.prompt_len))
+    decoder.capture_graph()
+    rows = min(point.batch_size, prefill_batch_size(point.prompt_len))
     prompts = torch.zeros(rows, point.prompt_len, dtype=torch.long, device=model.device)
-    decoder.read(prompts, 0)  # the other prompts are read later and reuse this memory
+    decoder.prefill_sequences(prompts, 0)  # the other prompts are read later and reuse this memory
     torch.cuda.synchronize(model.device)
 
 

@@ -12,6 +12,7 @@ from hybridize.evals.bench.largest_batch import fill_gpu
 from hybridize.evals.bench.peak_memory import PeakMemory
 from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
 from hybridize.evals.bench.timer import timer_for
+from hybridize.modeling.cache.hybrid import cache_bytes
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,3 @@ class Runner:
             raise
         working = memory.stop()
         return Sample(*times, *cache_bytes(decoder.cache), working)
-
-
-def cache_bytes(cache: Any) -> tuple[int, int]:
-    """Return the size of keys and values, and that of SSM states and convolution states."""
-    kv = state = 0
-    for layer in cache.layers:
-        kv += _nbytes(getattr(layer, "keys", None)) + _nbytes(getattr(layer, "values", None))
-        for states in (
-            getattr(layer, "conv_states", None),
-            getattr(layer, "recurrent_states", None),
-        ):
-            tensors = states.values() if isinstance(states, dict) else (states,)
-            state += sum(_nbytes(tensor) for tensor in tensors)
-    return kv, state
-
-
-def _nbytes(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.nbytes

@@ -1,1 +1,1 @@
-"""One page about what was gained and what was lost, from the files that commands wrote."""
+"""One HTML page with the figures of all results: accuracy, speed, memory and losses."""

@@ -1,4 +1,4 @@
-"""What a chart shows, whatever draws it."""
+"""Charts as data, independent of how they are drawn."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one color, joined by a line or not; ``labels`` stand beside them."""
+    """Points of one color, and a label beside each of them, if there are ``labels``."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -15,14 +15,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows.
+    """An axis.
 
     Attributes:
-        label: with the unit.
-        log: in powers, rather than even steps.
-        form: makes the text at a tick.
-        zero: whether the axis begins at 0.
-        base: even steps are round in multiples of its powers: 1024 for bytes.
+        label: the label, with the unit.
+        log: whether the scale is logarithmic.
+        form: formats the value at a tick.
+        zero: whether the axis starts at 0.
+        base: ticks of a linear scale are round numbers to this base: 10, or 1024 for bytes.
     """
 
     label: str
@@ -34,7 +34,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class XYChart:
-    """Points against two axes, joined by lines or not."""
+    """Points in a plane; ``lines`` joins those of each series."""
 
     series: Sequence[Series]
     x: Axis
@@ -44,14 +44,14 @@ class XYChart:
 
 @dataclass(frozen=True)
 class Bar:
-    """A value, with an interval or none, and whether it is set off from the others.
+    """One bar of a chart.
 
     Attributes:
-        name: stands on the left.
-        value: where the bar ends, or where the dot is if there is an interval.
-        interval: low and high.
-        strong: in full color.
-        color: which of the page's.
+        name: the text on the left.
+        value: the end of the bar, or the dot if there is an interval.
+        interval: low and high; None without one.
+        strong: whether it has its full color.
+        color: the index of its color on the page.
     """
 
     name: str
@@ -63,12 +63,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class BarChart:
-    """Values one below the other, against a line at zero, or from the left in powers.
+    """Horizontal bars that start at zero, or at the left edge of a logarithmic axis.
 
     Attributes:
-        bars: from the top.
-        axis: of the values; in powers, all that is not above 0 is as small as the smallest.
-        legend: what the colors mean, from the first on; nothing if there is one.
+        bars: from top to bottom.
+        axis: of the values. On a logarithmic axis, values of 0 and less are drawn like the
+            smallest positive value.
+        legend: the meaning of each color, in order; empty if there is only one.
     """
 
     bars: Sequence[Bar]

@@ -1,4 +1,4 @@
-"""The figures of a report, each made where its data are there."""
+"""The figures of a report. Each is made if there are data for it."""
 
 import re
 from collections.abc import Iterator
@@ -6,16 +6,22 @@ from dataclasses import dataclass
 
 from hybridize.console import size_in_words
 from hybridize.evals.report.charts import Axis, Bar, BarChart, Chart, Series, XYChart
-from hybridize.evals.report.history import Origin
-from hybridize.evals.report.sources import Benched, Evaluated, Score, Sources, short
+from hybridize.evals.report.sources import (
+    Benched,
+    Evaluated,
+    Origin,
+    Score,
+    Sources,
+    short_name,
+)
 
 SIGNIFICANT = 0.05
-_MOST_SUBJECTS = 60
+_MAX_SUBJECTS = 60
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, what it says, and where its data come from."""
+    """A chart with its title, a text about it, and the origins of its data."""
 
     title: str
     text: str
@@ -24,22 +30,22 @@ class Figure:
 
     @property
     def made_by(self) -> str:
-        """The sentence below it."""
+        """The sentence below the chart."""
         return f"Made by {'; '.join(str(origin) for origin in dict.fromkeys(self.origins))}."
 
     @property
     def slug(self) -> str:
-        """The title as part of a file's name."""
+        """The title, spelled for a file name."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 def headline(model: Evaluated) -> Score | None:
-    """Return the score that stands for a model: that of its first whole task."""
+    """Return the score that represents a model: that of its first whole task."""
     return next((score for score in model.scores if score.headline), None)
 
 
 def figures(sources: Sources) -> Iterator[Figure]:
-    """Make every figure that there are data for."""
+    """Yield every figure that there are data for."""
     yield from _accuracy_against_speed(sources)
     yield from _recovery(sources)
     yield from _memory(sources)
@@ -50,8 +56,8 @@ def figures(sources: Sources) -> Iterator[Figure]:
     yield from _subjects(sources)
 
 
-def fastest_setting(benched: list[Benched]) -> list[Benched]:
-    """Return the rows at the longest prompt and largest batch, each model once."""
+def largest_setting(benched: list[Benched]) -> list[Benched]:
+    """Return the rows at the largest batch and its longest prompt, one row per model."""
     if not benched:
         return []
     batch = max(row.batch_size for row in benched)
@@ -59,33 +65,33 @@ def fastest_setting(benched: list[Benched]) -> list[Benched]:
     rows: dict[str, Benched] = {}
     for row in benched:
         if (row.batch_size, row.prompt_len) == (batch, length):
-            rows.setdefault(short(row.model), row)
+            rows.setdefault(short_name(row.model), row)
     return list(rows.values())
 
 
 def _accuracy_against_speed(sources: Sources) -> Iterator[Figure]:
-    speeds = {short(row.model): row for row in fastest_setting(sources.benched)}
+    speeds = {short_name(row.model): row for row in largest_setting(sources.benched)}
     points, labels, origins = [], [], []
-    task = ""
+    exam = ""
     for model in sources.evaluated:
-        score, row = headline(model), speeds.get(short(model.model))
-        if score is None or row is None or (task and score.task != task):
+        score, row = headline(model), speeds.get(short_name(model.model))
+        if score is None or row is None or (exam and score.label != exam):
             continue
-        task = score.task
+        exam = score.label
         points.append((row.decode, 100 * score.value))
-        labels.append(short(model.model))
+        labels.append(short_name(model.model))
         origins += [model.origin, row.origin]
     if len(points) < 2:
         return
     row = next(iter(speeds.values()))
     yield Figure(
         "Accuracy against speed",
-        f"Up and to the right is better. {task}, against new tokens per second after "
-        f"{row.prompt_len:,} tokens at batch {row.batch_size}.",
+        f"Up and to the right is better. Accuracy on: {exam}. Speed: new tokens per second after "
+        f"{row.prompt_len:,} prompt tokens, batch size {row.batch_size}.",
         XYChart(
             [Series("", points, labels)],
             Axis("new tokens per second", zero=True),
-            Axis(f"{task}, percent"),
+            Axis(f"{exam}, percent"),
             lines=False,
         ),
         tuple(origins),
@@ -95,14 +101,14 @@ def _accuracy_against_speed(sources: Sources) -> Iterator[Figure]:
 def _recovery(sources: Sources) -> Iterator[Figure]:
     scored = [(model, headline(model)) for model in sources.evaluated]
     found = [(m, s) for m, s in scored if s is not None and s.recovery is not None]
-    tasks = {score.task for _, score in found}
-    if len(found) < 2 or len(tasks) > 1:
+    exams = {score.label for _, score in found}
+    if len(found) < 2 or len(exams) > 1:
         return
     yield Figure(
-        "Recovery, step by step",
-        f"Accuracy in {tasks.pop()} as a share of the baseline's, in the order of the evaluation.",
+        "Recovery, model by model",
+        f"Accuracy as a percentage of the baseline's, on: {exams.pop()}.",
         BarChart(
-            [Bar(short(m.model), 100 * (s.recovery or 0.0)) for m, s in found],
+            [Bar(short_name(m.model), 100 * (s.recovery or 0.0)) for m, s in found],
             Axis("percent of the baseline's accuracy"),
         ),
         tuple(model.origin for model, _ in found),
@@ -115,19 +121,20 @@ def _subjects(sources: Sources) -> Iterator[Figure]:
         if len(parts) < 2:
             continue
         bars = []
-        for score in sorted(parts, key=lambda s: s.difference or 0.0)[:_MOST_SUBJECTS]:
+        for score in sorted(parts, key=lambda s: s.difference or 0.0)[:_MAX_SUBJECTS]:
             assert score.difference is not None
             reach = 1.96 * (score.stderr or 0.0)
             low, high = score.difference - reach, score.difference + reach
-            sure = score.p_value is not None and score.p_value < SIGNIFICANT
-            bars.append(Bar(score.label, 100 * score.difference, (100 * low, 100 * high), sure))
+            significant = score.p_value is not None and score.p_value < SIGNIFICANT
+            interval = (100 * low, 100 * high)
+            bars.append(Bar(score.label, 100 * score.difference, interval, significant))
         left_out = len(parts) - len(bars)
         yield Figure(
-            f"What {short(model.model)} lost and gained, subject by subject",
-            "Percentage points against the baseline, with 95% of the model's own sampling error. "
-            f"Full color where p < {SIGNIFICANT} in McNemar's exact test on the same questions, "
-            f"not corrected for the number of subjects."
-            + (f" {left_out} more are not shown." if left_out else ""),
+            f"Accuracy by subject: {short_name(model.model)} against the baseline",
+            "Difference in percentage points, with the 95% interval of the model's own sampling "
+            f"error. Full color: p < {SIGNIFICANT} in McNemar's exact test on the same questions, "
+            "not corrected for the number of subjects."
+            + (f" {left_out} more subjects are not shown." if left_out else ""),
             BarChart(bars, Axis("percentage points", form=_signed)),
             (model.origin,),
         )
@@ -136,10 +143,10 @@ def _subjects(sources: Sources) -> Iterator[Figure]:
 def _speed_over_length(sources: Sources) -> Iterator[Figure]:
     if len({row.prompt_len for row in sources.benched}) < 2:
         return
-    for attribute, title in (("prefill", "Reading a prompt"), ("decode", "Writing")):
+    for attribute, title in (("prefill", "Prefill"), ("decode", "Decoding")):
         yield Figure(
-            f"{title}: speed over context length",
-            "Tokens per second of all sequences together; medians.",
+            f"{title} speed over prompt length",
+            "Tokens per second of the whole batch; medians.",
             XYChart(
                 _by_model(sources.benched, attribute),
                 Axis("prompt length, tokens", log=True, form="{:,.0f}".format),
@@ -153,8 +160,8 @@ def _memory(sources: Sources) -> Iterator[Figure]:
     if len({row.prompt_len for row in sources.benched}) < 2:
         return
     yield Figure(
-        "Memory against context length",
-        "Keys, values and states of one batch at the end of a run.",
+        "Cache size over prompt length",
+        "Keys, values and states of the whole batch at the end of a run.",
         XYChart(
             _by_model(sources.benched, "cache_bytes"),
             Axis("prompt length, tokens", log=True, form="{:,.0f}".format),
@@ -169,7 +176,7 @@ def _by_model(benched: list[Benched], attribute: str) -> list[Series]:
     backends = len({row.backend for row in benched}) > 1
     batches = len({row.batch_size for row in benched}) > 1
     for row in benched:
-        name = short(row.model)
+        name = short_name(row.model)
         name += f" ({row.backend})" if backends else ""
         name += f", batch {row.batch_size}" if batches else ""
         lines.setdefault(name, {})[row.prompt_len] = float(getattr(row, attribute))
@@ -180,10 +187,10 @@ def _losses(sources: Sources) -> Iterator[Figure]:
     for model in sources.trained:
         for stage, points in model.losses.items():
             if len(points) > 1:
-                unit = "nats per token" if stage == "kl" else "share of the power"
+                unit = "nats per token" if stage == "kl" else "error relative to the output's power"
                 yield Figure(
-                    f"Distilling {model.model}: {stage}",
-                    "The loss on rows that were held out.",
+                    f"Distillation of {model.model}: {stage}",
+                    "Loss on held-out sequences.",
                     XYChart(
                         [Series(stage, points)],
                         Axis("step", form="{:,.0f}".format),
@@ -207,9 +214,9 @@ def _sensitivity(sources: Sources) -> Iterator[Figure]:
             kept = ", ".join(map(str, choice.kept)) or "none"
             chosen = [point for point in choice.curve if point[0] == len(choice.kept)]
             yield Figure(
-                f"Which attention matters: {model.model}",
-                "Divergence from the original with the best choice of so many attention blocks, "
-                f"before distillation. Kept were, counted from 0: {kept}.",
+                f"Cost of fewer attention blocks: {model.model}",
+                "KL divergence from the original with the best choice of that many attention "
+                f"blocks, before distillation. Kept blocks, numbered from 0: {kept}.",
                 XYChart(
                     [Series("best choice", sorted(choice.curve)), Series("kept", chosen)],
                     Axis("attention blocks kept", form="{:,.4g}".format),
@@ -225,16 +232,16 @@ def _importance(sources: Sources) -> Iterator[Figure]:
             continue
         kinds = list(dict.fromkeys(found.kinds))
         yield Figure(
-            f"What each block is worth: {found.origin.file}",
-            "Nats per token by which the divergence from the model grows when a block is skipped.",
+            f"Importance of each block: {found.origin.file}",
+            "KL divergence from the whole model when a block is skipped.",
             BarChart(
                 [
-                    Bar(f"{place} {kind}", worth, color=kinds.index(kind))
-                    for place, (kind, worth) in enumerate(
+                    Bar(f"{block_idx} {kind}", divergence, color=kinds.index(kind))
+                    for block_idx, (kind, divergence) in enumerate(
                         zip(found.kinds, found.blocks, strict=True)
                     )
                 ],
-                Axis("KL when skipped, nats per token", log=True, form="{:,.2g}".format),
+                Axis("KL, nats per token", log=True, form="{:,.2g}".format),
                 legend=kinds if len(kinds) > 1 else (),
             ),
             (found.origin,),

@@ -1,4 +1,4 @@
-"""Where everything in a chart lies: the shapes that `svg` and `png` draw alike."""
+"""Lay out a chart: the shapes and their positions, which `svg` and `png` draw alike."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +9,13 @@ from hybridize.evals.report.charts import Axis, BarChart, Chart, XYChart
 COLORS = 6  # styles c0 to c5
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 46
-_BAR_LEFT, _BAR_STEP = 190, 22
-_LETTER, _LINE = 6.4, 14  # about what a letter is wide and a line of text is high, in pixels
+_BAR_LEFT, _BAR_HEIGHT = 190, 22
+_LETTER, _LINE = 6.4, 14  # approximate width of a letter and height of a line, in pixels
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points; ``style`` is ``grid``, ``axis``, ``faint`` or ``c0`` to ``c5``."""
+    """A polyline; ``style`` is ``grid``, ``axis``, ``faint`` or ``c0`` to ``c5``."""
 
     points: tuple[tuple[float, float], ...]
     style: str
@@ -24,7 +24,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """A disc."""
+    """A filled circle."""
 
     x: float
     y: float
@@ -34,7 +34,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Words:
-    """Text on a line; ``anchor`` is ``start``, ``middle`` or ``end``."""
+    """A line of text; ``anchor`` is ``start``, ``middle`` or ``end``; ``upright`` turns it by 90°."""
 
     x: float
     y: float
@@ -45,7 +45,10 @@ class Words:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Shapes on a paper of so many pixels, the origin at the top left, and colors' names."""
+    """Shapes in an area of ``width`` × ``height`` pixels, with the origin at the top left.
+
+    ``legend`` holds pairs of a color and its meaning.
+    """
 
     width: float
     height: float
@@ -54,7 +57,7 @@ class Drawing:
 
 
 def lay_out(chart: Chart) -> Drawing:
-    """Place a chart's values, axes and words."""
+    """Return the drawing of a chart."""
     return _xy(chart) if isinstance(chart, XYChart) else _bars(chart)
 
 
@@ -73,36 +76,36 @@ def _xy(chart: XYChart) -> Drawing:
     )
     for index, one in enumerate(chart.series):
         color = f"c{index % COLORS}"
-        places = [(to_x(a), to_y(b)) for a, b in one.points]
+        dots = [(to_x(a), to_y(b)) for a, b in one.points]
         if chart.lines:
-            shapes.append(Line(tuple(places), color, 2))
-        shapes += [Dot(a, b, 4, color) for a, b in places]
+            shapes.append(Line(tuple(dots), color, 2))
+        shapes += [Dot(a, b, 4, color) for a, b in dots]
         if one.labels:
-            shapes += _labels(places, one.labels)
+            shapes += _labels(dots, one.labels)
     names = [(f"c{n % COLORS}", one.name) for n, one in enumerate(chart.series)]
     plain = len(names) < 2 or any(one.labels for one in chart.series)
     return Drawing(_WIDTH, _HEIGHT, tuple(shapes), () if plain else tuple(names))
 
 
-def _labels(places: Sequence[tuple[float, float]], labels: Sequence[str]) -> Iterator[Words]:
-    """Put each label beside its dot, where it is clear of dots and of other labels."""
-    taken: list[tuple[float, float, float]] = [(x - 6, x + 6, y + 4) for x, y in places]
+def _labels(dots: Sequence[tuple[float, float]], labels: Sequence[str]) -> Iterator[Words]:
+    """Place each label beside its dot such that it overlaps neither dots nor other labels."""
+    taken: list[tuple[float, float, float]] = [(x - 6, x + 6, y + 4) for x, y in dots]
 
     def clear(start: float, end: float, line: float) -> bool:
         if start < _LEFT or end > _WIDTH or not _TOP < line < _HEIGHT - _BOTTOM:
             return False
         return not any(a < end and start < b and abs(line - c) < _LINE for a, b, c in taken)
 
-    for (x, y), label in sorted(zip(places, labels, strict=True), key=lambda one: one[0][1]):
+    for (x, y), label in sorted(zip(dots, labels, strict=True), key=lambda one: one[0][1]):
         width = _LETTER * len(label)
         right, left = x + 8, x - 8 - width
         spots = [(right, y + 4), (left, y + 4), (x - width / 2, y - 8), (x - width / 2, y + 18)]
-        shifts = [step * sign for step in range(8, 240, 8) for sign in (1, -1)]
+        shifts = [distance * sign for distance in range(8, 240, 8) for sign in (1, -1)]
         spots += [(side, y + 4 + shift) for shift in shifts for side in (right, left)]
-        beside = (right if x < _WIDTH / 2 else left, y + 4)  # where there is no room at all
+        beside = (right if x < _WIDTH / 2 else left, y + 4)  # if there is no free spot
         start, line = next((s for s in spots if clear(s[0], s[0] + width, s[1])), beside)
         taken.append((start, start + width, line))
-        # The width is a guess: the end that is next to the dot is where it should be.
+        # The width is approximate, so the label is anchored at its end next to the dot.
         anchor = "start" if start > x else "end" if start + width < x else "middle"
         yield Words(
             start + width * {"start": 0, "middle": 0.5, "end": 1}[anchor], line, label, anchor
@@ -110,7 +113,7 @@ def _labels(places: Sequence[tuple[float, float]], labels: Sequence[str]) -> Ite
 
 
 def _bars(chart: BarChart) -> Drawing:
-    bottom = _TOP + _BAR_STEP * len(chart.bars)
+    bottom = _TOP + _BAR_HEIGHT * len(chart.bars)
     ends = [end for bar in chart.bars for end in (bar.value, *(bar.interval or ()))]
     axis = chart.axis
     if axis.log:
@@ -132,7 +135,7 @@ def _bars(chart: BarChart) -> Drawing:
     start = _BAR_LEFT if axis.log else to_x(0)
     shapes.append(Line(((start, _TOP), (start, bottom)), "axis"))
     for index, bar in enumerate(chart.bars):
-        y = _TOP + _BAR_STEP * (index + 0.5)
+        y = _TOP + _BAR_HEIGHT * (index + 0.5)
         style = f"c{bar.color % COLORS}" if bar.strong else "faint"
         shapes.append(Words(_BAR_LEFT - 8, y + 4, bar.name[:30], "end"))
         if bar.interval is None:
@@ -149,7 +152,7 @@ def _bars(chart: BarChart) -> Drawing:
 def _scale(
     values: Sequence[float], axis: Axis, start: float, end: float
 ) -> tuple[Callable[[float], float], list[float]]:
-    """Return what maps values to places, and round values to mark."""
+    """Return a function from values to positions, and the values of the ticks."""
     low, high = min(values), max(values)
     if axis.log and low > 0:
         a, b = math.log2(low), math.log2(high)
@@ -163,13 +166,13 @@ def _scale(
         low = min(low, 0.0)
     pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     low, high = (low if axis.zero and low == 0 else low - pad), high + pad
-    step = _step((high - low) / 6, axis.base)
-    ticks = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    spacing = _round_up((high - low) / 6, axis.base)
+    ticks = [n * spacing for n in range(math.ceil(low / spacing), math.floor(high / spacing) + 1)]
     return (lambda value: start + (value - low) / (high - low) * (end - start)), ticks
 
 
-def _step(least: float, base: int) -> float:
-    """Return a round step that is not below ``least``."""
+def _round_up(least: float, base: int) -> float:
+    """Return the next round number that is not below ``least``."""
     power = float(base) ** math.floor(math.log(least, base))
     multiples = (1, 2, 5, 10) if base == 10 else [2**n for n in range(11)]
     return next((power * m for m in multiples if power * m >= least), power * base)
@@ -179,12 +182,12 @@ def _axes(
     x: Axis, y: Axis, x_ticks: list[tuple[float, str]], y_ticks: list[tuple[float, str]]
 ) -> Iterator[Line | Words]:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    for place, text in x_ticks:
-        yield Line(((place, _TOP), (place, bottom)), "grid")
-        yield Words(place, bottom + 16, text, "middle")
-    for place, text in y_ticks:
-        yield Line(((_LEFT, place), (right, place)), "grid")
-        yield Words(_LEFT - 6, place + 4, text, "end")
+    for position, text in x_ticks:
+        yield Line(((position, _TOP), (position, bottom)), "grid")
+        yield Words(position, bottom + 16, text, "middle")
+    for position, text in y_ticks:
+        yield Line(((_LEFT, position), (right, position)), "grid")
+        yield Words(_LEFT - 6, position + 4, text, "end")
     yield Line(((_LEFT, _TOP), (_LEFT, bottom), (right, bottom)), "axis")
     yield Words((_LEFT + right) / 2, _HEIGHT - 8, x.label, "middle")
     yield Words(14, (_TOP + bottom) / 2, y.label, "middle", upright=True)

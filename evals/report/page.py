@@ -1,12 +1,12 @@
-"""The page around a report's figures: HTML and style, nothing fetched and no script."""
+"""The HTML page around a report's figures, without scripts and without external resources."""
 
 from collections.abc import Sequence
 from html import escape
 
 from hybridize.console import size_in_words
-from hybridize.evals.report.figures import Figure, fastest_setting, headline
+from hybridize.evals.report.figures import Figure, headline, largest_setting
 from hybridize.evals.report.layout import lay_out
-from hybridize.evals.report.sources import Sources, short
+from hybridize.evals.report.sources import Sources, short_name
 from hybridize.evals.report.style import STYLE
 from hybridize.evals.report.svg import to_svg
 
@@ -20,7 +20,7 @@ def page(sources: Sources, drawn: Sequence[Figure], title: str) -> str:
             f"<section><h2>{escape(figure.title)}</h2><p>{escape(figure.text)}</p>"
             f"<figure>{picture}<figcaption>{escape(figure.made_by)}</figcaption></figure></section>"
         )
-    body.append(_steps(sources))
+    body.append(_histories(sources))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -30,9 +30,9 @@ def page(sources: Sources, drawn: Sequence[Figure], title: str) -> str:
 
 
 def _summary(sources: Sources) -> str:
-    """Return the table of all models, a row each."""
-    speeds = {short(row.model): row for row in fastest_setting(sources.benched)}
-    scored = {short(model.model): model for model in sources.evaluated}
+    """Return the table of all models, one row per model."""
+    speeds = {short_name(row.model): row for row in largest_setting(sources.benched)}
+    scored = {short_name(model.model): model for model in sources.evaluated}
     rows = []
     for name in dict.fromkeys([*scored, *speeds]):
         model, speed = scored.get(name), speeds.get(name)
@@ -53,27 +53,32 @@ def _summary(sources: Sources) -> str:
     if not rows:
         return ""
     columns = ["model", "accuracy", "recovery", "perplexity", "new tokens/s", "speed", "cache"]
-    note = ""
+    notes = []
+    exams = dict.fromkeys(s.label for m in sources.evaluated if (s := headline(m)) is not None)
+    if exams:
+        notes.append(f"Accuracy on: {', '.join(exams)}.")
     if speeds:
         row = next(iter(speeds.values()))
-        note = (
-            f'<p class="soft">Speed and cache after {row.prompt_len:,} tokens at batch '
-            f"{row.batch_size}; recovery and speed are against the baseline.</p>"
+        notes.append(
+            f"Speed and cache after {row.prompt_len:,} prompt tokens, batch size {row.batch_size}."
         )
+    notes.append("Recovery and speed are relative to the baseline.")
+    note = f'<p class="soft">{escape(" ".join(notes))}</p>'
     shown = [n for n in range(len(columns)) if any(row[n] != "-" for row in rows)]
     cells = [[row[n] for n in shown] for row in rows]
     return _table([columns[n] for n in shown], cells) + note
 
 
-def _steps(sources: Sources) -> str:
+def _histories(sources: Sources) -> str:
+    """Return a table for each checkpoint, with the commands that led to it."""
     parts = []
     for model in sources.trained:
         rows = [
             [str(number), f"hybridize {command}", source, when]
-            for number, (command, source, when) in enumerate(model.steps, 1)
+            for number, (command, source, when) in enumerate(model.history, 1)
         ]
-        parts.append(f"<h2>How {escape(model.model)} was made</h2>")
-        parts.append(_table(["step", "made by", "from", "when"], rows, "plain"))
+        parts.append(f"<h2>History of {escape(model.model)}</h2>")
+        parts.append(_table(["", "command", "source", "time"], rows, "plain"))
     return "".join(parts)
 
 

@@ -1,27 +1,30 @@
-"""`hybridize report`: one page from the files that commands wrote."""
+"""Write one page with the figures of all results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybridize.errors import InputError
+from hybridize.evals.report.config import ReportConfig
 from hybridize.evals.report.figures import Figure, figures
 from hybridize.evals.report.layout import lay_out
 from hybridize.evals.report.page import page
-from hybridize.evals.report.png import require_matplotlib, to_png
-from hybridize.evals.report.sources import read_sources
+from hybridize.evals.report.png import to_png
+from hybridize.evals.report.read_sources import read_sources
+from hybridize.extras import require_extra
+from hybridize.options import takes_options
 from hybridize.output_files import check_output_file, write_atomically
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What was written.
+    """The files of a report.
 
     Attributes:
         output: the page.
-        figures: their titles.
-        pictures: the PNG files, one per figure; empty if none were asked for.
-        bytes: the page's size.
+        figures: the figures' titles.
+        pictures: the PNG files, one per figure; empty if none were requested.
+        bytes: the size of the page.
     """
 
     output: Path
@@ -30,7 +33,7 @@ class ReportResult:
     bytes: int
 
     def to_dict(self) -> dict[str, object]:
-        """Return the figures as JSON can hold them."""
+        """Return the result for JSON."""
         return {
             "output": str(self.output),
             "figures": list(self.figures),
@@ -39,26 +42,19 @@ class ReportResult:
         }
 
 
+@takes_options(ReportConfig)
 def report(
-    files: str | Path | Sequence[str | Path],
-    output: str | Path,
-    *,
-    title: str = "What was gained and what was lost",
-    png: bool = False,
-    force: bool = False,
+    files: str | Path | Sequence[str | Path], output: str | Path, *, config: ReportConfig
 ) -> ReportResult:
     """Write one self-contained HTML page.
 
-    Models of different files are the same where their directories have the same name.
+    Models in different files are the same model if their directories have the same name.
 
     Args:
-        files: results of ``eval -o`` and ``bench -o``, scores of ``prune --scores``, and checkpoint
-            directories, whose history, losses and choice of attention are shown.
+        files: results of eval and bench, scores of prune, and checkpoint directories, whose
+            history, losses and choice of attention blocks are shown.
         output: the HTML file.
-        title: its heading.
-        png: write each figure as a PNG, too, beside the page: ``report-TITLE.png`` for
-            ``report.html``.
-        force: replace existing files.
+        config: the options.
 
     Raises:
         InputError: a file is damaged or none of these; nothing was written.
@@ -66,20 +62,20 @@ def report(
     """
     paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
     if not paths:
-        raise InputError("FILE: name at least one file of eval -o or bench -o, or a checkpoint")
+        raise InputError("FILE: name at least one result of eval or bench, or a checkpoint")
     output = Path(output)
-    check_output_file(output, force=force)
-    if png:
-        require_matplotlib()
+    check_output_file(output, force=config.force)
+    if config.png:
+        require_extra("bench", "matplotlib", "drawing PNG files")
     sources = read_sources(paths)
     try:
         drawn = list(figures(sources))
-        text = page(sources, drawn, title)
-    except (ValueError, OverflowError) as error:  # figures that no axis can show, such as NaN
-        raise InputError(f"{paths[0]}: holds a figure that cannot be drawn: {error}") from error
-    pictures = _pictures(output, drawn) if png else {}
+        text = page(sources, drawn, config.title)
+    except (ValueError, OverflowError) as error:  # values that no axis can show, such as NaN
+        raise InputError(f"{paths[0]}: holds a value that cannot be drawn: {error}") from error
+    pictures = _pictures(output, drawn) if config.png else {}
     for path in pictures:
-        check_output_file(path, force=force)
+        check_output_file(path, force=config.force)
     for path, content in pictures.items():
         write_atomically(path, content)
     write_atomically(output, text)

@@ -1,19 +1,21 @@
-"""Read what a report is made of: results of eval, bench and prune, and checkpoints' histories."""
+"""The data of a report: results of eval, bench and prune, and histories of checkpoints."""
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import PurePath
 
-from hybridize.errors import InputError
-from hybridize.evals.report.history import (
-    Importance,
-    Origin,
-    Trained,
-    is_scores,
-    read_checkpoint,
-    read_scores,
-)
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a figure comes from: the command, its version and commit, and the file."""
+
+    command: str
+    version: str
+    commit: str | None
+    file: str
+
+    def __str__(self) -> str:
+        commit = f", commit {self.commit}" if self.commit else ""
+        return f"hybridize {self.command} {self.version}{commit}, from {self.file}"
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class Score:
     """One metric of one model.
 
     Attributes:
-        task, label: what was asked.
-        headline: whether it stands for a whole task rather than for a part of one.
-        is_group: whether it is the mean of others.
-        value, stderr: the score, 0 to 1.
-        difference, recovery, p_value: against the baseline; None for it and without one.
+        task: lm-eval's name of the task.
+        label: the name to show; the exam's name where the task is a whole exam.
+        headline: whether it belongs to a whole task rather than to a part of one.
+        is_group: whether it averages other scores.
+        value, stderr: the score and its standard error, 0 to 1.
+        difference, recovery, p_value: relative to the baseline; None for the baseline and without
+            one.
     """
 
     task: str
@@ -41,7 +45,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What eval found out about a model."""
+    """The results of eval for one model."""
 
     model: str
     is_baseline: bool
@@ -52,7 +56,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Benched:
-    """What bench measured of a model at one point; speeds in tokens per second, bytes per batch."""
+    """The results of bench for one model at one point: tokens per second, and bytes per batch."""
 
     model: str
     backend: str
@@ -65,9 +69,59 @@ class Benched:
     origin: Origin
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A choice of attention blocks by sensitivity.
+
+    Attributes:
+        kept: the kept attention blocks, numbered from 0 among the attention blocks.
+        curve: pairs of a number of attention blocks, and the KL divergence from the original in
+            nats per token with the best choice of that many.
+        origin: the conversion.
+    """
+
+    kept: tuple[int, ...]
+    curve: tuple[tuple[float, float], ...]
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The history of a checkpoint.
+
+    Attributes:
+        model: its name.
+        history: command, source and time of each record in its provenance.
+        losses: for each stage, pairs of a training step and the loss on held-out sequences.
+        choices: one for each conversion that measured sensitivity.
+        origin: the last record.
+    """
+
+    model: str
+    history: tuple[tuple[str, str, str], ...]
+    losses: dict[str, list[tuple[float, float]]]
+    choices: tuple[Choice, ...]
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The importance of each block of a model, as prune measured it.
+
+    Attributes:
+        blocks: for each block, the KL divergence in nats per token when it is skipped.
+        kinds: the kind of each block.
+        origin: the file.
+    """
+
+    blocks: tuple[float, ...]
+    kinds: tuple[str, ...]
+    origin: Origin
+
+
 @dataclass
 class Sources:
-    """All that was read."""
+    """All data of a report."""
 
     evaluated: list[Evaluated] = field(default_factory=list)
     benched: list[Benched] = field(default_factory=list)
@@ -75,130 +129,6 @@ class Sources:
     importance: list[Importance] = field(default_factory=list)
 
 
-def read_sources(paths: list[Path]) -> Sources:
-    """Read results files, scores of prune and checkpoint directories.
-
-    Raises:
-        InputError: a file is none of these, or is damaged.
-    """
-    sources = Sources()
-    for path in paths:
-        if path.is_dir():
-            sources.trained.append(read_checkpoint(path))
-            continue
-        content = _load(path)
-        if content is None:
-            sources.importance.append(read_scores(path))
-            continue
-        try:
-            if not _read_results(content, path.name, sources):
-                raise InputError(
-                    f"{path}: not a file that hybridize eval -o or bench -o wrote; a checkpoint "
-                    "is named by its directory"
-                )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise InputError(
-                f"{path}: damaged: {type(error).__name__}: {_first_line(error)}; write it again"
-            ) from error
-    return sources
-
-
-def _load(path: Path) -> Any:
-    """Return what a JSON file holds; None for what prune --scores writes, which is none."""
-    try:
-        if is_scores(path):
-            return None
-        return json.loads(path.read_text("utf-8"), parse_constant=_refuse)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not JSON that eval -o or bench -o wrote: {_first_line(error)}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} cannot be drawn")
-
-
-def _read_results(content: Any, file: str, sources: Sources) -> bool:
-    if not isinstance(content, dict):
-        return False
-    results = content["models"].values() if "models" in content else [content]
-    known = False
-    for result in results:
-        ours = result.get("hybridize", {})
-        command = ours.get("command")
-        if command == "eval":
-            sources.evaluated.append(_evaluated(result, ours, file))
-        elif command == "bench":
-            origin = Origin("bench", str(ours["version"]), _text(ours.get("commit")), file)
-            sources.benched += [_benched(row, origin) for row in result["rows"]]
-        else:
-            return False
-        known = True
-    return known
-
-
-def _evaluated(result: dict[str, Any], ours: dict[str, Any], file: str) -> Evaluated:
-    origin = Origin("eval", str(ours["version"]), _text(result.get("git_hash")), file)
-    compared = {(c["task"], c["metric"], c["filter"]): c for c in ours["comparisons"]}
-    scores = []
-    for metric in ours["metrics"]:
-        if metric["metric"] not in ("acc", "acc_norm", "exact_match"):
-            continue
-        other = compared.get((metric["task"], metric["metric"], metric["filter"]), {})
-        scores.append(
-            Score(
-                task=str(metric["task"]),
-                label=str(metric["label"]),
-                headline=metric["depth"] == 0,
-                is_group=bool(metric["is_group"]),
-                value=float(metric["value"]),
-                stderr=_number(metric["stderr"]),
-                difference=_number(other.get("difference")),
-                recovery=_number(other.get("recovery")),
-                p_value=_number(other.get("p_value")),
-            )
-        )
-    perplexity = ours["perplexity"]
-    return Evaluated(
-        model=str(ours["model"]),
-        is_baseline=ours["baseline"] == ours["model"],
-        scores=tuple(scores),
-        perplexity=None if perplexity is None else float(perplexity["perplexity"]),
-        origin=origin,
-    )
-
-
-def _benched(row: dict[str, Any], origin: Origin) -> Benched:
-    ratios = row["ratios"]
-    return Benched(
-        model=str(row["model"]),
-        backend=str(row["backend"]),
-        prompt_len=int(row["point"]["prompt_len"]),
-        batch_size=int(row["point"]["batch_size"]),
-        prefill=float(row["prefill"]["median"]),
-        decode=float(row["decode"]["median"]),
-        decode_ratio=None if ratios is None else float(ratios["decode"]["median"]),
-        cache_bytes=int(row["kv_bytes"]) + int(row["state_bytes"]),
-        origin=origin,
-    )
-
-
-def short(model: str) -> str:
-    """Return a model's name without the folders that it lies in."""
+def short_name(model: str) -> str:
+    """Return the last part of a model's path."""
     return PurePath(model).name or model
-
-
-def _number(value: Any) -> float | None:
-    # lm-eval writes "N/A" where there is no standard error.
-    return None if value is None or isinstance(value, str) else float(value)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

@@ -1,4 +1,4 @@
-"""The colors of a report, on light and on dark paper, and the page's style."""
+"""The colors of a report in light and in dark mode, and the style sheet of the page."""
 
 LIGHT = {
     "paper": "#ffffff", "ink": "#1d2430", "soft": "#5d6778", "rule": "#dfe3e9",

@@ -1,4 +1,4 @@
-"""Charts as SVG whose colors are the page's, so that they follow light and dark."""
+"""Drawings as SVG with the colors of the page, so that they follow light and dark mode."""
 
 from html import escape
 
@@ -6,7 +6,7 @@ from hybridize.evals.report.layout import Dot, Drawing, Line, Words
 
 
 def to_svg(drawing: Drawing) -> str:
-    """Return an ``<svg>`` element, and a paragraph with the legend where there is one."""
+    """Return an ``<svg>`` element, followed by a paragraph with the legend if there is one."""
     shapes = "".join(_element(shape) for shape in drawing.shapes)
     svg = f'<svg viewBox="0 0 {drawing.width:.0f} {drawing.height:.0f}" role="img">{shapes}</svg>'
     if not drawing.legend:
@@ -20,12 +20,12 @@ def to_svg(drawing: Drawing) -> str:
 def _element(shape: Line | Dot | Words) -> str:
     match shape:
         case Line(points, style, width):
-            places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            return f'<polyline class="{style}" stroke-width="{width:g}" points="{places}"/>'
+            coordinates = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            return f'<polyline class="{style}" stroke-width="{width:g}" points="{coordinates}"/>'
         case Dot(x, y, radius, style):
             return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>'
         case Words(x, y, text, anchor, upright):
-            place = f'x="{x:.1f}" y="{y:.1f}"'
+            position = f'x="{x:.1f}" y="{y:.1f}"'
             if upright:
-                place = f'transform="translate({x:.1f} {y:.1f}) rotate(-90)"'
-            return f'<text {place} text-anchor="{anchor}">{escape(text)}</text>'
+                position = f'transform="translate({x:.1f} {y:.1f}) rotate(-90)"'
+            return f'<text {position} text-anchor="{anchor}">{escape(text)}</text>'

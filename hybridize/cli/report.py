@@ -4,28 +4,25 @@ from pathlib import Path
 
 import click
 
-from hybridize.cli import options
+from hybridize.cli.config_options import config_options
+from hybridize.cli.options import output_option
 from hybridize.console import console
+from hybridize.evals.report.config import ReportConfig
 
 
 @click.command("report", short_help="Draw results of eval, bench and distill on one page.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@options.output_option("The page to write, self-contained HTML.", file=True)
-@click.option("--title", metavar="TEXT", default="What was gained and what was lost",
-              show_default=True, help="The page's heading.")  # fmt: skip
-@click.option("--png", is_flag=True,
-              help="Write each figure as a PNG, too, beside the page.")  # fmt: skip
-@options.force_option
-@options.common_options
-def report(files: tuple[str, ...], output: Path, title: str, png: bool, force: bool) -> None:
-    """Write one page about what FILEs hold: accuracy against speed, recovery, memory, losses.
+@output_option("The page to write, a self-contained HTML file.", file=True)
+@config_options(ReportConfig)
+def report(files: tuple[str, ...], output: Path, config: ReportConfig) -> None:
+    """Write one page about the results in FILEs: accuracy, speed, memory, losses.
 
-    FILE is what eval -o, bench -o or prune --scores wrote, or a checkpoint directory, whose history
-    is shown.
+    FILE is a result of eval -o, bench -o or prune --scores, or a checkpoint directory, whose
+    history is shown.
     """
-    from hybridize.evals.report.report import report as write
+    from hybridize.evals.report.report import report as write_report
 
-    result = write(files, output, title=title, png=png, force=force)
+    result = write_report(files, output, config=config)
     if console.json_mode:
         console.json(result.to_dict())
         return

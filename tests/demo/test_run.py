@@ -61,8 +61,8 @@ def test_the_demo_ends_with_the_report(demo: Path) -> None:
     for beginning in (
         "Recovery",
         "Memory",
-        "Which attention matters",
-        "What each block is worth",
+        "Cost of fewer attention blocks",
+        "Importance of each block",
         "Distilling",
         "What attention-2-pruned lost",
         "How attention-2-pruned was made",

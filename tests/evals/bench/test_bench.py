@@ -120,7 +120,7 @@ def test_a_spread_is_median_and_quartiles():
     ("options", "words"),
     [
         (["--prompt-len", "9,x"], "--prompt-len 9,x: give a whole number from 1"),
-        (["--prompt-len", ""], "--prompt-len : give at least 1"),
+        (["--prompt-len", ""], "--prompt-len '': give at least 1"),
         (["--batch-size", "0"], "--batch-size 0: give a whole number from 1"),
         (["--gen-len", "1"], "--gen-len 1: give a whole number from 2"),
         (["--backend", "vllm"], "--backend vllm: choose one of hybridize, transformers"),

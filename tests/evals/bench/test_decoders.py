@@ -13,8 +13,8 @@ from hybridize.evals.bench.largest_batch import fill_gpu, largest_batch
 from hybridize.evals.bench.results import AS_MANY_AS_FIT, Point
 from hybridize.evals.bench.runner import Runner
 from hybridize.evals.bench.timer import CudaTimer, WallTimer, timer_for
-from hybridize.modeling.cache.compact import CacheFormat
-from hybridize.modeling.cache.static import bytes_per_sequence
+from hybridize.modeling.cache.format import CacheFormat
+from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.decoding import StaticDecoder
 from tiny import write_stock
 
@@ -40,7 +40,7 @@ def recorded_batches(monkeypatch):
     """Decode with fixed addresses but without a CUDA graph; list the batch size of each record."""
     recorded = []
     monkeypatch.setattr(runner, "choose_decoding", lambda *_: "graph")
-    monkeypatch.setattr(StaticDecoder, "record", lambda self: recorded.append(len(self.token)))
+    monkeypatch.setattr(StaticDecoder, "capture_graph", lambda self: recorded.append(len(self.token)))
     return recorded
 
 
@@ -51,7 +51,7 @@ def test_steps_at_fixed_addresses_are_measured_like_eager_ones(recorded_batches,
     for row, path in zip(result.rows, pair, strict=True):
         config = hybridize.load_model(path).config
         assert row.decoding == "graph"
-        assert row.kv_bytes + row.state_bytes == 3 * bytes_per_sequence(config, 7 + 5 - 1, 4)
+        assert row.kv_bytes + row.state_bytes == 3 * cache_cost(config, 7 + 5 - 1, 4, preallocated=True).total
     assert result.to_dict()["rows"][0]["decoding"] == "graph"
 
 
@@ -78,7 +78,7 @@ def test_each_model_gets_its_largest_batch_and_ratios_count_tokens(
     ).rows
     for row, path in ((much, pair[0]), (little, pair[1])):
         config = hybridize.load_model(path).config
-        assert row.point == Point(60, 5, memory // bytes_per_sequence(config, 64, 4))
+        assert row.point == Point(60, 5, memory // cache_cost(config, 64, 4, preallocated=True).total)
     assert little.point.batch_size > much.point.batch_size > 1
     more = little.point.batch_size / much.point.batch_size
     assert little.ratios.decode.median == pytest.approx(more)
@@ -101,14 +101,14 @@ def test_a_batch_that_does_not_fit_is_lowered_until_it_does(monkeypatch, recorde
     memory = 60 * bytes_per_sequence(model.config, 9 + 4 - 1, 4)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (memory, memory))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-    read, most = StaticDecoder.read, 20
+    read, most = StaticDecoder.prefill_sequences, 20
 
     def runs_out(self, prompts, first):
         if len(self.token) > most:
             raise torch.OutOfMemoryError
         read(self, prompts, first)
 
-    monkeypatch.setattr(StaticDecoder, "read", runs_out)
+    monkeypatch.setattr(StaticDecoder, "prefill_sequences", runs_out)
     found = fill_gpu("model", model, Point(9, 4, AS_MANY_AS_FIT))
     assert 0.9 * most < found.batch_size <= most
     most = 0

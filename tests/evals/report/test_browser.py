@@ -1,4 +1,4 @@
-"""The report in a real browser: drawn in light and in dark, without a word of complaint."""
+"""The report in a real browser: drawn in light and in dark mode, without console messages."""
 
 import shutil
 import subprocess
@@ -27,7 +27,7 @@ def browser() -> str:
 
 
 def screenshot(browser: str, page: Path, scheme: int) -> tuple[np.ndarray, list[str]]:
-    """Return gray pixels from 0 to 1, and what the page wrote to the browser's console."""
+    """Return gray values from 0 to 1, and the page's messages on the browser's console."""
     from matplotlib.image import imread
 
     picture = page.with_suffix(f".{scheme}.png")
@@ -37,25 +37,25 @@ def screenshot(browser: str, page: Path, scheme: int) -> tuple[np.ndarray, list[
          f"--screenshot={picture}", page.as_uri()],
         check=True, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return imread(picture)[..., :3].mean(-1), said
+    messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return imread(picture)[..., :3].mean(-1), messages
 
 
-def test_a_browser_draws_it_in_light_and_dark(browser, tmp_path):
+def test_a_browser_draws_the_page_in_light_and_dark_mode(browser, tmp_path):
     files = write_files(tmp_path, bench_file(), eval_file())
     hybridize.report(files, tmp_path / "report.html")
     for scheme, dark in ((LIGHT, False), (DARK, True)):
-        pixels, said = screenshot(browser, tmp_path / "report.html", scheme)
-        assert said == []
+        pixels, messages = screenshot(browser, tmp_path / "report.html", scheme)
+        assert messages == []
         paper = float(pixels[0, 0])
         assert paper < 0.2 if dark else paper > 0.9
-        # Something is drawn in every part of the page that a reader sees first.
+        # Something is drawn in every quarter of the screenshot.
         for part in np.array_split(pixels, 4):
             assert np.abs(part - paper).max() > 0.4
 
 
-def test_a_complaint_would_be_heard(browser, tmp_path):
+def test_console_messages_are_noticed(browser, tmp_path):
     page = tmp_path / "page.html"
     page.write_text("<!doctype html><script>console.error('so it is')</script>")
-    _, said = screenshot(browser, page, LIGHT)
-    assert any("so it is" in line for line in said)
+    _, messages = screenshot(browser, page, LIGHT)
+    assert any("so it is" in line for line in messages)

@@ -1,4 +1,4 @@
-"""A report's charts: things lie where their values say, words do not overlap, colors stand out."""
+"""A report's charts: positions follow the values, labels do not overlap, colors have contrast."""
 
 from itertools import combinations
 from xml.etree import ElementTree
@@ -18,13 +18,13 @@ def points_chart(points: list[tuple[float, float]], labels: tuple[str, ...] = ()
     return lay_out(XYChart([Series("", points, labels)], **axes, lines=False))
 
 
-def test_points_lie_where_their_values_say():
+def test_positions_of_points_follow_their_values():
     drawing = points_chart([(0.0, 10.0), (50.0, 20.0), (100.0, 30.0)])
-    places = [
+    dots = [
         (float(c.attrib["cx"]), float(c.attrib["cy"]))
         for c in ElementTree.fromstring(to_svg(drawing)).iter("circle")
     ]
-    (x0, y0), (x1, y1), (x2, y2) = places
+    (x0, y0), (x1, y1), (x2, y2) = dots
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
     assert x0 < x2
@@ -50,7 +50,7 @@ def overlap(one: Words, other: Words) -> bool:
         [(1.0, 1.0), (1.0, 1.0)],
     ],
 )
-def test_labels_keep_clear_of_each_other(points):
+def test_labels_do_not_overlap(points):
     labels = tuple(f"a-model-of-{n}-blocks" for n in range(len(points)))
     drawing = points_chart(points, labels)
     words = [s for s in drawing.shapes if isinstance(s, Words) and s.text in labels]
@@ -62,7 +62,7 @@ def test_labels_keep_clear_of_each_other(points):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(-1e3, 1e3)), min_size=1, max_size=12))
-def test_every_shape_lies_on_the_paper(points):
+def test_every_shape_is_inside_the_drawing(points):
     drawing = points_chart(points, tuple("m" for _ in points))
     for shape in drawing.shapes:
         for x, y in shape.points if isinstance(shape, Line) else [(shape.x, shape.y)]:
@@ -75,13 +75,13 @@ def bar_ends(chart: BarChart) -> list[float]:
     return [line.points[1][0] - line.points[0][0] for line in lines]
 
 
-def test_bars_are_as_long_as_their_values():
+def test_bar_lengths_are_proportional_to_their_values():
     one, two, four = bar_ends(BarChart([Bar("a", 1), Bar("b", 2), Bar("c", 4)], Axis("")))
     assert two == pytest.approx(2 * one)
     assert four == pytest.approx(4 * one)
 
 
-def test_bars_in_powers_grow_by_equal_steps():
+def test_logarithmic_bars_grow_by_equal_lengths():
     chart = BarChart([Bar("a", v) for v in (0.01, 0.1, 1, 10, 0)], Axis("", log=True))
     a, b, c, d, nothing = bar_ends(chart)
     assert b - a == pytest.approx(c - b) == pytest.approx(d - c)
@@ -96,7 +96,7 @@ def test_intervals_reach_from_low_to_high():
     assert (dot.x - low) / (high - low) == pytest.approx(0.25)
 
 
-def test_steps_between_bytes_are_powers_of_two():
+def test_ticks_of_bytes_are_powers_of_two_apart():
     chart = XYChart([Series("", [(1.0, 0.0), (2.0, 34e6)])], Axis("x"),
                     Axis("y", form="{:.0f}".format, zero=True, base=1024))  # fmt: skip
     ticks = [int(s.text) for s in lay_out(chart).shapes
@@ -117,7 +117,7 @@ def contrast(first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize("colors", [LIGHT, DARK], ids=["light", "dark"])
-def test_text_and_lines_stand_out(colors):
+def test_text_and_lines_have_enough_contrast(colors):
     paper = colors["paper"]
     assert contrast(paper, colors["ink"]) > 7
     assert contrast(paper, colors["soft"]) > 4.5

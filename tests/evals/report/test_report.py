@@ -1,4 +1,4 @@
-"""`hybridize report`: what it shows of what commands wrote, and what it refuses."""
+"""`hybridize report`: the figures and tables of the page, and its errors."""
 
 import copy
 import json
@@ -99,7 +99,7 @@ class _Text(HTMLParser):
             self.inside = False
 
 
-def test_the_table_says_what_was_gained_and_lost(files, tmp_path):
+def test_the_table_shows_accuracy_speed_and_cache(files, tmp_path):
     hybridize.report(files, tmp_path / "report.html")
     text = _Text()
     text.feed((tmp_path / "report.html").read_text())
@@ -108,7 +108,7 @@ def test_the_table_says_what_was_gained_and_lost(files, tmp_path):
     assert rows[2] == ["small", "60.0%", "75.0%", "7.25", "175", "1.75 ×", "64.5 KiB"]
 
 
-def test_every_figure_is_drawn_and_names_command_and_commit(capsys, files, tmp_path):
+def test_every_figure_is_drawn_with_its_command_and_commit(capsys, files, tmp_path):
     output = tmp_path / "report.html"
     assert main(["report", *map(str, files), "-o", str(output), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -116,10 +116,10 @@ def test_every_figure_is_drawn_and_names_command_and_commit(capsys, files, tmp_p
     assert printed["bytes"] == len(html.encode())
     assert printed["figures"] == [
         "Accuracy against speed",
-        "Memory against context length",
-        "Reading a prompt: speed over context length",
-        "Writing: speed over context length",
-        "What small lost and gained, subject by subject",
+        "Cache size over prompt length",
+        "Prefill speed over prompt length",
+        "Decoding speed over prompt length",
+        "Accuracy by subject: small against the baseline",
     ]
     captions = re.findall("<figcaption>(.*?)</figcaption>", html)
     assert len(captions) == 5
@@ -129,7 +129,7 @@ def test_every_figure_is_drawn_and_names_command_and_commit(capsys, files, tmp_p
         )
     for svg in re.findall("<svg.*?</svg>", html):
         ElementTree.fromstring(svg)
-    assert "subject by subject" in html
+    assert "Accuracy by subject" in html
 
 
 def test_the_page_is_self_contained_and_escapes_names(files, tmp_path):
@@ -143,18 +143,18 @@ def test_the_page_is_self_contained_and_escapes_names(files, tmp_path):
     assert "<title>a &lt;b&gt; &amp; c</title>" in html
 
 
-def test_recovery_is_shown_where_there_are_several_models(tmp_path):
+def test_recovery_is_shown_for_several_models(tmp_path):
     content = eval_file()
     other = copy.deepcopy(content["models"]["out/small"])
     other["hybridize"]["model"] = "out/smaller"
     content["models"]["out/smaller"] = other
     (tmp_path / "eval.json").write_text(json.dumps(content))
     result = hybridize.report(tmp_path / "eval.json", tmp_path / "report.html")
-    assert result.figures[0] == "Recovery, step by step"
+    assert result.figures[0] == "Recovery, model by model"
     assert "smaller" in (tmp_path / "report.html").read_text()
 
 
-def test_every_figure_is_a_png_as_well(capsys, files, tmp_path):
+def test_every_figure_is_also_written_as_png(capsys, files, tmp_path):
     from matplotlib.image import imread
 
     arguments = ["report", *map(str, files), "-o", str(tmp_path / "r.html"), "--png", "--json"]
@@ -165,12 +165,12 @@ def test_every_figure_is_a_png_as_well(capsys, files, tmp_path):
     for picture in printed["pictures"]:
         assert imread(picture)[..., :3].mean(-1).std() > 0.02
     (tmp_path / "r.html").unlink()
-    assert main(arguments) == 2  # a picture is there already
+    assert main(arguments) == 2  # a picture exists already
     assert not (tmp_path / "r.html").exists()
     assert main([*arguments, "--force"]) == 0
 
 
-def test_the_choice_of_attention_is_drawn(tmp_path):
+def test_the_choice_of_attention_blocks_is_drawn(tmp_path):
     step = {
         "command": "convert", "created": "2026-01-01", "versions": {"hybridize": "9.9"},
         "source": {"name": "llama", "sha256": {}},
@@ -188,10 +188,12 @@ def test_the_choice_of_attention_is_drawn(tmp_path):
         (tmp_path / name / "hybridize.json").write_text(json.dumps(record))
     checkpoints = [tmp_path / "hybrid", tmp_path / "distilled"]
     result = hybridize.report(checkpoints, tmp_path / "report.html")
-    assert result.figures == ("Which attention matters: hybrid",)  # the same choice, once
+    assert result.figures == (
+        "Cost of fewer attention blocks: hybrid",
+    )  # both checkpoints record the same choice
     html = (tmp_path / "report.html").read_text()
-    assert "counted from 0: 1." in html
-    assert html.count("<circle") == 5  # four counts, and the one that was chosen
+    assert "numbered from 0: 1." in html
+    assert html.count("<circle") == 5  # four points, and the chosen one
 
 
 def test_importance_is_drawn_from_scores(tmp_path):
@@ -208,22 +210,22 @@ def test_importance_is_drawn_from_scores(tmp_path):
     about = {"source": "", "tokens": 1, "format": "hybridize-scores"}
     save_checked(tmp_path / "scores", tensors, about)
     result = hybridize.report(tmp_path / "scores", tmp_path / "report.html")
-    assert result.figures == ("What each block is worth: scores",)
+    assert result.figures == ("Importance of each block: scores",)
     html = (tmp_path / "report.html").read_text()
     assert re.findall(r">(\d [\w-]+)</text>", html) == ["0 Mamba-2", "1 MLP", "2 attention"]
 
 
-def test_other_tensors_are_no_scores(capsys, tmp_path):
+def test_other_tensors_are_refused_as_scores(capsys, tmp_path):
     import torch
     from safetensors.torch import save_file
 
     save_file({"blocks": torch.ones(2)}, tmp_path / "x.safetensors")
     path = tmp_path / "x.safetensors"
     assert main(["report", str(path), "-o", str(tmp_path / "report.html")]) == 2
-    assert f"{path}: not scores that prune --scores has written" in capsys.readouterr().err
+    assert f"{path}: not a file of scores of prune" in capsys.readouterr().err
 
 
-def test_a_checkpoint_shows_its_history_and_losses(tmp_path):
+def test_history_and_losses_of_a_checkpoint_are_shown(tmp_path):
     from tiny import write_stock
 
     write_stock(tmp_path / "llama", "llama")
@@ -232,7 +234,7 @@ def test_a_checkpoint_shows_its_history_and_losses(tmp_path):
     lines = [{"stage": "kl", "step": n, "validation": 2.0 / (n + 1)} for n in range(5)]
     (output / "distill.jsonl").write_text("\n".join(map(json.dumps, lines)))
     result = hybridize.report(output, tmp_path / "report.html")
-    assert result.figures == ("Distilling hybrid: kl",)
+    assert result.figures == ("Distillation of hybrid: kl",)
     assert "hybridize convert" in (tmp_path / "report.html").read_text()
 
 
@@ -240,13 +242,13 @@ def test_a_checkpoint_shows_its_history_and_losses(tmp_path):
     ("content", "words"),
     [
         ("{", "not JSON"),
-        ("[]", "not a file that"),
-        ('{"hybridize": {"command": "convert"}}', "not a file that"),
+        ("[]", "not a result of"),
+        ('{"hybridize": {"command": "convert"}}', "not a result of"),
         ('{"hybridize": {"command": "bench", "version": "1"}}', "damaged: KeyError: 'rows'"),
         ('{"a": NaN}', "NaN cannot be drawn"),
     ],
 )
-def test_what_is_no_result_is_refused_in_one_line(capsys, tmp_path, content, words):
+def test_other_files_are_refused_in_one_line(capsys, tmp_path, content, words):
     path = tmp_path / "x.json"
     path.write_text(content)
     assert main(["report", str(path), "-o", str(tmp_path / "report.html")]) == 2
@@ -257,7 +259,7 @@ def test_what_is_no_result_is_refused_in_one_line(capsys, tmp_path, content, wor
     assert not (tmp_path / "report.html").exists()
 
 
-def test_an_existing_page_stays_without_force(capsys, files, tmp_path):
+def test_an_existing_page_is_replaced_only_with_force(capsys, files, tmp_path):
     output = tmp_path / "report.html"
     output.write_text("mine")
     assert main(["report", str(files[0]), "-o", str(output)]) == 2
@@ -273,7 +275,7 @@ VALUES = st.one_of(
 
 
 @given(st.data())
-def test_damaged_results_give_a_page_or_one_line(tmp_path_factory, data):
+def test_damaged_results_give_a_page_or_a_one_line_error(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged")
     content = copy.deepcopy(data.draw(st.sampled_from([bench_file(), eval_file()])))
     for _ in range(data.draw(st.integers(1, 3))):
