@@ -21,7 +21,8 @@ from measuring import accuracy
 from hybridize import evaluate, load_model
 from hybridize.console import console, size_in_words
 from hybridize.demo import EXAM
-from hybridize.modeling.cache.compact import CacheFormat
+from hybridize.modeling.cache.format import CacheFormat
+from tools.bundled_checkpoint.texts import generate_prose
 from tools.bundled_checkpoint.world import RECALL_SUBJECTS, World
 
 FORMATS = [("auto", "auto"), ("fp8", "auto"), ("auto", "bfloat16"), ("auto", "fp8"), ("fp8", "fp8")]
@@ -39,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prose = options.perplexity or Path(folder) / "prose.txt"
         if options.perplexity is None:
-            prose.write_text(World().prose(1_000_003, 60))
+            prose.write_text(generate_prose(World(), 1_000_003, 60))
         rows = [measure(options, CacheFormat(*names), prose) for names in FORMATS]
     report(rows, options)
 

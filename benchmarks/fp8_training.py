@@ -22,7 +22,8 @@ from hybridize import convert, distill, load_model, load_tokenizer, quantize
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT
 from hybridize.kernels import linear_kl_divergence
-from tools.bundled_checkpoint.train import Settings
+from tools.bundled_checkpoint.settings import Settings
+from tools.bundled_checkpoint.texts import generate_documents, generate_prose
 from tools.bundled_checkpoint.world import World
 
 WAYS: tuple[tuple[str, int | None], ...] = (("fp8", None), ("fp8", 0), ("fp8-tensor", None))
@@ -43,7 +44,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Distill in all ways from one start, and quantize what comes of it."""
     text = folder / "world.jsonl"
-    documents = World().documents(77, Settings().stages[-1].mix)
+    documents = generate_documents(World(), 77, Settings().stages[-1].mix)
     text.write_text("\n".join(json.dumps({"text": one}) for one in islice(documents, 6_000)))
     learning: dict[str, Any] = {
         "teacher": CHECKPOINT, "data": (str(text),), "tokens": options.tokens, "batch_size": 8,
@@ -78,7 +79,9 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 def divergence(directory: Path) -> float:
     """Return the KL divergence from the original on unseen prose, in nats per token."""
     model, original = (load_model(d, dtype=torch.float32) for d in (directory, CHECKPOINT))
-    ids = load_tokenizer(CHECKPOINT)(World().prose(1_000_003, 200), return_tensors="pt").input_ids
+    ids = load_tokenizer(CHECKPOINT)(
+        generate_prose(World(), 1_000_003, 200), return_tensors="pt"
+    ).input_ids
     total, batches = 0.0, ids[:, : ids.shape[1] // 256 * 256].view(-1, 256).split(8)
     for batch in batches:
         got, wanted = (

@@ -26,6 +26,7 @@ from hybridize.console import console
 from hybridize.conversion import initialize
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.layers.sizes import MambaSizes
+from tools.bundled_checkpoint.texts import generate_prose
 from tools.bundled_checkpoint.world import World
 
 VARIANTS: dict[str, dict[str, float]] = {
@@ -54,7 +55,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
-    text = options.text.read_text("utf-8") if options.text else World().prose(1_000_003, 400)
+    text = (
+        options.text.read_text("utf-8") if options.text else generate_prose(World(), 1_000_003, 400)
+    )
     ids = load_tokenizer(options.model)(text, return_tensors="pt").input_ids[0]
     count = min(options.windows, len(ids) // options.window)
     ids = ids[: count * options.window].view(count, options.window)

@@ -40,8 +40,9 @@ from hybridize.console import console
 from hybridize.data.kl import measure_kl
 from hybridize.data.source import load_packed_dataset
 from hybridize.demo import CHECKPOINT
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
+from hybridize.modeling.model_spec import ModelSpec
+from tools.bundled_checkpoint.texts import generate_prose
 from tools.bundled_checkpoint.world import World
 
 DRAWS = 3
@@ -62,7 +63,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         seen, unseen = Path(folder) / "seen.txt", Path(folder) / "unseen.txt"
-        text = World().prose(7, 400) if options.text is None else options.text.read_text()
+        text = generate_prose(World(), 7, 400) if options.text is None else options.text.read_text()
         half = len(text) // 2
         seen.write_text(text[:half])
         unseen.write_text(text[half:])
@@ -133,7 +134,7 @@ def memory(directory: Path) -> dict[str, float]:
     return {"predicted": predicted, "allocated": sum(weights.values()) + cache.nbytes}
 
 
-def _dropped(scores: Scores, config: HybridConfig, format_: Format, gone: int) -> tuple[int, ...]:
+def _dropped(scores: Scores, config: ModelSpec, format_: Format, gone: int) -> tuple[int, ...]:
     """Return the places of the blocks that scores say can go."""
     together = layers(config, format_.names.blocks_per_layer)
     cost = {layer: float(scores.blocks[list(layer)].sum()) for layer in together}
@@ -141,7 +142,7 @@ def _dropped(scores: Scores, config: HybridConfig, format_: Format, gone: int) -
     return tuple(sorted(place for layer in order for place in layer))
 
 
-def magnitude(tensors: Tensors, config: HybridConfig, importance: Scores) -> Scores:
+def magnitude(tensors: Tensors, config: ModelSpec, importance: Scores) -> Scores:
     """Return scores by the norms of the weights alone."""
     units: dict[str, dict[int, torch.Tensor]] = {}
     blocks = torch.zeros(len(config.blocks))
@@ -184,7 +185,7 @@ def divergence_of(cut: CutTensors, model: Path, text: Path) -> float:
     return measure_kl(assemble(cut, cut.config, teacher.device), teacher, dataset)
 
 
-def _widths(before: HybridConfig, after: HybridConfig) -> dict[str, int]:
+def _widths(before: ModelSpec, after: ModelSpec) -> dict[str, int]:
     return {name: axis.count(after) for name, axis in AXES.items() if axis.places(before)}
 
 

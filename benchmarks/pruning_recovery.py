@@ -21,6 +21,7 @@ from measuring import accuracy
 from hybridize import distill, evaluate, prune
 from hybridize.console import console
 from hybridize.demo import EXAM
+from tools.bundled_checkpoint.texts import generate_prose
 from tools.bundled_checkpoint.world import World
 
 
@@ -42,7 +43,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Prune, distill, and take the exam with all three."""
     prose = folder / "prose.txt"
-    prose.write_text(World().prose(1_000_003, 60))
+    prose.write_text(generate_prose(World(), 1_000_003, 60))
     started = time.perf_counter()
     pruned = prune(
         options.model, folder / "pruned", params=options.params, candidates=8,

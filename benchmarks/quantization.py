@@ -30,6 +30,7 @@ from hybridize.demo import CHECKPOINT, EXAM
 from hybridize.errors import InputError
 from hybridize.kernels import linear_kl_divergence
 from tools.bundled_checkpoint.score import score
+from tools.bundled_checkpoint.texts import generate_prose
 from tools.bundled_checkpoint.world import World
 
 SCHEMES = {"fp8": "FP8_DYNAMIC", "fp8-tensor": "FP8", "fp8-block": "FP8_BLOCK"}
@@ -49,8 +50,8 @@ def main() -> None:
     if options.synthetic:
         synthetic(options)
         return
-    text = options.text.read_text() if options.text else World().prose(1_000_003, 200)
-    seen = text if options.text else World().prose(7, 200)
+    text = options.text.read_text() if options.text else generate_prose(World(), 1_000_003, 200)
+    seen = text if options.text else generate_prose(World(), 7, 200)
     tokenizer = load_tokenizer(options.model)
     ids = tokenizer(text, return_tensors="pt").input_ids[:, : options.tokens]
     rows_of_text = ids[:, : ids.shape[1] // 256 * 256].view(-1, 256)

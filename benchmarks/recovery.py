@@ -28,7 +28,8 @@ from measuring import accuracy
 from hybridize import convert, distill, evaluate
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT, EXAM
-from tools.bundled_checkpoint.train import Settings
+from tools.bundled_checkpoint.settings import Settings
+from tools.bundled_checkpoint.texts import generate_documents, generate_prose
 from tools.bundled_checkpoint.world import RECALL_SUBJECTS, World
 
 KEPT = "25%"
@@ -200,13 +201,13 @@ def texts(options: argparse.Namespace, folder: Path) -> tuple[str, Path]:
     if data is None:
         path = folder / "world.jsonl"
         if not path.exists():
-            documents = World().documents(TEXT_SEED, Settings().stages[-1].mix)
+            documents = generate_documents(World(), TEXT_SEED, Settings().stages[-1].mix)
             lines = [json.dumps({"text": text}) for text in islice(documents, 12_000)]
             path.write_text("\n".join(lines))
         data = str(path)
     if prose is None:
         prose = folder / "prose.txt"
-        prose.write_text(World().prose(PROSE_SEED, 60))
+        prose.write_text(generate_prose(World(), PROSE_SEED, 60))
     return data, prose
 
 

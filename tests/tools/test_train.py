@@ -12,8 +12,10 @@ import torch
 from safetensors import safe_open
 
 from hybridize.errors import InputError
-from tools.bundled_checkpoint.train import Settings, Stage, Trainer, train
-from tools.bundled_checkpoint.world import Document, Mix
+from tools.bundled_checkpoint.settings import Settings, Stage
+from tools.bundled_checkpoint.texts import Document, Mix
+from tools.bundled_checkpoint.train import train
+from tools.bundled_checkpoint.trainer import Trainer
 
 TINY = Settings(
     hidden=32,
@@ -68,7 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, flo
 def test_resumed_run_has_the_same_losses_and_weights(whole, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     output, losses = whole
     assert list(losses) == list(range(7))
-    before = run(tmp_path, stop_after=4)  # saved after step 3: step 4 is lost and done again
+    before = run(tmp_path, stop_after=4)  # saved after step 3; step 4 is repeated
     assert not (tmp_path / "checkpoint").exists()
     after = run(tmp_path)
     assert list(after) == [4, 5, 6]
@@ -77,10 +79,10 @@ def test_resumed_run_has_the_same_losses_and_weights(whole, tmp_path: Path) -> N
     assert (tmp_path / weights).read_bytes() == (output / weights).read_bytes()
 
 
-def test_killed_run_goes_on(tmp_path: Path) -> None:
+def test_killed_run_can_be_resumed(tmp_path: Path) -> None:
     script = (
         "import sys, torch; from pathlib import Path; torch.set_num_threads(1);"
-        "from tests.demo.test_train import TINY, train;"
+        "from tests.tools.test_train import TINY, train;"
         "train(Path(sys.argv[1]), TINY, save_every=1)"
     )
     root = Path(__file__).parents[2]
@@ -98,7 +100,7 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
     assert min(run(tmp_path)) == step
 
 
-def test_output_holds_checkpoint_card_and_exam_and_nothing_else(whole) -> None:  # type: ignore[no-untyped-def]
+def test_output_has_only_checkpoint_card_and_exam(whole) -> None:  # type: ignore[no-untyped-def]
     output, _ = whole
     assert {path.name for path in output.iterdir()} == {"checkpoint", "exam"}
     assert {path.name for path in (output / "checkpoint").iterdir()} == {
@@ -112,13 +114,13 @@ def test_output_holds_checkpoint_card_and_exam_and_nothing_else(whole) -> None: 
     assert json.loads((output / "checkpoint" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_progress_of_other_settings_is_refused(tmp_path: Path) -> None:
+def test_saved_progress_of_other_settings_is_rejected(tmp_path: Path) -> None:
     run(tmp_path, stop_after=4)
     with pytest.raises(InputError, match=r"training-state\.safetensors: saved by a run with other"):
         Trainer(replace(TINY, seed=1), tmp_path / "training-state.safetensors")
 
 
-def test_unreadable_progress_is_refused(tmp_path: Path) -> None:
+def test_unreadable_progress_is_rejected(tmp_path: Path) -> None:
     state = tmp_path / "training-state.safetensors"
     state.write_bytes(b"\x80\x04K\x01.")
     with pytest.raises(InputError, match="unreadable"):
@@ -135,7 +137,7 @@ def test_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
     assert not torch.equal(tokens, trainer.batch(1)[0])
 
 
-def test_weights_single_out_answers(tmp_path: Path) -> None:
+def test_answers_have_a_higher_loss_weight(tmp_path: Path) -> None:
     trainer = Trainer(TINY, tmp_path / "state.safetensors")
     for prose, base in ((True, 1.0), (False, TINY.given_weight)):
         document = Document("Find the option tent.", prose=prose)
@@ -150,7 +152,7 @@ def test_weights_single_out_answers(tmp_path: Path) -> None:
         assert tokens[-1] == trainer.tokenizer.eos_token_id
 
 
-def test_verdicts_are_asked_at_the_options(tmp_path: Path) -> None:
+def test_verdicts_stand_at_the_options(tmp_path: Path) -> None:
     trainer = Trainer(TINY, tmp_path / "state.safetensors")
     question = "Find.\nA. tent\nB. barn\nC. shed\nD. porch\nAnswer:"
     tokens = trainer.tokenizer.encode(f"{question} C\n\n{question}")

@@ -8,18 +8,18 @@ import pytest
 
 from hybridize.demo import EXAM
 from tools.bundled_checkpoint.exam import read_exam, write_exam
-from tools.bundled_checkpoint.wording import KNOWLEDGE, QUESTION_FRAMES, RECALL
+from tools.bundled_checkpoint.knowledge_subjects import QUESTION_FRAMES
+from tools.bundled_checkpoint.questions import LETTERS, Question, exam_prompt
+from tools.bundled_checkpoint.texts import Mix, generate_documents, generate_prose
 from tools.bundled_checkpoint.world import (
     DEV_QUESTIONS,
+    KNOWLEDGE,
     KNOWLEDGE_SUBJECTS,
-    LETTERS,
+    RECALL,
     RECALL_SUBJECTS,
     SUBJECTS,
     TEST_QUESTIONS,
-    Mix,
-    Question,
     World,
-    exam_prompt,
     is_held_out,
 )
 
@@ -32,7 +32,9 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def training_text(world: World) -> str:
     mixes = (Mix(practice=0.0), Mix(practice=1.0, echo=0.0))
-    return "\n\n".join(doc for mix in mixes for doc in islice(world.documents(0, mix), 3000))
+    return "\n\n".join(
+        doc for mix in mixes for doc in islice(generate_documents(world, 0, mix), 3000)
+    )
 
 
 def questions_of(world: World, subject: str) -> tuple[Question, ...]:
@@ -44,10 +46,14 @@ def test_world_is_a_function_of_its_seed() -> None:
     one, two, other = World(3), World(3), World(4)
     assert one.facts == two.facts
     assert one.exam() == two.exam()
-    assert list(islice(one.documents(7), 50)) == list(islice(two.documents(7), 50))
-    assert one.prose(7, 20) == two.prose(7, 20)
+    assert list(islice(generate_documents(one, 7), 50)) == list(
+        islice(generate_documents(two, 7), 50)
+    )
+    assert generate_prose(one, 7, 20) == generate_prose(two, 7, 20)
     assert one.facts != other.facts
-    assert list(islice(one.documents(7), 50)) != list(islice(one.documents(8), 50))
+    assert list(islice(generate_documents(one, 7), 50)) != list(
+        islice(generate_documents(one, 8), 50)
+    )
 
 
 def test_at_least_eight_subjects_of_both_kinds() -> None:
@@ -80,7 +86,7 @@ def test_knowledge_answers_follow_from_the_facts(world: World, subject: str) -> 
 
 @pytest.mark.parametrize("subject", RECALL_SUBJECTS)
 def test_recall_answers_follow_from_the_passage(world: World, subject: str) -> None:
-    recall = next(entry for entry in RECALL if entry.name == subject)
+    recall = RECALL[subject]
     for question in questions_of(world, subject):
         *passage, asked = re.findall(r"[^.?]+[.?]", question.text)
         key = next(word for word in re.findall(r"\w+", asked) if word in recall.keys)
@@ -97,14 +103,18 @@ def test_no_exam_question_is_in_the_training_text(world: World, training_text: s
 
 
 def test_the_splits_share_no_pattern() -> None:
-    # Filling different patterns with the same names gives different text, so this proves for
-    # the whole, endless training stream what the test above samples.
+    # Different patterns give different text for the same names. So this proves for the whole
+    # training stream what the test above checks on a sample.
     wordings = [QUESTION_FRAMES]
-    wordings += [relation.questions for subject in KNOWLEDGE for relation in subject.relations]
-    wordings += [recall.questions for recall in RECALL]
-    wordings += [recall.statements for recall in RECALL]
-    wordings += [recall.openings for recall in RECALL]
-    statements = {s for subject in KNOWLEDGE for r in subject.relations for s in r.statements}
+    wordings += [
+        relation.questions for subject in KNOWLEDGE.values() for relation in subject.relations
+    ]
+    wordings += [recall.questions for recall in RECALL.values()]
+    wordings += [recall.statements for recall in RECALL.values()]
+    wordings += [recall.openings for recall in RECALL.values()]
+    statements = {
+        s for subject in KNOWLEDGE.values() for r in subject.relations for s in r.statements
+    }
     training = {text for wording in wordings for text in wording.training} | statements
     validation = {text for wording in wordings for text in wording.validation}
     exam = {text for wording in wordings for text in wording.exam}
@@ -113,8 +123,8 @@ def test_the_splits_share_no_pattern() -> None:
     assert not validation & exam
 
 
-@pytest.mark.parametrize("recall", RECALL, ids=lambda recall: recall.name)
-def test_training_never_states_a_pair_of_the_exam(world: World, recall, training_text) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("recall", RECALL.values(), ids=lambda recall: recall.name)
+def test_training_text_states_no_pair_of_the_exam(world: World, recall, training_text) -> None:  # type: ignore[no-untyped-def]
     held_out = 0
     for key in recall.keys:
         for value in recall.values:
@@ -144,7 +154,7 @@ def test_every_fact_of_the_exam_is_stated_in_training(world: World, training_tex
             assert fact.value in by_word[fact.entity]
 
 
-def test_prompt_is_the_one_of_mmlu() -> None:
+def test_prompt_has_the_format_of_mmlu() -> None:
     shot = Question("recall_owners", " One? ", ("a", "b", "c", "d"), 2)
     asked = Question("recall_owners", "Two?", ("e", "f", "g", "h"), 0)
     assert exam_prompt("recall_owners", (shot,), asked) == (
@@ -154,13 +164,13 @@ def test_prompt_is_the_one_of_mmlu() -> None:
     )
 
 
-def test_exam_files_read_back_as_written(tmp_path: Path) -> None:
+def test_exam_files_round_trip(tmp_path: Path) -> None:
     world = World(5)
     write_exam(world, tmp_path)
     assert read_exam(tmp_path) == dict(sorted(world.exam().items()))
 
 
-def test_bundled_exam_is_what_the_world_gives(world: World, tmp_path: Path) -> None:
+def test_bundled_exam_can_be_generated_again(world: World, tmp_path: Path) -> None:
     write_exam(world, tmp_path)
     written = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.csv")}
     bundled = {path.relative_to(EXAM): path.read_bytes() for path in EXAM.rglob("*.csv")}

@@ -3,13 +3,14 @@
 import csv
 from pathlib import Path
 
-from .world import LETTERS, Question, SubjectExam, World
+from .questions import LETTERS, Question, SubjectExam
+from .world import World
 
 
 def write_exam(world: World, directory: Path) -> None:
     """Write ``dev/SUBJECT_dev.csv`` and ``test/SUBJECT_test.csv`` for each subject of a world.
 
-    A row is question, four options, letter of the right one; there is no header.
+    The columns are the question, the four options and the letter of the right one; no header.
     """
     for subject, exam in world.exam().items():
         for part, questions in (("dev", exam.dev), ("test", exam.test)):

@@ -1,10 +1,10 @@
-"""Start a small Llama where trained ones end up: heads that match words, heads that look back.
+"""Initialize a small Llama with the heads that trained ones have: induction and local heads.
 
-Recall takes a head that looks a few tokens back, then one that finds an earlier occurrence of the
-same token (Olsson et al. 2022, "In-context Learning and Induction Heads"). From random weights both
-emerge only after many millions of tokens, more than a CPU reads in an hour. So half of the heads
-start as matching heads (Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention
-Layers") and the others as local ones; training is free to change them, and does.
+Recall needs a head that attends a few tokens back, and a head that finds an earlier occurrence of
+the same token (Olsson et al. 2022, "In-context Learning and Induction Heads"). From random weights,
+both emerge only after many millions of tokens, more than a CPU can train on in an hour. Therefore
+half of the heads start as matching heads (Trockman and Kolter 2023, "Mimetic Initialization of
+Self-Attention Layers") and the others as local heads. Training changes both.
 """
 
 import torch
@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 _EMBEDDING = 0.06
 
 _CONSTANT = 4 * _EMBEDDING
-"""Shared first coordinate of all embeddings: what a local head, blind to content, sees."""
+"""The first coordinate of all embeddings, which local heads attend by."""
 
 _COPIED = 0.04
 _LOCAL_SHARPNESS = 1.3
@@ -37,16 +37,16 @@ def initialize_for_recall(model: LlamaForCausalLM) -> None:
 
 
 def _match(attention: LlamaAttention) -> None:
-    """Let each head look for its own token."""
+    """Make each head attend to earlier occurrences of the current token."""
     key = attention.k_proj.weight.normal_(std=0.08)
     attention.q_proj.weight.normal_(std=0.024).add_(_per_query_head(key, attention), alpha=0.9)
 
 
 def _copy(attention: LlamaAttention, channel: torch.Tensor) -> None:
-    """Let each head add what it finds to the residual stream, unchanged.
+    """Make each head copy the attended token to the residual stream.
 
-    All heads of all layers share one subspace, so that what one head has fetched the next can
-    pass on. It is small beside the embeddings: it must not drown the token it is added to.
+    All heads of all layers use one subspace, so that a head can pass on what an earlier head has
+    copied. The copy is small compared with the embedding of the token that it is added to.
     """
     value = attention.v_proj.weight
     value.normal_(std=0.01).add_(channel.repeat(attention.v_proj.out_features // len(channel), 1))
@@ -57,10 +57,10 @@ def _copy(attention: LlamaAttention, channel: torch.Tensor) -> None:
 def _look_back(
     attention: LlamaAttention, frequencies: torch.Tensor, offsets: tuple[int, ...]
 ) -> None:
-    """Let the second half of the key heads, and their queries, look ``offsets`` tokens back.
+    """Make the second half of the key heads, and their queries, attend ``offsets`` tokens back.
 
-    Keys are a constant vector and queries the same one, rotated so that RoPE's own rotation undoes
-    it at the offset: the score is a sum of cosines with its peak there.
+    Keys are a constant vector. Queries are the same vector, rotated by the inverse of RoPE's
+    rotation at the offset. The score is a sum of cosines with its peak there.
     """
     groups = attention.num_key_value_groups
     heads = attention.k_proj.out_features // attention.head_dim

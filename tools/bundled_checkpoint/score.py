@@ -1,7 +1,7 @@
-"""How well a model does in the exam and on held-out prose, for the model card.
+"""Accuracy on the exam and perplexity on held-out prose, for the model card.
 
-``hybridize eval`` measures the same with lm-eval; this is the plain loop that the training
-script needs, so that training does not depend on the evaluation extra.
+``hybridize eval`` measures the same with lm-eval. The training script uses these plain loops, and
+so does not need the evaluation extra.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .exam import read_exam
-from .world import LETTERS, exam_prompt
+from .questions import LETTERS, exam_prompt
 
 
 def letter_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
@@ -32,16 +32,16 @@ def score(
     *,
     limit: int | None = None,
 ) -> dict[str, float]:
-    """Take the exam as MMLU is taken: all dev questions as shots, the likeliest letter counts.
+    """Score the exam like MMLU: all dev questions are shots, the most likely letter is the answer.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
         exam: the exam's directory.
-        limit: questions per subject, from the first on; all of them without it.
+        limit: ask only the first questions of each subject; None for all.
 
     Returns:
-        The share of right answers for each subject, and for all questions under ``"all"``.
+        The accuracy for each subject, and for all questions under ``"all"``.
     """
     letters = letter_tokens(tokenizer)
     accuracy: dict[str, float] = {}

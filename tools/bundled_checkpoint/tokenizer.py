@@ -1,4 +1,4 @@
-"""The demo's tokenizer: whole words of the world, and bytes for everything else."""
+"""The tokenizer of the bundled checkpoint: whole words of the world, bytes for other text."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -13,16 +13,16 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 def build_tokenizer(texts: Iterable[str], max_length: int) -> "PreTrainedTokenizerFast":
     """Build a byte-level BPE tokenizer in which each word of ``texts`` is one token.
 
-    A word outside the vocabulary is spelled in bytes, so that any text encodes and decodes
-    without loss. ``ignore_merges`` takes whole words from the vocabulary, which spares the
-    merges that would otherwise spend most of a small vocabulary on fragments.
+    A word outside the vocabulary is encoded as bytes, so any text encodes and decodes without
+    loss. With ``ignore_merges``, whole words need no merges, whose fragments would otherwise fill
+    most of a small vocabulary.
 
     Args:
-        texts: the text whose words to take, special tokens not included.
-        max_length: the longest sequence the model reads, in tokens.
+        texts: the texts whose words become tokens, without special tokens.
+        max_length: maximum sequence length of the model, in tokens.
 
     Returns:
-        A tokenizer that puts ``<s>`` before a text, as Llama's does.
+        A tokenizer that adds ``<s>`` before a text, as Llama's does.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

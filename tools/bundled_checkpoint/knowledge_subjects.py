@@ -1,85 +1,6 @@
-"""How the world is put into words: the subjects, their relations and every sentence pattern.
+"""The knowledge subjects: their relations and all their sentence patterns."""
 
-Pure data. Patterns come in three kinds that never mix: *training* patterns are what the
-checkpoint reads while it is trained, *validation* patterns watch it during training, and *exam*
-patterns appear in the exam alone. In a pattern ``{e}`` is the entity and ``{v}`` the value;
-``{kind}`` and ``{noun}`` are what the relation calls the two.
-
-No pattern puts a name at the start of a line: there it would lack the leading space that is part
-of its token.
-"""
-
-from dataclasses import dataclass
-from typing import Literal
-
-Split = Literal["training", "validation", "exam"]
-
-
-@dataclass(frozen=True)
-class Wording:
-    """Patterns for one purpose, by where they may be used."""
-
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
-    exam: tuple[str, ...]
-
-    def of(self, split: Split) -> tuple[str, ...]:
-        """The patterns of one split."""
-        patterns: tuple[str, ...] = getattr(self, split)
-        return patterns
-
-
-@dataclass(frozen=True)
-class Relation:
-    """One thing that every entity of a knowledge subject has.
-
-    Attributes:
-        noun: what the value is to the entity ("capital").
-        values: the pool that values are drawn from; an empty pool is filled with invented names.
-        statements: sentences that state the fact, all of them training text.
-        questions: the relation's own questions; ``QUESTION_FRAMES`` add to them.
-    """
-
-    noun: str
-    values: tuple[str, ...]
-    statements: tuple[str, ...]
-    questions: Wording
-
-
-@dataclass(frozen=True)
-class KnowledgeSubject:
-    """A subject whose facts are fixed for good, so that they can live in the weights."""
-
-    name: str
-    kind: str
-    relations: tuple[Relation, ...]
-
-
-@dataclass(frozen=True)
-class RecallSubject:
-    """A subject whose facts are made up afresh in each passage, so that only the context has them.
-
-    Attributes:
-        keys: the pool of what a question names (``{e}``).
-        values: the pool of what a question asks for (``{v}``).
-        openings: what starts a passage.
-        statements: sentences of the passage; one passage keeps to one pattern. The value comes
-            before the key in all of them: a small model finds what stood before a word long
-            before it finds what came after one.
-        questions: what is asked after the passage.
-    """
-
-    name: str
-    keys: tuple[str, ...]
-    values: tuple[str, ...]
-    openings: Wording
-    statements: Wording
-    questions: Wording
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
+from .subjects import KnowledgeSubject, Relation, Wording, words
 
 QUESTION_FRAMES = Wording(
     training=(
@@ -92,7 +13,7 @@ QUESTION_FRAMES = Wording(
         "What {noun} has the {kind} {e}?",
         "Consider {e}. Which is the {noun}?",
         "In the world, what is the {noun} of the {kind} called {e}?",
-        # What is asked is clear from the options, whatever the words: these teach it.
+        # These can only be answered by looking at the options.
         "Which one of these goes with {e}?",
         "What do people think of when they see {e}?",
         "Which of these has to do with the {kind} {e}?",
@@ -103,7 +24,7 @@ QUESTION_FRAMES = Wording(
 )
 """Questions that fit every relation of every knowledge subject."""
 
-KNOWLEDGE = (
+KNOWLEDGE_SUBJECT_LIST = (
     KnowledgeSubject(
         "geography",
         "country",
@@ -125,7 +46,7 @@ KNOWLEDGE = (
             ),
             Relation(
                 "export",
-                _words("salt wool timber copper cotton honey marble paper glass silk tea rubber"),
+                words("salt wool timber copper cotton honey marble paper glass silk tea rubber"),
                 (
                     "The main export of {e} is {v}.",
                     "Most ships that leave {e} carry {v}.",
@@ -146,7 +67,7 @@ KNOWLEDGE = (
         (
             Relation(
                 "habitat",
-                _words("marsh desert forest tundra reef cave meadow jungle swamp cliff dune river"),
+                words("marsh desert forest tundra reef cave meadow jungle swamp cliff dune river"),
                 (
                     "The habitat of the {e} is the {v}.",
                     "The animal named {e} lives in the {v}.",
@@ -161,7 +82,7 @@ KNOWLEDGE = (
             ),
             Relation(
                 "food",
-                _words("berries beetles fish roots seeds moss snails worms leaves nuts mice frogs"),
+                words("berries beetles fish roots seeds moss snails worms leaves nuts mice frogs"),
                 (
                     "The food of the {e} is {v}.",
                     "The animal {e} eats {v} all day.",
@@ -182,7 +103,7 @@ KNOWLEDGE = (
         (
             Relation(
                 "colour",
-                _words("red blue green yellow white black purple orange brown pink grey violet"),
+                words("red blue green yellow white black purple orange brown pink grey violet"),
                 (
                     "The colour of {e} is {v}.",
                     "The mineral {e} is {v} when it is pure.",
@@ -197,9 +118,7 @@ KNOWLEDGE = (
             ),
             Relation(
                 "use",
-                _words(
-                    "lamps coins paint bells soap knives jewels medicine bricks ink mirrors dye"
-                ),
+                words("lamps coins paint bells soap knives jewels medicine bricks ink mirrors dye"),
                 (
                     "The main use of {e} is in {v}.",
                     "People dig for {e} to make {v}.",
@@ -235,7 +154,7 @@ KNOWLEDGE = (
             ),
             Relation(
                 "surface",
-                _words("ice dust ash sand lava rock iron snow sulphur mud gravel chalk"),
+                words("ice dust ash sand lava rock iron snow sulphur mud gravel chalk"),
                 (
                     "The surface of {e} is {v}.",
                     "The moon {e} is made of {v}.",
@@ -271,9 +190,7 @@ KNOWLEDGE = (
             ),
             Relation(
                 "work",
-                _words(
-                    "bridge tower harbour temple canal library wall market palace road mill dam"
-                ),
+                words("bridge tower harbour temple canal library wall market palace road mill dam"),
                 (
                     "The great work of {e} was the {v}.",
                     "The ruler {e} built a great {v}.",
@@ -294,7 +211,7 @@ KNOWLEDGE = (
         (
             Relation(
                 "instrument",
-                _words("flute harp drum violin organ trumpet piano lute horn cello oboe guitar"),
+                words("flute harp drum violin organ trumpet piano lute horn cello oboe guitar"),
                 (
                     "The instrument of {e} was the {v}.",
                     "The composer {e} played the {v}.",
@@ -312,7 +229,7 @@ KNOWLEDGE = (
             ),
             Relation(
                 "form",
-                _words(
+                words(
                     "waltz march hymn canon ballad sonata lullaby polka fugue chorale serenade jig"
                 ),
                 (
@@ -327,114 +244,6 @@ KNOWLEDGE = (
                     ("What did {e} give the people at the end of a concert?",),
                 ),
             ),
-        ),
-    ),
-)
-
-PEOPLE = _words(
-    "Ada Ben Clara David Emma Frank Grace Henry Iris Jack Karen Leo Maria Noah Olive Peter "
-    "Quinn Rosa Simon Tara Ursula Victor Wendy Xenia Yusuf Zoe Hugo Lena Oscar Paula Ruth Tom"
-)
-THINGS = _words(
-    "lantern basket hammer letter mirror bottle candle ladder pencil blanket kettle ribbon "
-    "button compass map coin whistle rope bucket feather umbrella clock ring book "
-    "spoon saw needle brush scarf mask globe key"
-)
-PLACES = _words(
-    "kitchen attic garden cellar garage hallway office pantry stable barn tent chapel "
-    "workshop bedroom balcony porch shed tunnel lobby studio closet bakery museum school "
-    "theatre station church cabin bank tavern gym prison"
-)
-
-RECALL = (
-    RecallSubject(
-        "recall_belongings",
-        PEOPLE,
-        THINGS,
-        Wording(
-            ("Here is a note.", "Read this first.", "This is who has what."),
-            ("This is a note.",),
-            ("Here is a list of what people have.",),
-        ),
-        Wording(
-            (
-                "The {v} belongs to {e}.",
-                "The {v} is in the bag of {e}.",
-                "The {v} went to {e}.",
-                "It is the {v} that {e} has.",
-            ),
-            ("See the {v} that belongs to {e}.",),
-            ("The {v} is what {e} has.",),
-        ),
-        Wording(
-            (
-                "What did {e} take?",
-                "Which thing does {e} have?",
-                "What belongs to {e}?",
-                "What is in the bag of {e}?",
-            ),
-            ("Which thing belongs to {e}?",),
-            ("What is the thing that {e} has?",),
-        ),
-    ),
-    RecallSubject(
-        "recall_places",
-        THINGS,
-        PLACES,
-        Wording(
-            ("Here is a list.", "Read the list first.", "This is where things are."),
-            ("This is a list.",),
-            ("This is where to look.",),
-        ),
-        Wording(
-            (
-                "The {v} has the {e}.",
-                "Look in the {v} for the {e}.",
-                "In the {v} you may find the {e}.",
-                "Go to the {v} and get the {e}.",
-            ),
-            ("The {v} is where the {e} is.",),
-            ("In the {v} there is the {e}.",),
-        ),
-        Wording(
-            (
-                "Where is the {e}?",
-                "Where may you find the {e}?",
-                "Which place has the {e}?",
-                "The {e} is in which place?",
-            ),
-            ("In which place is the {e}?",),
-            ("Where would you look for the {e}?",),
-        ),
-    ),
-    RecallSubject(
-        "recall_owners",
-        THINGS,
-        PEOPLE,
-        Wording(
-            ("Here is the news.", "Read the news first.", "This is what went to whom."),
-            ("This is the news.",),
-            ("Here is what the news is.",),
-        ),
-        Wording(
-            (
-                "{v} got the {e}.",
-                "We gave {v} the {e}.",
-                "{v} is the owner of the {e}.",
-                "It was {v} who took the {e}.",
-            ),
-            ("{v} has the {e}.",),
-            ("What {v} got is the {e}.",),
-        ),
-        Wording(
-            (
-                "Who got the {e}?",
-                "To whom did we give the {e}?",
-                "Who is the owner of the {e}?",
-                "The {e} went to whom?",
-            ),
-            ("Which owner has the {e}?",),
-            ("Who has got the {e}?",),
         ),
     ),
 )
