@@ -13,11 +13,11 @@ from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.quantization import FP8
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.errors import InputError
-from hybridize.modeling.cache.compact import CacheFormat
-from hybridize.modeling.config import parameter_shapes
+from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.layers.fp8_linear import FP8Linear
 from hybridize.modeling.materialize import on_meta, set_parameters
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.model_spec import parameter_shapes
 
 
 def load_model(
@@ -58,7 +58,8 @@ def load_model(
             tensor = tensor.to(device=device, dtype=dtype)
             return torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
 
-        result = on_meta(lambda: HybridForCausalLM(config))
+        hybrid_config = tensors.check_config()
+        result = on_meta(lambda: HybridForCausalLM(hybrid_config))
         for name in parameter_shapes(config):
             if tensors.dtype(name) == FP8:
                 layer = _fp8_linear(tensors, name).to(device)

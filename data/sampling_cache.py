@@ -4,7 +4,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 from typing_extensions import override
 
-from hybridize.modeling.cache.hybrid import HybridCache
+from hybridize.modeling.cache.hybrid import HybridCache, ssm_states
 from hybridize.modeling.config import HybridConfig
 
 
@@ -62,10 +62,7 @@ class SamplingCache(HybridCache):
             rows: ``(batch,)`` bool.
         """
         for layer in self.layers:
-            for states in (
-                getattr(layer, "conv_states", {}),
-                getattr(layer, "recurrent_states", {}),
-            ):
+            for states in ssm_states(layer):
                 for state in states.values():
                     if state is not None:
                         state[rows] = 0

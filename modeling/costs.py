@@ -1,45 +1,62 @@
-"""What running a model takes, worked out from its configuration alone."""
+"""The memory of a cache, computed from the configuration alone."""
 
 from dataclasses import dataclass
 
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes
+from hybridize.modeling.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class CacheCost:
-    """Bytes that one sequence's cache takes at a context length.
+    """Bytes of the cache of one sequence.
 
     Attributes:
-        context: tokens.
-        kv: keys and values, in the checkpoint's dtype.
-        state: SSM states in float32 and convolution windows in the checkpoint's dtype.
+        context: length of the sequence in tokens.
+        kv: bytes of keys and values.
+        state: bytes of SSM states and convolution states.
     """
 
     context: int
     kv: int
     state: int
 
+    @property
+    def total(self) -> int:
+        """Bytes of everything."""
+        return self.kv + self.state
 
-def cache_cost(config: HybridConfig, context: int, width: int) -> CacheCost:
-    """Return what one sequence's cache takes.
+
+def cache_cost(
+    config: ModelSpec, context: int, itemsize: int, *, preallocated: bool = False
+) -> CacheCost:
+    """Return the memory of the cache of one sequence.
 
     Args:
         config: the model.
-        context: tokens.
-        width: bytes per element of keys, values and convolution windows; states are float32.
+        context: length of the sequence in tokens.
+        itemsize: bytes per element of keys, values and convolution states. SSM states are float32,
+            or float64 if this is 8.
+        preallocated: whether the cache has room for all tokens even where attention has a sliding
+            window, as in a `StaticHybridCache`.
     """
-    costs = [block_cache_cost(block, context, width) for block in config.blocks]
+    costs = [
+        block_cache_cost(block, context, itemsize, preallocated=preallocated)
+        for block in config.blocks
+    ]
     return CacheCost(context, sum(cost.kv for cost in costs), sum(cost.state for cost in costs))
 
 
-def block_cache_cost(block: BlockSizes, context: int, width: int) -> CacheCost:
-    """Return what one sequence's cache takes in one block; see `cache_cost`."""
+def block_cache_cost(
+    block: BlockSizes, context: int, itemsize: int, *, preallocated: bool = False
+) -> CacheCost:
+    """Return the memory of the cache of one sequence in one block; see `cache_cost`."""
     kv = state = 0
     if isinstance(block, AttentionSizes):
-        tokens = min(context, (block.sliding_window or context + 1) - 1)
-        kv = 2 * tokens * block.num_kv_heads * block.head_dim * width
+        tokens = context
+        if block.sliding_window is not None and not preallocated:
+            tokens = min(context, block.sliding_window - 1)
+        kv = 2 * tokens * block.num_kv_heads * block.head_dim * itemsize
     elif isinstance(block, MambaSizes):
-        state = 4 * block.num_heads * block.head_dim * block.d_state
-        state += (block.conv_kernel - 1) * block.conv_channels * width
+        state = block.d_inner * block.d_state * max(itemsize, 4)
+        state += (block.conv_kernel - 1) * block.conv_channels * itemsize
     return CacheCost(context, kv, state)

@@ -1,4 +1,4 @@
-"""Greedy decoding in steps that are always the same, and on a GPU are recorded and replayed."""
+"""Greedy decoding with steps of fixed shape, which a GPU can replay as a CUDA graph."""
 
 from collections.abc import Callable
 
@@ -9,36 +9,36 @@ from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.model import HybridForCausalLM
 
 PREFILL_TOKENS = 65536
-"""Tokens of prompts that are read at once: beyond it a GPU is busy, and activations take memory."""
+"""Number of prompt tokens per prefill call. More do not run faster, and need more memory."""
 
-_WARM_UPS = 3  # what CUDA's documentation of graphs in PyTorch takes
-_MOVING_ROPE = ("dynamic", "longrope")
+_WARMUP_STEPS = 3  # as in PyTorch's documentation of CUDA graphs
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
-def why_not_recorded(config: HybridConfig) -> str | None:
-    """Return what keeps a model's step from being the same for every length; None if nothing."""
+def cuda_graph_obstacle(config: HybridConfig) -> str | None:
+    """Return why a decoding step of a model depends on the length; None if it does not."""
     kind = (config.rope_parameters or {}).get("rope_type", "default")
-    if config.head_dim is not None and kind in _MOVING_ROPE:
+    if config.head_dim is not None and kind in _LENGTH_DEPENDENT_ROPE:
         return f"its RoPE is of the type {kind!r}, whose frequencies depend on the length"
     return None
 
 
-def rows_at_once(prompt_len: int) -> int:
-    """Return how many prompts are read at once."""
+def prefill_batch_size(prompt_len: int) -> int:
+    """Return how many prompts run in one prefill call."""
     return max(1, PREFILL_TOKENS // prompt_len)
 
 
 class StaticDecoder:
-    """A model, a cache at fixed addresses, and the last token of every sequence.
+    """Decodes greedily with a model and a cache at fixed memory addresses.
 
     Args:
         model: in evaluation mode.
-        batch_size: sequences.
-        capacity: tokens that each may have, prompt and answer together.
+        batch_size: number of sequences.
+        capacity: largest number of tokens per sequence, prompt and answer together.
 
     Attributes:
-        token: ``(batch_size, 1)``, the latest ones; overwritten by every step.
-        cache: what the model remembers.
+        token: ``(batch_size, 1)``, the latest token of every sequence; each step overwrites it.
+        cache: the state of all sequences.
     """
 
     def __init__(self, model: HybridForCausalLM, batch_size: int, capacity: int) -> None:
@@ -47,45 +47,45 @@ class StaticDecoder:
             model.config, batch_size, capacity, dtype=model.dtype, device=model.device
         )
         self.token = torch.zeros(batch_size, 1, dtype=torch.long, device=model.device)
-        self._run: Callable[[], None] = self._step
+        self._run_step: Callable[[], None] = self._step
 
     @torch.inference_mode()
-    def record(self) -> None:
-        """Record a step as a CUDA graph, which every `step` from now on replays.
+    def capture_graph(self) -> None:
+        """Capture a step as a CUDA graph; every later `step` replays it.
 
-        To be called before `prefill`: recording runs the step on whatever there is.
+        Call it before `prefill`, because capturing runs steps and changes the cache.
         """
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # kernels are compiled and workspaces made outside
-            for _ in range(_WARM_UPS):
-                self.cache.rewind()
+        with torch.cuda.stream(stream):  # compile kernels and allocate workspaces before capturing
+            for _ in range(_WARMUP_STEPS):
+                self.cache.reset_length()
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
-        self.cache.rewind()
+        self.cache.reset_length()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._step()
-        self._run = graph.replay
+        self._run_step = graph.replay
 
     def prefill(self, prompts: torch.Tensor) -> None:
-        """Read prompts, ``(batch_size, length)``, and take the likeliest next tokens."""
-        rows = rows_at_once(prompts.shape[1])
-        for first in range(0, len(prompts), rows):
-            self.read(prompts[first : first + rows], first)
+        """Run the prompts, ``(batch_size, length)``, and choose the likeliest next tokens."""
+        size = prefill_batch_size(prompts.shape[1])
+        for first in range(0, len(prompts), size):
+            self.prefill_sequences(prompts[first : first + size], first)
 
     @torch.inference_mode()
-    def read(self, prompts: torch.Tensor, first: int) -> None:
-        """Read the prompts of some sequences, ``first`` and those after it, all at once."""
-        rows = slice(first, first + len(prompts))
+    def prefill_sequences(self, prompts: torch.Tensor, first: int) -> None:
+        """Run the prompts of the sequences from index ``first`` on, in one call."""
+        sequences = slice(first, first + len(prompts))
         outputs = self._model(input_ids=prompts, use_cache=True, logits_to_keep=1)
-        self.cache.take(rows, outputs.cache)
-        self.token[rows] = outputs.logits[:, -1:].argmax(-1)
+        self.cache.copy_from(outputs.cache, sequences)
+        self.token[sequences] = outputs.logits[:, -1:].argmax(-1)
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Put the likeliest next token in place of each last one."""
-        self._run()
+        """Replace the latest token of every sequence by the likeliest next one."""
+        self._run_step()
 
     def _step(self) -> None:
         outputs = self._model(input_ids=self.token, cache=self.cache, use_cache=True)

@@ -1,7 +1,6 @@
 """Run a model once: prefill a prompt, decode greedily, and time both."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel

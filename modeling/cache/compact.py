@@ -1,11 +1,10 @@
 """A cache that stores keys and values in FP8, and SSM states in bfloat16 or FP8.
 
-A row of FP8 lies in memory as its bytes followed by the two of its scale, in bfloat16. To
-transformers' cache layers that is just a longer row of another dtype, so that growing, sliding
-windows, beams and cropping are theirs. What is read is expanded one block at a time.
+A row in FP8 is stored as its bytes followed by the two bytes of its scale, in bfloat16. For
+transformers' cache layers that is a longer row of another dtype, so they handle growth, sliding
+windows, beams and cropping as usual. Only the block that reads has its rows expanded in memory.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,120 +13,98 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
     LinearAttentionCacheLayerMixin,
 )
+from typing_extensions import override
 
-from hybridize.errors import InputError
 from hybridize.kernels import fp8_quantize, fp8_scale
+from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
 
-KV_DTYPES = ("auto", "fp8")
-SSM_DTYPES = ("auto", "bfloat16", "fp8")
 
-
-@dataclass(frozen=True)
-class CacheFormat:
-    """What a model's cache is stored in.
-
-    Attributes:
-        kv: ``auto``, the dtype of the computation, or ``fp8``.
-        ssm: ``auto``, float32, or ``bfloat16`` or ``fp8``.
-
-    Raises:
-        InputError: neither of these.
-    """
-
-    kv: str = "auto"
-    ssm: str = "auto"
-
-    def __post_init__(self) -> None:
-        for option, value, choices in (
-            ("--kv-cache-dtype", self.kv, KV_DTYPES),
-            ("--ssm-cache-dtype", self.ssm, SSM_DTYPES),
-        ):
-            if value not in choices:
-                raise InputError(f"{option} {value}: choose one of {', '.join(choices)}")
-
-    @property
-    def compact(self) -> bool:
-        """Whether anything is stored in less than it is computed in."""
-        return (self.kv, self.ssm) != ("auto", "auto")
-
-    def make(self, config: HybridConfig) -> HybridCache:
-        """Return an empty cache."""
-        return CompactCache(config, self) if self.compact else HybridCache(config)
+def make_cache(config: HybridConfig, stored: CacheFormat) -> HybridCache:
+    """Return an empty cache in the given format."""
+    return CompactCache(config, stored) if stored.compact else HybridCache(config)
 
 
 class CompactCache(HybridCache):
-    """See the module."""
+    """A cache in a `CacheFormat`; see the module's docstring."""
 
     def __init__(self, config: HybridConfig, stored: CacheFormat) -> None:
         super().__init__(config)
         self._stored = stored
         if stored.kv == "fp8":
-            self.layers = [_in_fp8(layer) for layer in self.layers]
+            self.layers = [_fp8_layer(layer) for layer in self.layers]
 
+    @override
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
-        """Return a block's SSM state in float32, a copy; `update_recurrent_state` stores it."""
         state = super().get_recurrent_state(layer_idx, state_idx)
         if state is None:
             return None
-        return unpack(state, torch.float32) if self._stored.ssm == "fp8" else state.float()
+        if self._stored.ssm == "fp8":
+            return unpack_fp8_rows(state, torch.float32)
+        return state.float()
 
+    @override
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: object
     ) -> torch.Tensor:
-        """Store a block's SSM state."""
         layer = self.layers[layer_idx]
         assert isinstance(layer, LinearAttentionCacheLayerMixin)
         if self._stored.ssm == "fp8":
-            recurrent_states = pack(recurrent_states)
+            recurrent_states = pack_fp8_rows(recurrent_states)
         elif self._stored.ssm == "bfloat16":
             recurrent_states = recurrent_states.bfloat16()
         return layer.update_recurrent_state(recurrent_states, state_idx)
 
+    @override
+    def after_ssm_step(self, layer_idx: int, ssm_state: torch.Tensor) -> None:
+        self.update_recurrent_state(ssm_state, layer_idx)  # `read_ssm` returned a copy
 
-def pack(x: torch.Tensor) -> torch.Tensor:
+
+def pack_fp8_rows(x: torch.Tensor) -> torch.Tensor:
     """Return rows in E4M3 with their scales: ``(..., width)`` to ``(..., width + 2)`` uint8."""
     exact = fp8_scale(x, "row")
     scale = exact.bfloat16()
-    # Rounded down, a scale would push the largest values over the edge, where they saturate.
-    scale = torch.where(scale.float() < exact, _next(scale), scale)
+    # A scale that is rounded down would saturate the largest values of its row.
+    scale = torch.where(scale.float() < exact, _next_bfloat16(scale), scale)
     values, _ = fp8_quantize(x, "row", scale=scale.float())
     return torch.cat([values.view(torch.uint8), scale.view(torch.uint8)], -1)
 
 
-def unpack(packed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what `pack` was given, as rounded, in ``dtype``."""
+def unpack_fp8_rows(packed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Undo `pack_fp8_rows`, up to rounding: ``(..., width + 2)`` to ``(..., width)``."""
     values, scale = packed.split([packed.shape[-1] - 2, 2], -1)
     scale = scale.contiguous().view(torch.bfloat16)
     return (values.contiguous().view(torch.float8_e4m3fn).float() * scale.float()).to(dtype)
 
 
-def _next(x: torch.Tensor) -> torch.Tensor:
-    """Return the next larger bfloat16 of what is positive."""
+def _next_bfloat16(x: torch.Tensor) -> torch.Tensor:
+    """Return the next larger bfloat16 of positive values."""
     return (x.view(torch.int16) + 1).view(torch.bfloat16)
 
 
-class _InFp8:
-    """Makes a layer hold packed keys and values, and hand out plain ones."""
+class _StoredInFP8:
+    """Mixin: the layer stores packed keys and values, and returns them in the caller's dtype."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = key_states.dtype
-        keys, values = super().update(pack(key_states), pack(value_states), *args, **kwargs)  # type: ignore[misc]
-        return unpack(keys, dtype), unpack(values, dtype)
+        packed = pack_fp8_rows(key_states), pack_fp8_rows(value_states)
+        keys, values = super().update(*packed, *args, **kwargs)  # type: ignore[misc]
+        return unpack_fp8_rows(keys, dtype), unpack_fp8_rows(values, dtype)
 
 
-class _Fp8Layer(_InFp8, DynamicLayer):
-    """All tokens."""
+class _FP8Layer(_StoredInFP8, DynamicLayer):
+    """Keys and values of all tokens."""
 
 
-class _Fp8SlidingLayer(_InFp8, DynamicSlidingWindowLayer):
-    """The last ones."""
+class _FP8SlidingWindowLayer(_StoredInFP8, DynamicSlidingWindowLayer):
+    """Keys and values of the last tokens, for attention with a sliding window."""
 
 
-def _in_fp8(layer: Any) -> Any:
+def _fp8_layer(layer: Any) -> Any:
+    """Return the FP8 counterpart of a layer with keys and values; other layers stay."""
     if isinstance(layer, DynamicSlidingWindowLayer):
-        return _Fp8SlidingLayer(layer.sliding_window)
-    return _Fp8Layer() if isinstance(layer, DynamicLayer) else layer
+        return _FP8SlidingWindowLayer(layer.sliding_window)
+    return _FP8Layer() if isinstance(layer, DynamicLayer) else layer

@@ -1,95 +1,117 @@
-"""What a hybrid remembers between calls."""
+"""The ordinary cache of a hybrid, and the interface that the model uses for all caches."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from transformers.cache_utils import Cache
 
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.masks import causal_masks
 
 
 class HybridCache(DynamicCache):
-    """One entry per block: keys and values, or convolution window and SSM state, or nothing.
+    """One entry per block: keys and values, or convolution and SSM state, or nothing.
 
-    transformers' own cache layers hold them, so that `generate`, beam search and whatever else
-    knows a `Cache` works. `generate` makes the same cache from the configuration's
+    transformers' own cache layers hold the tensors, so that `generate`, beam search and all other
+    code for a `Cache` works. `generate` makes the same layers from the configuration's
     ``layer_types``.
 
-    Shapes: keys and values ``(batch, kv_heads, tokens, head_dim)``; the window
-    ``(batch, channels, conv_width - 1)``; the state ``(batch, heads, head_dim, d_state)``,
-    float32 or wider.
+    Shapes: keys and values ``(batch, num_kv_heads, tokens, head_dim)``; the convolution state
+    ``(batch, channels, conv_kernel - 1)``; the SSM state ``(batch, num_heads, head_dim, d_state)``
+    in float32, or in float64 for a model in float64.
+
+    Attributes:
+        attention_function: computes attention over the cached keys and values, with the signature
+            of transformers' attention functions; None for the one that the model is set to.
+        keeps_packed_sequences: whether a call may pass ``seq_idx`` together with this cache.
     """
+
+    attention_function: ClassVar[Callable[..., Any] | None] = None
+    keeps_packed_sequences: ClassVar[bool] = False
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config=config)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that keys, values, windows and states take now."""
-        total = 0
-        for layer in self.layers:
-            tensors = [getattr(layer, "keys", None), getattr(layer, "values", None)]
-            tensors += list(getattr(layer, "conv_states", {}).values())
-            tensors += list(getattr(layer, "recurrent_states", {}).values())
-            total += sum(tensor.nbytes for tensor in tensors if tensor is not None)
-        return total
+        """Bytes that all tensors of the cache take now."""
+        return sum(cache_bytes(self))
 
+    def extend(self, seq_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Add the sequence numbers of new tokens, before these run through the model.
 
-class SegmentCache(HybridCache):
-    """What training goes on from when a long row is run in segments.
-
-    Unlike its parent it holds packed sequences, remembers which one each token belonged to, and
-    replaces states instead of overwriting them, which a backward pass may still need.
-
-    Attributes:
-        seq_idx: ``(batch, tokens)``, of all tokens so far; None before the first segment.
-    """
-
-    def __init__(self, config: HybridConfig) -> None:
-        super().__init__(config)
-        self.seq_idx: torch.Tensor | None = None
-
-    def extend(self, seq_idx: torch.Tensor) -> torch.Tensor | None:
-        """Take note of the next segment's sequences, ``(batch, length)``.
+        Args:
+            seq_idx: ``(batch, length)``, of the new tokens.
 
         Returns:
-            ``(batch,)``, whether a row's first token goes on with what the cache holds; None if
-            it holds nothing yet.
+            The numbers of all tokens, ``(batch, past + length)``, and ``continues_previous``,
+            ``(batch,)`` bool: whether a row's first new token belongs to the last cached sequence.
+            It is None if there is nothing to continue.
         """
-        if self.seq_idx is None:
-            self.seq_idx = seq_idx
+        return seq_idx, None
+
+    def attention_masks(
+        self,
+        config: HybridConfig,
+        x: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        seq_idx: torch.Tensor | None,
+    ) -> dict[str, Any]:
+        """Return the masks for new tokens over the cached and the new keys; see `causal_masks`."""
+        return causal_masks(config, x, attention_mask, position_ids, seq_idx, self)
+
+    def read_ssm(self, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the states of a Mamba-2 block.
+
+        Returns:
+            The convolution state ``(batch, conv_kernel - 1, channels)`` and the SSM state
+            ``(batch, num_heads, head_dim, d_state)``; None before the block's first call. A
+            decoding step changes both in place and then calls `after_ssm_step`.
+        """
+        conv_state = self.get_conv_state(layer_idx)
+        ssm_state = self.get_recurrent_state(layer_idx)
+        if conv_state is None or ssm_state is None:
             return None
-        goes_on = self.seq_idx[:, -1] == seq_idx[:, 0]
-        self.seq_idx = torch.cat([self.seq_idx, seq_idx], dim=1)
-        return goes_on
+        return conv_state.transpose(1, 2), ssm_state
 
-    def detach(self) -> None:
-        """Cut the graph: what comes next sends no gradient into what was."""
-        for layer in self.layers:
-            for name in ("keys", "values"):
-                tensor = getattr(layer, name, None)
-                if tensor is not None:
-                    setattr(layer, name, tensor.detach())
-            for states in (
-                getattr(layer, "conv_states", {}),
-                getattr(layer, "recurrent_states", {}),
-            ):
-                states.update({k: v.detach() for k, v in states.items() if v is not None})
+    def write_ssm(self, layer_idx: int, conv_state: torch.Tensor, ssm_state: torch.Tensor) -> None:
+        """Store the states of a Mamba-2 block, in the shapes that `read_ssm` returns."""
+        self.update_conv_state(conv_state.transpose(1, 2), layer_idx)
+        self.update_recurrent_state(ssm_state, layer_idx)
 
-    def update_conv_state(
-        self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: object
-    ) -> torch.Tensor:
-        """Remember a block's convolution window."""
-        layer = self.layers[layer_idx]
-        assert isinstance(layer, LinearAttentionCacheLayerMixin)
-        layer.conv_states[state_idx] = conv_states
-        layer.has_previous_state[state_idx] = True
-        return conv_states
+    def after_ssm_step(self, layer_idx: int, ssm_state: torch.Tensor) -> None:
+        """Take note that a decoding step has changed the states of `read_ssm` in place.
 
-    def update_recurrent_state(
-        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: object
-    ) -> torch.Tensor:
-        """Remember a block's SSM state."""
-        layer = self.layers[layer_idx]
-        assert isinstance(layer, LinearAttentionCacheLayerMixin)
-        layer.recurrent_states[state_idx] = recurrent_states
-        return recurrent_states
+        Here these are the cache's own tensors, so nothing is left to do.
+        """
+
+
+def as_hybrid_cache(cache: Cache) -> HybridCache:
+    """Return the interface of a `HybridCache` to any cache; the two share their layers."""
+    if isinstance(cache, HybridCache):
+        return cache
+    hybrid = HybridCache.__new__(HybridCache)
+    vars(hybrid).update(vars(cache))
+    return hybrid
+
+
+def cache_bytes(cache: Cache) -> tuple[int, int]:
+    """Return the bytes of keys and values, and the bytes of convolution and SSM states."""
+    kv = state = 0
+    for layer in cache.layers:
+        tensors = (getattr(layer, "keys", None), getattr(layer, "values", None))
+        kv += sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        for states in ssm_states(layer):
+            state += sum(tensor.nbytes for tensor in states.values() if tensor is not None)
+    return kv, state
+
+
+def ssm_states(layer: Any) -> Iterator[dict[int, torch.Tensor | None]]:
+    """Yield the dictionaries in which a layer of a cache keeps convolution and SSM states."""
+    for name in ("conv_states", "recurrent_states"):
+        states = getattr(layer, name, None)
+        if isinstance(states, dict):
+            yield states

@@ -1,30 +1,36 @@
-"""A cache at fixed addresses, so that decoding a token can be recorded and replayed."""
+"""A cache at fixed memory addresses, so that a decoding step can be a CUDA graph."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin, StaticLayer
+from typing_extensions import override
 
 from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.decode_attention import decode_attention
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 
 
 class StaticHybridCache(HybridCache):
-    """What a hybrid remembers of a fixed number of sequences, all of the same length.
+    """The cache of a fixed number of sequences, all of the same length.
 
-    Prompts are read with an ordinary cache and taken over with `take`; from there, one token per
-    sequence and call. Keys and values of the tokens to come have their place from the beginning,
-    and how many tokens there are is a number on the device. So a step is the same sequence of
+    Prompts run with an ordinary cache, which `copy_from` then copies into this one. From there on,
+    a call decodes one token per sequence. The memory for all keys and values is allocated at the
+    beginning, and the number of tokens is a tensor on the device. So a step does the same
     operations on the same memory, whatever the length.
 
     Args:
-        config: the model's.
-        batch_size: sequences.
-        capacity: tokens per sequence; no more may be decoded.
-        dtype: of keys, values and convolution windows; SSM states are float32 or wider.
-        device: where to put it.
+        config: the model's configuration.
+        batch_size: number of sequences.
+        capacity: largest number of tokens per sequence.
+        dtype: of keys, values and convolution states. SSM states are float32, or float64 if this
+            is float64.
+        device: where to put the cache.
     """
+
+    attention_function = staticmethod(decode_attention)
 
     def __init__(
         self,
@@ -37,86 +43,74 @@ class StaticHybridCache(HybridCache):
     ) -> None:
         super().__init__(config)
         self.capacity = capacity
-        self._window = config.sliding_window
         empty = partial(torch.zeros, dtype=dtype, device=device)
-        for index, sizes in enumerate(config.blocks):
+        for layer_idx, sizes in enumerate(config.blocks):
             if isinstance(sizes, AttentionSizes):
                 layer = StaticLayer(capacity)
-                one = empty(batch_size, sizes.num_kv_heads, 1, sizes.head_dim)
-                layer.lazy_initialization(one, one)
-                self.layers[index] = layer
+                one_token = empty(batch_size, sizes.num_kv_heads, 1, sizes.head_dim)
+                layer.lazy_initialization(one_token, one_token)
+                self.layers[layer_idx] = layer
             elif isinstance(sizes, MambaSizes):
-                window = (batch_size, sizes.conv_channels, sizes.conv_kernel - 1)
-                self.update_conv_state(empty(window), index)
-                state = torch.zeros(
+                conv_state = empty(batch_size, sizes.conv_channels, sizes.conv_kernel - 1)
+                self.update_conv_state(conv_state, layer_idx)
+                ssm_state = torch.zeros(
                     batch_size, sizes.num_heads, sizes.head_dim, sizes.d_state,
                     dtype=torch.promote_types(dtype, torch.float32), device=device,
                 )  # fmt: skip
-                self.update_recurrent_state(state, index)
+                self.update_recurrent_state(ssm_state, layer_idx)
 
-    def take(self, rows: slice, cache: HybridCache) -> None:
-        """Copy what ``cache`` holds of some prompts into these rows."""
+    @override
+    def attention_masks(
+        self,
+        config: HybridConfig,
+        x: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        seq_idx: torch.Tensor | None,
+    ) -> dict[str, Any]:
+        if x.shape[1] != 1 or attention_mask is not None:
+            raise ValueError("a StaticHybridCache takes one token per sequence and no mask")
+        slots = torch.arange(self.capacity, device=position_ids.device)
+        distance = (position_ids[..., None] - slots)[:, None]
+        masks = {"full_attention": distance >= 0}
+        if config.sliding_window is not None:
+            masks["sliding_attention"] = (distance >= 0) & (distance < config.sliding_window)
+        return masks
+
+    def copy_from(self, cache: HybridCache, sequences: slice) -> None:
+        """Copy the cache of some prompts to the given sequences.
+
+        Args:
+            cache: an ordinary cache, after the prompts have run.
+            sequences: which sequences of this cache to overwrite; as many as ``cache`` holds.
+        """
         for mine, theirs in zip(self.layers, cache.layers, strict=True):
             if isinstance(mine, StaticLayer):
                 assert isinstance(theirs, CacheLayerMixin)
-                _take_tokens(mine, theirs, rows)
+                _copy_tokens(mine, theirs, sequences)
             elif isinstance(mine, LinearAttentionCacheLayerMixin):
                 assert isinstance(theirs, LinearAttentionCacheLayerMixin)
-                _copy(mine.conv_states[0], theirs.conv_states[0], rows)
-                _copy(mine.recurrent_states[0], theirs.recurrent_states[0], rows)
+                _copy(mine.conv_states[0], theirs.conv_states[0], sequences)
+                _copy(mine.recurrent_states[0], theirs.recurrent_states[0], sequences)
 
-    def rewind(self) -> None:
-        """Forget that there are tokens; states stay what they are."""
+    def reset_length(self) -> None:
+        """Set the number of tokens to zero. States keep their values."""
         for layer in self.layers:
             if isinstance(layer, StaticLayer):
                 layer.cumulative_length.zero_()
 
-    def visible(self, position: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return which places a token sees, by transformers' words for kinds of attention.
 
-        Args:
-            position: ``(batch or 1, 1)``, the token's own place.
-
-        Returns:
-            Boolean masks, ``(batch or 1, 1, 1, capacity)``.
-        """
-        places = torch.arange(self.capacity, device=position.device)
-        back = (position[..., None] - places)[:, None]
-        masks = {"full_attention": back >= 0}
-        if self._window is not None:
-            masks["sliding_attention"] = (back >= 0) & (back < self._window)
-        return masks
-
-
-def _take_tokens(mine: StaticLayer, theirs: CacheLayerMixin, rows: slice) -> None:
+def _copy_tokens(mine: StaticLayer, theirs: CacheLayerMixin, sequences: slice) -> None:
     assert theirs.keys is not None
     length = theirs.get_seq_length()
-    places = slice(length - theirs.keys.shape[2], length)  # a sliding window has kept the last
-    for held, new in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
-        assert held is not None
-        _copy(held[:, :, places], new, rows)
+    slots = slice(length - theirs.keys.shape[2], length)  # a sliding window keeps the last tokens
+    for target, source in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
+        assert target is not None
+        _copy(target[:, :, slots], source, sequences)
     mine.cumulative_length.fill_(length)
 
 
-def _copy(held: torch.Tensor | None, new: torch.Tensor | None, rows: slice) -> None:
-    assert held is not None
-    assert new is not None
-    held[rows].copy_(new)
-
-
-def bytes_per_sequence(config: HybridConfig, capacity: int, width: int) -> int:
-    """Return what a `StaticHybridCache` takes for each of its sequences.
-
-    Args:
-        config: the model's.
-        capacity: tokens.
-        width: bytes per element of keys, values and windows.
-    """
-    total = 0
-    for sizes in config.blocks:
-        if isinstance(sizes, AttentionSizes):
-            total += 2 * capacity * sizes.num_kv_heads * sizes.head_dim * width
-        elif isinstance(sizes, MambaSizes):
-            total += (sizes.conv_kernel - 1) * sizes.conv_channels * width
-            total += sizes.d_inner * sizes.d_state * max(width, 4)
-    return total
+def _copy(target: torch.Tensor | None, source: torch.Tensor | None, sequences: slice) -> None:
+    assert target is not None
+    assert source is not None
+    target[sequences].copy_(source)

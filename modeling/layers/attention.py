@@ -2,13 +2,9 @@
 
 import torch
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from hybridize.modeling.cache.static import StaticHybridCache
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.context import BlockContext
-from hybridize.modeling.layers.decode_attention import attend_to_held
 from hybridize.modeling.layers.linear import Linear
 from hybridize.modeling.layers.norm import RMSNorm
 from hybridize.modeling.layers.rope import rotate
@@ -16,18 +12,18 @@ from hybridize.modeling.layers.sizes import AttentionSizes
 
 
 class Attention(nn.Module):
-    """Attention with grouped queries; the product itself is transformers' (SDPA, flash, …)."""
+    """Attention with grouped queries; the context gives the function (SDPA, flash, ...)."""
 
-    def __init__(self, config: HybridConfig, sizes: AttentionSizes, index: int) -> None:
+    def __init__(self, config: HybridConfig, sizes: AttentionSizes, layer_idx: int) -> None:
         super().__init__()
         hidden, width = config.hidden_size, sizes.num_heads * sizes.head_dim
         kv_width = sizes.num_kv_heads * sizes.head_dim
-        self.config, self.sizes, self.layer_idx = config, sizes, index
-        # The names that transformers' attention functions look for.
+        self.config, self.sizes, self.layer_idx = config, sizes, layer_idx
+        # transformers' attention functions read these two attributes.
         self.is_causal = True
         self.num_key_value_groups = sizes.num_heads // sizes.num_kv_heads
         self.scaling = sizes.head_dim**-0.5 if sizes.scale is None else sizes.scale
-        self.layer_type = config.layer_types[index]
+        self.layer_type = config.layer_types[layer_idx]
 
         self.q_proj = Linear(hidden, width, bias=sizes.qkv_bias)
         self.k_proj = Linear(hidden, kv_width, bias=sizes.qkv_bias)
@@ -42,7 +38,7 @@ class Attention(nn.Module):
         return self.o_proj(self.heads(x, context))
 
     def heads(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
-        """Return what the output projection sees, ``(batch, length, heads × head_dim)``."""
+        """Return the input of the output projection, ``(batch, length, num_heads × head_dim)``."""
         heads = (*x.shape[:-1], -1, self.sizes.head_dim)
         q, k = self.q_proj(x).view(heads), self.k_proj(x).view(heads)
         if self.sizes.qk_norm:
@@ -53,13 +49,7 @@ class Attention(nn.Module):
             q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
         if context.cache is not None:
             k, v = context.cache.update(k, v, self.layer_idx)
-        if isinstance(context.cache, StaticHybridCache):
-            visible = context.attention_masks[self.layer_type]
-            return attend_to_held(q, k, v, visible, self.scaling).flatten(2)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        y, _ = attend(
+        y, _ = context.attention_function(
             self,
             q,
             k,

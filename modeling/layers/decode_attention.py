@@ -1,28 +1,40 @@
-"""Attention of single tokens to keys and values that lie in a cache of fixed size."""
+"""Attention of one token per sequence over a cache of fixed size."""
+
+from typing import Any
 
 import torch
+from torch import nn
 
 
-def attend_to_held(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """Attend with one token per sequence.
+def decode_attention(
+    module: nn.Module,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend with one token per sequence; an attention function in transformers' sense.
 
-    All queries of a group are one matrix, so that its keys and values are read once and never
-    repeated in memory, which is what a decoding step takes its time for.
+    The queries of a group form one matrix. So keys and values are read once, which is what
+    takes the time of a decoding step, and they are never repeated in memory.
 
     Args:
-        q: ``(batch, heads, 1, head_dim)``.
-        k, v: ``(batch, kv_heads, capacity, head_dim)``.
-        visible: ``(batch or 1, 1, 1, capacity)``, False on places that hold no earlier token.
-        scaling: what scores are multiplied by.
+        module: not used.
+        q: ``(batch, num_heads, 1, head_dim)``.
+        k, v: ``(batch, num_kv_heads, capacity, head_dim)``.
+        mask: ``(batch or 1, 1, 1, capacity)`` bool, False on slots that the token must not see.
+        scaling: factor of the scores.
+        kwargs: not used; dropout is zero, and ``mask`` includes the sliding window.
 
     Returns:
-        ``(batch, 1, heads, head_dim)``.
+        ``(batch, 1, num_heads, head_dim)``, and None in place of the weights.
     """
-    batch, heads, _, width = q.shape
-    grouped = q.view(batch, k.shape[1], heads // k.shape[1], width)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    scores = (grouped @ k.mT).to(wide) * scaling
-    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1).to(v.dtype)
-    return (weights @ v).reshape(batch, 1, heads, width)
+    batch, num_heads, _, head_dim = q.shape
+    grouped = q.view(batch, k.shape[1], num_heads // k.shape[1], head_dim)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    scores = (grouped @ k.mT).to(dtype) * scaling
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype)
+    return (weights @ v).reshape(batch, 1, num_heads, head_dim), None

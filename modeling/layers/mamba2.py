@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from hybridize.kernels import causal_conv1d, mamba2_step, ssd_scan
-from hybridize.modeling.cache.compact import CompactCache
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.context import BlockContext
 from hybridize.modeling.layers.linear import Linear
@@ -15,11 +14,11 @@ from hybridize.modeling.layers.sizes import MambaSizes
 class Mamba2(nn.Module):
     """The mixer of Dao & Gu 2024 (arXiv 2405.21060, figure 6), gated before its norm."""
 
-    def __init__(self, config: HybridConfig, sizes: MambaSizes, index: int) -> None:
+    def __init__(self, config: HybridConfig, sizes: MambaSizes, layer_idx: int) -> None:
         super().__init__()
-        self.sizes, self.layer_idx = sizes, index
+        self.sizes, self.layer_idx = sizes, layer_idx
         self.in_proj = Linear(config.hidden_size, sum(sizes.in_proj_splits()), bias=sizes.proj_bias)
-        # Holds the filters under the name and shape that every format has; the kernel runs them.
+        # Only holds the filters, in the name and shape of all formats; a kernel applies them.
         self.conv1d = nn.Conv1d(
             sizes.conv_channels,
             sizes.conv_channels,
@@ -38,50 +37,37 @@ class Mamba2(nn.Module):
         return self.out_proj(self.features(self.in_proj(x), context))
 
     def features(self, projected: torch.Tensor, context: BlockContext) -> torch.Tensor:
-        """Return what the output projection sees, ``(batch, length, inner)``.
+        """Return the input of the output projection, ``(batch, length, d_inner)``.
 
         Args:
             projected: ``(batch, length, sum(in_proj_splits()))``.
             context: see `BlockContext`.
         """
-        conv_state, state = self._remembered(context)
+        states = None if context.cache is None else context.cache.read_ssm(self.layer_idx)
         decoding = projected.shape[1] == 1 and context.seq_idx is None
-        if decoding and conv_state is not None and state is not None:
-            y = self._step(projected[:, 0], conv_state, state)[:, None]
-            if isinstance(context.cache, CompactCache):  # of which the state was a copy
-                context.cache.update_recurrent_state(state, self.layer_idx)
-            return y
+        if context.cache is not None and states is not None and decoding:
+            y = self._step(projected[:, 0], *states)
+            context.cache.after_ssm_step(self.layer_idx, states[1])
+            return y[:, None]
         sizes = self.sizes
         gate, conv_input, dt = projected.split(
             (sizes.d_inner, sizes.conv_channels, sizes.num_heads), dim=-1
         )
         if context.padding_mask is not None:
-            # Padding must look like the nothing before a sequence to the convolution; masking
-            # the input instead would let the projection's bias through.
+            # The convolution must see zeros on padding, as before a sequence. Masking the input of
+            # the projection instead would leave the projection's bias.
             conv_input = conv_input * context.padding_mask[..., None]
-        y = self._scan(conv_input, dt, conv_state, state, context)
+        y = self._scan(conv_input, dt, states, context)
         return self.norm(y.flatten(-2), gate)
 
-    def _remembered(self, context: BlockContext) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        if context.cache is None:
-            return None, None
-        conv_state = context.cache.get_conv_state(self.layer_idx)
-        state = context.cache.get_recurrent_state(self.layer_idx)
-        if conv_state is None or state is None:
-            return None, None
-        if context.goes_on is not None:  # what another sequence left is nothing to this one
-            conv_state = conv_state * context.goes_on[:, None, None]
-            state = state * context.goes_on[:, None, None, None]
-        return conv_state.transpose(1, 2), state
-
     def _step(
-        self, projected: torch.Tensor, conv_state: torch.Tensor, state: torch.Tensor
+        self, projected: torch.Tensor, conv_state: torch.Tensor, ssm_state: torch.Tensor
     ) -> torch.Tensor:
-        """Decode one token; the cache's conv_state and state move on in place."""
+        """Decode one token per sequence, and update both states in place."""
         return mamba2_step(
             projected,
             conv_state,
-            state,
+            ssm_state,
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
             self.A_log,
@@ -97,11 +83,25 @@ class Mamba2(nn.Module):
         self,
         conv_input: torch.Tensor,
         dt: torch.Tensor,
-        conv_state: torch.Tensor | None,
-        state: torch.Tensor | None,
+        states: tuple[torch.Tensor, torch.Tensor] | None,
         context: BlockContext,
     ) -> torch.Tensor:
-        """Take in a whole sequence, or the next piece of one."""
+        """Run whole sequences, or the next part of them, and store the states in the cache.
+
+        Args:
+            conv_input: ``(batch, length, conv_channels)``.
+            dt: ``(batch, length, num_heads)``, before softplus.
+            states: convolution and SSM state before the first token; zero if None.
+            context: see `BlockContext`.
+
+        Returns:
+            ``(batch, length, num_heads, head_dim)``.
+        """
+        conv_state, ssm_state = (None, None) if states is None else states
+        if conv_state is not None and context.continues_previous is not None:
+            conv_state = conv_state * context.continues_previous[:, None, None]
+        if ssm_state is not None and context.continues_previous is not None:
+            ssm_state = ssm_state * context.continues_previous[:, None, None, None]
         mixed, conv_state = causal_conv1d(
             conv_input,
             self.conv1d.weight.squeeze(1),
@@ -110,11 +110,11 @@ class Mamba2(nn.Module):
             seq_idx=context.seq_idx,
         )
         if context.padding_mask is not None:
-            # A step of zero: the token neither decays the state nor adds to it.
+            # dt becomes zero, so that padding neither decays the state nor adds to it.
             mixed = mixed * context.padding_mask[..., None]
             dt = dt.masked_fill(~context.padding_mask[..., None], -torch.inf)
         x, B, C = self._split(mixed)
-        y, state = ssd_scan(
+        y, ssm_state = ssd_scan(
             x,
             dt,
             -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
@@ -123,18 +123,17 @@ class Mamba2(nn.Module):
             D=self.D,
             dt_bias=self.dt_bias,
             dt_limit=self.sizes.dt_limit,
-            initial_state=state,
+            initial_state=ssm_state,
             seq_idx=context.seq_idx,
         )
         if context.cache is not None:
-            context.cache.update_conv_state(conv_state.transpose(1, 2), self.layer_idx)
-            context.cache.update_recurrent_state(state, self.layer_idx)
+            context.cache.write_ssm(self.layer_idx, conv_state, ssm_state)
         return y
 
     def _split(self, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Take ``(..., channels)`` apart into x per head, and B and C per group."""
-        _, inner, bc, _, _ = self.sizes.in_proj_splits()
-        x, B, C = mixed.split((inner, bc, bc), dim=-1)
+        """Split ``(..., conv_channels)`` into x per head, and B and C per group."""
+        _, d_inner, bc, _, _ = self.sizes.in_proj_splits()
+        x, B, C = mixed.split((d_inner, bc, bc), dim=-1)
         groups = (self.sizes.n_groups, self.sizes.d_state)
         return (
             x.unflatten(-1, (self.sizes.num_heads, self.sizes.head_dim)),

@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 import hybridize
 from hybridize.__main__ import main
 from hybridize.errors import InputError
-from hybridize.modeling.cache.compact import KV_DTYPES, SSM_DTYPES, CacheFormat, pack, unpack
+from hybridize.modeling.cache.compact import make_cache, pack_fp8_rows, unpack_fp8_rows
+from hybridize.modeling.cache.format import KV_DTYPES, SSM_DTYPES, CacheFormat
 from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
@@ -39,22 +40,25 @@ def model():
 def test_a_row_comes_back_as_near_as_fp8_allows(values):
     x = torch.from_numpy(values)
     largest = x.abs().amax(-1, keepdim=True)
-    back = unpack(pack(x), torch.float32)
+    back = unpack_fp8_rows(pack_fp8_rows(x), torch.float32)
     # Three binary digits: half a step is a 16th of a number, or of the least normal one. The
     # scale's rounding up to bfloat16 leaves no more than 1% of the grid unused.
     bound = torch.maximum(x.abs() / 16, largest * 2.0**-9 / 448 * 1.01)
     assert ((back - x).abs() <= bound + 1e-36).all()
     assert (back.abs() <= largest * 1.01).all()
-    assert torch.equal(unpack(pack(back), torch.float32), back) or (largest < 1e-30).any()
+    assert (
+        torch.equal(unpack_fp8_rows(pack_fp8_rows(back), torch.float32), back)
+        or (largest < 1e-30).any()
+    )
 
 
 def there_and_back(x: torch.Tensor) -> torch.Tensor:
-    return unpack(pack(x), x.dtype)
+    return unpack_fp8_rows(pack_fp8_rows(x), x.dtype)
 
 
 def test_memory_is_what_was_asked_for():
     x = torch.randn(2, 3, 5, 64)
-    assert pack(x).nbytes == 2 * 3 * 5 * 66
+    assert pack_fp8_rows(x).nbytes == 2 * 3 * 5 * 66
 
 
 @torch.no_grad()
@@ -64,7 +68,7 @@ def test_a_cache_is_read_as_it_was_stored(model, kv, ssm):
     """Against a plain cache whose contents are rounded by hand after every call."""
     ids = torch.randint(64, (2, 20))
     stored = CacheFormat(kv, ssm)
-    cache = stored.make(model.config)
+    cache = make_cache(model.config, stored)
     assert isinstance(cache, HybridCache)
 
     def rounded_state(state):
@@ -76,7 +80,7 @@ def test_a_cache_is_read_as_it_was_stored(model, kv, ssm):
         def update(self, key_states, value_states, *args, **kwargs):
             if kv == "fp8":
                 key_states, value_states = (
-                    unpack(pack(t), t.dtype) for t in (key_states, value_states)
+                    unpack_fp8_rows(pack_fp8_rows(t), t.dtype) for t in (key_states, value_states)
                 )
             return super().update(key_states, value_states, *args, **kwargs)
 
@@ -104,9 +108,9 @@ def test_generate_uses_it(model, options):
 
 
 def test_what_there_is_not_is_refused():
-    with pytest.raises(InputError, match="--kv-cache-dtype int8: choose one of auto, fp8"):
+    with pytest.raises(InputError, match="`kv_cache_dtype=int8`: choose one of auto, fp8"):
         CacheFormat(kv="int8")
-    with pytest.raises(InputError, match="--ssm-cache-dtype int8: choose one of auto, bfloat16"):
+    with pytest.raises(InputError, match="`ssm_cache_dtype=int8`: choose one of auto, bfloat16"):
         CacheFormat(ssm="int8")
 
 
@@ -147,7 +151,7 @@ def test_evaluation_reads_through_it(tmp_path):
         found[kv, ssm] = result.models[0].perplexity.nats_per_token
     assert len(set(found.values())) == 3
     assert max(found.values()) == pytest.approx(min(found.values()), rel=0.05)
-    with pytest.raises(InputError, match="leave --backend transformers out"):
+    with pytest.raises(InputError, match="`backend=hybridize` only"):
         hybridize.evaluate(
             tmp_path / "in", perplexity=tmp_path / "text.txt", backend="transformers",
             kv_cache_dtype="fp8",

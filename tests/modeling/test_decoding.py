@@ -4,14 +4,14 @@ import contextlib
 
 import pytest
 import torch
-from hybrids import LAYOUTS, MIXED, build
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hybridize.modeling import decoding
 from hybridize.modeling.cache.hybrid import HybridCache
-from hybridize.modeling.cache.static import bytes_per_sequence
-from hybridize.modeling.decoding import StaticDecoder, why_not_recorded
-from hybridize.modeling.layers.decode_attention import attend_to_held
+from hybridize.modeling.costs import cache_cost
+from hybridize.modeling.decoding import StaticDecoder, cuda_graph_obstacle
+from hybridize.modeling.layers.decode_attention import decode_attention
+from hybrids import LAYOUTS, MIXED, build
 from tiny import tokens
 
 BATCH, PROMPT, NEW = 3, 17, 12
@@ -105,7 +105,7 @@ def test_an_ordinary_step_is_not_such_a_step():
 
 
 class FakeCuda:
-    """Stands in for what `StaticDecoder.record` uses of torch.cuda, and notes the order."""
+    """Stands in for what `StaticDecoder.capture_graph` uses of torch.cuda, and notes the order."""
 
     def __init__(self, decoder):
         self.decoder, self.calls = decoder, []
@@ -145,7 +145,7 @@ def test_recording_goes_before_the_prompt_and_steps_replay(monkeypatch):
     fake = FakeCuda(decoder)
     for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
-    decoder.record()
+    decoder.capture_graph()
     assert fake.calls == ["wait", "stream", "end", "wait", "record"]
     prompts = tokens(BATCH, PROMPT)
     decoder.prefill(prompts)
@@ -161,7 +161,7 @@ def test_bytes_are_what_the_cache_takes(dtype):
     model = build(MIXED, dtype=dtype)
     cache = StaticDecoder(model, 2, 31).cache
     assert isinstance(cache, HybridCache)
-    assert cache.nbytes == 2 * bytes_per_sequence(model.config, 31, dtype.itemsize)
+    assert cache.nbytes == 2 * cache_cost(model.config, 31, dtype.itemsize, preallocated=True).total
 
 
 def test_attention_is_that_of_the_textbook():
@@ -172,7 +172,7 @@ def test_attention_is_that_of_the_textbook():
     )
     visible = torch.rand(2, 1, 1, 9, generator=generator) > 0.4
     visible[..., 0] = True
-    found = attend_to_held(q, k, v, visible, 0.7)
+    found, _ = decode_attention(torch.nn.Identity(), q, k, v, visible, scaling=0.7)
     for batch in range(2):
         for head in range(6):
             keep = visible[batch, 0, 0]
@@ -190,5 +190,5 @@ def test_more_than_a_token_at_a_time_is_refused():
 
 def test_rope_that_depends_on_the_length_is_not_recorded():
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    assert "'dynamic'" in why_not_recorded(build(MIXED[2:4], rope_parameters=rope).config)
-    assert why_not_recorded(build(MIXED).config) is None
+    assert "'dynamic'" in cuda_graph_obstacle(build(MIXED[2:4], rope_parameters=rope).config)
+    assert cuda_graph_obstacle(build(MIXED).config) is None

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridize.modeling.config import HybridConfig, parameter_shapes
+from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.layout import ATTENTION, Layout
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.model_spec import parameter_shapes
 
 ATTENTION_SIZES = st.builds(
     lambda kv, group, dim, bias, out, norm, rope: AttentionSizes(

@@ -2,18 +2,15 @@
 
 import pytest
 import torch
-from hybrids import LAYOUTS, MIXED, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridize.kernels.eager import linear
 from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.costs import cache_cost
-from hybridize.modeling.model import (
-    HybridForCausalLM,
-    positions_from_seq_idx,
-    seq_idx_from_positions,
-)
+from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.packed_sequences import positions_from_seq_idx, seq_idx_from_positions
+from hybrids import LAYOUTS, MIXED, build
 from tiny import tokens
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}  # in float64
@@ -94,11 +91,11 @@ def test_positions_and_sequence_numbers_are_inverse(lengths):
 
 
 @torch.no_grad()
-def test_packed_sequences_leave_no_cache(model):
+def test_a_cache_with_packed_sequences_is_rejected(model):
     ids = tokens(1, 8)
     packed = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
     assert model(ids, seq_idx=packed).cache is None
-    with pytest.raises(ValueError, match="leave no cache"):
+    with pytest.raises(ValueError, match="cannot continue packed sequences"):
         model(ids, seq_idx=packed, use_cache=True)
     with pytest.raises(ValueError, match="exclude each other"):
         model(ids, seq_idx=packed, attention_mask=torch.ones_like(ids))
@@ -128,7 +125,7 @@ def test_cache_is_as_large_as_inspect_says():
     model = build(MIXED, torch.float32)
     cache = HybridCache(model.config)
     model(tokens(1, 25), cache=cache)
-    cost = cache_cost(model.config, 25, width=4)
+    cost = cache_cost(model.config, 25, itemsize=4)
     assert cache.nbytes == cost.kv + cost.state
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from hybrids import LAYOUTS, MIXED, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridize.modeling.cache.hybrid import SegmentCache
+from hybridize.modeling.cache.segment import SegmentCache
+from hybrids import LAYOUTS, MIXED, build
 from tiny import tokens
 
 LENGTH = 40

@@ -15,7 +15,7 @@ from typing_extensions import override
 from hybridize.compress.distill.pair import Pair
 from hybridize.compress.distill.stages.base import Stage
 from hybridize.kernels import linear_kl_divergence, linear_topk_kl_divergence
-from hybridize.modeling.cache.hybrid import SegmentCache
+from hybridize.modeling.cache.segment import SegmentCache
 from hybridize.modeling.model import HybridForCausalLM
 
 

@@ -19,6 +19,11 @@ from hybridize.modeling.decoding import StaticDecoder
 from tiny import write_stock
 
 
+def bytes_per_sequence(config, tokens):
+    """Bytes of a preallocated cache in float32."""
+    return cache_cost(config, tokens, 4, preallocated=True).total
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """Two hybrids, one with much attention and a large cache, one with little of both."""
@@ -40,7 +45,9 @@ def recorded_batches(monkeypatch):
     """Decode with fixed addresses but without a CUDA graph; list the batch size of each record."""
     recorded = []
     monkeypatch.setattr(runner, "choose_decoding", lambda *_: "graph")
-    monkeypatch.setattr(StaticDecoder, "capture_graph", lambda self: recorded.append(len(self.token)))
+    monkeypatch.setattr(
+        StaticDecoder, "capture_graph", lambda self: recorded.append(len(self.token))
+    )
     return recorded
 
 
@@ -51,7 +58,7 @@ def test_steps_at_fixed_addresses_are_measured_like_eager_ones(recorded_batches,
     for row, path in zip(result.rows, pair, strict=True):
         config = hybridize.load_model(path).config
         assert row.decoding == "graph"
-        assert row.kv_bytes + row.state_bytes == 3 * cache_cost(config, 7 + 5 - 1, 4, preallocated=True).total
+        assert row.kv_bytes + row.state_bytes == 3 * bytes_per_sequence(config, 7 + 5 - 1)
     assert result.to_dict()["rows"][0]["decoding"] == "graph"
 
 
@@ -78,7 +85,7 @@ def test_each_model_gets_its_largest_batch_and_ratios_count_tokens(
     ).rows
     for row, path in ((much, pair[0]), (little, pair[1])):
         config = hybridize.load_model(path).config
-        assert row.point == Point(60, 5, memory // cache_cost(config, 64, 4, preallocated=True).total)
+        assert row.point == Point(60, 5, memory // bytes_per_sequence(config, 64))
     assert little.point.batch_size > much.point.batch_size > 1
     more = little.point.batch_size / much.point.batch_size
     assert little.ratios.decode.median == pytest.approx(more)
@@ -98,7 +105,7 @@ def quick_garbage_collection():
 @pytest.mark.usefixtures("quick_garbage_collection")
 def test_a_batch_that_does_not_fit_is_lowered_until_it_does(monkeypatch, recorded_batches, pair):
     model = hybridize.load_model(pair[0])
-    memory = 60 * bytes_per_sequence(model.config, 9 + 4 - 1, 4)
+    memory = 60 * bytes_per_sequence(model.config, 9 + 4 - 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (memory, memory))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
     read, most = StaticDecoder.prefill_sequences, 20

@@ -1,0 +1,40 @@
+"""One residual block: a norm and a mixer."""
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.attention import Attention
+from hybridize.modeling.layers.context import BlockContext
+from hybridize.modeling.layers.mamba2 import Mamba2
+from hybridize.modeling.layers.mlp import FeedForward
+from hybridize.modeling.layers.norm import RMSNorm
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
+
+_MIXERS: dict[type[BlockSizes], type[nn.Module]] = {
+    AttentionSizes: Attention,
+    MambaSizes: Mamba2,
+    MLPSizes: FeedForward,
+}
+"""The mixer of every kind of block, by the class of its sizes."""
+
+
+class HybridBlock(GradientCheckpointingLayer):
+    """A norm, a mixer of any kind, and the residual connection around both."""
+
+    def __init__(self, config: HybridConfig, sizes: BlockSizes, layer_idx: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mixer = _MIXERS[type(sizes)](config, sizes, layer_idx)
+        self.residual_multiplier = config.residual_multiplier
+        self.residual_in_fp32 = config.residual_in_fp32
+
+    def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
+        """Return ``x`` plus the mixer's output for it: ``(batch, length, hidden)`` to the same."""
+        y = self.mixer(self.norm(x.to(self.norm.weight.dtype)), context)
+        if self.residual_multiplier != 1.0:
+            y = y * self.residual_multiplier
+        if self.residual_in_fp32:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x + y

@@ -1,0 +1,112 @@
+"""A cache for training on long sequences segment by segment."""
+
+from typing import Any, ClassVar
+
+import torch
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from typing_extensions import override
+
+from hybridize.modeling.cache.hybrid import HybridCache, ssm_states
+from hybridize.modeling.config import HybridConfig
+
+
+class SegmentCache(HybridCache):
+    """Carries the state from one segment of a row to the next (truncated back-propagation).
+
+    It differs from its parent in two ways. It holds packed sequences, and remembers the sequence of
+    each token. It replaces states instead of overwriting them, because the backward pass of an
+    earlier segment may still need the old ones.
+
+    Attributes:
+        seq_idx: ``(batch, tokens)``, the sequence of every token so far; None before the first
+            segment.
+    """
+
+    keeps_packed_sequences: ClassVar[bool] = True
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__(config)
+        self.seq_idx: torch.Tensor | None = None
+
+    @override
+    def extend(self, seq_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        continues_previous = None
+        if self.seq_idx is None:
+            self.seq_idx = seq_idx
+        else:
+            continues_previous = self.seq_idx[:, -1] == seq_idx[:, 0]
+            self.seq_idx = torch.cat([self.seq_idx, seq_idx], dim=1)
+        return self.seq_idx, continues_previous
+
+    @override
+    def attention_masks(
+        self,
+        config: HybridConfig,
+        x: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        seq_idx: torch.Tensor | None,
+    ) -> dict[str, Any]:
+        if seq_idx is None or self.seq_idx is None:
+            return super().attention_masks(config, x, attention_mask, position_ids, seq_idx)
+        windows = {"full_attention": None, "sliding_attention": config.sliding_window}
+        return {
+            layer_type: segment_mask(self.seq_idx, x.shape[1], window, x.dtype)
+            for layer_type, window in windows.items()
+            if layer_type in config.layer_types
+        }
+
+    def detach(self) -> None:
+        """Cut the graph, so that later segments send no gradient into earlier ones."""
+        for layer in self.layers:
+            for name in ("keys", "values"):
+                tensor = getattr(layer, name, None)
+                if tensor is not None:
+                    setattr(layer, name, tensor.detach())
+            for states in ssm_states(layer):
+                states.update({k: v.detach() for k, v in states.items() if v is not None})
+
+    @override
+    def update_conv_state(
+        self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: object
+    ) -> torch.Tensor:
+        layer = self.layers[layer_idx]
+        assert isinstance(layer, LinearAttentionCacheLayerMixin)
+        layer.conv_states[state_idx] = conv_states
+        layer.has_previous_state[state_idx] = True
+        return conv_states
+
+    @override
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: object
+    ) -> torch.Tensor:
+        layer = self.layers[layer_idx]
+        assert isinstance(layer, LinearAttentionCacheLayerMixin)
+        layer.recurrent_states[state_idx] = recurrent_states
+        return recurrent_states
+
+
+def segment_mask(
+    seq_idx: torch.Tensor, length: int, window: int | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a mask for the last tokens of packed rows, to be added to attention scores.
+
+    Args:
+        seq_idx: ``(batch, tokens)``, of all tokens.
+        length: number of last tokens, which are the queries.
+        window: number of tokens that a query may attend to, itself included; all if None. A cache
+            with a sliding window holds at most the ``window - 1`` tokens before the queries.
+        dtype: of the mask.
+
+    Returns:
+        ``(batch, 1, length, keys)``, zero where a query may attend.
+    """
+    total = seq_idx.shape[1]
+    keys = total if window is None else min(total - length, window - 1) + length
+    position = torch.arange(total, device=seq_idx.device)
+    distance = position[-length:, None] - position[None, -keys:]
+    visible = (distance >= 0) & (seq_idx[:, -length:, None] == seq_idx[:, None, -keys:])
+    if window is not None:
+        visible &= distance < window
+    mask = torch.zeros(visible.shape, dtype=dtype, device=seq_idx.device)
+    return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
