@@ -1,4 +1,4 @@
-"""A tiny teacher, a student of it, and a text to learn from."""
+"""A tiny teacher, its student, and a text to train on."""
 
 import json
 import random
@@ -12,16 +12,16 @@ from tiny import LETTERS, write_stock, write_tokenizer
 SHORT: dict[str, Any] = {
     "seq_len": 16,
     "batch_size": 4,
-    "validation": 4,
+    "validation_sequences": 4,
     "validate_every": 4,
     "stage_tokens": {"align": 512, "kl": 512},
     "device": "cpu",
 }
-"""Eight steps a stage."""
+"""Options for eight steps per stage."""
 
 
 def write_pair(directory: Path, **options: Any) -> tuple[Path, Path, Path]:
-    """Write a teacher, a student with one of three attention blocks kept, and a text."""
+    """Write a teacher, a student that keeps one of three attention blocks, and a text."""
     teacher, student, text = (directory / name for name in ("teacher", "student", "text.jsonl"))
     write_stock(teacher, "llama", num_hidden_layers=3)
     write_tokenizer(teacher)
@@ -43,5 +43,5 @@ def short_run(pair: tuple[Path, Path, Path], output: Path, **options: Any) -> Di
 
 
 def losses(directory: Path) -> list[dict[str, Any]]:
-    """The metrics that a run left."""
+    """The lines of a run's metrics file."""
     return [json.loads(line) for line in (directory / "distill.jsonl").read_text().splitlines()]
