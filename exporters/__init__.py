@@ -1,1 +1,1 @@
-"""Models as graphs that other runtimes execute."""
+"""Export of checkpoints to ONNX and GGUF."""

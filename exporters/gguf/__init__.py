@@ -1,1 +1,1 @@
-"""Models as GGUF files, for llama.cpp and what is built on it."""
+"""Export to GGUF, the file format of llama.cpp."""

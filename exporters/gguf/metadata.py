@@ -1,14 +1,14 @@
-"""A model's configuration in the keys of a GGUF file."""
+"""The model configuration in a GGUF file."""
 
 from typing import TYPE_CHECKING
 
 import torch
 
 from hybridize.checkpoints.formats.base import same_apart_from_window, uniform
-from hybridize.exporters.gguf.shapes import layer_count, mamba_layers
+from hybridize.exporters.gguf.supported_models import layer_count, mamba_layers
 from hybridize.exporters.gguf.tensors import attention_factor, rotary_dim
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import MambaSizes, MLPSizes
+from hybridize.modeling.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 ARCHITECTURE = "granitehybrid"
 
 
-def write_metadata(
-    writer: "GGUFWriter", config: HybridConfig, name: str, dtype: torch.dtype
-) -> None:
-    """Write what llama.cpp's Granite hybrid reads of a model without `obstacles`.
+def write_metadata(writer: "GGUFWriter", config: ModelSpec, name: str, dtype: torch.dtype) -> None:
+    """Write the keys that llama.cpp's Granite hybrid reads; the model must be supported.
 
     Args:
-        writer: the file in the making.
-        config: the model's.
+        writer: the file that is being written.
+        config: the model's configuration.
         name: what the model is called.
         dtype: of its matrices.
     """
@@ -49,7 +47,7 @@ def write_metadata(
     writer.add_layer_norm_rms_eps(config.norm_eps)
 
     writer.add_head_count(attention.num_heads)
-    # A layer without KV heads is how the loader recognizes Mamba-2.
+    # The loader takes a layer without KV heads for Mamba-2.
     writer.add_head_count_kv([0 if is_mamba else attention.num_kv_heads
                               for is_mamba in mamba_layers(config)])  # fmt: skip
     writer.add_key_length(attention.head_dim)
@@ -57,7 +55,7 @@ def write_metadata(
     scale = attention.head_dim**-0.5 if attention.scale is None else attention.scale
     writer.add_attention_scale(scale)
 
-    writer.add_rope_scaling_finetuned(attention.rope)  # the loader's switch for RoPE
+    writer.add_rope_scaling_finetuned(attention.rope)  # the loader applies RoPE if this is true
     if attention.rope:
         writer.add_rope_dimension_count(rotary_dim(config))
         writer.add_rope_freq_base((config.rope_parameters or {})["rope_theta"])

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer in the keys of a GGUF file."""
+"""The tokenizer in a GGUF file."""
 
 import json
 import logging
@@ -7,29 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridize.errors import InputError
-from hybridize.exporters.gguf.pieces import adds_space, is_sentencepiece, piece_scores
-from hybridize.exporters.gguf.splitting import splitting_rule
+from hybridize.exporters.gguf.pre_tokenizers import pre_tokenizer_name
+from hybridize.exporters.gguf.sentencepiece import adds_space, is_sentencepiece, piece_scores
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter, SpecialVocab
 
 NO_TOKENIZER = "none"
-_UNREACHED = -1e9  # no two tokens are merged to one with this score before any others
+_WITHOUT = f"`tokenizer={NO_TOKENIZER}` writes a file without a tokenizer, for token ids only"
+_NEVER_MERGED = -1e9  # lower than the score of any piece that is merged
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer as llama.cpp holds it.
+    """A tokenizer as llama.cpp stores it.
 
     Attributes:
         model: ``"llama"`` (SentencePiece's BPE), ``"gpt2"`` (byte-level BPE) or ``"none"``.
-        pre: how text is split before merging, in llama.cpp's names.
-        tokens: their texts, one for each row of the embedding.
-        types: what they are, as ``gguf.TokenType`` numbers them.
-        scores: of SentencePiece's tokens that are merged from others, the best merged first.
+        pre: llama.cpp's name for how text is split before merging.
+        tokens: the token texts, one for each row of the embedding.
+        types: the token types, as numbers of ``gguf.TokenType``.
+        scores: of SentencePiece tokens that are merged from others; higher ones are merged first.
         merges: of a byte-level BPE.
-        space_first: whether a space goes before the text.
-        special: special tokens, which of them go around a text, and the chat template.
+        space_first: whether a space is put before the text.
+        special: special tokens, which of them are added to a text, and the chat template.
     """
 
     model: str
@@ -42,7 +43,7 @@ class Vocabulary:
     special: "SpecialVocab | None" = None
 
     def write(self, writer: "GGUFWriter") -> None:
-        """Write it to a file in the making."""
+        """Write the keys to a file."""
         writer.add_tokenizer_model(self.model)
         if self.special is None:
             return
@@ -50,7 +51,7 @@ class Vocabulary:
         writer.add_token_list(self.tokens)
         writer.add_token_types(self.types)
         if self.scores is not None:
-            writer.add_token_scores([self.scores.get(t, _UNREACHED) for t in self.tokens])
+            writer.add_token_scores([self.scores.get(t, _NEVER_MERGED) for t in self.tokens])
             writer.add_add_space_prefix(self.space_first)
         if self.merges is not None:
             writer.add_token_merges(self.merges)
@@ -58,34 +59,31 @@ class Vocabulary:
 
 
 def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
-    """Understand the tokenizer beside a checkpoint.
+    """Read the tokenizer of a checkpoint.
 
     Args:
         directory: the checkpoint.
-        choice: ``"auto"``, ``"none"``, or llama.cpp's name for how a byte-level BPE splits text.
+        choice: ``"auto"``, ``"none"``, or llama.cpp's pre-tokenizer name for a byte-level BPE.
         size: rows of the embedding.
 
     Raises:
-        InputError: there is none, or llama.cpp would cut text into other tokens.
+        InputError: there is none, or llama.cpp would split text into other tokens.
     """
     if choice == NO_TOKENIZER:
         return Vocabulary(NO_TOKENIZER, NO_TOKENIZER)
     if not (directory / "tokenizer.json").is_file():
-        raise InputError(
-            f"{directory}: has no tokenizer.json; --tokenizer none writes a file that takes and "
-            "gives token ids alone"
-        )
+        raise InputError(f"{directory}: has no tokenizer.json; {_WITHOUT}")
     from hybridize.checkpoints.load import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     if spec["model"]["type"] != "BPE":
-        raise _unfit(directory, f"it is a {spec['model']['type']} model, and not BPE")
+        raise _unfit(directory, f"it is a {spec['model']['type']} model, not BPE")
     texts = {number: text for text, number in spec["model"]["vocab"].items()}
     texts |= {token["id"]: token["content"] for token in spec["added_tokens"]}
     if max(texts) >= size:
         raise InputError(
-            f"{directory / 'tokenizer.json'}: has a token {max(texts)}, and the embedding "
+            f"{directory / 'tokenizer.json'}: has the token id {max(texts)}, but the embedding has "
             f"{size} rows"
         )
     fit = _sentencepiece if is_sentencepiece(spec) else _byte_level
@@ -100,8 +98,8 @@ def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
 def _sentencepiece(directory: Path, spec: dict[str, Any], choice: str) -> Vocabulary:
     if choice != "auto":
         raise InputError(
-            f"--tokenizer {choice}: names how a byte-level BPE splits text, and "
-            f"{directory / 'tokenizer.json'} is SentencePiece's; leave it out"
+            f"`tokenizer={choice}`: is for a byte-level BPE, but {directory / 'tokenizer.json'} is "
+            "of SentencePiece; leave the option out"
         )
     try:
         space_first, scores = adds_space(spec), piece_scores(spec)
@@ -114,25 +112,24 @@ def _sentencepiece(directory: Path, spec: dict[str, Any], choice: str) -> Vocabu
 
 
 def _byte_level(directory: Path, spec: dict[str, Any], choice: str) -> Vocabulary:
-    rule = splitting_rule(spec) if choice == "auto" else choice
+    rule = pre_tokenizer_name(spec) if choice == "auto" else choice
     if rule is None:
         raise InputError(
-            f"{directory / 'tokenizer.json'}: splits text by a rule that llama.cpp may not have; "
-            "where you know its name there, give it with --tokenizer NAME, and without a "
-            "tokenizer write the file with --tokenizer none"
+            f"{directory / 'tokenizer.json'}: no pre-tokenizer of llama.cpp is known to split text "
+            f"like this one; if you know its name, give `tokenizer=NAME`; {_WITHOUT}"
         )
     merges = tuple(
         merge if isinstance(merge, str) else " ".join(merge) for merge in spec["model"]["merges"]
     )
     if not merges:
-        raise _unfit(directory, "it has no merges, without which llama.cpp opens no file")
+        raise _unfit(directory, "it has no merges, and llama.cpp needs some")
     return Vocabulary("gpt2", rule, merges=merges)
 
 
 def _unfit(directory: Path, reason: str) -> InputError:
     return InputError(
-        f"{directory / 'tokenizer.json'}: llama.cpp would cut text into other tokens: {reason}; "
-        "--tokenizer none writes a file that takes and gives token ids alone"
+        f"{directory / 'tokenizer.json'}: llama.cpp would split text into other tokens: {reason}; "
+        f"{_WITHOUT}"
     )
 
 
@@ -165,7 +162,7 @@ def _types(texts: dict[int, str], spec: dict[str, Any], size: int) -> tuple[int,
 def _special(directory: Path, tokenizer: Any, size: int) -> "SpecialVocab":
     from gguf import SpecialVocab
 
-    # It remarks on how templates join two texts, of which no file says anything.
+    # It warns about templates for pairs of texts, which GGUF files do not hold.
     log = logging.getLogger("gguf.vocab")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -176,12 +173,12 @@ def _special(directory: Path, tokenizer: Any, size: int) -> "SpecialVocab":
         raise InputError(f"{directory}: its special tokens cannot be read: {reason}") from error
     finally:
         log.setLevel(level)
-    special.add_special_token = _around(directory, tokenizer)
+    special.add_special_token = _added_around(directory, tokenizer)
     return special
 
 
-def _around(directory: Path, tokenizer: Any) -> dict[str, bool]:
-    """Return whether the beginning's and the end's token go around a text."""
+def _added_around(directory: Path, tokenizer: Any) -> dict[str, bool]:
+    """Return whether the tokenizer adds the BOS token and the EOS token to a text."""
     bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     full = list(tokenizer("a")["input_ids"])
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -189,4 +186,4 @@ def _around(directory: Path, tokenizer: Any) -> dict[str, bool]:
         for last in ([], [eos]):
             if full == [*first, *bare, *last]:
                 return {"bos": bool(first), "eos": bool(last)}
-    raise _unfit(directory, "it puts more around a text than one token before and one after")
+    raise _unfit(directory, "it adds more to a text than one token before and one after")

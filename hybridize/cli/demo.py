@@ -1,61 +1,72 @@
 """`hybridize demo`."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from hybridize.cli.options import common_options, force_option, output_option
-from hybridize.console import console, size_in_words
+from hybridize.cli.config_options import config_options
+from hybridize.console import console, duration_in_words, size_in_words
+from hybridize.demo.config import DemoConfig
+
+if TYPE_CHECKING:
+    from hybridize.demo.results import DemoResult
+
+_COLUMNS = (
+    "model", "layout", "weights", "exam", "knowledge", "recall", "recovery", "perplexity",
+    "cache at 32k", "speed",
+)  # fmt: skip
 
 
-@click.command(short_help="Run the whole chain on the bundled tiny checkpoint.")
-@output_option("Where to put the converted checkpoints.  [default: demo-out]", required=False)
-@force_option
-@common_options
-def demo(output: Path | None, force: bool) -> None:
-    """Convert the bundled checkpoint, distill, prune and quantize it, evaluate and time every step.
+@click.command(short_help="Run all commands on the bundled tiny checkpoint.")
+@config_options(DemoConfig)
+def demo(config: DemoConfig) -> None:
+    """Convert, distill, prune, quantize, evaluate and time the bundled checkpoint.
 
-    Offline, on a CPU, in a few minutes. Ends with a page of pictures, report.html.
+    Runs offline, on a CPU, in a few minutes. Writes a page of figures, report.html.
     """
-    from hybridize.demo.run import SPEED, run_demo
+    from hybridize.demo.pipeline import run_demo
 
-    output = output or Path("demo-out")
-    result = run_demo(output, force=force)
+    result = run_demo(config=config)
     if console.json_mode:
         console.json(result.to_dict())
         return
-    console.table(
-        [
-            "model", "layout", "weights", "exam", "knowledge", "recall", "recovery",
-            "perplexity", "cache at 32k", "speed",
-        ],
-        [
-            (
-                row.model,
-                row.layout,
-                size_in_words(row.weight_bytes),
-                f"{row.accuracy:.1%}",
-                f"{row.knowledge:.1%}",
-                f"{row.recall:.1%}",
-                f"{row.recovery:.1%}",
-                f"{row.perplexity:.2f}",
-                size_in_words(row.cache_bytes),
-                "-" if row.speed is None else f"{row.speed:.2f} ×",
-            )
-            for row in result.rows
-        ],
-        title="The bundled checkpoint and what became of it",
-        caption="Exam: 5-shot, four choices, so chance is 25%. Knowledge is in the weights, "
-        "recall in the context. Speed: new tokens per second over the original's, "
-        f"{SPEED['batch_size'][0]} sequences after {SPEED['prompt_len'][-1]:,} tokens.",
-    )  # fmt: skip
+    _show_table(result)
     exact = next(row.difference for row in result.rows if row.difference is not None)
     console.message(
-        f"swapping nothing moves the logits of stock transformers by {exact:.2g}; "
-        "what a longer distillation gets back: benchmarks/recovery.py"
+        f"without swapped blocks, the logits in transformers differ by {exact:.2g}; "
+        "benchmarks/recovery.py shows what a longer distillation recovers"
     )
-    console.message(f"transformers, with the distilled hybrid: {result.text!r}")
-    console.message(
-        f"in {result.seconds:.0f} s; checkpoints, measurements and pictures (PNG) are in {output}"
+    console.message(f"transformers generates with the distilled hybrid: {result.text!r}")
+    console.message(f"written in {duration_in_words(result.seconds)}: {config.output}")
+    console.message(f"the figures are in {result.report}")
+
+
+def _show_table(result: "DemoResult") -> None:
+    from hybridize.demo.pipeline import SIZES
+
+    rows = [
+        (
+            row.model,
+            row.layout,
+            size_in_words(row.weight_bytes),
+            f"{row.accuracy:.1%}",
+            f"{row.knowledge:.1%}",
+            f"{row.recall:.1%}",
+            f"{row.recovery:.1%}",
+            f"{row.perplexity:.2f}",
+            size_in_words(row.cache_bytes),
+            "-" if row.speed is None else f"{row.speed:.2f} ×",
+        )
+        for row in result.rows
+    ]
+    console.table(
+        _COLUMNS,
+        rows,
+        title="The bundled checkpoint and the models made from it",
+        caption="Exam: accuracy on the bundled exam, 5-shot, four choices (random guessing gets "
+        "25%). Knowledge: subjects whose answers are in the weights. Recall: subjects whose "
+        "answers are in the context. Recovery: accuracy divided by the original's. Speed: decoding "
+        "tokens per second divided by the original's, "
+        f"{SIZES.bench['batch_size'][0]} sequences after a prompt of "
+        f"{SIZES.bench['prompt_len'][-1]:,} tokens.",
     )
-    console.message(f"what was gained and what was lost: open {result.report}")

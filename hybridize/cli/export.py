@@ -5,77 +5,75 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybridize.cli import options
+from hybridize.cli.config_options import config_options
+from hybridize.cli.convert import convert
+from hybridize.cli.options import flags_of, model_argument
 from hybridize.console import console, size_in_words
+from hybridize.errors import InputError, as_flags
+from hybridize.exporters.config import ExportConfig
 
 if TYPE_CHECKING:
-    from hybridize.exporters.onnx import OnnxResult
+    from hybridize.exporters.gguf.export import GgufResult
+    from hybridize.exporters.onnx.export import OnnxResult
 
 
 @click.command("export", short_help="Write a checkpoint as ONNX graphs or as a GGUF file.")
-@options.model_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR|FILE", required=True,
-              help="What to write: a directory of graphs, or a GGUF file.")  # fmt: skip
-@click.option("--to", type=click.Choice(["onnx", "gguf"]), default="onnx", show_default=True,
-              help="What to write.")  # fmt: skip
-@options.dtype_option("Of a GGUF file's matrices; auto keeps the checkpoint's.")
-@click.option("--tokenizer", metavar="auto|none|NAME", default="auto", show_default=True,
-              help="In a GGUF file: the checkpoint's; none, for token ids alone; or llama.cpp's "
-              "name for how it splits text, where that is not recognized.")  # fmt: skip
-@options.seed_option
-@options.force_option
-@options.dry_run_option
-@options.common_options
-def export(
-    model: str,
-    output: Path,
-    to: str,
-    dtype: str,
-    tokenizer: str,
-    seed: int,
-    force: bool,
-    dry_run: bool,
-) -> None:
-    """Write MODEL for other software.
+@model_argument
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    required=True,
+    help="Where to write: a directory for ONNX, a file for GGUF.",
+)
+@config_options(ExportConfig)
+def export(model: str, output: Path, config: ExportConfig) -> None:
+    """Write MODEL in the format of another program.
 
-    onnx: two graphs, one that reads a prompt and one that goes on by a token. Keys, values,
-    convolution windows and SSM states are arguments and results. What was written is run with
-    onnxruntime and compared with torch before it is put in place.
+    onnx: two graphs, one that reads a prompt and one that decodes a token. Keys, values,
+    convolution states and SSM states are inputs and outputs. Before the directory appears,
+    onnxruntime runs the graphs, and the results are compared with torch.
 
-    gguf: a file for llama.cpp, whose Mamba-2 is twice as wide as the model and has no projection
+    gguf: a file for llama.cpp. Its Mamba-2 is twice as wide as the model and has no projection
     biases: convert with --ssm-expand 2 --no-ssm-bias.
     """
     from hybridize.exporters.export import export as run
-    from hybridize.exporters.onnx import OnnxResult
+    from hybridize.exporters.onnx.export import OnnxResult
 
-    result = run(
-        model, output, to=to, dtype=dtype, tokenizer=tokenizer, seed=seed, force=force,
-        dry_run=dry_run,
-    )  # fmt: skip
+    try:
+        result = run(model, output, config=config)
+    except InputError as error:  # it may say with which options to convert the model
+        error.args = (as_flags(str(error), flags_of(convert.params)),)
+        raise
     if console.json_mode:
         console.json(result.to_dict())
         return
     if isinstance(result, OnnxResult):
         _show_graphs(result)
     else:
-        rows = [
-            ("architecture", result.architecture),
-            ("tensors", f"{result.tensors} ({size_in_words(result.nbytes)}, {result.dtype})"),
-            ("tokenizer", " / ".join(dict.fromkeys(result.tokenizer))),
-        ]
-        console.table(["", ""], rows)
+        _show_gguf(result)
     done = "dry run: {} was not written" if result.dry_run else "written: {}"
     console.message(done.format(result.output))
 
 
+def _show_gguf(result: "GgufResult") -> None:
+    rows = [
+        ("architecture", result.architecture),
+        ("tensors", f"{result.tensors} ({size_in_words(result.nbytes)}, {result.dtype})"),
+        ("tokenizer", " / ".join(dict.fromkeys(result.tokenizer))),
+    ]
+    console.table(["", ""], rows)
+
+
 def _show_graphs(result: "OnnxResult") -> None:
-    from hybridize.exporters.onnx import CHECKED_TOKENS
+    from hybridize.exporters.onnx.check import CHECKED_TOKENS
 
     rows = [(name, size_in_words(size)) for name, size in result.files.items()]
-    caption = f"{len(result.states)} states are handed on."
+    caption = f"The graphs have {len(result.states)} states."
     if result.difference is not None:
         caption += (
-            f" onnxruntime's logits over {CHECKED_TOKENS} tokens are at most "
-            f"{result.difference:.1e} away from torch's."
+            f" Over {CHECKED_TOKENS} tokens, the logits of onnxruntime and torch differ by at most "
+            f"{result.difference:.1e}."
         )
     console.table(["file", "size"], rows, caption=caption)

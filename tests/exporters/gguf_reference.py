@@ -1,6 +1,6 @@
-"""A Granite hybrid from a GGUF file in plain numpy, float64, token by token.
+"""Run a Granite hybrid from a GGUF file in plain numpy: float64, token by token.
 
-Follows what the file's keys mean to llama.cpp and shares no code with what wrote them.
+It uses the keys as llama.cpp does, and shares no code with the exporter.
 """
 
 from pathlib import Path
@@ -81,7 +81,7 @@ class Reference:
     def mamba(self, part, x):
         inner, state = self.key("ssm.inner_size"), self.key("ssm.state_size")
         heads, groups = self.key("ssm.time_step_rank"), self.key("ssm.group_count")
-        z, xbc, dt = np.split(affine(part, "ssm_in", x), [inner, -heads], axis=-1)
+        z, xbc, raw_dt = np.split(affine(part, "ssm_in", x), [inner, -heads], axis=-1)
         taps = part["ssm_conv1d.weight"]
         width = self.key("ssm.conv_kernel")
         assert taps.shape[1] == width
@@ -93,13 +93,13 @@ class Reference:
         b, c = (
             np.repeat(y.reshape(len(x), groups, state), heads // groups, axis=1) for y in (b, c)
         )
-        step = np.logaddexp(0, dt + part["ssm_dt.bias"])
-        held = np.zeros((heads, values.shape[-1], state))
+        dt = np.logaddexp(0, raw_dt + part["ssm_dt.bias"])
+        ssm_state = np.zeros((heads, values.shape[-1], state))
         ys = []
         for t in range(len(x)):
-            held *= np.exp(step[t, :, None] * part["ssm_a"])[:, :, None]
-            held += (step[t, :, None] * values[t])[:, :, None] * b[t, :, None]
-            ys.append((held * c[t, :, None]).sum(-1) + part["ssm_d"] * values[t])
+            ssm_state *= np.exp(dt[t, :, None] * part["ssm_a"])[:, :, None]
+            ssm_state += (dt[t, :, None] * values[t])[:, :, None] * b[t, :, None]
+            ys.append((ssm_state * c[t, :, None]).sum(-1) + part["ssm_d"] * values[t])
         y = (np.stack(ys).reshape(len(x), inner) * silu(z)).reshape(len(x), groups, -1)
         return affine(part, "ssm_out", self.norm(y, part["ssm_norm.weight"]).reshape(len(x), inner))
 

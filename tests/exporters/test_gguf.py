@@ -1,4 +1,4 @@
-"""GGUF: every shape against an independent reading of the file, and against llama.cpp itself."""
+"""GGUF: files against an independent implementation that reads them, and against llama.cpp."""
 
 import json
 import os
@@ -18,7 +18,6 @@ from tiny import tokens, write_stock, write_tokenizer
 pytest.importorskip("gguf", reason="needs hybridize[gguf]")
 from gguf_reference import Reference
 
-WIDE = 2 * 32  # llama.cpp's Mamba-2 is twice as wide as the model
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
@@ -34,7 +33,7 @@ STOCK = {
     "llama3": ("granitemoehybrid", {"rope_parameters": LLAMA3}),
     "yarn": ("granitemoehybrid", {"rope_parameters": YARN}),
     "linear": ("granitemoehybrid", {"rope_parameters": LINEAR, "attention_bias": True}),
-    "tied, a group a head": (
+    "tied, one group per head": (
         "granitemoehybrid",
         {"tie_word_embeddings": True, "mamba_n_groups": 8, "mamba_d_conv": 3},
     ),
@@ -59,7 +58,7 @@ def pair(request, tmp_path_factory):
 
 
 @torch.no_grad()
-def test_the_file_is_the_model(pair):
+def test_the_file_gives_the_logits_of_the_model(pair):
     source, file = pair
     ids = tokens(1, 90)
     expected = load_model(source, dtype=torch.float64)(ids).logits[0]
@@ -67,7 +66,7 @@ def test_the_file_is_the_model(pair):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)  # angles are float32
 
 
-def test_names_are_those_of_the_architecture(pair):
+def test_tensor_names_belong_to_the_architecture(pair):
     from gguf import MODEL_ARCH, MODEL_TENSOR, MODEL_TENSORS, TENSOR_NAMES
 
     kinds = {*MODEL_TENSORS[MODEL_ARCH.GRANITE_HYBRID], MODEL_TENSOR.ROPE_FREQS}
@@ -79,7 +78,7 @@ def test_names_are_those_of_the_architecture(pair):
 
 
 @torch.no_grad()
-def test_a_head_wider_than_its_share_and_other_blocks_of_our_own_format(tmp_path):
+def test_wide_heads_and_other_sizes_of_the_own_format(tmp_path):
     attention = AttentionSizes(3, 1, 12, qkv_bias=True, out_bias=True, scale=0.5)
     mamba = MambaSizes(4, 16, 4, 8, conv_kernel=2)
     blocks = [attention, MLPSizes(40), mamba, MLPSizes(40), attention, MLPSizes(40)]
@@ -93,7 +92,7 @@ def test_a_head_wider_than_its_share_and_other_blocks_of_our_own_format(tmp_path
 
 
 @torch.no_grad()
-def test_a_converted_transformer_goes_all_the_way(tmp_path):
+def test_a_converted_transformer_can_be_exported(tmp_path):
     write_stock(tmp_path / "llama", "llama", num_hidden_layers=2, rope_parameters=LLAMA3)
     write_tokenizer(tmp_path / "llama")
     words = ["convert", str(tmp_path / "llama"), "-o", str(tmp_path / "hybrid"), "--keep", "1"]
@@ -116,7 +115,7 @@ def in_llama_cpp(file, **options):
 
 
 @torch.no_grad()
-def test_llama_cpp_gives_the_logits_and_the_greedy_tokens(pair):
+def test_llama_cpp_computes_the_same_logits_and_greedy_tokens(pair):
     source, file = pair
     llama = in_llama_cpp(file)
     ids = tokens(1, 90)[0].tolist()
@@ -134,7 +133,7 @@ def test_llama_cpp_gives_the_logits_and_the_greedy_tokens(pair):
 @pytest.mark.parametrize(
     ("dtype", "kind", "bound"), [("bfloat16", "BF16", 0.5), ("float16", "F16", 0.05)]
 )
-def test_matrices_in_16_bits_and_nothing_else(tmp_path, dtype, kind, bound):
+def test_only_matrices_are_stored_in_16_bits(tmp_path, dtype, kind, bound):
     write_stock(tmp_path / "model", "granitemoehybrid")
     assert export(tmp_path / "model", tmp_path / "exact.gguf") == 0
     assert export(tmp_path / "model", tmp_path / "small.gguf", "--dtype", dtype) == 0
@@ -153,7 +152,7 @@ def test_matrices_in_16_bits_and_nothing_else(tmp_path, dtype, kind, bound):
     assert 0 < apart < bound
 
 
-def test_float16_that_overflows_is_refused(tmp_path, capsys):
+def test_float16_overflow_is_an_error(tmp_path, capsys):
     model = write_stock(tmp_path / "model", "granitemoehybrid")
     with torch.no_grad():
         model.model.layers[0].mamba.in_proj.weight[3, 4] = 7e4
@@ -171,7 +170,7 @@ def test_float16_that_overflows_is_refused(tmp_path, capsys):
         ("llama", {}, "own converter"),
         ("mamba2", {}, "a mixer and an MLP each"),
         ("nemotron_h", {}, "a mixer and an MLP each"),
-        ("qwen3", {}, "query/key norm"),
+        ("qwen3", {}, "query/key norms"),
         ("mistral", {"sliding_window": 16}, "sliding window of 16"),
         (
             "granitemoehybrid",
@@ -180,7 +179,7 @@ def test_float16_that_overflows_is_refused(tmp_path, capsys):
         ),
     ],
 )
-def test_what_does_not_fit_is_named_in_one_line(tmp_path, capsys, architecture, changes, said):
+def test_unsupported_models_give_one_line(tmp_path, capsys, architecture, changes, said):
     write_stock(tmp_path / "model", architecture, **changes)
     capsys.readouterr()
     assert export(tmp_path / "model", tmp_path / "out.gguf") == 2
@@ -191,7 +190,7 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path, capsys, architecture, 
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_limits_and_activations_of_our_own_format_are_named(tmp_path, capsys):
+def test_unsupported_features_of_the_own_format_are_all_named(tmp_path, capsys):
     mamba = MambaSizes(4, 16, 2, 8, dt_max=0.5)
     build([mamba, MLPSizes(40, "gelu")]).save_pretrained(tmp_path / "own")
     capsys.readouterr()
@@ -200,7 +199,7 @@ def test_limits_and_activations_of_our_own_format_are_named(tmp_path, capsys):
     assert all(said in err for said in ("gated with gelu", "limited to", "--attention 1"))
 
 
-def test_output_dry_run_and_json(tmp_path, capsys):
+def test_dry_run_json_and_output_path(tmp_path, capsys):
     write_stock(tmp_path / "model", "granitemoehybrid")
     out = tmp_path / "out.gguf"
     capsys.readouterr()
@@ -224,7 +223,7 @@ def test_output_dry_run_and_json(tmp_path, capsys):
     assert "make it first" in capsys.readouterr().err
 
 
-def test_options_of_one_target_are_refused_by_the_other(tmp_path, capsys):
+def test_gguf_options_are_rejected_for_onnx(tmp_path, capsys):
     write_stock(tmp_path / "model", "llama")
     write_tokenizer(tmp_path / "model")
     for option, value in (("--dtype", "float16"), ("--tokenizer", "none")):
@@ -233,7 +232,7 @@ def test_options_of_one_target_are_refused_by_the_other(tmp_path, capsys):
         assert f"{option} {value}" in capsys.readouterr().err
 
 
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path, capsys, monkeypatch):
+def test_a_full_disk_leaves_no_file(tmp_path, capsys, monkeypatch):
     from gguf import GGUFWriter
 
     write_stock(tmp_path / "model", "granitemoehybrid")
@@ -267,7 +266,7 @@ main(sys.argv[1:])
 """
 
 
-def test_a_killed_export_leaves_no_file_and_the_next_one_clears_up(tmp_path, capsys):
+def test_the_next_export_removes_what_a_killed_one_left(tmp_path, capsys):
     write_stock(tmp_path / "model", "granitemoehybrid")
     out = tmp_path / "out.gguf"
     words = ["export", str(tmp_path / "model"), "-o", str(out), "--to", "gguf"]
@@ -275,7 +274,7 @@ def test_a_killed_export_leaves_no_file_and_the_next_one_clears_up(tmp_path, cap
     done = subprocess.run([sys.executable, "-c", KILLED, *words], check=False)
     assert done.returncode == -9
     assert not out.exists()
-    assert len(list(tmp_path.iterdir())) == 2  # the model, and what was left
+    assert len(list(tmp_path.iterdir())) == 2  # the model, and the killed run's directory
     capsys.readouterr()
     assert main(words) == 0
     assert "a run that was stopped had left" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Tokenizers in GGUF files: what is recognized, and that llama.cpp cuts text where we do."""
+"""Tokenizers in GGUF files: which are recognized, and whether llama.cpp splits text like them."""
 
 import json
 
@@ -55,7 +55,7 @@ def byte_level(*splits, ignore_merges=False):
 
 
 def sentencepiece(*, metaspace=False):
-    """A BPE as Hugging Face makes it of SentencePiece's: all ways to a piece, best piece first."""
+    """A BPE as Hugging Face converts SentencePiece's: all merges of a piece together, best first."""
     pieces = ["▁t", "he", "▁the", "▁d", "og", "▁dog", "▁dogs", "in", "▁▁", "er", "▁there", "ing"]
     single = sorted({c for c in TEXT if c.isprintable() and c != " "} | {"▁"})
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces, *single]
@@ -115,7 +115,7 @@ def written(request, tmp_path_factory):
     return directory / "model", file, request.param.partition(",")[0]
 
 
-def test_the_file_holds_the_tokenizer(written):
+def test_the_file_contains_the_tokenizer(written):
     model, file, rule = written
     fields = gguf.GGUFReader(file).fields
     ours = load_tokenizer(model)
@@ -151,31 +151,31 @@ def in_llama_cpp(written):
 
 @given(text=READABLE)
 @settings(max_examples=200)
-def test_llama_cpp_cuts_text_where_we_do(in_llama_cpp, text):
+def test_llama_cpp_splits_random_text_equally(in_llama_cpp, text):
     llama, ours = in_llama_cpp
     if isinstance(ours.backend_tokenizer.pre_tokenizer, pre_tokenizers.Metaspace):
-        text = text.lstrip(" ▁")  # before which Metaspace, unlike SentencePiece, adds no space
+        text = text.lstrip(" ▁")  # Metaspace adds no space before these; SentencePiece does
     expected = ours(text, add_special_tokens=False).input_ids
     assert llama.tokenize(text.encode(), add_bos=False, special=False) == expected
 
 
-def test_llama_cpp_cuts_prose_where_we_do(in_llama_cpp):
+def test_llama_cpp_splits_prose_equally(in_llama_cpp):
     llama, ours = in_llama_cpp
     expected = ours(TEXT).input_ids
     assert llama.tokenize(TEXT.encode(), add_bos=True, special=False) == expected
     assert len(expected) < len(TEXT)  # something was merged
 
 
-def refused(directory, choice="auto", size=1000):
+def rejected(directory, choice="auto", size=1000):
     with pytest.raises(InputError) as caught:
         read_vocabulary(directory, choice, size)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_other_rules_are_not_guessed(tmp_path):
+def test_unknown_pre_tokenizers_are_rejected(tmp_path):
     others = [
-        byte_level(split(LLAMA3)),  # Llama 3's pattern, but not its way with whole words
+        byte_level(split(LLAMA3)),  # Llama 3's pattern, but merges for whole words too
         byte_level(split(r"\w+|\W+")),
         byte_level(pre_tokenizers.Punctuation()),
     ]
@@ -185,29 +185,29 @@ def test_other_rules_are_not_guessed(tmp_path):
     spaced.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     for tokenizer in (*others, lowered, spaced):
         save(tokenizer, tmp_path / "model")
-        assert "--tokenizer NAME" in refused(tmp_path / "model")
+        assert "`tokenizer=NAME`" in rejected(tmp_path / "model")
     assert read_vocabulary(tmp_path / "model", "tekken", 1000).pre == "tekken"
     assert read_vocabulary(tmp_path / "model", "none", 1000).model == "none"
 
 
-def test_what_llama_cpp_would_cut_differently_is_refused(tmp_path):
+def test_tokenizers_that_llama_cpp_splits_differently_are_rejected(tmp_path):
     base = json.loads(sentencepiece().to_str())
 
     def changed(**fields):
         spec = json.loads(json.dumps(base))
         spec["model"] |= fields.pop("model", {})
         save(Tokenizer.from_str(json.dumps(spec | fields)), tmp_path / "model")
-        return refused(tmp_path / "model")
+        return rejected(tmp_path / "model")
 
     merges, vocabulary = base["model"]["merges"], base["model"]["vocab"]
-    # ▁the can be made of ▁t and he, and of nothing else.
+    # The only merge of ▁the is ▁t and he.
     kept = [merge for merge in merges if "".join(merge) != "▁the"]
     assert "no merge makes '▁the' of its tokens '▁t' and 'he'" in changed(model={"merges": kept})
-    assert "are not together" in changed(
+    assert "are not adjacent" in changed(
         model={"vocab": vocabulary | {"▁do": 900}, "merges": [["▁d", "og"], ["▁", "▁"],
                ["▁d", "o"], ["▁do", "g"], *[m for m in merges if "".join(m) != "▁dog"]]}
     )  # fmt: skip
-    assert "has a step Lowercase" in changed(normalizer={"type": "Lowercase"})
+    assert "no normalizer Lowercase" in changed(normalizer={"type": "Lowercase"})
     assert "SentencePiece does not" in changed(normalizer=None)
     lacking = {token: number for token, number in vocabulary.items() if token != "<0x7F>"}
     assert "no token <0x7F>" in changed(model={"vocab": lacking})
@@ -216,21 +216,21 @@ def test_what_llama_cpp_would_cut_differently_is_refused(tmp_path):
     )
     tokenizer = sentencepiece()
     save(tokenizer, tmp_path / "model")
-    assert "is SentencePiece's; leave it out" in refused(tmp_path / "model", "gpt-2")
+    assert "of SentencePiece; leave the option out" in rejected(tmp_path / "model", "gpt-2")
     tokenizer.post_processor = around
     save(tokenizer, tmp_path / "model")
-    assert "one token before and one after" in refused(tmp_path / "model")
+    assert "one token before and one after" in rejected(tmp_path / "model")
 
 
 def test_missing_and_other_tokenizers(tmp_path):
-    assert "no tokenizer.json; --tokenizer none" in refused(tmp_path)
+    assert "no tokenizer.json; `tokenizer=none`" in rejected(tmp_path)
     write_tokenizer(tmp_path)  # words of single letters: nothing to merge
-    assert "splits text by a rule" in refused(tmp_path)
-    assert "has no merges" in refused(tmp_path, "gpt-2")
-    assert "a token 63, and the embedding 10 rows" in refused(tmp_path, size=10)
+    assert "no pre-tokenizer of llama.cpp" in rejected(tmp_path)
+    assert "has no merges" in rejected(tmp_path, "gpt-2")
+    assert "the token id 63, but the embedding has 10 rows" in rejected(tmp_path, size=10)
     words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2}, "<s>"))
     save(words, tmp_path)
-    assert "it is a WordLevel model" in refused(tmp_path)
+    assert "it is a WordLevel model, not BPE" in rejected(tmp_path)
 
 
 def test_a_real_sentencepiece_vocabulary(materials):

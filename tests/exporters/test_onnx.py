@@ -1,4 +1,4 @@
-"""Export: plain blocks against the model, and the graphs against both, through the command line."""
+"""ONNX: the traceable blocks against the model, and the written graphs against both."""
 
 import json
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hybridize.__main__ import main
-from hybridize.exporters import blocks
-from hybridize.exporters.graphs import Graph, state_specs
+from hybridize.exporters.onnx import traceable_blocks as blocks
+from hybridize.exporters.onnx.graphs import Graph, state_specs
 from hybridize.kernels.reference.ssd_scan import ssd_scan
 from hybrids import LAYOUTS, build
 from tiny import tokens, write_stock, write_tokenizer
@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "onnx_generate.py"
 @torch.no_grad()
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("length", [1, 3, 64, 65, 150])
-def test_plain_blocks_do_what_the_model_does(name, length):
+def test_traceable_blocks_equal_the_model(name, length):
     model = build(LAYOUTS[name])
     graph = Graph(model)
     ids = tokens(2, length)
@@ -42,18 +42,18 @@ def test_plain_blocks_do_what_the_model_does(name, length):
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 129])
-def test_the_scan_is_the_recurrence(length):
+def test_scan_equals_the_recurrence(length):
     generator = torch.Generator().manual_seed(length)
 
-    def draw(*shape: int) -> torch.Tensor:
+    def randn(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    x, B, C = draw(2, length, 3, 5), draw(2, length, 3, 7), draw(2, length, 3, 7)
-    step = torch.nn.functional.softplus(draw(2, length, 3) * 3)
+    x, B, C = randn(2, length, 3, 5), randn(2, length, 3, 7), randn(2, length, 3, 7)
+    dt = torch.nn.functional.softplus(randn(2, length, 3) * 3)
     A = -torch.tensor([0.01, 1.0, 30.0], dtype=torch.float64)
-    raw = step.expm1().log()  # softplus's inverse
+    raw = dt.expm1().log()  # the inverse of softplus
     expected, last = ssd_scan(x, raw, A, B, C)
-    y, state = blocks.scan(x * step[..., None], step * A, B, C)
+    y, state = blocks.scan(x * dt[..., None], dt * A, B, C)
     torch.testing.assert_close(y, expected, atol=1e-10, rtol=1e-8)
     torch.testing.assert_close(state, last, atol=1e-10, rtol=1e-8)
 
@@ -77,12 +77,12 @@ def exported(hybrid):
     return output
 
 
-def test_the_graphs_are_written_with_their_weights_once(exported, hybrid):
+def test_graphs_share_one_file_of_weights(exported, hybrid):
     names = {path.name for path in exported.iterdir()}
     assert {"prefill.onnx", "decode.onnx", "weights.data", "onnx.json", "tokenizer.json"} <= names
     weights = (exported / "weights.data").stat().st_size
     stored = (hybrid / "model.safetensors").stat().st_size
-    assert 0.8 * stored < weights < 1.6 * stored + 60 * 4096  # tensors begin on pages
+    assert 0.8 * stored < weights < 1.6 * stored + 60 * 4096  # tensors start on page boundaries
     assert not list(exported.parent.glob("exported.*"))
 
 
@@ -98,17 +98,17 @@ def test_onnxruntime_and_stock_transformers_agree(exported, hybrid, batch, lengt
     stock = AutoModelForCausalLM.from_pretrained(hybrid).eval()
     ids = tokens(batch, length)
     logits, *states = prefill.run(None, {"input_ids": ids.numpy()})
-    names = [put.name for put in decode.get_inputs()][1:]
+    names = [each.name for each in decode.get_inputs()][1:]
     for _ in range(4):
         expected = stock(ids).logits[:, -1]
         torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=1e-4)
         token = expected.argmax(-1, keepdim=True)
         ids = torch.cat([ids, token], 1)
-        held = dict(zip(names, states, strict=True))
-        logits, *states = decode.run(None, {"input_ids": token.numpy(), **held})
+        past = dict(zip(names, states, strict=True))
+        logits, *states = decode.run(None, {"input_ids": token.numpy(), **past})
 
 
-def test_the_example_writes_what_generate_writes(capsys, exported, hybrid):
+def test_the_example_generates_the_same_text_as_hybridize_generate(capsys, exported, hybrid):
     prompt = "Hello you"
     capsys.readouterr()
     assert main(["generate", str(hybrid), "-p", prompt, "--max-new-tokens", "12"]) == 0
@@ -118,10 +118,8 @@ def test_the_example_writes_what_generate_writes(capsys, exported, hybrid):
     assert done.stdout == expected, done.stderr
 
 
-def test_graphs_that_compute_something_else_are_not_written(
-    capsys, monkeypatch, hybrid, tmp_path, exported
-):
-    from hybridize.exporters import graphs
+def test_wrong_graphs_are_not_written(capsys, monkeypatch, hybrid, tmp_path, exported):
+    from hybridize.exporters.onnx import graphs
 
     def wrong(*arguments):
         y, after = blocks.mamba(*arguments)
@@ -133,7 +131,7 @@ def test_graphs_that_compute_something_else_are_not_written(
             setattr(patched, name, staticmethod(value))
     monkeypatch.setattr(graphs, "blocks", patched)
     assert main(["export", str(hybrid), "-o", str(tmp_path / "out")]) == 1
-    assert "away from torch's" in capsys.readouterr().err
+    assert "of onnxruntime and torch differ by" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,7 +147,7 @@ def test_a_dry_run_writes_nothing(capsys, hybrid, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported_is_one_line(capsys, hybrid, tmp_path):
+def test_inputs_that_cannot_be_exported_give_one_line(capsys, hybrid, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     assert main(["export", str(hybrid), "-o", str(tmp_path / "out")]) == 2

@@ -1,4 +1,4 @@
-"""The two graphs of a model: one reads a prompt, one goes on by a token."""
+"""A model as two graphs: one reads a prompt, one decodes a token."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from hybridize.errors import InputError
-from hybridize.exporters import blocks
+from hybridize.exporters.onnx import traceable_blocks as blocks
+from hybridize.exporters.rope import FIXED_ROPE_TYPES, rope_type
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.mamba2 import Mamba2
@@ -14,16 +15,15 @@ from hybridize.modeling.layers.mlp import FeedForward
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model import HybridForCausalLM
 
-_STEADY_ROPE = ("default", "linear", "llama3", "yarn")
-
 
 @dataclass(frozen=True)
 class StateSpec:
     """One state of a block.
 
     Attributes:
-        name: ``key.3``, ``value.3``, ``window.4`` or ``state.4``, after the block's place.
-        shape: names of dimensions that vary, and sizes of the others.
+        name: ``key.N``, ``value.N``, ``window.N`` (the convolution's) or ``state.N`` (the SSM's) of
+            block N.
+        shape: its dimensions: an int for a fixed one, a name for one that varies.
     """
 
     name: str
@@ -31,33 +31,39 @@ class StateSpec:
 
 
 def state_specs(config: HybridConfig) -> list[StateSpec]:
-    """Return all states in the order in which the graphs take and give them."""
+    """Return all states, in the order in which the graphs take and return them."""
     specs = []
     for index, sizes in enumerate(config.blocks):
         if isinstance(sizes, AttentionSizes):
             shape = ("batch", sizes.num_kv_heads, "past", sizes.head_dim)
             specs += [StateSpec(f"key.{index}", shape), StateSpec(f"value.{index}", shape)]
         elif isinstance(sizes, MambaSizes):
-            window = ("batch", sizes.conv_kernel - 1, sizes.conv_channels)
-            state = ("batch", sizes.num_heads, sizes.head_dim, sizes.d_state)
-            specs += [StateSpec(f"window.{index}", window), StateSpec(f"state.{index}", state)]
+            conv_state = ("batch", sizes.conv_kernel - 1, sizes.conv_channels)
+            ssm_state = ("batch", sizes.num_heads, sizes.head_dim, sizes.d_state)
+            specs += [
+                StateSpec(f"window.{index}", conv_state),
+                StateSpec(f"state.{index}", ssm_state),
+            ]
     return specs
 
 
-def require_exportable(config: HybridConfig, where: str) -> None:
-    """Raise an `InputError` where a graph could not do what the model does."""
-    kind = (config.rope_parameters or {}).get("rope_type", "default")
-    if config.head_dim is not None and kind not in _STEADY_ROPE:
+def require_exportable(config: HybridConfig, source: str) -> None:
+    """Check that graphs can do what the model does.
+
+    Raises:
+        InputError: they cannot; the message begins with ``source``.
+    """
+    if config.head_dim is not None and rope_type(config) not in FIXED_ROPE_TYPES:
         raise InputError(
-            f"{where}: its RoPE is of the type {kind!r}, whose frequencies depend on the length; "
-            f"ONNX takes {', '.join(_STEADY_ROPE)}"
+            f"{source}: its RoPE type is {rope_type(config)!r}, whose frequencies depend on the "
+            f"length; ONNX supports {', '.join(FIXED_ROPE_TYPES)}"
         )
 
 
 class Graph(nn.Module):
     """A model whose states are arguments and results.
 
-    ``forward(input_ids)`` reads prompts, ``forward(input_ids, *states)`` goes on by one token. Both
+    ``forward(input_ids)`` reads prompts; ``forward(input_ids, *states)`` decodes one token. Both
     return the last token's logits, ``(batch, vocab)``, and the states.
     """
 
@@ -66,11 +72,11 @@ class Graph(nn.Module):
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Predict the token after ``input_ids``, ``(batch, length)``; see the class."""
+        """Predict the token that follows ``input_ids``, ``(batch, length)``."""
         config, inner = self.model.config, self.model.model
         x = inner.embed_tokens(input_ids) * config.embedding_multiplier
         pairs = iter(zip(states[::2], states[1::2], strict=True))
-        out: list[torch.Tensor] = []
+        new_states: list[torch.Tensor] = []
         rotary = self._rotary(x, states)
         for block, sizes in zip(inner.blocks, config.blocks, strict=True):
             mixer = block.mixer
@@ -85,22 +91,23 @@ class Graph(nn.Module):
                 else:
                     assert isinstance(mixer, Mamba2)
                     y, after = blocks.mamba(mixer, y, past)
-                out += after
+                new_states += after
             x = x + y * config.residual_multiplier
         last = blocks.normalize(inner.norm, x[:, -1])
-        return self.model.lm_head(last) / config.logits_scaling, *out
+        return self.model.lm_head(last) / config.logits_scaling, *new_states
 
     def _rotary(self, x: torch.Tensor, states: tuple[torch.Tensor, ...]) -> blocks.Rotary:
+        """Return cosine and sine of the positions; the past keys tell where they begin."""
         embedding = self.model.model.rotary_emb
         if embedding is None:
             return None
-        places = torch.arange(x.shape[1], device=x.device)[None]
+        positions = torch.arange(x.shape[1], device=x.device)[None]
         names = [spec.name for spec in state_specs(self.model.config)]
         for name, state in zip(names, states, strict=False):
             if name.startswith("key."):
-                places = places + state.shape[2]
+                positions = positions + state.shape[2]
                 break
-        angles = places[..., None].to(x.dtype) * embedding.inv_freq
+        angles = positions[..., None].to(x.dtype) * embedding.inv_freq
         angles = torch.cat((angles, angles), dim=-1)
         scale = embedding.attention_scaling
         return angles.cos() * scale, angles.sin() * scale

@@ -1,7 +1,7 @@
-"""A hybrid's blocks in plain operations, with their states as arguments and results.
+"""A hybrid's blocks in operations that ``torch.export`` can trace, with states as arguments.
 
-What ``torch.export`` can follow for any batch size and length: no loop, no shape that depends on
-data, no custom gradient. The numbers are those of the model's own blocks up to rounding.
+There are no loops, no shapes that depend on data and no custom gradients, so that one graph serves
+any batch size and length. The results are those of the model's own blocks, up to rounding.
 """
 
 import math
@@ -31,7 +31,7 @@ def normalize(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def feed_forward(mlp: FeedForward, x: torch.Tensor, activation: str) -> torch.Tensor:
-    """Map ``(batch, length, hidden)`` to the same."""
+    """Apply an MLP: ``(batch, length, hidden)`` to the same shape."""
     act = (lambda y: F.relu(y) ** 2) if activation == "relu2" else ACT2FN[activation]
     up = mlp.up_proj(x)
     return mlp.down_proj(act(up) if mlp.gate_proj is None else act(mlp.gate_proj(x)) * up)
@@ -40,16 +40,16 @@ def feed_forward(mlp: FeedForward, x: torch.Tensor, activation: str) -> torch.Te
 def attention(
     mixer: Attention, x: torch.Tensor, rotary: Rotary, past: States | None
 ) -> tuple[torch.Tensor, States]:
-    """Attend to what was before and to the tokens themselves.
+    """Apply causal attention over the past and the new tokens.
 
     Args:
-        mixer: the model's block.
+        mixer: the model's mixer.
         x: ``(batch, length, hidden)``.
-        rotary: cosine and sine of the tokens' places.
-        past: keys and values, ``(batch, kv_heads, past, head_dim)``; none if None.
+        rotary: cosine and sine of the new tokens' positions.
+        past: keys and values, ``(batch, kv_heads, past, head_dim)``; None at the start of a text.
 
     Returns:
-        ``(batch, length, hidden)``, and keys and values with these tokens' added.
+        ``(batch, length, hidden)``, and the keys and values with the new tokens appended.
     """
     sizes, (batch, length, _) = mixer.sizes, x.shape
     q = mixer.q_proj(x).view(batch, length, sizes.num_heads, sizes.head_dim)
@@ -63,32 +63,32 @@ def attention(
     if past is not None:
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
     groups = sizes.num_heads // sizes.num_kv_heads
-    scores = q @ _per_head(k, groups).mT * mixer.scaling
-    place = torch.arange(k.shape[2], device=x.device)
-    back = place[k.shape[2] - length :, None] - place
-    hidden = back < 0
+    scores = q @ _repeat_heads(k, groups).mT * mixer.scaling
+    position = torch.arange(k.shape[2], device=x.device)
+    distance = position[k.shape[2] - length :, None] - position
+    masked = distance < 0
     if sizes.sliding_window is not None:
-        hidden = hidden | (back >= sizes.sliding_window)
-    weights = scores.masked_fill(hidden, torch.finfo(x.dtype).min).softmax(-1)
-    y = (weights @ _per_head(v, groups)).transpose(1, 2)
+        masked = masked | (distance >= sizes.sliding_window)
+    weights = scores.masked_fill(masked, torch.finfo(x.dtype).min).softmax(-1)
+    y = (weights @ _repeat_heads(v, groups)).transpose(1, 2)
     return mixer.o_proj(y.reshape(batch, length, sizes.num_heads * sizes.head_dim)), (k, v)
 
 
-def _per_head(grouped: torch.Tensor, groups: int) -> torch.Tensor:
-    return grouped.repeat_interleave(groups, dim=1) if groups > 1 else grouped
+def _repeat_heads(kv: torch.Tensor, groups: int) -> torch.Tensor:
+    return kv.repeat_interleave(groups, dim=1) if groups > 1 else kv
 
 
 def mamba(mixer: Mamba2, x: torch.Tensor, past: States | None) -> tuple[torch.Tensor, States]:
-    """Scan tokens, from nothing, or take one step from a state.
+    """Apply a Mamba-2 mixer to a prompt, or to one token and the states before it.
 
     Args:
-        mixer: the model's block.
-        x: ``(batch, length, hidden)``; the length is 1 where there is a past.
-        past: convolution conv_state ``(batch, conv_width - 1, channels)`` and SSM state
-            ``(batch, heads, head_dim, d_state)``; at a beginning None.
+        mixer: the model's mixer.
+        x: ``(batch, length, hidden)``; the length is 1 if there is a past.
+        past: convolution state ``(batch, conv_kernel - 1, channels)`` and SSM state
+            ``(batch, heads, head_dim, d_state)``; None at the start of a text.
 
     Returns:
-        ``(batch, length, hidden)``, and conv_state and state for what comes next.
+        ``(batch, length, hidden)``, and both states after the last token.
     """
     sizes = mixer.sizes
     gate, inputs, dt = mixer.in_proj(x).split(
@@ -105,9 +105,9 @@ def mamba(mixer: Mamba2, x: torch.Tensor, past: States | None) -> tuple[torch.Te
     values = values.unflatten(-1, (sizes.num_heads, sizes.head_dim))
     B = repeat_groups(B.unflatten(-1, (sizes.n_groups, sizes.d_state)), sizes.num_heads)
     C = repeat_groups(C.unflatten(-1, (sizes.n_groups, sizes.d_state)), sizes.num_heads)
-    step = discretize(dt, mixer.dt_bias, sizes.dt_limit)
-    log_decay = -step * mixer.A_log.exp()
-    scaled = values * step[..., None]
+    dt = discretize(dt, mixer.dt_bias, sizes.dt_limit)
+    log_decay = -dt * mixer.A_log.exp()
+    scaled = values * dt[..., None]
     if past is None:
         y, state = scan(scaled, log_decay, B, C)
     else:
@@ -122,6 +122,7 @@ def mamba(mixer: Mamba2, x: torch.Tensor, past: States | None) -> tuple[torch.Te
 def _convolve(
     mixer: Mamba2, inputs: torch.Tensor, conv_state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply the causal depthwise convolution and SiLU; return that and the new state."""
     before, length = mixer.sizes.conv_kernel - 1, inputs.shape[1]
     padded = torch.cat([conv_state, inputs], dim=1)
     taps = mixer.conv1d.weight.squeeze(1)
@@ -136,13 +137,13 @@ def _convolve(
 def scan(
     x: torch.Tensor, log_decay: torch.Tensor, B: torch.Tensor, C: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the recurrence in chunks, all at once (Dao & Gu 2024, arXiv 2405.21060, listing 1).
+    """Run the recurrence chunk by chunk, in parallel (Dao & Gu 2024, arXiv 2405.21060, listing 1).
 
-    A chunk less one of nothing goes behind the tokens, and the last chunk that is not whole is
-    left out: so the number of chunks is a quotient of the length, which a graph can hold.
+    The input is padded with ``CHUNK - 1`` zeros and cut to a multiple of ``CHUNK``. The number of
+    chunks is then a quotient of the length, which a graph can express.
 
     Args:
-        x: ``(batch, length, heads, head_dim)``, times the step.
+        x: ``(batch, length, heads, head_dim)``, multiplied by dt.
         log_decay: ``(batch, length, heads)``.
         B, C: ``(batch, length, heads, d_state)``.
 
@@ -161,16 +162,17 @@ def scan(
     x, B, C = chunked(x), chunked(B), chunked(C)
     total = chunked(log_decay).cumsum(-1)  # (batch, chunks, heads, tokens)
     between = total[..., :, None] - total[..., None, :]
-    later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=x.device).tril()
-    weights = (C @ B.mT) * between.masked_fill(~later, -math.inf).exp()
-    put_in = (x * (total[..., -1:] - total).exp()[..., None]).mT @ B
-    # From each chunk's end to each later chunk's beginning; sums, not differences of long sums.
+    causal = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=x.device).tril()
+    weights = (C @ B.mT) * between.masked_fill(~causal, -math.inf).exp()
+    added = (x * (total[..., -1:] - total).exp()[..., None]).mT @ B
+    # Decay from the end of each chunk to the start of each later chunk. It is a sum over the chunks
+    # between them: a difference of two long sums would lose precision.
     decay = total[..., -1].transpose(1, 2)  # (batch, heads, chunks)
-    place = torch.arange(chunks, device=x.device)
-    above = place[:, None] > place  # row: the later one
-    gaps = decay[..., :, None].expand(-1, -1, -1, chunks).masked_fill(~above, 0.0).cumsum(-2)
-    reached = gaps.masked_fill(place[:, None] < place, -math.inf).exp()
-    ends = torch.einsum("bhij,bjhps->bihps", reached, put_in)
+    chunk = torch.arange(chunks, device=x.device)
+    after = chunk[:, None] > chunk  # rows are the later chunks
+    gaps = decay[..., :, None].expand(-1, -1, -1, chunks).masked_fill(~after, 0.0).cumsum(-2)
+    carried = gaps.masked_fill(chunk[:, None] < chunk, -math.inf).exp()
+    ends = torch.einsum("bhij,bjhps->bihps", carried, added)
     starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
     y = weights @ x + (C * total.exp()[..., None]) @ starts.mT
     y = y.transpose(2, 3).reshape(batch, chunks * CHUNK, heads, head_dim)

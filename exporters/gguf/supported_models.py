@@ -1,0 +1,81 @@
+"""Which models llama.cpp's Granite hybrid can hold, and why it cannot hold the others."""
+
+from collections.abc import Iterator
+
+from hybridize.checkpoints.formats.base import (
+    CannotHoldError,
+    require_layers,
+    same_apart_from_window,
+    uniform,
+)
+from hybridize.exporters.rope import FIXED_ROPE_TYPES, rope_type
+from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
+from hybridize.modeling.layout import ATTENTION, MAMBA
+from hybridize.modeling.model_spec import ModelSpec
+
+
+def unsupported_features(config: ModelSpec) -> list[str]:
+    """Return what llama.cpp's ``granitehybrid`` cannot hold, each with what to do; empty if none.
+
+    The architecture has layers of one mixer and one gated MLP, and one size per kind of block. Its
+    Mamba-2 is twice as wide as the model and has no projection biases (llama.cpp's
+    ``src/models/granite-hybrid.cpp`` and ``mamba-base.cpp``).
+    """
+    try:
+        require_layers(config)
+        mamba, mlp = uniform(config, MambaSizes), uniform(config, MLPSizes)
+        attention = same_apart_from_window(config) if ATTENTION in config.layout else None
+    except CannotHoldError as error:
+        return [str(error)]
+    assert mlp is not None
+    found = list(_mlp(mlp))
+    if mamba is None:
+        found.append("it has no Mamba-2 block; llama.cpp's own converter takes Transformers")
+    else:
+        found += _mamba(mamba, config.hidden_size)
+    if attention is None:
+        found.append("it has no attention block; convert with `attention=1` or more")
+    else:
+        found += _attention(attention, config)
+    return found
+
+
+def _mamba(mamba: MambaSizes, hidden: int) -> Iterator[str]:
+    if mamba.d_inner != 2 * hidden:
+        yield (
+            f"its Mamba-2 blocks have width {mamba.d_inner}, and llama.cpp needs twice the hidden "
+            f"size, {2 * hidden}; convert with `ssm_expand=2`"
+        )
+    if mamba.proj_bias:
+        yield "its Mamba-2 projections have biases; convert with `ssm_bias=False`"
+    if mamba.dt_limit != (0.0, float("inf")):
+        yield f"the dt of its Mamba-2 blocks is limited to {mamba.dt_limit}"
+
+
+def _attention(attention: AttentionSizes, config: ModelSpec) -> Iterator[str]:
+    if attention.qk_norm:
+        yield "it has query/key norms"
+    window = config.sliding_window
+    if window is not None and window < config.max_position_embeddings:
+        yield (
+            f"it has a sliding window of {window} tokens; convert with `format=granitemoehybrid`, "
+            "which drops the window"
+        )
+    if attention.rope and rope_type(config) not in FIXED_ROPE_TYPES:
+        yield f"its RoPE type is {rope_type(config)!r}, whose frequencies depend on the length"
+
+
+def _mlp(mlp: MLPSizes) -> Iterator[str]:
+    if not mlp.gated or mlp.activation != "silu":
+        kind = "gated" if mlp.gated else "ungated"
+        yield f"its MLP is {kind} with {mlp.activation}, and llama.cpp needs gated with silu"
+
+
+def layer_count(config: ModelSpec) -> int:
+    """Return the number of layers, each of one mixer and one MLP."""
+    return len(config.layout) // 2
+
+
+def mamba_layers(config: ModelSpec) -> list[bool]:
+    """Return, for each layer, whether its mixer is Mamba-2."""
+    return [letter == MAMBA for letter in config.layout[::2]]

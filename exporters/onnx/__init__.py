@@ -1,0 +1,1 @@
+"""Export to ONNX: two graphs with shared weights, for onnxruntime."""

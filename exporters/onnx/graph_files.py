@@ -1,0 +1,108 @@
+"""Trace a model into two ONNX files that share one file of weights."""
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridize.exporters.onnx.graphs import Graph, StateSpec
+from hybridize.modeling.model import HybridForCausalLM
+
+PREFILL, DECODE, WEIGHTS = "prefill.onnx", "decode.onnx", "weights.data"
+_TRACED_BATCH, _TRACED_LENGTH = 3, 130
+_MIN_SHARED = 1024  # bytes; smaller constants stay inside the graphs
+_PAGE = 4096  # bytes; tensors start on page boundaries so that the file can be memory-mapped
+
+
+@torch.no_grad()
+def trace_prefill(hybrid: HybridForCausalLM, specs: tuple[StateSpec, ...]) -> Any:
+    """Return the ONNX model that reads a prompt."""
+    batch, length = (torch.export.Dim(name) for name in ("batch", "length"))
+    prompt = torch.zeros(_TRACED_BATCH, _TRACED_LENGTH, dtype=torch.long)
+    return _trace(hybrid, (prompt,), [], specs, ({0: batch, 1: length},))
+
+
+@torch.no_grad()
+def trace_decode(hybrid: HybridForCausalLM, specs: tuple[StateSpec, ...]) -> Any:
+    """Return the ONNX model that decodes one token."""
+    batch, past = (torch.export.Dim(name) for name in ("batch", "past"))
+    dims = {"batch": batch, "past": past}
+    sizes = {"batch": _TRACED_BATCH, "past": _TRACED_LENGTH}
+    token = torch.zeros(_TRACED_BATCH, 1, dtype=torch.long)
+    states = tuple(
+        torch.zeros([sizes[n] if isinstance(n, str) else n for n in spec.shape]) for spec in specs
+    )
+    varying = tuple(
+        {dim: dims[n] for dim, n in enumerate(spec.shape) if isinstance(n, str)} for spec in specs
+    )
+    names = [spec.name for spec in specs]
+    return _trace(hybrid, (token, *states), names, specs, ({0: batch}, varying))
+
+
+def _trace(
+    hybrid: HybridForCausalLM,
+    inputs: tuple[torch.Tensor, ...],
+    state_inputs: list[str],
+    specs: tuple[StateSpec, ...],
+    dynamic_shapes: tuple[Any, ...],
+) -> Any:
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            Graph(hybrid).eval(),
+            inputs,
+            dynamo=True,
+            input_names=["input_ids", *state_inputs],
+            output_names=["logits", *(f"next.{spec.name}" for spec in specs)],
+            dynamic_shapes=dynamic_shapes,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence the exporter's remarks about optional packages and its own names."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def save_with_shared_weights(prefill: Any, decode: Any, folder: Path) -> None:
+    """Write both models; each large tensor is written once, to a file that both refer to."""
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    written: dict[bytes, tuple[int, int]] = {}  # hash of the data to offset and length
+    with (folder / WEIGHTS).open("wb") as file:
+        for proto, name in ((prefill, PREFILL), (decode, DECODE)):
+            for tensor in proto.graph.initializer:
+                data = onnx.numpy_helper.to_array(tensor).tobytes()
+                if len(data) < _MIN_SHARED:
+                    continue
+                key = hashlib.sha256(data).digest()
+                if key not in written:
+                    file.seek(-file.tell() % _PAGE, os.SEEK_CUR)
+                    written[key] = (file.tell(), len(data))
+                    file.write(data)
+                offset, length = written[key]
+                for field in ("float_data", "int32_data", "int64_data"):
+                    tensor.ClearField(field)
+                tensor.raw_data = b""  # set_external_data requires the field to be set
+                set_external_data(tensor, WEIGHTS, offset, length)
+                tensor.ClearField("raw_data")
+            onnx.save_model(proto, folder / name)
+        file.flush()
+        os.fsync(file.fileno())
