@@ -53,7 +53,7 @@ def test_memory_follows_from_decays_that_do_not_depend_on_the_text(ids):
 
 @torch.no_grad()
 def test_attention_is_that_of_the_eager_implementation(ids):
-    from hybridize.modeling.layers import attention as module
+    from hybridize.modeling import model as module
 
     model = build(MIXED)
     model.config._attn_implementation = "eager"
