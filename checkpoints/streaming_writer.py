@@ -1,20 +1,24 @@
-"""From a model's tensors, handed out one by one, to a checkpoint, without a model in memory."""
+"""Writing a checkpoint from a stream of tensors, without a whole model in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from hybridize.checkpoints import CheckpointReader, CheckpointWriter, TensorSpec
+from hybridize.checkpoints.dtypes import torch_dtype
 from hybridize.checkpoints.finite import is_finite
 from hybridize.checkpoints.formats import Entry, Fit, Format
+from hybridize.checkpoints.header import TensorSpec
+from hybridize.checkpoints.reader import CheckpointReader
 from hybridize.checkpoints.tensors import AdaptedTensors, Tensors
+from hybridize.checkpoints.writer import CheckpointWriter
 from hybridize.console import console
 from hybridize.errors import InputError
-from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -22,44 +26,48 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A model as it is going to be on disk.
+    """A model that will be written.
 
     Attributes:
         format: the on-disk architecture.
-        config: the model as that holds it.
-        entries: its tensors, and what each is stacked from.
-        specs: the same, as the writer wants them.
-        tensors: where they come from.
+        config: the model as the format holds it.
+        entries: its tensors on disk, and the parameters that each is made of.
+        specs: name, shape and dtype of the same tensors, for the writer.
+        tensors: the source of the parameters.
     """
 
     format: Format
-    config: HybridConfig
+    config: ModelSpec
     entries: tuple[Entry, ...]
     specs: tuple[TensorSpec, ...]
     tensors: Tensors
 
     @property
     def nbytes(self) -> int:
-        """Return the size of all weights."""
+        """The bytes of all weights."""
         return sum(spec.nbytes for spec in self.specs)
 
 
 def outgoing(
-    tensors: Tensors, config: HybridConfig, format_: Format, fit: Fit, dtype: torch.dtype | None
+    tensors: Tensors, config: ModelSpec, format_: Format, fit: Fit, dtype: str | None
 ) -> Outgoing:
     """Lay a model out for a format.
 
     Args:
-        tensors: the model's.
-        config: its configuration.
-        format_: what will be written.
-        fit: the model as that format holds it.
-        dtype: of all weights; each one's own if None.
+        tensors: the model's tensors.
+        config: the model.
+        format_: the format that will be written.
+        fit: the model as the format holds it.
+        dtype: torch's name of the dtype of all weights; None keeps the dtype of each.
     """
     adapted = AdaptedTensors(tensors, config, fit.config)
     entries = tuple(format_.tensor_map(fit.config))
-    specs = tuple(TensorSpec(e.disk, e.shape, dtype or adapted.dtype(e.ours[0])) for e in entries)
-    return Outgoing(format_, fit.config, entries, specs, adapted)
+    specs = tuple(
+        TensorSpec(entry.disk, entry.shape, dtype or adapted.dtype(entry.parameters[0]))
+        for entry in entries
+    )
+    written = replace(fit.config, dtype=dtype or fit.config.dtype)
+    return Outgoing(format_, written, entries, specs, adapted)
 
 
 def write(
@@ -68,32 +76,35 @@ def write(
     *,
     reader: CheckpointReader,
     source_format: Format,
-    step: Callable[[int], dict[str, Any]],
+    record: Callable[[int], dict[str, Any]],
     label: str,
     force: bool,
     max_shard_size: int,
     extra_files: Mapping[str, str | bytes],
+    config_json: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint, tensor by tensor.
+    """Write a checkpoint tensor by tensor.
 
     Args:
-        model: what to write.
+        model: the model to write.
         output: the directory.
-        reader: the checkpoint that it was made of, whose tokenizer and history go along.
-        source_format: its format.
-        step: given the number of weight files, when all are written: the provenance of the step.
-        label: what the progress bar says.
+        reader: the source checkpoint; its tokenizer files are copied and its provenance continued.
+        source_format: the format of the source.
+        record: is called with the number of weight files when all are written, and returns the
+            provenance record of the command.
+        label: the label of the progress bar.
         force: replace an existing output.
         max_shard_size: bytes per safetensors file.
         extra_files: further files, by name.
+        config_json: the content of config.json; None lets the format describe the model.
 
     Raises:
         InputError: the output cannot be written.
         HybridizeError: writing failed; the output is as it was before.
     """
-    raw = model.format.from_hybrid(model.config)
+    raw = dict(config_json or model.format.to_raw(model.config))
     if model.format is source_format:
-        raw = {**reader.config, **raw}  # what we do not understand, we do not lose
+        raw = {**reader.config, **raw}  # keeps the fields that hybridize does not know
     with CheckpointWriter(
         output,
         list(model.specs),
@@ -110,35 +121,30 @@ def write(
             ):
                 writer.add(spec.name, *parts)
                 progress.advance(spec.nbytes)
-        writer.finish(step(len(writer.files)))
-
-
-def source_name(model: str | Path) -> str:
-    """Name a source without the path of this machine: a hub id, or the directory's own name."""
-    return Path(model).resolve().name if Path(model).exists() else str(model)
+        writer.finish(record(len(writer.files)))
 
 
 def _parts(
     entry: Entry, spec: TensorSpec, tensors: Tensors, allow_nonfinite: bool
-) -> list[torch.Tensor]:
-    """Return what one tensor on disk is stacked from."""
+) -> "list[torch.Tensor]":
+    """Return the parameters that one tensor on disk is stacked from, in its dtype."""
     parts = []
-    for name in entry.ours:
+    for name in entry.parameters:
         tensor = tensors.get(name)
-        part = tensor.to(spec.dtype)
+        part = tensor.to(torch_dtype(spec.dtype))
         if part is not tensor and not allow_nonfinite and not is_finite(part):
             raise InputError(
-                f"tensor {spec.name!r} is too large for {str(spec.dtype).removeprefix('torch.')}; "
-                "choose another --dtype"
+                f"tensor {spec.name!r} has numbers too large for {spec.dtype}; choose another "
+                "`dtype`"
             )
         parts.append(part)
     return parts
 
 
 def _one_ahead(items: Iterable[_Item], work: Callable[[_Item], _Result]) -> Iterator[_Result]:
-    """Yield ``work`` of each item, doing the next in a thread while one is looked at.
+    """Yield ``work`` of each item, while a thread works on the next item.
 
-    Reading then overlaps with writing, at the cost of one more result in memory.
+    Reading then overlaps with writing; one more result is in memory.
     """
     with ThreadPoolExecutor(1, "read") as pool:
         coming: Future[_Result] | None = None

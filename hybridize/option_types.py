@@ -92,6 +92,27 @@ class Choice(OptionType):
         return str(value)
 
 
+class NameIn(Choice):
+    """One of the names in a registry, including those that are registered after the import.
+
+    Args:
+        registered: returns the names.
+    """
+
+    def __init__(self, registered: Callable[[], Iterable[str]]) -> None:
+        self._registered = registered
+
+    @property
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names that are registered now."""
+        return tuple(self._registered())
+
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        """What ``--help`` shows for the value."""
+        return "|".join(self.names)
+
+
 @dataclass(frozen=True)
 class Whole(OptionType):
     """A whole number between two limits, both included."""

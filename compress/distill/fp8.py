@@ -15,8 +15,9 @@ from torch import nn
 
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
-from hybridize.compress.quantize.keep import choose_ends, parse_keep
-from hybridize.compress.quantize.schemes import SCHEMES, Scheme
+from hybridize.compress.quantize.kept_blocks import choose_ends, parse_keep
+from hybridize.compress.quantize.schemes import SCHEMES
+from hybridize.compress.quantize.schemes.base import Scheme
 from hybridize.compress.quantize.targets import find_targets
 from hybridize.errors import InputError
 from hybridize.kernels import fp8_linear, fp8_quantize
@@ -52,7 +53,7 @@ def fp8_layers(directory: Path, scheme: str, keep_bf16: int | None) -> tuple[str
         name.removesuffix(".weight")
         for target in targets
         if target.block not in stay
-        for name in target.entry.ours
+        for name in target.entry.parameters
     )
 
 

@@ -1,66 +1,70 @@
-"""A smaller model as plain numbers, and how it follows from a larger one."""
+"""The difference between a model and a smaller one, as plain numbers."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from hybridize.compress.prune.axes import AXES, Axis
-from hybridize.modeling.config import HybridConfig
+from hybridize.compress.prune.axes import AXES
+from hybridize.compress.prune.axes.base import Axis
+from hybridize.modeling.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What to make of a model.
+    """The sizes of a smaller model.
 
     Attributes:
-        widths: how many units each axis keeps, by the axis's name; those left out keep all.
-        dropped: blocks that go altogether, by their places.
-        single: where blocks differ: how many units each keeps, by the axis's name and the block's
-            place. Goes before ``widths``.
+        widths: by axis name, the number of units that each block keeps. Axes that are not listed
+            keep all units.
+        dropped: the indices of the blocks that are removed.
+        per_block: by axis name and block index, the number of units that this block keeps. An axis
+            that is listed here is not read from ``widths``.
     """
 
     widths: dict[str, int] = field(default_factory=dict)
     dropped: tuple[int, ...] = ()
-    single: dict[str, dict[int, int]] = field(default_factory=dict)
+    per_block: dict[str, dict[int, int]] = field(default_factory=dict)
 
-    def counts(self, axis: Axis, config: HybridConfig) -> dict[int, int]:
-        """Return how many units blocks keep along an axis; empty if it changes nothing.
+    def counts(self, axis: Axis[Any], config: ModelSpec) -> dict[int, int]:
+        """Return the number of units that blocks keep, by block index; empty if nothing changes.
 
         Args:
             axis: the axis.
-            config: the model as it is when it is this axis's turn.
+            config: the model after all axes that come before this one in `AXES`.
         """
-        if axis.name in self.single:
-            return self.single[axis.name]
+        if axis.name in self.per_block:
+            return self.per_block[axis.name]
         count = self.widths.get(axis.name)
-        places = axis.places(config)
-        if count is None or not places or count == axis.count(config):
+        blocks = axis.blocks(config)
+        if count is None or not blocks or count == axis.count_in(config):
             return {}
-        return dict.fromkeys(places, count)
+        return dict.fromkeys(blocks, count)
 
-    def resized(self, axis: Axis, config: HybridConfig) -> HybridConfig:
-        """Return a model behind this axis's turn; see `counts`."""
+    def resize(self, axis: Axis[Any], config: ModelSpec) -> ModelSpec:
+        """Return the model after this axis too; see `counts`."""
         counts = self.counts(axis, config)
-        return axis.resized(config, counts) if counts else config
+        return axis.resize_in(config, counts) if counts else config
 
-    def config(self, source: HybridConfig) -> HybridConfig:
+    def apply(self, source: ModelSpec) -> ModelSpec:
         """Return the configuration of the smaller model."""
         config = source
         for axis in AXES.values():
-            config = self.resized(axis, config)
+            config = self.resize(axis, config)
         if self.dropped:
             blocks = [b for i, b in enumerate(config.blocks) if i not in self.dropped]
             config = config.replace_blocks(blocks)
         return config
 
-    def in_words(self, source: HybridConfig) -> str:
-        """Say in what it differs from a model."""
-        words = []
+    def describe(self, source: ModelSpec) -> str:
+        """Return the changes as text, such as ``MLP width 256 → 192, blocks 16 → 14``."""
+        changes = []
         for name, axis in AXES.items():
-            if name in self.single:
-                left = [n for place, n in self.single[name].items() if place not in self.dropped]
-                words.append(f"{axis.unit} {axis.count(source)} → {min(left)} to {max(left)}")
-            elif name in self.widths and self.widths[name] != axis.count(source):
-                words.append(f"{axis.unit} {axis.count(source)} → {self.widths[name]}")
+            if name in self.per_block:
+                counts = [n for i, n in self.per_block[name].items() if i not in self.dropped]
+                before = axis.count_in(source)
+                changes.append(f"{axis.unit} {before} → {min(counts)} to {max(counts)}")
+            elif name in self.widths and self.widths[name] != axis.count_in(source):
+                changes.append(f"{axis.unit} {axis.count_in(source)} → {self.widths[name]}")
         if self.dropped:
             count = len(source.blocks)
-            words.append(f"blocks {count} → {count - len(self.dropped)}")
-        return ", ".join(words) or "as it was"
+            changes.append(f"blocks {count} → {count - len(self.dropped)}")
+        return ", ".join(changes) or "unchanged"

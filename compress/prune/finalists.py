@@ -1,7 +1,7 @@
-"""The last round: the best candidates learn for a while before one is chosen.
+"""The last round: the best candidates are distilled for a while before one of them is chosen.
 
-As MiniPuzzle does (Nemotron-H, arXiv 2504.03624, section 4.3): what a cut costs at first says less
-than what is left of it after some training.
+As in MiniPuzzle (Nemotron-H, arXiv 2504.03624, section 4.3): the quality after some training
+matters more than the quality right after the cut.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,74 +11,75 @@ from pathlib import Path
 import torch
 
 from hybridize.checkpoints import read_provenance
-from hybridize.compress.distill.run import Run
-from hybridize.compress.distill.settings import DistillSettings
-from hybridize.compress.distill.stages import default_rates
-from hybridize.compress.prune.ranking import Entrant
+from hybridize.compress.distill.config import DistillConfig
+from hybridize.compress.distill.pipeline import DistillPipeline
+from hybridize.compress.prune.ranking import Candidate
 from hybridize.console import console
 from hybridize.errors import InputError
 
 _SAVE_EVERY = 50
-_LEAST_STEPS = 30  # rather than large batches, where tokens are few
+_MIN_STEPS = 30  # with few tokens, the batch size shrinks and not the number of steps
+_MAX_BATCH_SIZE = 16
 
 
-def tournament(
-    entrants: Sequence[Entrant],
-    write: Callable[[Entrant, Path], None],
+def distill_finalists(
+    candidates: Sequence[Candidate],
+    write: Callable[[Candidate, Path], None],
     *,
     teacher: Path,
     work: Path,
     calibration: str,
     tokens: int,
-    length: int,
+    seq_len: int,
     seed: int,
     device: torch.device,
-) -> list[tuple[Entrant, Path]]:
-    """Distill candidates, and return them, the closest to the model first, with their directories.
+) -> list[tuple[Candidate, Path]]:
+    """Distill candidates, and return them with their directories, the smallest KL first.
 
     Args:
-        entrants: who takes part.
-        write: cuts one to a directory.
+        candidates: the finalists.
+        write: writes the pruned checkpoint of a candidate to a directory.
         teacher: the model.
-        work: a directory for all of it; what a killed run left there is gone on with.
+        work: the working directory. What an interrupted run left there is continued.
         calibration: the text, see `load_packed_dataset`.
-        tokens: what each trains on.
-        length: tokens per row.
-        seed: of the rows' order.
+        tokens: training tokens of each candidate.
+        seq_len: tokens per sequence.
+        seed: decides the order of the sequences.
         device: where to train.
 
     Raises:
-        InputError: there is less text than that.
+        InputError: there are fewer tokens than one sequence has.
     """
-    batch = max(1, min(16, tokens // length // _LEAST_STEPS))
-    if tokens < length:
-        raise InputError(f"--tokens {tokens}: less than a row of {length}")
-    settings = DistillSettings(
-        stages=("kl",),
-        tokens={"kl": tokens},
-        learning_rates=default_rates("all"),
-        seq_len=length,
-        batch_size=batch,
-        train="all",
-        seed=seed,
-        dtype="bfloat16" if device.type == "cuda" else "float32",
-    )
-    done = []
-    for number, entrant in enumerate(entrants, start=1):
-        console.message(f"distilling candidate {number} of {len(entrants)}: {entrant.what}")
+    if tokens < seq_len:
+        raise InputError(f"`tokens={tokens}`: give at least the {seq_len} tokens of a sequence")
+    distilled = []
+    for number, candidate in enumerate(candidates, start=1):
+        console.message(f"distilling candidate {number} of {len(candidates)}: {candidate.what}")
         start, output = work / f"candidate-{number}", work / f"distilled-{number}"
         if not output.exists():
             if not start.exists():
-                write(entrant, start)
-            run = Run(
-                start, teacher, output, (), settings, device, (calibration,), None, work / "data"
+                write(candidate, start)
+            config = DistillConfig(
+                teacher=str(teacher),
+                data=(calibration,),
+                stages=("kl",),
+                stage_tokens={"kl": tokens},
+                seq_len=seq_len,
+                batch_size=max(1, min(_MAX_BATCH_SIZE, tokens // seq_len // _MIN_STEPS)),
+                train="all",
+                seed=seed,
+                dtype="bfloat16" if device.type == "cuda" else "float32",
+                save_every=_SAVE_EVERY,
+                resume=(work / f"{output.name}.distill" / "run.json").exists(),
+                force=True,
             )
-            run.claim(resume=(work / f"{output.name}.distill" / "run.json").exists(), force=True)
-            run.train(_SAVE_EVERY, force=True)
-        done.append((replace(entrant, kl_distilled=_validation(output)), output))
-    return sorted(done, key=lambda pair: pair[0].kl_distilled or 0.0)
+            pipeline = DistillPipeline(start, teacher, output, (), config, device, work / "data")
+            pipeline.claim()
+            pipeline.run()
+        distilled.append((replace(candidate, kl_distilled=_final_kl(output)), output))
+    return sorted(distilled, key=lambda pair: pair[0].kl_distilled or 0.0)
 
 
-def _validation(directory: Path) -> float:
-    """Return where a distillation ended, from its own record."""
+def _final_kl(directory: Path) -> float:
+    """Return the last validation loss of a distillation from its provenance."""
     return float(read_provenance(directory)[-1]["metrics"]["stages"][-1]["validation_after"])

@@ -1,37 +1,39 @@
-"""A budget in time: how long a decoding step takes, from timings of single blocks on this machine.
+"""A budget of time: the duration of a decoding step, predicted from timings on this machine.
 
-There are far too many sizes to time each. A few of every kind are, in stacks as deep as the model
-has them (so that weights come from memory, as they do in the model), and what lies between follows
-from them: a block takes a fixed time, and so much for each parameter and each byte of cache it
-reads. Decoding is bound by just that.
+There are far too many sizes to time each of them. A few sizes of every kind of block are timed, in
+stacks as deep as the model has them, so that weights are read from memory as in the model. The
+duration of any other block is interpolated: a fixed time, plus a time per parameter, plus a time
+per byte of cache. Decoding is limited by these reads.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from statistics import median
 
 import torch
+from typing_extensions import override
 
-from hybridize.compress.prune.axes import AXES
-from hybridize.compress.prune.axes.base import BlockAxis
-from hybridize.compress.prune.budget import Budget, block_parameters, parse_latency
-from hybridize.compress.prune.search import options
+from hybridize.compress.prune.budget import Budget, block_parameters
+from hybridize.compress.prune.budget_text import parse_latency
+from hybridize.compress.prune.search import BLOCK_KINDS, axes_of, widths_to_try
 from hybridize.console import console
 from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.costs import block_cache_cost
-from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MLPSizes
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.model_spec import ModelSpec
 
-_KINDS: tuple[type[BlockSizes], ...] = (MLPSizes, AttentionSizes, MambaSizes)
+_DEFAULT_CONTEXT = 4096
 _ROUNDS = 9
-_STACK_BYTES = 64 << 20  # more than the caches of most processors
-_SMALL = MLPSizes(1)
+_STACK_BYTES = 64 << 20  # larger than the caches of most CPUs
+_TINY_BLOCK = MLPSizes(1)
 
 Features = tuple[float, ...]
+"""What the duration depends on: 1, the number of parameters, the bytes of cache."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,10 @@ class Latency(Budget):
 
     Attributes:
         limit: seconds.
-        context, batch: tokens that each sequence has before it, and sequences at a time.
-        rates: for each kind of block, and for embeddings, head and everything around the blocks
-            under ``rest``: seconds per step, per parameter, and per byte of cache.
+        context: tokens in the cache of each sequence.
+        batch: number of sequences.
+        rates: for each kind of block, and for everything outside the blocks under ``rest``: seconds
+            per step, per parameter, and per byte of cache.
     """
 
     limit: float
@@ -50,70 +53,70 @@ class Latency(Budget):
     batch: int
     rates: dict[str, Features]
 
-    def of_block(self, sizes: BlockSizes, hidden: int) -> float:
-        """See `Budget.of_block`."""
-        return _dot(self.rates[type(sizes).__name__], _features(sizes, hidden, self))
+    @override
+    def block_cost(self, sizes: BlockSizes, hidden_size: int) -> float:
+        features = _features(sizes, hidden_size, self.context, self.batch)
+        return _dot(self.rates[type(sizes).__name__], features)
 
-    def of_rest(self, config: HybridConfig, hidden: int) -> float:
-        """See `Budget.of_rest`."""
-        return _dot(self.rates["rest"], (1.0, float(config.vocab_size * hidden), 0.0))
+    @override
+    def rest_cost(self, config: ModelSpec, hidden_size: int) -> float:
+        return _dot(self.rates["rest"], _rest_features(config, hidden_size))
 
-    def in_words(self, cost: float) -> str:
-        """See `Budget.in_words`."""
+    @override
+    def describe(self, cost: float) -> str:
         sequences = f" × {self.batch}" if self.batch > 1 else ""
         return f"{1000 * cost:.3g} ms per step at {self.context:,} tokens{sequences}"
 
 
 def latency_budget(
     text: str,
-    config: HybridConfig,
+    config: ModelSpec,
     axes: Sequence[str],
     multiple_of: int | None,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Latency:
-    """Time blocks, and read ``--latency`` as a share of what the model takes.
+    """Time blocks, and return the budget that `latency` describes.
 
     Args:
-        text: see `parse_latency`.
+        text: see `parse_latency`. The context is at most the model's own if it is left out.
         config: the model; its weights are not needed.
-        axes, multiple_of: see `search`; the sizes they allow are those that are timed.
-        device, dtype: where and in which dtype steps are taken.
+        axes, multiple_of: see `search`; they decide which sizes are timed.
+        device, dtype: where steps run, and in which dtype.
 
     Raises:
-        InputError: ``text`` is no such budget.
+        InputError: the text is no such budget.
     """
-    share, context, batch = parse_latency(text, config.max_position_embeddings)
-    unlimited = Latency(float("inf"), context, batch, {})
-    hiddens = [config.hidden_size]
-    if "hidden" in axes:
-        hiddens.append(min(options("hidden", config, multiple_of)))
-    jobs: dict[str, list[tuple[Features, _Stack]]] = {}
-    for kind in _KINDS:
-        same = [sizes for sizes in config.blocks if isinstance(sizes, kind)]
-        if not same:
+    share, context, batch = parse_latency(text)
+    if context is None:
+        context = min(_DEFAULT_CONTEXT, config.max_position_embeddings)
+    hidden_sizes = _hidden_sizes_to_time(config, axes, multiple_of)
+    stacks: dict[str, list[tuple[Features, _Stack]]] = {}
+    for kind in BLOCK_KINDS:
+        of_kind = [sizes for sizes in config.blocks if isinstance(sizes, kind)]
+        if not of_kind:
             continue
-        jobs[kind.__name__] = [
+        stacks[kind.__name__] = [
             (
-                _features(sizes, hidden, unlimited),
-                _Stack(config, sizes, hidden, len(same), context, batch, device, dtype),
+                _features(sizes, hidden_size, context, batch),
+                _Stack(config, sizes, hidden_size, len(of_kind), context, batch, device, dtype),
             )
-            for sizes in _sizes_to_time(kind, same, config, axes, multiple_of)
-            for hidden in dict.fromkeys(hiddens)
+            for sizes in _sizes_to_time(kind, of_kind, config, axes, multiple_of)
+            for hidden_size in hidden_sizes
         ]
-    jobs["rest"] = [
+    stacks["rest"] = [
         (
-            (1.0, float(config.vocab_size * hidden), 0.0),
-            _Stack(config, _SMALL, hidden, 1, context, batch, device, dtype),
+            _rest_features(config, hidden_size),
+            _Stack(config, _TINY_BLOCK, hidden_size, 1, context, batch, device, dtype),
         )
-        for hidden in dict.fromkeys(hiddens)
+        for hidden_size in hidden_sizes
     ]
-    seconds = _time(jobs)
+    seconds = _time(stacks)
     rates = {
         name: fit([features for features, _ in timed], seconds[name])
-        for name, timed in jobs.items()
+        for name, timed in stacks.items()
     }
-    whole = Latency(float("inf"), context, batch, rates).of(config)
+    whole = Latency(float("inf"), context, batch, rates).cost(config)
     return Latency(share * whole, context, batch, rates)
 
 
@@ -121,29 +124,29 @@ def latency_budget(
 def step_seconds(
     models: Sequence[HybridForCausalLM], context: int, batch: int, rounds: int = _ROUNDS
 ) -> list[float]:
-    """Return how long a decoding step of each model takes, measured in turn: the median."""
-    caches = [_filled(model, context, batch) for model in models]
+    """Return the median duration of a decoding step of each model, measured in turn."""
+    caches = [_filled_cache(model, context, batch) for model in models]
     samples: list[list[float]] = [[] for _ in models]
     for number in range(rounds + 1):
         for model, cache, seconds in zip(models, caches, samples, strict=True):
             ids = torch.zeros(batch, 1, dtype=torch.long, device=model.device)
-            took = _clock(model.device, partial(model, ids, cache=cache))
-            if number:  # the first one warms up
-                seconds.append(took)
+            duration = _clock(model.device, partial(model, ids, cache=cache))
+            if number:  # the first round warms up
+                seconds.append(duration)
     return [median(seconds) for seconds in samples]
 
 
 def fit(features: Sequence[Features], seconds: Sequence[float]) -> Features:
-    """Return rates that are not negative, by least squares of the relative errors.
+    """Return non-negative rates by least squares of the relative errors.
 
     Args:
-        features: of every sample.
-        seconds: that it took.
+        features: of each sample.
+        seconds: the duration of each sample.
     """
-    wanted = torch.tensor(seconds, dtype=torch.float64)
+    durations = torch.tensor(seconds, dtype=torch.float64)
     table = torch.tensor(features, dtype=torch.float64)
     scale = table.abs().amax(0).clamp(min=1e-30)
-    table = table / scale / wanted[:, None]
+    table = table / scale / durations[:, None]
     best, least = torch.zeros(table.shape[1], dtype=torch.float64), float("inf")
     for count in range(1, table.shape[1] + 1):
         for columns in combinations(range(table.shape[1]), count):
@@ -156,60 +159,73 @@ def fit(features: Sequence[Features], seconds: Sequence[float]) -> Features:
     return tuple((best / scale).tolist())
 
 
+def _hidden_sizes_to_time(
+    config: ModelSpec, axes: Sequence[str], multiple_of: int | None
+) -> list[int]:
+    """Return the model's hidden size, and the smallest that the search tries."""
+    smallest = config
+    for axis in axes_of(None, axes, config):
+        smallest = axis.resize(smallest, min(widths_to_try(axis, config, multiple_of)))
+    return list(dict.fromkeys((config.hidden_size, smallest.hidden_size)))
+
+
 def _sizes_to_time(
     kind: type[BlockSizes],
-    same: list[BlockSizes],
-    config: HybridConfig,
+    of_kind: list[BlockSizes],
+    config: ModelSpec,
     axes: Sequence[str],
     multiple_of: int | None,
 ) -> list[BlockSizes]:
-    """Return the sizes that there are, and each with one axis, and with all, at their least."""
-    found = list(dict.fromkeys(same))
+    """Return the model's own sizes, with one axis at its smallest, and with all of them."""
+    found = list(dict.fromkeys(of_kind))
     for sizes in list(found):
-        least = sizes
-        for name in axes:
-            axis = AXES.get(name)
-            if isinstance(axis, BlockAxis) and axis.kind is kind and axis.places(config):
-                count = min(options(name, config, multiple_of))
-                found.append(axis.with_units(sizes, count))
-                least = axis.with_units(least, count)
-        found.append(least)
+        smallest = sizes
+        for axis in axes_of(kind, axes, config):
+            count = min(widths_to_try(axis, config, multiple_of))
+            found.append(axis.resize(sizes, count))
+            smallest = axis.resize(smallest, count)
+        found.append(smallest)
     return list(dict.fromkeys(found))
 
 
 class _Stack:
-    """Equal blocks on top of each other, with random weights and a full cache."""
+    """Equal blocks in sequence, with random weights and a full cache.
+
+    A stack of `_TINY_BLOCK` times everything outside the blocks instead.
+    """
 
     def __init__(
         self,
-        config: HybridConfig,
+        config: ModelSpec,
         sizes: BlockSizes,
-        hidden: int,
+        hidden_size: int,
         depth: int,
         context: int,
         batch: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        one = block_parameters(sizes, hidden) * dtype.itemsize
-        self.depth = max(1, min(depth, _STACK_BYTES // one))
-        self._alone = sizes is _SMALL  # then what is around the blocks is timed
-        described = config.replace_blocks([sizes] * self.depth)
-        described.hidden_size = hidden
-        described.pad_token_id = None
-        if not self._alone:
-            described.vocab_size = 1
+        block_bytes = block_parameters(sizes, hidden_size) * dtype.itemsize
+        self.depth = max(1, min(depth, _STACK_BYTES // block_bytes))
+        self._whole_model = sizes is _TINY_BLOCK
+        stack = replace(
+            config,
+            blocks=(sizes,) * self.depth,
+            hidden_size=hidden_size,
+            pad_token_id=None,
+            vocab_size=config.vocab_size if self._whole_model else 1,
+        )
         with torch.device(device):
-            self.model = HybridForCausalLM(described).eval()
+            self.model = HybridForCausalLM(HybridConfig.from_spec(stack)).eval()
         self.model.to(dtype=dtype)
         self._context, self._batch = context, batch
 
     def prepare(self) -> Callable[[], float]:
-        """Return what takes one step and tells how long it took, per block."""
+        """Return a function that runs one step and returns its duration per block."""
         model, device = self.model, self.model.device
-        cache = _filled(model, self._context, self._batch)
+        cache = _filled_cache(model, self._context, self._batch)
         ids = torch.zeros(self._batch, 1, dtype=torch.long, device=device)
-        if self._alone:
+        if self._whole_model:
             return partial(_clock, device, partial(model, ids, cache=cache))
         x = torch.randn(self._batch, 1, model.config.hidden_size, device=device, dtype=model.dtype)
 
@@ -227,31 +243,34 @@ class _Stack:
 
 
 @torch.inference_mode()
-def _time(jobs: dict[str, list[tuple[Features, _Stack]]]) -> dict[str, list[float]]:
-    """Time all stacks in turn, so that what else the machine does falls on all of them alike."""
-    steps = {name: [stack.prepare() for _, stack in timed] for name, timed in jobs.items()}
+def _time(stacks: dict[str, list[tuple[Features, _Stack]]]) -> dict[str, list[float]]:
+    """Return the median duration of each stack.
+
+    Stacks are timed in turn, so that other load on the machine affects all of them equally.
+    """
+    steps = {name: [stack.prepare() for _, stack in of_kind] for name, of_kind in stacks.items()}
     samples: dict[str, list[list[float]]] = {name: [[] for _ in s] for name, s in steps.items()}
     with console.progress("timing blocks", _ROUNDS + 1, "rounds") as progress:
         for number in range(_ROUNDS + 1):
             for name, of_kind in steps.items():
                 for step, seconds in zip(of_kind, samples[name], strict=True):
-                    took = step()
-                    if number:  # the first one warms up
-                        seconds.append(took)
+                    duration = step()
+                    if number:  # the first round warms up
+                        seconds.append(duration)
             progress.advance()
     return {name: [median(seconds) for seconds in of_kind] for name, of_kind in samples.items()}
 
 
-def _filled(model: HybridForCausalLM, context: int, batch: int) -> HybridCache:
-    """Return a cache as it is behind a prompt."""
+def _filled_cache(model: HybridForCausalLM, context: int, batch: int) -> HybridCache:
+    """Return a cache as it is after a prompt of ``context`` tokens."""
     cache = HybridCache(model.config)
-    for place, sizes in enumerate(model.config.blocks):
+    for layer_idx, sizes in enumerate(model.config.blocks):
         if isinstance(sizes, AttentionSizes):
             tokens = min(context, (sizes.sliding_window or context + 1) - 1)
             shape = (batch, sizes.num_kv_heads, tokens, sizes.head_dim)
             zeros = torch.zeros(shape, device=model.device, dtype=model.dtype)
-            cache.update(zeros, zeros.clone(), place)
-    with torch.inference_mode():  # and the states
+            cache.update(zeros, zeros.clone(), layer_idx)
+    with torch.inference_mode():  # one step creates the states
         model(torch.zeros(batch, 1, dtype=torch.long, device=model.device), cache=cache)
     return cache
 
@@ -266,9 +285,14 @@ def _clock(device: torch.device, run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _features(sizes: BlockSizes, hidden: int, at: Latency) -> Features:
-    cache = block_cache_cost(sizes, at.context, 1)
-    return (1.0, float(block_parameters(sizes, hidden)), float(at.batch * (cache.kv + cache.state)))
+def _features(sizes: BlockSizes, hidden_size: int, context: int, batch: int) -> Features:
+    cache = block_cache_cost(sizes, context, 1)
+    parameters = block_parameters(sizes, hidden_size)
+    return (1.0, float(parameters), float(batch * (cache.kv + cache.state)))
+
+
+def _rest_features(config: ModelSpec, hidden_size: int) -> Features:
+    return (1.0, float(config.vocab_size * hidden_size), 0.0)
 
 
 def _dot(rates: Features, features: Features) -> float:

@@ -1,4 +1,4 @@
-"""The picture of what matters in a model."""
+"""The plot of the importance of a model's blocks."""
 
 from io import BytesIO
 
@@ -7,14 +7,14 @@ from hybridize.extras import require_extra
 from hybridize.modeling.layout import KINDS
 
 _COLORS = {"attention": "#d1495b", "mamba": "#2a6f97", "mlp": "#9aa5b1"}
-_WORDS = {"attention": "attention", "mamba": "Mamba-2", "mlp": "MLP"}
+_LABELS = {"attention": "attention", "mamba": "Mamba-2", "mlp": "MLP"}
 
 
 def draw_importance(scores: Scores, layout: str) -> bytes:
-    """Draw blocks against importance, as a PNG.
+    """Return a PNG with the importance and the influence of each block.
 
     Args:
-        scores: what was measured.
+        scores: the measured importance.
         layout: the model's pattern.
 
     Raises:
@@ -24,21 +24,21 @@ def draw_importance(scores: Scores, layout: str) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(6.4, 0.16 * len(layout)), 4.4), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    for axes, values, title in (
-        (above, scores.blocks, "KL when skipped, nats per token"),
-        (below, scores.influence, "influence, 1 - cosine"),
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for axes, values, label in (
+        (top, scores.blocks, "KL if skipped, nats per token"),
+        (bottom, scores.influence, "influence, 1 - cosine"),
     ):
         for kind, color in _COLORS.items():
-            places = [i for i, letter in enumerate(layout) if KINDS[letter] == kind]
-            heights = [float(values[place]) for place in places]
-            axes.bar(places, heights, color=color, label=_WORDS[kind] if places else None)
-        axes.set_ylabel(title, fontsize=8)
+            blocks = [i for i, letter in enumerate(layout) if KINDS[letter] == kind]
+            heights = [float(values[block_idx]) for block_idx in blocks]
+            axes.bar(blocks, heights, color=color, label=_LABELS[kind] if blocks else None)
+        axes.set_ylabel(label, fontsize=8)
         axes.set_yscale("log")
         axes.grid(alpha=0.3, axis="y")
-    above.legend(fontsize=8)
-    above.set_title("What each block is worth")
-    below.set_xlabel("block")
+    top.legend(fontsize=8)
+    top.set_title("Importance of each block")
+    bottom.set_xlabel("block")
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Candidates cut in memory, and put in order by how far they are from the model."""
+"""Candidates: architectures with their on-disk format, ranked by measured KL divergence."""
 
 import json
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 
 from hybridize.checkpoints.formats import FORMATS, Fit, Format
-from hybridize.checkpoints.formats.choose import choose_format
+from hybridize.checkpoints.formats.choose_format import choose_format
 from hybridize.checkpoints.tensors import Tensors
 from hybridize.compress.prune.architecture import Architecture
 from hybridize.compress.prune.budget import Budget, Parameters
-from hybridize.compress.prune.cut import CutTensors
+from hybridize.compress.prune.per_block_widths import vary_widths
+from hybridize.compress.prune.pruned_tensors import PrunedTensors
 from hybridize.compress.prune.results import ScoredCandidate
 from hybridize.compress.prune.scores import Scores
-from hybridize.compress.prune.search import Candidate
-from hybridize.compress.prune.spread import spread
+from hybridize.compress.prune.search import RatedArchitecture
 from hybridize.console import console
 from hybridize.data.kl import measure_kl
 from hybridize.data.packing import PackedDataset
@@ -24,25 +24,27 @@ from hybridize.errors import InputError
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.materialize import materialize
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A candidate and what holds it.
+class Candidate:
+    """An architecture and the way it would be stored.
 
     Attributes:
-        architecture: what it is.
-        damage: what it is expected to lose, in nats per token.
-        config, format, fit, reason: the model, and how and why it would be stored.
-        costs: what the budgets limit, in words.
-        what: in what it differs from the model.
-        kl: measured divergence from the model.
+        architecture: its sizes.
+        damage: the expected KL divergence, in nats per token.
+        config: the pruned model.
+        format, fit, reason: the on-disk format, the model in this format, and why it was chosen.
+        costs: the cost for each budget, with its unit.
+        what: the differences from the model, as text.
+        kl: measured KL divergence from the model, in nats per token.
         kl_distilled: the same after a short distillation.
     """
 
     architecture: Architecture
     damage: float
-    config: HybridConfig
+    config: ModelSpec
     format: Format
     fit: Fit
     reason: str
@@ -53,11 +55,11 @@ class Entrant:
 
     @property
     def parameters(self) -> int:
-        """How many, as stored."""
-        return int(Parameters(0).of(self.fit.config))
+        """The number of parameters as stored."""
+        return int(Parameters(0).cost(self.fit.config))
 
-    def described(self, chosen: bool) -> ScoredCandidate:
-        """Return what a table says of it."""
+    def summary(self, *, chosen: bool) -> ScoredCandidate:
+        """Return the figures that a table shows."""
         return ScoredCandidate(
             what=self.what,
             layout=self.config.layout,
@@ -71,20 +73,20 @@ class Entrant:
         )
 
 
-class Contest:
-    """What a search found, made comparable.
+class Ranker:
+    """Turns architectures into candidates, and ranks them.
 
     Args:
         config: the model.
-        scores: of its parts.
-        source_format: what it comes in.
-        format_name: what was asked for, or ``auto``.
-        budgets: all have to be met.
+        scores: the importance of its parts.
+        source_format: the model's on-disk format.
+        format_name: the format that was asked for, or ``auto``.
+        budgets: all must be met.
     """
 
     def __init__(
         self,
-        config: HybridConfig,
+        config: ModelSpec,
         scores: Scores,
         source_format: Format,
         format_name: str,
@@ -93,108 +95,115 @@ class Contest:
         self._config, self._scores, self._budgets = config, scores, budgets
         self._source_format, self._format_name = source_format, format_name
 
-    def enter(
-        self, found: Sequence[Candidate], *, per_block: bool, multiple_of: int | None
-    ) -> list[Entrant]:
-        """Return candidates within the budgets, the most promising first.
+    def candidates(
+        self, found: Sequence[RatedArchitecture], *, per_block: bool, multiple_of: int | None
+    ) -> list[Candidate]:
+        """Return the candidates whose stored size meets the budgets, the most promising first.
 
-        Those that only hybridize's own format holds come last, unless the model is of it or that
-        was asked for.
+        Candidates that need hybridize's own format come last, unless the source is in this format
+        or `per_block` asks for it.
 
         Args:
-            found: the candidates, best first.
-            per_block: give each a version with widths of each block's own, right before it.
-            multiple_of: see `spread`.
+            found: the architectures, the least damage first.
+            per_block: add a version of each architecture with per-block widths, right before it.
+            multiple_of: see `vary_widths`.
 
         Raises:
-            InputError: none of them can be stored within the budgets.
+            InputError: no candidate can be stored within the budgets.
         """
-        entrants = []
-        for candidate in found:
-            architectures = [candidate.architecture]
+        candidates = []
+        for rated in found:
+            architectures = [rated.architecture]
             if per_block:
-                own = spread(candidate.architecture, self._config, self._scores, multiple_of)
-                architectures = [own, *architectures] if own.single else architectures
-            entrants += [self._enter(one, candidate.damage) for one in architectures]
-        entrants = [entrant for entrant in entrants if self._within(entrant.fit.config)]
-        if not entrants:
+                varied = vary_widths(rated.architecture, self._config, self._scores, multiple_of)
+                architectures = [varied, *architectures] if varied.per_block else architectures
+            candidates += [self._candidate(one, rated.damage) for one in architectures]
+        candidates = [one for one in candidates if self._within_budgets(one.fit.config)]
+        if not candidates:
             raise InputError(
-                f"--format {self._format_name}: what it adds to the smaller models goes beyond "
-                "the budget; choose another format or raise the budget"
+                f"`format={self._format_name}`: with the parameters that this format adds, no "
+                "candidate meets the budget; choose another format or raise the budget"
             )
         own_format = FORMATS["hybridize"]
-        last = not per_block and self._source_format is not own_format
-        return sorted(entrants, key=lambda entrant: last and entrant.format is own_format)
+        own_last = not per_block and self._source_format is not own_format
+        return sorted(candidates, key=lambda one: own_last and one.format is own_format)
 
-    def _enter(self, architecture: Architecture, damage: float) -> Entrant:
-        config = architecture.config(self._config)
+    def rank_by_kl(
+        self,
+        candidates: Sequence[Candidate],
+        teacher: HybridForCausalLM,
+        tensors: Tensors,
+        dataset: PackedDataset,
+        progress_file: Path | None = None,
+    ) -> list[Candidate]:
+        """Measure candidates, and return them with the smallest KL divergence first.
+
+        Args:
+            candidates: what to measure.
+            teacher: the model, in float32.
+            tensors: its tensors.
+            dataset: the text.
+            progress_file: keeps what was measured, for a run that is interrupted and resumed.
+        """
+        known = {} if progress_file is None else _read_progress(progress_file)
+        measured = []
+        with console.progress("measuring candidates", len(candidates), "candidates") as progress:
+            for candidate in candidates:
+                key = repr(candidate.architecture)
+                if key not in known:
+                    student = self.build(candidate, tensors, teacher.device)
+                    known[key] = measure_kl(student, teacher, dataset)
+                    if progress_file is not None:
+                        with progress_file.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps([key, known[key]]) + "\n")
+                measured.append(replace(candidate, kl=known[key]))
+                progress.advance()
+        return sorted(measured, key=lambda candidate: candidate.kl or 0.0)
+
+    def build(
+        self, candidate: Candidate, tensors: Tensors, device: torch.device
+    ) -> HybridForCausalLM:
+        """Return a candidate as a model in memory, in float32 and without gradients."""
+        pruned = PrunedTensors(tensors, self._config, candidate.architecture, self._scores)
+        return build_model(pruned, device)
+
+    def _candidate(self, architecture: Architecture, damage: float) -> Candidate:
+        config = architecture.apply(self._config)
         format_, fit, reason = choose_format(config, self._format_name, self._source_format)
-        if self._format_name == "auto" and not self._within(fit.config):
-            reason = f"not {format_.name}: what it would add goes beyond the budget"
+        if self._format_name == "auto" and not self._within_budgets(fit.config):
+            reason = f"{format_.name} would add parameters beyond the budget"
             format_, fit, _ = choose_format(config, "hybridize")
-        return Entrant(
+        return Candidate(
             architecture=architecture,
             damage=damage,
             config=config,
             format=format_,
             fit=fit,
             reason=reason,
-            costs=tuple(budget.in_words(budget.of(fit.config)) for budget in self._budgets),
-            what=architecture.in_words(self._config),
+            costs=tuple(budget.describe(budget.cost(fit.config)) for budget in self._budgets),
+            what=architecture.describe(self._config),
         )
 
-    def _within(self, config: HybridConfig) -> bool:
-        return all(budget.of(config) <= budget.limit for budget in self._budgets)
+    def _within_budgets(self, config: ModelSpec) -> bool:
+        return all(budget.cost(config) <= budget.limit for budget in self._budgets)
 
 
-def hold(
-    entrants: Sequence[Entrant],
-    teacher: HybridForCausalLM,
-    tensors: Tensors,
-    scores: Scores,
-    dataset: PackedDataset,
-    record: Path | None = None,
-) -> list[Entrant]:
-    """Measure candidates, and return them with the closest to the model first.
-
-    Args:
-        entrants: the candidates.
-        teacher: the model, in float32.
-        tensors: its tensors.
-        scores: what stays and what goes.
-        dataset: text.
-        record: a file that remembers what was measured, for a run that is killed.
-    """
-    known = {} if record is None else _remembered(record)
-    measured = []
-    with console.progress("measuring candidates", len(entrants), "candidates") as progress:
-        for entrant in entrants:
-            key = repr(entrant.architecture)
-            if key not in known:
-                cut = CutTensors(tensors, teacher.config, entrant.architecture, scores)
-                student = assemble(cut, cut.config, teacher.device)
-                known[key] = measure_kl(student, teacher, dataset)
-                if record is not None:
-                    with record.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps([key, known[key]]) + "\n")
-            measured.append(replace(entrant, kl=known[key]))
-            progress.advance()
-    return sorted(measured, key=lambda entrant: entrant.kl or 0.0)
+def build_model(pruned: PrunedTensors, device: torch.device) -> HybridForCausalLM:
+    """Return a pruned model in memory, in float32 and without gradients."""
+    config = HybridConfig.from_spec(pruned.config)
+    return materialize(lambda: HybridForCausalLM(config), pruned.get, device)
 
 
-def _remembered(record: Path) -> dict[str, float]:
-    """Return what was measured before a run was killed, maybe amid a line."""
+def _read_progress(path: Path) -> dict[str, float]:
+    """Return what an interrupted run measured. Its last line may be incomplete."""
     known: dict[str, float] = {}
     try:
-        for line in record.read_text("utf-8").splitlines(keepends=True) if record.exists() else ():
+        for line in path.read_text("utf-8").splitlines(keepends=True) if path.exists() else ():
             if line.endswith("\n"):
                 architecture, kl = json.loads(line)
                 known[str(architecture)] = float(kl)
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{record}: cannot go on from it: {error}; --force starts anew") from error
+        raise InputError(
+            f"{path}: cannot be resumed from: {error}; start again with `force`"
+        ) from error
     return known
-
-
-def assemble(tensors: Tensors, config: HybridConfig, device: torch.device) -> HybridForCausalLM:
-    """Return a model of tensors, in float32 and not for training."""
-    return materialize(lambda: HybridForCausalLM(config), tensors.get, device)

@@ -1,4 +1,4 @@
-"""What a pruning found and did."""
+"""The result of a pruning, for Python, the command and `--json`."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ScoredCandidate:
-    """An architecture that was cut and measured.
+    """A smaller architecture and its measurements.
 
     Attributes:
-        what: in what it differs from the model.
+        what: the differences from the model, as text.
         layout: its pattern.
-        format: the on-disk architecture that holds it.
-        parameters: how many.
-        costs: what the budgets limit, in words.
-        damage: what it was expected to lose, in nats per token.
-        kl: divergence from the model on text that importance was not measured on, in nats per
-            token; None where nothing was measured.
-        kl_distilled: the same after a short distillation; None without one.
-        chosen: whether it is the one.
+        format: the on-disk format.
+        parameters: the number of parameters as stored.
+        costs: the cost for each budget, with its unit.
+        damage: the expected KL divergence, in nats per token.
+        kl: KL divergence from the model in nats per token, on text that importance was not measured
+            on. None if it was not measured.
+        kl_distilled: the same after a short distillation. None without one.
+        chosen: whether this candidate was written.
     """
 
     what: str
@@ -35,24 +35,26 @@ class ScoredCandidate:
 
 @dataclass(frozen=True)
 class PruningResult:
-    """What was done, or would be.
+    """What a pruning did, or would do.
 
     Attributes:
         source, output: directories.
-        source_format, format: the on-disk architectures.
-        reason: why this format.
+        source_format, format: the on-disk formats.
+        reason: why this format was chosen.
         notes: what a user should know about the result.
         layout_before, layout_after: the patterns.
-        distilled_tokens: what the result has learned from already; 0 if it is just cut.
+        distilled_tokens: the number of tokens that the result was distilled on; 0 if it is only
+            cut.
         parameters_before, parameters_after: counts.
         bytes_before, bytes_after: sizes of the weights.
-        costs_before: what the budgets limit, of the model as it was, in words.
-        candidates: those that were measured, the best first.
-        looked_at, fitting: architectures that were considered, and that met the budgets.
-        block_importance: KL divergence that skipping each block costs, in nats per token, or the
-            block's influence where one block at a time was in memory; None without weights.
-        step_seconds: a decoding step of the model and of the result, measured; None without
-            ``--latency`` and where they were not in memory.
+        costs_before: the model's cost for each budget, with its unit.
+        candidates: the candidates, best first.
+        considered, fitting: the number of architectures in the search space, and of those that meet
+            the budgets.
+        block_importance: KL divergence in nats per token when each block is skipped. With
+            `offload`, the block's influence instead. None without weights.
+        step_seconds: measured duration of a decoding step of the model and of the result. None
+            without `latency`, and if the models were not in memory.
         dry_run: whether nothing was written.
     """
 
@@ -71,12 +73,12 @@ class PruningResult:
     bytes_after: int
     costs_before: tuple[str, ...]
     candidates: tuple[ScoredCandidate, ...]
-    looked_at: int
+    considered: int
     fitting: int
     block_importance: tuple[float, ...] | None
     step_seconds: tuple[float, float] | None
     dry_run: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it."""
+        """Return the result as JSON values."""
         return asdict(self) | {"source": str(self.source), "output": str(self.output)}

@@ -1,4 +1,4 @@
-"""What importance was measured to be, kept in a file for the next cut."""
+"""The measured importance of a model's parts, and the file that keeps it for later cuts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +11,19 @@ from hybridize.errors import InputError
 
 @dataclass(frozen=True)
 class Scores:
-    """How much everything in a model matters, on some text.
+    """The importance of all parts of a model, measured on some text.
 
     Attributes:
-        units: by axis and by place, each unit's share in what its block writes to the residual
-            stream, in the shape that the axis wants.
-        blocks: ``(blocks,)``, nats per token by which the KL divergence from the model rises
-            when a block is skipped.
-        influence: ``(blocks,)``, one minus the cosine between the residual stream before and
-            behind a block.
-        stream: ``(blocks + 1, hidden)``, mean square of the residual stream before each norm.
-        gated: by place, ``(inner,)``, mean square of what goes into a Mamba-2 block's norm.
+        units: by axis name and block index, the importance of each unit: its share of what its
+            block writes to the residual stream. The axis decides the shape.
+        blocks: ``(blocks,)``, the KL divergence from the model in nats per token when a block is
+            skipped.
+        influence: ``(blocks,)``, one minus the cosine between the residual stream before and after
+            a block.
+        stream: ``(blocks + 1, hidden_size)``, mean square of the residual stream before each norm.
+        gated: by block index, ``(d_inner,)``, mean square of the input of a Mamba-2 block's norm.
         source: a hash of the checkpoint's weights.
-        tokens: how much text they were measured on.
+        tokens: the number of tokens that were measured.
     """
 
     units: dict[str, dict[int, torch.Tensor]]
@@ -35,50 +35,50 @@ class Scores:
     tokens: int
 
     def save(self, path: Path) -> None:
-        """Write them as one safetensors file."""
+        """Write the scores to one safetensors file."""
         tensors = {"blocks": self.blocks, "influence": self.influence, "stream": self.stream}
-        tensors |= {f"gated.{place}": value for place, value in self.gated.items()}
-        for name, places in self.units.items():
-            tensors |= {f"units.{name}.{place}": value for place, value in places.items()}
-        about = {"source": self.source, "tokens": self.tokens, "format": "hybridize-scores"}
-        save_checked(path, {name: value.float() for name, value in tensors.items()}, about)
+        tensors |= {f"gated.{block_idx}": value for block_idx, value in self.gated.items()}
+        for name, blocks in self.units.items():
+            tensors |= {f"units.{name}.{block_idx}": value for block_idx, value in blocks.items()}
+        metadata = {"source": self.source, "tokens": self.tokens, "format": "hybridize-scores"}
+        save_checked(path, {name: value.float() for name, value in tensors.items()}, metadata)
 
     @staticmethod
     def load(path: Path, source: str) -> "Scores":
-        """Read them.
+        """Read scores from a file that `save` wrote.
 
         Args:
             path: the file.
-            source: the hash of the checkpoint that they have to be of.
+            source: the hash of the checkpoint that they must belong to.
 
         Raises:
-            InputError: it is no such file, or of another checkpoint.
+            InputError: the file holds no scores, or those of another checkpoint.
         """
         try:
-            tensors, about = load_checked(path)
+            tensors, metadata = load_checked(path)
             units: dict[str, dict[int, torch.Tensor]] = {}
             gated = {}
             for name, value in tensors.items():
-                what, *rest = name.split(".")
-                if what == "units":
+                group, *rest = name.split(".")
+                if group == "units":
                     units.setdefault(rest[0], {})[int(rest[1])] = value
-                elif what == "gated":
+                elif group == "gated":
                     gated[int(rest[0])] = value
-            found = Scores(
+            scores = Scores(
                 units=units,
                 blocks=tensors["blocks"],
                 influence=tensors["influence"],
                 stream=tensors["stream"],
                 gated=gated,
-                source=str(about["source"]),
-                tokens=int(about["tokens"]),
+                source=str(metadata["source"]),
+                tokens=int(metadata["tokens"]),
             )
         except FileNotFoundError:
-            raise InputError(f"--scores {path}: no such file") from None
+            raise InputError(f"`scores={path}`: no such file") from None
         except (KeyError, ValueError, TypeError, IndexError, OSError) as error:
             raise InputError(
-                f"--scores {path}: not scores that prune has written ({type(error).__name__})"
+                f"`scores={path}`: not a file that prune wrote ({type(error).__name__})"
             ) from None
-        if found.source != source:
-            raise InputError(f"--scores {path}: measured on another checkpoint; leave it out")
-        return found
+        if scores.source != source:
+            raise InputError(f"`scores={path}`: measured on another checkpoint; give another file")
+        return scores

@@ -1,10 +1,10 @@
-"""What a quantization did, for the command, for Python and for the record."""
+"""The result of a quantization, for Python, the command and the provenance."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hybridize.compress.quantize.keep import KeptBlock
+from hybridize.compress.quantize.kept_blocks import KeptBlock
 
 
 @dataclass(frozen=True)
@@ -13,16 +13,17 @@ class QuantizeResult:
 
     Attributes:
         source, output: directories.
-        format: the on-disk architecture, which stays.
-        scheme: how weights and activations are scaled.
+        format: the on-disk format, which does not change.
+        scheme: the quantization scheme.
         layout: the model's pattern.
-        kept: blocks that stay as they were, with reasons.
-        skipped: tensors of other blocks that the scheme cannot hold, with reasons.
-        sensitivity: what each block costs alone, in nats per token, where it was measured.
+        kept: the blocks that are not quantized, with reasons.
+        skipped: tensors of other blocks that the scheme cannot store, with reasons.
+        sensitivity: by block, the KL divergence in nats per token when this block alone is
+            quantized; empty if it was not measured.
         parameters, quantized: counts.
         bytes_before, bytes_after: sizes of the weights.
-        ignored: what config.json tells others to leave alone.
-        files: how many safetensors files; 0 for a dry run.
+        ignored: the patterns of unquantized modules in config.json.
+        files: number of safetensors files; 0 for a dry run.
         dry_run: whether nothing was written.
     """
 
@@ -43,11 +44,11 @@ class QuantizeResult:
     dry_run: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it."""
+        """Return the result as JSON values."""
         return asdict(self) | {"source": str(self.source), "output": str(self.output)}
 
     def metrics(self) -> dict[str, Any]:
-        """Return what the provenance keeps of the result."""
+        """Return the part of the result that the provenance keeps."""
         everything = asdict(self)
         names = ("scheme", "layout", "kept", "skipped", "quantized", "bytes_before", "bytes_after")
         metrics = {name: everything[name] for name in names}

@@ -1,27 +1,27 @@
-"""Which of a checkpoint's tensors can be quantized, and how others are told to be left alone."""
+"""The linear layers that a scheme can quantize, and the patterns of all other modules."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hybridize.checkpoints.formats import Entry, Format
-from hybridize.compress.quantize.schemes import Scheme
-from hybridize.modeling.config import HybridConfig
+from hybridize.compress.quantize.schemes.base import Scheme
+from hybridize.modeling.model_spec import ModelSpec
 
 _LINEAR = re.compile(r"model\.blocks\.(\d+)\.mixer\.(q|k|v|o|in|out|gate|up|down)_proj\.weight")
 _ON_DISK = re.compile(r"(?:.*\.)?(layers|blocks)\.(\d+)\.(\w+)\.(\w+)\.weight")
-# vLLM calls the Mamba-2 mixer of Granite and Bamba otherwise than their checkpoints do.
+# vLLM has another name for the Mamba-2 mixer than the checkpoints of Granite and Bamba.
 _ALIASES = {"mamba": "(mamba|mixer)"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """A linear layer of a block, as it lies on disk.
+    """A linear layer of a block, as it is stored.
 
     Attributes:
         entry: its weight.
-        block: the block's place in the layout.
-        obstacle: why the scheme cannot hold it; empty if it can.
+        block: the block's index in the layout.
+        obstacle: why the scheme cannot quantize it; empty if it can.
     """
 
     entry: Entry
@@ -29,44 +29,45 @@ class Target:
     obstacle: str
 
 
-def find_targets(format_: Format, config: HybridConfig, scheme: Scheme) -> list[Target]:
+def find_targets(format_: Format, config: ModelSpec, scheme: Scheme) -> list[Target]:
     """Return the linear layers of all blocks.
 
-    Embeddings, the output head, norms, the convolution, ``A_log``, ``D`` and ``dt_bias`` are none.
+    Embeddings, the output head, norms, the convolution, ``A_log``, ``D`` and ``dt_bias`` are not
+    targets.
     """
     targets = []
     for entry in format_.tensor_map(config):
-        found = _LINEAR.fullmatch(entry.ours[0])
-        if found:
-            targets.append(Target(entry, int(found[1]), scheme.obstacle(entry)))
+        match = _LINEAR.fullmatch(entry.parameters[0])
+        if match:
+            targets.append(Target(entry, int(match[1]), scheme.obstacle(entry)))
     return targets
 
 
 def ignore_patterns(targets: Sequence[Target], kept: Iterable[int]) -> list[str]:
-    """Return compressed-tensors' ``ignore`` for what stays as it is.
+    """Return compressed-tensors' ``ignore``: the modules that are not quantized.
 
-    Patterns begin with ``re:`` and match module names from their start, in transformers and in
-    vLLM, which has other prefixes, merges layers (``qkv_proj``) and calls Mamba mixers otherwise.
+    The patterns begin with ``re:`` and match full module names, in transformers and in vLLM. vLLM
+    has other prefixes, merges layers (``qkv_proj``) and has other names for Mamba-2 mixers.
 
     Args:
         targets: see `find_targets`.
-        kept: blocks that stay.
+        kept: the blocks that are not quantized.
     """
     kept = set(kept)
     layers: dict[tuple[str, str, str], list[int]] = {}
     for target in targets:
-        found = _ON_DISK.fullmatch(target.entry.disk)
-        assert found is not None, target.entry.disk
-        container, layer, mixer, module = found.groups()
+        match = _ON_DISK.fullmatch(target.entry.disk)
+        assert match is not None, target.entry.disk
+        container, layer, mixer, module = match.groups()
         if target.block in kept:
             module = ".*"
         elif not target.obstacle:
             continue
-        places = layers.setdefault((container, mixer, module), [])
-        if int(layer) not in places:
-            places.append(int(layer))
+        numbers = layers.setdefault((container, mixer, module), [])
+        if int(layer) not in numbers:
+            numbers.append(int(layer))
     patterns = ["lm_head"]
-    for (container, mixer, module), places in layers.items():
-        numbers, mixer = "|".join(map(str, places)), _ALIASES.get(mixer, mixer)
-        patterns.append(rf"re:.*\b{container}\.({numbers})\.{mixer}\.{module}$")
+    for (container, mixer, module), numbers in layers.items():
+        choices, mixer = "|".join(map(str, numbers)), _ALIASES.get(mixer, mixer)
+        patterns.append(rf"re:.*\b{container}\.({choices})\.{mixer}\.{module}$")
     return patterns

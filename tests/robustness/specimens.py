@@ -125,7 +125,7 @@ def _interrupt_distillation(directory: Path) -> None:
 def _interrupt_pruning(directory: Path) -> None:
     from damage_files import copy
 
-    from hybridize.compress.prune.run import Run
+    from hybridize.compress.prune.pruning_run import PruningRun
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -134,7 +134,7 @@ def _interrupt_pruning(directory: Path) -> None:
     copy(directory / TEACHER, place / "in" / "model")
     copy(directory / "texts/text.jsonl", place / "in" / "text.jsonl")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_finish", stop)
+        patch.setattr(PruningRun, "_write", stop)
         done = run(PRUNE.split(), place)
     assert done.code == 130, done.err
     (place / "out" / "done.prune").rename(directory / "interrupted-prune")

@@ -1,77 +1,69 @@
-"""The heads of attention blocks: query heads within their groups, and whole groups."""
+"""The heads of attention blocks: query heads of a KV head, and whole KV heads."""
 
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
-from hybridize.compress.prune.axes.base import BlockAxis, Seen, Slices, spans
-from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes
+from hybridize.compress.prune.axes.base import ActivationStats, Axis, Slices, rows_of
+from hybridize.modeling.layers.sizes import AttentionSizes
 
 
-class Queries(BlockAxis):
-    """A unit is a query head of a KV head: as many leave every KV head, each its own least."""
+def _queries_per_kv_head(sizes: AttentionSizes) -> int:
+    return sizes.num_heads // sizes.num_kv_heads
 
-    name = "attention-queries"
+
+class QueryHeads(Axis[AttentionSizes]):
+    """A unit is one query head of a KV head. Each KV head keeps the same number of its own."""
+
     unit = "query heads per KV head"
-    kind: ClassVar[type[BlockSizes]] = AttentionSizes
+    block_kind = AttentionSizes
 
-    def units(self, sizes: BlockSizes) -> int:
-        """See `BlockAxis.units`."""
-        assert isinstance(sizes, AttentionSizes)
-        return sizes.num_heads // sizes.num_kv_heads
+    @override
+    def count(self, sizes: AttentionSizes) -> int:
+        return _queries_per_kv_head(sizes)
 
-    def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
-        """See `BlockAxis.with_units`."""
-        assert isinstance(sizes, AttentionSizes)
+    @override
+    def resize(self, sizes: AttentionSizes, count: int) -> AttentionSizes:
         return replace(sizes, num_heads=sizes.num_kv_heads * count)
 
-    def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
-        """See `Axis.scores`; ``(kv_heads, query heads of each)``."""
-        sizes = config.blocks[place]
-        assert isinstance(sizes, AttentionSizes)
-        return seen.output.view(sizes.num_kv_heads, self.units(sizes), sizes.head_dim).sum(-1)
+    @override
+    def score(self, sizes: AttentionSizes, stats: ActivationStats) -> torch.Tensor:
+        # (num_kv_heads, query heads of each)
+        heads = stats.output.view(sizes.num_kv_heads, self.count(sizes), sizes.head_dim)
+        return heads.sum(-1)
 
-    def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
-        """See `Axis.slices`; ``kept`` is ``(kv_heads, count)``."""
-        sizes = config.blocks[place]
-        assert isinstance(sizes, AttentionSizes)
-        heads = (torch.arange(sizes.num_kv_heads)[:, None] * self.units(sizes) + kept).flatten()
-        rows = spans(heads, sizes.head_dim)
+    @override
+    def slices(self, sizes: AttentionSizes, kept: torch.Tensor) -> Slices:
+        heads = (torch.arange(sizes.num_kv_heads)[:, None] * self.count(sizes) + kept).flatten()
+        rows = rows_of(heads, sizes.head_dim)
         return {"q_proj.weight": (0, rows), "q_proj.bias": (0, rows), "o_proj.weight": (1, rows)}
 
 
-class Groups(BlockAxis):
-    """A unit is a KV head with all of its query heads."""
+class KVHeads(Axis[AttentionSizes]):
+    """A unit is one KV head with all of its query heads."""
 
-    name = "attention"
     unit = "KV heads"
-    kind: ClassVar[type[BlockSizes]] = AttentionSizes
+    block_kind = AttentionSizes
+    varies_per_block = True
 
-    def units(self, sizes: BlockSizes) -> int:
-        """See `BlockAxis.units`."""
-        assert isinstance(sizes, AttentionSizes)
+    @override
+    def count(self, sizes: AttentionSizes) -> int:
         return sizes.num_kv_heads
 
-    def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
-        """See `BlockAxis.with_units`."""
-        assert isinstance(sizes, AttentionSizes)
-        return replace(
-            sizes, num_kv_heads=count, num_heads=count * (sizes.num_heads // sizes.num_kv_heads)
-        )
+    @override
+    def resize(self, sizes: AttentionSizes, count: int) -> AttentionSizes:
+        return replace(sizes, num_kv_heads=count, num_heads=count * _queries_per_kv_head(sizes))
 
-    def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
-        """See `Axis.scores`; ``(kv_heads,)``."""
-        return seen.output.view(self.units(config.blocks[place]), -1).sum(-1)
+    @override
+    def score(self, sizes: AttentionSizes, stats: ActivationStats) -> torch.Tensor:
+        return stats.output.view(sizes.num_kv_heads, -1).sum(-1)  # (num_kv_heads,)
 
-    def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
-        """See `Axis.slices`."""
-        sizes = config.blocks[place]
-        assert isinstance(sizes, AttentionSizes)
-        keys = spans(kept, sizes.head_dim)
-        queries = spans(kept, sizes.num_heads // sizes.num_kv_heads * sizes.head_dim)
-        changed: Slices = {"o_proj.weight": (1, queries)}
-        for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-            changed |= {f"{name}.weight": (0, rows), f"{name}.bias": (0, rows)}
-        return changed
+    @override
+    def slices(self, sizes: AttentionSizes, kept: torch.Tensor) -> Slices:
+        kv_rows = rows_of(kept, sizes.head_dim)
+        query_rows = rows_of(kept, _queries_per_kv_head(sizes) * sizes.head_dim)
+        slices: Slices = {"o_proj.weight": (1, query_rows)}
+        for name, rows in (("q_proj", query_rows), ("k_proj", kv_rows), ("v_proj", kv_rows)):
+            slices |= {f"{name}.weight": (0, rows), f"{name}.bias": (0, rows)}
+        return slices

@@ -1,127 +1,175 @@
-"""What a pruning axis is: units that a block has a number of, and how some of them are kept."""
+"""The base class of all pruning axes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
 
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import BlockSizes
+from hybridize.modeling.model_spec import ModelSpec
+
+WHOLE_MODEL = -1
+"""Stands for a block's index where an axis resizes all blocks together."""
 
 Slices = dict[str, tuple[int, torch.Tensor]]
-"""For each parameter of a mixer that changes: along which dimension, and what stays of it."""
+"""By parameter name: the dimension to slice, and the indices to keep."""
+
+Sizes = TypeVar("Sizes", bound=BlockSizes | ModelSpec)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was measured in a block, or, for the residual stream, in front of all of them.
+class ActivationStats:
+    """What was measured in one block or, for the hidden size, in front of all blocks.
 
     Attributes:
-        output: ``(width,)``, for each channel that is read by the block's last linear layer: its
-            mean square, times the power of the weights that read it.
-        state: ``(groups × d_state,)``, the product of the mean squares of B and C; Mamba-2 alone.
+        output: ``(width,)``. For each input channel of the block's last linear layer: its mean
+            square times the squared norm of the weights that read it. For the hidden size: the mean
+            square of each channel of the normalized residual stream, summed over all norms.
+        state: ``(n_groups × d_state,)``, the product of the mean squares of B and C. None unless
+            the block is Mamba-2.
     """
 
     output: torch.Tensor
     state: torch.Tensor | None = None
 
 
-class Axis(ABC):
-    """One way to make a model narrower.
+class Axis(ABC, Generic[Sizes]):
+    """One kind of unit that can be removed from a model, such as an attention head.
+
+    Nearly all axes resize the blocks of one kind. Their methods take the sizes of one block. The
+    axis of the hidden size resizes the whole model. Its methods take the model's configuration.
+
+    Args:
+        name: the axis's name in the registry.
 
     Attributes:
-        name: as ``--axes`` and the tables call it.
-        unit: what there is a number of, in a word or two.
-        rounded: whether numbers should be multiples of ``--multiple-of``.
+        unit: what tables call the number of units, such as ``MLP width``.
+        block_kind: the class of the blocks' sizes; None if the axis resizes the whole model.
+        varies_per_block: whether ``widths="per-block"`` may give each block its own number of
+            units. Only for the axis that is applied last to its kind of block.
     """
 
-    name: ClassVar[str]
     unit: ClassVar[str]
-    rounded: ClassVar[bool] = False
+    block_kind: ClassVar[type[BlockSizes] | None]
+    varies_per_block: ClassVar[bool] = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    # Every axis defines these four.
 
     @abstractmethod
-    def places(self, config: HybridConfig) -> tuple[int, ...]:
-        """Return the blocks that have such units; none if they are not all of one size."""
+    def count(self, sizes: Sizes) -> int:
+        """Return the number of units."""
 
     @abstractmethod
-    def count(self, config: HybridConfig) -> int:
-        """Return how many units each of them has."""
+    def resize(self, sizes: Sizes, count: int) -> Sizes:
+        """Return the sizes with another number of units."""
 
     @abstractmethod
-    def resized(self, config: HybridConfig, counts: Mapping[int, int]) -> HybridConfig:
-        """Return the model with so many of them in each of some blocks, by their places."""
+    def score(self, sizes: Sizes, stats: ActivationStats) -> torch.Tensor:
+        """Return the importance of each unit, in the shape that `keep` takes."""
 
-    def possible(self, config: HybridConfig, count: int) -> bool:
-        """Tell whether a model with so many of them can be."""
-        return 0 < count <= self.count(config)
-
-    def keep(self, scores: torch.Tensor, count: int) -> torch.Tensor:
-        """Return which units stay, in their order.
+    @abstractmethod
+    def slices(self, sizes: Sizes, kept: torch.Tensor) -> Slices:
+        """Return how the parameters are sliced.
 
         Args:
-            scores: of one block's units, ``(units,)`` or as the axis shapes them.
-            count: how many stay.
+            sizes: before the cut.
+            kept: the units to keep, as `keep` returned them.
+
+        Returns:
+            Slices by parameter name: a block axis uses the names within the mixer, the axis of the
+            whole model uses the model's names.
+        """
+
+    # An axis overrides these where its units are not independent of each other.
+
+    def increment(self, sizes: Sizes, multiple_of: int | None) -> int:
+        """Return the difference between two numbers of units that the search tries.
+
+        Args:
+            sizes: of the uncut model.
+            multiple_of: the option `multiple_of`; None if it was not given.
+        """
+        del sizes, multiple_of
+        return 1
+
+    def allows(self, sizes: Sizes, count: int) -> bool:
+        """Tell whether ``count`` units are possible."""
+        return 0 < count <= self.count(sizes)
+
+    def keep(self, scores: torch.Tensor, count: int) -> torch.Tensor:
+        """Return the indices of the units with the highest scores, in ascending order.
+
+        Args:
+            scores: of one block's units, as `score` returned them. Units are chosen along the last
+                dimension, separately for each index of the other dimensions.
+            count: the number of units to keep.
         """
         return scores.topk(count).indices.sort().values
 
-    def lost(self, scores: torch.Tensor, count: int) -> float:
-        """Return which share of the scores leaves with the units that do."""
+    def lost_share(self, scores: torch.Tensor, count: int) -> float:
+        """Return the share of the total score that is lost when ``count`` units are kept."""
         total = float(scores.sum())
         kept = float(scores.gather(-1, self.keep(scores, count)).sum())
         return 1 - kept / total if total > 0 else 0.0
 
-    @abstractmethod
-    def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
-        """Return what the units of a block are worth, in the shape that `keep` wants."""
+    # The search and the cut call these, for a whole model.
 
-    @abstractmethod
-    def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
-        """Return how one block's parameters change.
+    def blocks(self, config: ModelSpec) -> tuple[int, ...]:
+        """Return the indices of the blocks with such units.
+
+        Returns:
+            ``(WHOLE_MODEL,)`` for an axis of the whole model. Empty if the model has no such blocks
+            or if they have different numbers of units.
+        """
+        if self.block_kind is None:
+            return (WHOLE_MODEL,)
+        kind = self.block_kind
+        found = [i for i, block in enumerate(config.blocks) if isinstance(block, kind)]
+        counts = {self.count(self.sizes_in(config, block_idx)) for block_idx in found}
+        return tuple(found) if len(counts) == 1 else ()
+
+    def sizes_in(self, config: ModelSpec, block_idx: int) -> Sizes:
+        """Return what the other methods take as ``sizes`` for one of the `blocks`."""
+        return cast(Sizes, config if block_idx == WHOLE_MODEL else config.blocks[block_idx])
+
+    def first_sizes(self, config: ModelSpec) -> Sizes:
+        """Return the sizes of the first of the `blocks`."""
+        return self.sizes_in(config, self.blocks(config)[0])
+
+    def count_in(self, config: ModelSpec) -> int:
+        """Return the number of units in each of the `blocks`."""
+        return self.count(self.first_sizes(config))
+
+    def resize_in(self, config: ModelSpec, counts: Mapping[int, int]) -> ModelSpec:
+        """Return the model with other numbers of units.
 
         Args:
-            config: of the model before.
-            place: the block.
-            kept: what `keep` returned.
+            config: the model.
+            counts: by block index, the number of units; other blocks stay.
         """
-
-
-class BlockAxis(Axis):
-    """An axis within the blocks of one kind.
-
-    Attributes:
-        kind: the class of their sizes.
-    """
-
-    kind: ClassVar[type[BlockSizes]]
-
-    def places(self, config: HybridConfig) -> tuple[int, ...]:
-        """See `Axis.places`."""
-        found = [i for i, block in enumerate(config.blocks) if isinstance(block, self.kind)]
-        same = {self.units(config.blocks[place]) for place in found}
-        return tuple(found) if len(same) == 1 else ()
-
-    def count(self, config: HybridConfig) -> int:
-        """See `Axis.count`."""
-        return self.units(config.blocks[self.places(config)[0]])
-
-    def resized(self, config: HybridConfig, counts: Mapping[int, int]) -> HybridConfig:
-        """See `Axis.resized`."""
+        if self.block_kind is None:
+            return cast(ModelSpec, self.resize(cast(Sizes, config), counts[WHOLE_MODEL]))
         return config.replace_blocks(
-            self.with_units(block, counts[place]) if place in counts else block
-            for place, block in enumerate(config.blocks)
+            cast(BlockSizes, self.resize(self.sizes_in(config, block_idx), counts[block_idx]))
+            if block_idx in counts
+            else block
+            for block_idx, block in enumerate(config.blocks)
         )
 
-    @abstractmethod
-    def units(self, sizes: BlockSizes) -> int:
-        """Return how many units a block of these sizes has."""
 
-    @abstractmethod
-    def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
-        """Return the sizes of a block with so many units."""
+def rounded_increment(count: int, multiple_of: int | None) -> int:
+    """Return the increment of a large size: ``multiple_of``, or about a sixteenth of the size.
+
+    The latter is a power of two of at most 256, which matrix multiplication kernels prefer.
+    """
+    return multiple_of or min(256, 1 << max(0, (max(1, count // 16)).bit_length() - 1))
 
 
-def spans(units: torch.Tensor, width: int) -> torch.Tensor:
-    """Return the rows of units that are ``width`` rows each."""
+def rows_of(units: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the indices of the rows of some units, where each unit has ``width`` rows."""
     return (units[..., None] * width + torch.arange(width)).flatten()

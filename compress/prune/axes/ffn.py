@@ -1,38 +1,38 @@
-"""The width of feed-forward blocks."""
+"""The intermediate size of MLP blocks."""
 
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
-from hybridize.compress.prune.axes.base import BlockAxis, Seen, Slices
-from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.layers.sizes import BlockSizes, MLPSizes
+from hybridize.compress.prune.axes.base import ActivationStats, Axis, Slices, rounded_increment
+from hybridize.modeling.layers.sizes import MLPSizes
 
 
-class FeedForwardWidth(BlockAxis):
+class IntermediateSize(Axis[MLPSizes]):
     """A unit is one channel between the linear layers."""
 
-    name = "ffn"
     unit = "MLP width"
-    rounded = True
-    kind: ClassVar[type[BlockSizes]] = MLPSizes
+    block_kind = MLPSizes
+    varies_per_block = True
 
-    def units(self, sizes: BlockSizes) -> int:
-        """See `BlockAxis.units`."""
-        assert isinstance(sizes, MLPSizes)
+    @override
+    def count(self, sizes: MLPSizes) -> int:
         return sizes.intermediate_size
 
-    def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
-        """See `BlockAxis.with_units`."""
-        assert isinstance(sizes, MLPSizes)
+    @override
+    def resize(self, sizes: MLPSizes, count: int) -> MLPSizes:
         return replace(sizes, intermediate_size=count)
 
-    def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
-        """See `Axis.scores`; ``(width,)``."""
-        return seen.output
+    @override
+    def increment(self, sizes: MLPSizes, multiple_of: int | None) -> int:
+        return rounded_increment(sizes.intermediate_size, multiple_of)
 
-    def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
-        """See `Axis.slices`."""
+    @override
+    def score(self, sizes: MLPSizes, stats: ActivationStats) -> torch.Tensor:
+        return stats.output  # (intermediate_size,)
+
+    @override
+    def slices(self, sizes: MLPSizes, kept: torch.Tensor) -> Slices:
         rows = ("gate_proj.weight", "gate_proj.bias", "up_proj.weight", "up_proj.bias")
         return dict.fromkeys(rows, (0, kept)) | {"down_proj.weight": (1, kept)}

@@ -1,49 +1,47 @@
-"""The hidden size: channels of the residual stream, in every block and at both ends."""
+"""The hidden size: the channels of the residual stream, in all blocks, embeddings and head."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
+from typing_extensions import override
 
-from hybridize.compress.prune.axes.base import Axis, Seen, Slices
-from hybridize.modeling.config import HybridConfig, parameter_shapes
+from hybridize.compress.prune.axes.base import ActivationStats, Axis, Slices, rounded_increment
+from hybridize.modeling.model_spec import ModelSpec, parameter_shapes
 
-_READS = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "in_proj"}
-_WRITES = {"o_proj", "down_proj", "out_proj"}
+_READERS = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "in_proj"}
+_WRITERS = {"o_proj", "down_proj", "out_proj"}
 
 
-class HiddenSize(Axis):
-    """A unit is a channel of the residual stream: one choice for the whole model."""
+class HiddenSize(Axis[ModelSpec]):
+    """A unit is one channel of the residual stream. All blocks keep the same channels."""
 
-    name = "hidden"
     unit = "hidden size"
-    rounded = True
+    block_kind = None
 
-    def places(self, config: HybridConfig) -> tuple[int, ...]:
-        """See `Axis.places`: -1 stands for the whole model."""
-        return (-1,)
+    @override
+    def count(self, sizes: ModelSpec) -> int:
+        return sizes.hidden_size
 
-    def count(self, config: HybridConfig) -> int:
-        """See `Axis.count`."""
-        return int(config.hidden_size)
+    @override
+    def resize(self, sizes: ModelSpec, count: int) -> ModelSpec:
+        return replace(sizes, hidden_size=count)
 
-    def resized(self, config: HybridConfig, counts: Mapping[int, int]) -> HybridConfig:
-        """See `Axis.resized`."""
-        changed = config.replace_blocks(config.blocks)
-        changed.hidden_size = counts[-1]
-        return changed
+    @override
+    def increment(self, sizes: ModelSpec, multiple_of: int | None) -> int:
+        return rounded_increment(self.count(sizes), multiple_of)
 
-    def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
-        """See `Axis.scores`; ``(hidden,)``."""
-        return seen.output
+    @override
+    def score(self, sizes: ModelSpec, stats: ActivationStats) -> torch.Tensor:
+        return stats.output  # (hidden_size,)
 
-    def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
-        """See `Axis.slices`; names are the whole model's, for all blocks at once."""
-        changed: Slices = {}
-        for name in parameter_shapes(config):
-            module, leaf = name.split(".")[-2:]
-            if module in ("embed_tokens", "lm_head") or module in _READS:
-                if leaf == "weight":
-                    changed[name] = (1, kept)
-            elif module in _WRITES or (module == "norm" and ".mixer." not in name):
-                changed[name] = (0, kept)
-        return changed
+    @override
+    def slices(self, sizes: ModelSpec, kept: torch.Tensor) -> Slices:
+        slices: Slices = {}
+        for name in parameter_shapes(sizes):
+            module, parameter = name.split(".")[-2:]
+            if module in ("embed_tokens", "lm_head") or module in _READERS:
+                if parameter == "weight":
+                    slices[name] = (1, kept)
+            elif module in _WRITERS or (module == "norm" and ".mixer." not in name):
+                slices[name] = (0, kept)
+        return slices

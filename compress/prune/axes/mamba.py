@@ -1,106 +1,100 @@
-"""Mamba-2 blocks: heads within their groups, channels within every head, and the state.
+"""Mamba-2 blocks: whole heads, channels of every head, and channels of the state.
 
-Heads of a group share B and C, so that as many have to leave every group: group-aware pruning
-(Taghibakhshi et al. 2025, arXiv 2504.11409, section 3).
+All heads of a group share B and C. Pruning is therefore group-aware: every group loses the same
+number of heads (Taghibakhshi et al. 2025, arXiv 2504.11409, section 3).
 """
 
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
-from hybridize.compress.prune.axes.base import BlockAxis, Seen, Slices, spans
-from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.layers.sizes import BlockSizes, MambaSizes
+from hybridize.compress.prune.axes.base import ActivationStats, Axis, Slices, rows_of
+from hybridize.modeling.layers.sizes import MambaSizes
 
 
-class Heads(BlockAxis):
-    """A unit is a head of a group; where groups have one head each, it is the group.
+class Heads(Axis[MambaSizes]):
+    """A unit is one head of a group. Each group keeps the same number of its own.
 
-    Then its B and C leave with it.
+    Where every group has one head, a unit is a group: its B and C are removed with the head.
     """
 
-    name = "mamba-heads"
     unit = "Mamba heads"
-    kind: ClassVar[type[BlockSizes]] = MambaSizes
+    block_kind = MambaSizes
+    varies_per_block = True
 
-    def units(self, sizes: BlockSizes) -> int:
-        """See `BlockAxis.units`."""
-        assert isinstance(sizes, MambaSizes)
+    @override
+    def count(self, sizes: MambaSizes) -> int:
         return sizes.num_heads
 
-    def possible(self, config: HybridConfig, count: int) -> bool:
-        """See `Axis.possible`: as many in every group."""
-        sizes = config.blocks[self.places(config)[0]]
-        assert isinstance(sizes, MambaSizes)
-        alone = sizes.num_heads == sizes.n_groups
-        return super().possible(config, count) and (alone or count % sizes.n_groups == 0)
+    @override
+    def resize(self, sizes: MambaSizes, count: int) -> MambaSizes:
+        n_groups = count if _one_head_per_group(sizes) else sizes.n_groups
+        return replace(sizes, num_heads=count, n_groups=n_groups)
 
-    def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
-        """See `BlockAxis.with_units`."""
-        assert isinstance(sizes, MambaSizes)
-        groups = count if sizes.num_heads == sizes.n_groups else sizes.n_groups
-        return replace(sizes, num_heads=count, n_groups=groups)
+    @override
+    def increment(self, sizes: MambaSizes, multiple_of: int | None) -> int:
+        return 1 if _one_head_per_group(sizes) else sizes.n_groups
 
+    @override
+    def allows(self, sizes: MambaSizes, count: int) -> bool:
+        even = _one_head_per_group(sizes) or count % sizes.n_groups == 0
+        return super().allows(sizes, count) and even
+
+    @override
     def keep(self, scores: torch.Tensor, count: int) -> torch.Tensor:
-        """See `Axis.keep`; ``scores`` is ``(groups, heads of a group)``."""
-        groups, each = scores.shape
-        if each == 1:
+        n_groups, heads_per_group = scores.shape
+        if heads_per_group == 1:
             return super().keep(scores[:, 0], count)
-        best = scores.topk(count // groups, -1).indices.sort(-1).values
-        return (torch.arange(groups)[:, None] * each + best).flatten()
+        best = scores.topk(count // n_groups, -1).indices.sort(-1).values
+        return (torch.arange(n_groups)[:, None] * heads_per_group + best).flatten()
 
-    def lost(self, scores: torch.Tensor, count: int) -> float:
-        """See `Axis.lost`."""
+    @override
+    def lost_share(self, scores: torch.Tensor, count: int) -> float:
         total = float(scores.sum())
         kept = float(scores.flatten()[self.keep(scores, count)].sum())
         return 1 - kept / total if total > 0 else 0.0
 
-    def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
-        """See `Axis.scores`; ``(groups, heads of a group)``."""
-        sizes = config.blocks[place]
-        assert isinstance(sizes, MambaSizes)
-        heads = seen.output.view(sizes.num_heads, sizes.head_dim).sum(-1)
-        return heads.view(sizes.n_groups, -1)
+    @override
+    def score(self, sizes: MambaSizes, stats: ActivationStats) -> torch.Tensor:
+        heads = stats.output.view(sizes.num_heads, sizes.head_dim).sum(-1)
+        return heads.view(sizes.n_groups, -1)  # (n_groups, heads of each)
 
-    def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
-        """See `Axis.slices`."""
-        sizes = config.blocks[place]
-        assert isinstance(sizes, MambaSizes)
-        alone = sizes.num_heads == sizes.n_groups
-        groups = kept if alone else torch.arange(sizes.n_groups)
+    @override
+    def slices(self, sizes: MambaSizes, kept: torch.Tensor) -> Slices:
+        groups = kept if _one_head_per_group(sizes) else torch.arange(sizes.n_groups)
         return _slices(
-            sizes, heads=kept, inner=spans(kept, sizes.head_dim), bc=spans(groups, sizes.d_state)
+            sizes,
+            heads=kept,
+            inner=rows_of(kept, sizes.head_dim),
+            bc=rows_of(groups, sizes.d_state),
         )
 
 
-class Channels(BlockAxis):
-    """A unit is a channel that every head has: the same ones leave all heads."""
+class HeadDim(Axis[MambaSizes]):
+    """A unit is one channel of a head. Each head keeps the same number of its own."""
 
-    name = "mamba-channels"
     unit = "channels per Mamba head"
-    kind: ClassVar[type[BlockSizes]] = MambaSizes
+    block_kind = MambaSizes
 
-    def units(self, sizes: BlockSizes) -> int:
-        """See `BlockAxis.units`."""
-        assert isinstance(sizes, MambaSizes)
+    @override
+    def count(self, sizes: MambaSizes) -> int:
         return sizes.head_dim
 
-    def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
-        """See `BlockAxis.with_units`."""
-        assert isinstance(sizes, MambaSizes)
+    @override
+    def resize(self, sizes: MambaSizes, count: int) -> MambaSizes:
         return replace(sizes, head_dim=count)
 
-    def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
-        """See `Axis.scores`; ``(heads, head_dim)``."""
-        sizes = config.blocks[place]
-        assert isinstance(sizes, MambaSizes)
-        return seen.output.view(sizes.num_heads, sizes.head_dim)
+    @override
+    def increment(self, sizes: MambaSizes, multiple_of: int | None) -> int:
+        return max(1, sizes.head_dim // 8)
 
-    def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
-        """See `Axis.slices`; ``kept`` is ``(heads, count)``: each head has its own."""
-        sizes = config.blocks[place]
-        assert isinstance(sizes, MambaSizes)
+    @override
+    def score(self, sizes: MambaSizes, stats: ActivationStats) -> torch.Tensor:
+        return stats.output.view(sizes.num_heads, sizes.head_dim)
+
+    @override
+    def slices(self, sizes: MambaSizes, kept: torch.Tensor) -> Slices:
         heads = torch.arange(sizes.num_heads)
         inner = (heads[:, None] * sizes.head_dim + kept).flatten()
         return _slices(
@@ -108,52 +102,61 @@ class Channels(BlockAxis):
         )
 
 
-class StateSize(BlockAxis):
-    """A unit is a channel of B and C in every group, each group its own."""
+class StateSize(Axis[MambaSizes]):
+    """A unit is one channel of B and C. Each group keeps the same number of its own."""
 
-    name = "mamba-state"
     unit = "Mamba state size"
-    kind: ClassVar[type[BlockSizes]] = MambaSizes
+    block_kind = MambaSizes
 
-    def units(self, sizes: BlockSizes) -> int:
-        """See `BlockAxis.units`."""
-        assert isinstance(sizes, MambaSizes)
+    @override
+    def count(self, sizes: MambaSizes) -> int:
         return sizes.d_state
 
-    def with_units(self, sizes: BlockSizes, count: int) -> BlockSizes:
-        """See `BlockAxis.with_units`."""
-        assert isinstance(sizes, MambaSizes)
+    @override
+    def resize(self, sizes: MambaSizes, count: int) -> MambaSizes:
         return replace(sizes, d_state=count)
 
-    def scores(self, config: HybridConfig, place: int, seen: Seen) -> torch.Tensor:
-        """See `Axis.scores`; ``(groups, d_state)``."""
-        sizes = config.blocks[place]
-        assert isinstance(sizes, MambaSizes)
-        assert seen.state is not None
-        return seen.state.view(sizes.n_groups, sizes.d_state)
+    @override
+    def increment(self, sizes: MambaSizes, multiple_of: int | None) -> int:
+        return max(1, sizes.d_state // 8)
 
-    def slices(self, config: HybridConfig, place: int, kept: torch.Tensor) -> Slices:
-        """See `Axis.slices`; ``kept`` is ``(groups, count)``."""
-        sizes = config.blocks[place]
-        assert isinstance(sizes, MambaSizes)
+    @override
+    def score(self, sizes: MambaSizes, stats: ActivationStats) -> torch.Tensor:
+        assert stats.state is not None, "every Mamba-2 block is measured with its state"
+        return stats.state.view(sizes.n_groups, sizes.d_state)
+
+    @override
+    def slices(self, sizes: MambaSizes, kept: torch.Tensor) -> Slices:
         bc = (torch.arange(sizes.n_groups)[:, None] * sizes.d_state + kept).flatten()
         return _slices(
             sizes, heads=torch.arange(sizes.num_heads), inner=torch.arange(sizes.d_inner), bc=bc
         )
 
 
+def _one_head_per_group(sizes: MambaSizes) -> bool:
+    return sizes.num_heads == sizes.n_groups
+
+
 def _slices(
     sizes: MambaSizes, *, heads: torch.Tensor, inner: torch.Tensor, bc: torch.Tensor
 ) -> Slices:
-    """Return how a block changes of which some heads, inner channels, and rows of B and C stay."""
-    width, shared = sizes.d_inner, sizes.n_groups * sizes.d_state
-    mixed = torch.cat([inner, width + bc, width + shared + bc])  # x, B, C
-    rows = torch.cat([inner, width + mixed, 2 * width + 2 * shared + heads])  # gate, x, B, C, dt
+    """Return the slices of a block's parameters.
+
+    Args:
+        sizes: before the cut.
+        heads: the heads to keep.
+        inner: the channels of x and of the gate to keep.
+        bc: the channels of B, and also of C, to keep.
+    """
+    d_inner, bc_width = sizes.d_inner, sizes.n_groups * sizes.d_state
+    conv = torch.cat([inner, d_inner + bc, d_inner + bc_width + bc])  # x, B, C
+    # The rows of in_proj are gate, x, B, C, dt.
+    rows = torch.cat([inner, d_inner + conv, 2 * d_inner + 2 * bc_width + heads])
     return {
         "in_proj.weight": (0, rows),
         "in_proj.bias": (0, rows),
-        "conv1d.weight": (0, mixed),
-        "conv1d.bias": (0, mixed),
+        "conv1d.weight": (0, conv),
+        "conv1d.bias": (0, conv),
         "dt_bias": (0, heads),
         "A_log": (0, heads),
         "D": (0, heads),

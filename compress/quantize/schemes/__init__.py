@@ -1,25 +1,26 @@
-"""The schemes of `hybridize quantize`: one file each, and one line in ``_ALL``."""
+"""The quantization schemes, by the names that ``--scheme`` takes.
 
-from hybridize.compress.quantize.schemes.base import Scheme
-from hybridize.compress.quantize.schemes.fp8 import FP8
-from hybridize.compress.quantize.schemes.fp8_block import FP8Block
-from hybridize.compress.quantize.schemes.fp8_tensor import FP8Tensor
-from hybridize.errors import InputError
+To add a scheme, write one file in this folder and add one line to ``SCHEMES``.
+"""
 
-_ALL = (FP8(), FP8Tensor(), FP8Block())
+from __future__ import annotations
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in _ALL}
-"""All schemes by name, the default first."""
+from typing import TYPE_CHECKING
 
-__all__ = ["SCHEMES", "Scheme", "find_scheme"]
+from hybridize.compress.registry import Entry, Registry
 
+if TYPE_CHECKING:  # base.py imports torch, which `quantize --help` does without
+    from hybridize.compress.quantize.schemes.base import Scheme
 
-def find_scheme(name: str) -> Scheme:
-    """Return the scheme called ``name``.
+_FOLDER = "hybridize.compress.quantize.schemes"
 
-    Raises:
-        InputError: there is none.
-    """
-    if name not in SCHEMES:
-        raise InputError(f"--scheme {name}: choose one of {', '.join(SCHEMES)}")
-    return SCHEMES[name]
+SCHEMES: Registry[Scheme] = Registry(
+    {
+        "fp8": Entry(f"{_FOLDER}.fp8:FP8", "per row of a weight and per token"),
+        "fp8-tensor": Entry(f"{_FOLDER}.fp8_tensor:FP8Tensor", "per tensor, from calibration"),
+        "fp8-block": Entry(
+            f"{_FOLDER}.fp8_block:FP8Block",
+            "per 128 x 128 block of a weight and per 128 channels of a token",
+        ),
+    }
+)

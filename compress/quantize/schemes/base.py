@@ -1,4 +1,4 @@
-"""What a scheme is: how finely weights and activations are scaled."""
+"""The base class of all quantization schemes."""
 
 from abc import ABC
 from typing import Any, ClassVar
@@ -9,37 +9,42 @@ from hybridize.checkpoints.formats import Entry
 from hybridize.checkpoints.quantization import Quantization
 from hybridize.kernels import fp8_quantize, fp8_scale
 
-_ROWS = 1024  # at a time; whole blocks
-_TRIED = 8  # scales of a row
-_SAMPLE = 512  # columns of a row, about, that they are compared on
+_SLAB_ROWS = 1024  # rows that are quantized at once; a multiple of the block size
+_SCALES_TRIED = 8  # for each row
+_SAMPLE_COLUMNS = 512  # about; the scales of a row are compared on these columns
 
 
 class Scheme(ABC):
-    """A way to hold linear layers in FP8.
+    """A way to store the weights of linear layers in FP8 and to quantize their inputs.
+
+    Args:
+        name: the scheme's name in the registry.
 
     Attributes:
-        name: what ``--scheme`` calls it.
-        quantization: granularities, in this package's words.
-        weight_args, input_args: the same in the words of compressed-tensors'
-            ``QuantizationArgs``, beside what all FP8 has in common.
+        quantization: the granularity of the scales, in this package's terms.
+        weight_args, input_args: the same as compressed-tensors' ``QuantizationArgs``, without the
+            arguments that all FP8 schemes share.
     """
 
-    name: ClassVar[str]
     quantization: ClassVar[Quantization]
     weight_args: ClassVar[dict[str, Any]]
     input_args: ClassVar[dict[str, Any]]
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+
     def obstacle(self, entry: Entry) -> str:
-        """Return why a tensor on disk cannot be held so; empty if it can."""
+        """Return why this scheme cannot store a tensor; empty if it can."""
         del entry
         return ""
 
     def quantize(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a matrix's FP8 numbers and scales.
+        """Return the FP8 values and the scales of a matrix.
 
-        Scales are rounded up to bfloat16's digits and stored in float32: readers that hold
-        scales in the model's dtype, as transformers does, then have the very same ones. A row's
-        scale is the one, of some within an octave, that leaves the smallest squared error.
+        Scales are stored in float32, but rounded up to the precision of bfloat16. A reader that
+        holds scales in the model's dtype, as transformers does, then uses exactly the same scales.
+        For each row, several scales within a factor of two are tried, and the one with the smallest
+        squared error is used.
 
         Args:
             weight: ``(rows, columns)``, finite.
@@ -47,24 +52,24 @@ class Scheme(ABC):
         granularity = self.quantization.weights
         if granularity == "tensor":
             scale = _round_up(fp8_scale(weight, granularity))
-            slabs = [(slab, scale) for slab in weight.split(_ROWS)]
+            slabs = [(slab, scale) for slab in weight.split(_SLAB_ROWS)]
         else:
             find = _best_row_scale if granularity == "row" else _largest_scale
-            slabs = [(slab, find(slab, granularity)) for slab in weight.split(_ROWS)]
+            slabs = [(slab, find(slab, granularity)) for slab in weight.split(_SLAB_ROWS)]
             scale = torch.cat([scale for _, scale in slabs])
-        # The work is done in float32; a slab at a time keeps that small beside the matrix.
+        # Quantization needs float32 copies. One slab at a time keeps them small.
         values = [fp8_quantize(slab, granularity, scale=scale)[0] for slab, scale in slabs]
         return torch.cat(values), scale
 
     def input_scale(self, largest: torch.Tensor) -> torch.Tensor:
-        """Return the static scale, ``(1,)``, for inputs of a largest magnitude, ``(1,)``."""
+        """Return the static scale of inputs, ``(1,)``, given their largest magnitude, ``(1,)``."""
         return _round_up(fp8_scale(largest, "tensor"))
 
     def config(self, ignored: list[str]) -> dict[str, Any]:
-        """Return ``quantization_config`` for config.json, checked by compressed-tensors itself.
+        """Return ``quantization_config`` for config.json, validated by compressed-tensors.
 
         Args:
-            ignored: patterns of the modules that stay as they are.
+            ignored: patterns of the modules that are not quantized.
         """
         from compressed_tensors.config import CompressionFormat
         from compressed_tensors.quantization import (
@@ -91,21 +96,21 @@ class Scheme(ABC):
 
 
 def _largest_scale(slab: torch.Tensor, granularity: str) -> torch.Tensor:
-    """Return the scales that put the largest numbers at the end of the grid."""
+    """Return the scales that map the largest magnitudes to the largest FP8 value."""
     return _round_up(fp8_scale(slab, granularity))
 
 
 def _best_row_scale(slab: torch.Tensor, granularity: str) -> torch.Tensor:
-    """Return each row's scale of the smallest squared error, over a sample of its columns.
+    """Return the scale of each row with the smallest squared error on a sample of its columns.
 
-    The grid is the same an octave further on, so that larger scales than twice the least have
-    nothing to offer but larger gaps at zero.
+    The FP8 grid repeats itself when the scale doubles. Scales above twice the minimum are not
+    tried, because they only widen the gaps near zero.
     """
-    least = fp8_scale(slab, granularity)
-    sample = slab[:, :: max(1, slab.shape[1] // _SAMPLE)].float()
-    best, smallest = _round_up(least), None
-    for step in range(_TRIED):
-        scale = _round_up(least * 2 ** (step / _TRIED))
+    minimum = fp8_scale(slab, granularity)
+    sample = slab[:, :: max(1, slab.shape[1] // _SAMPLE_COLUMNS)].float()
+    best, smallest = _round_up(minimum), None
+    for number in range(_SCALES_TRIED):
+        scale = _round_up(minimum * 2 ** (number / _SCALES_TRIED))
         values, _ = fp8_quantize(sample, granularity, scale=scale)
         error = (values.float() * scale - sample).square().sum(1, keepdim=True)
         if smallest is None:
@@ -117,6 +122,6 @@ def _best_row_scale(slab: torch.Tensor, granularity: str) -> torch.Tensor:
 
 
 def _round_up(scale: torch.Tensor) -> torch.Tensor:
-    """Return the least numbers that bfloat16 holds and that are not below ``scale``, positive."""
+    """Return the smallest bfloat16 values that are not below positive ``scale``, as float32."""
     bits = scale.float().contiguous().view(torch.int32)
     return ((bits + 0xFFFF) & ~0xFFFF).view(torch.float32)

@@ -1,13 +1,12 @@
-"""A scale per row of a weight and per token: the most precise that hardware multiplies fast."""
+"""One scale per row of a weight and one per token: the finest that hardware multiplies fast."""
 
 from hybridize.checkpoints.quantization import Quantization
 from hybridize.compress.quantize.schemes.base import Scheme
 
 
 class FP8(Scheme):
-    """Weights per output channel; activations per token, from each input as it comes."""
+    """Weights have a scale per output channel. Activations have a dynamic scale per token."""
 
-    name = "fp8"
     quantization = Quantization(weights="row", activations="row", static=False)
     weight_args = {"strategy": "channel"}  # noqa: RUF012
     input_args = {"strategy": "token", "dynamic": True}  # noqa: RUF012

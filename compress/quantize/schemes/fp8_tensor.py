@@ -5,9 +5,8 @@ from hybridize.compress.quantize.schemes.base import Scheme
 
 
 class FP8Tensor(Scheme):
-    """Weights per tensor; activations per tensor, from the largest that calibration met."""
+    """Weights have one scale. Activations have one static scale, from the calibration text."""
 
-    name = "fp8-tensor"
     quantization = Quantization(weights="tensor", activations="tensor", static=True)
     weight_args = {"strategy": "tensor"}  # noqa: RUF012
     input_args = {"strategy": "tensor", "dynamic": False}  # noqa: RUF012

@@ -1,0 +1,266 @@
+"""The steps of a pruning, from the calibration text to the output, and its working directory."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.dtypes import itemsize, torch_dtype
+from hybridize.checkpoints.files import put_in_place, read_json_object
+from hybridize.checkpoints.load import load_model
+from hybridize.compress.prune.budget import Budget, Parameters
+from hybridize.compress.prune.budget_options import requested_budgets
+from hybridize.compress.prune.config import PruneConfig
+from hybridize.compress.prune.finalists import distill_finalists
+from hybridize.compress.prune.importance import measure_importance
+from hybridize.compress.prune.latency import Latency, step_seconds
+from hybridize.compress.prune.output import pruned_checkpoint, write_candidate
+from hybridize.compress.prune.ranking import Candidate, Ranker
+from hybridize.compress.prune.results import PruningResult
+from hybridize.compress.prune.scores import Scores
+from hybridize.compress.prune.search import SearchResult, search
+from hybridize.compress.prune.source import Source
+from hybridize.compress.workdir import claim, remove
+from hybridize.console import console
+from hybridize.data.calibration import CALIBRATION_LENGTH, load_calibration
+from hybridize.data.packing import PackedDataset
+from hybridize.errors import HybridizeError, InputError
+from hybridize.modeling.devices import choose_dtype
+
+_HELD_OUT = 4  # one of so many sequences is kept for measuring candidates
+_MORE = 30  # times as many architectures are checked for whether transformers can open them
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Ranked candidates, and what led to them."""
+
+    candidates: list[Candidate]
+    found: SearchResult
+    budgets: list[Budget]
+    scores: Scores
+    step_seconds: tuple[float, float] | None
+
+
+class PruningRun:
+    """Measures, searches, ranks and writes.
+
+    Args:
+        model: as the user gave it.
+        source: its directory.
+        output: the directory to write. The working directory lies beside it.
+        options: the options of `prune`.
+        device: where to measure and train.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        source: Path,
+        output: Path,
+        options: PruneConfig,
+        device: torch.device,
+    ) -> None:
+        self._model, self._source_dir, self._output = model, source, output
+        self._options, self._device = options, device
+        self._work = output.with_name(f"{output.name}.prune")
+
+    def plan(self) -> PruningResult:
+        """Return what `run` would do, without a working directory and without distillation."""
+        with CheckpointReader(self._source_dir) as reader:
+            source = Source(self._model, reader)
+            return self._result(source, self._rank(source, None), dry_run=True)
+
+    def run(self) -> PruningResult:
+        """Prune, and delete the working directory.
+
+        After an error in the input, the working directory is deleted, too, because a resumed run
+        would end with the same error.
+        """
+        options = self._options
+        with CheckpointReader(self._source_dir) as reader:
+            source = Source(self._model, reader)
+            claim(self._work, self._identity(source), resume=options.resume, force=options.force)
+            try:
+                ranking = self._rank(source, self._work)
+                result = self._write(source, ranking)
+            except InputError:
+                if not options.resume:
+                    remove(self._work)
+                raise
+            remove(self._work)
+            return result
+
+    def _rank(self, source: Source, work: Path | None) -> _Ranking:
+        """Measure importance, search for architectures, and rank the candidates.
+
+        Args:
+            source: the checkpoint.
+            work: the working directory; None for a dry run.
+        """
+        options = self._options
+        budgets = self._budgets(source, work)
+        dataset, held_out = self._load_dataset(source, work)
+        scores = self._importance(source, dataset, work)
+        found = search(
+            source.config,
+            scores,
+            budgets,
+            options.axes,
+            count=options.candidates * _MORE,
+            multiple_of=options.multiple_of,
+            blocks_per_layer=source.format.names.blocks_per_layer,
+        )
+        ranker = Ranker(source.config, scores, source.format, options.format, budgets)
+        candidates = ranker.candidates(
+            found.best,
+            per_block=options.widths == "per-block",
+            multiple_of=options.multiple_of,
+        )[: options.candidates]
+        if options.offload:
+            return _Ranking(candidates, found, budgets, scores, None)
+        teacher = load_model(self._source_dir, dtype=torch.float32, device=self._device)
+        progress_file = None if work is None else work / "candidates.jsonl"
+        candidates = ranker.rank_by_kl(candidates, teacher, source.tensors, held_out, progress_file)
+        seconds = None
+        for budget in budgets:
+            if isinstance(budget, Latency):
+                student = ranker.build(candidates[0], source.tensors, self._device)
+                models = [teacher, student]
+                torch.nn.ModuleList(models).to(dtype=self._run_dtype(source))
+                before, after = step_seconds(models, budget.context, budget.batch)
+                seconds = (before, after)
+        return _Ranking(candidates, found, budgets, scores, seconds)
+
+    def _budgets(self, source: Source, work: Path | None) -> list[Budget]:
+        """Return the budgets. Timings are kept, so that a resumed run finds the same candidates."""
+        kept = None if work is None else work / "latency.json"
+        known = read_json_object(kept) if kept is not None and kept.exists() else None
+        stored = source.dtype if self._options.dtype == "auto" else self._options.dtype
+        dtype = self._run_dtype(source)
+        budgets = requested_budgets(
+            self._options, source.config, itemsize(stored), self._device, dtype, known
+        )
+        for budget in budgets:
+            if isinstance(budget, Latency) and kept is not None and known is None:
+                kept.write_text(json.dumps(asdict(budget)) + "\n")
+        return budgets
+
+    def _run_dtype(self, source: Source) -> torch.dtype:
+        return choose_dtype("auto", self._device) or torch_dtype(source.dtype)
+
+    def _load_dataset(
+        self, source: Source, work: Path | None
+    ) -> tuple[PackedDataset, PackedDataset]:
+        """Return the text that importance is measured on, and that for measuring candidates."""
+        options = self._options
+        dataset = load_calibration(
+            options.calibration,
+            model=self._source_dir,
+            config=source.config,
+            tokens=options.calibration_tokens,
+            seed=options.seed,
+            device=self._device,
+            cache=None if work is None else work / "data",
+        )
+        if len(dataset) < 2:
+            raise InputError(
+                f"`calibration={options.calibration}`: it has {dataset.tokens:,} tokens; give at "
+                f"least two sequences of {dataset.length}"
+            )
+        return dataset.split(max(1, len(dataset) // _HELD_OUT))
+
+    def _importance(self, source: Source, dataset: PackedDataset, work: Path | None) -> Scores:
+        """Measure importance, or read it if it was measured before."""
+        given = None if self._options.scores is None else Path(self._options.scores)
+        path = given or (None if work is None else work / "scores.safetensors")
+        if path is not None and path.exists():
+            return Scores.load(path, source.fingerprint)
+        scores = measure_importance(
+            self._source_dir,
+            source.tensors,
+            source.config,
+            dataset,
+            self._device,
+            source=source.fingerprint,
+            offload=self._options.offload,
+        )
+        if path is not None:
+            scores.save(path)
+        if given is not None:
+            console.message(f"written: {given}")
+        return scores
+
+    def _write(self, source: Source, ranking: _Ranking) -> PruningResult:
+        """Write the best candidate, after a distillation of the best ones if it was asked for."""
+        options = self._options
+        if not options.distill_top:
+            result = self._result(source, ranking, dry_run=False)
+            self._writer(source, ranking, force=options.force)(ranking.candidates[0], self._output)
+            return result
+        distilled = distill_finalists(
+            ranking.candidates[: options.distill_top],
+            self._writer(source, ranking, force=False),
+            teacher=self._source_dir,
+            work=self._work,
+            calibration=options.calibration,
+            tokens=options.tokens_per_candidate,
+            seq_len=min(CALIBRATION_LENGTH, source.config.max_position_embeddings),
+            seed=options.seed,
+            device=self._device,
+        )
+        rest = ranking.candidates[options.distill_top :]
+        ranking.candidates[:] = [candidate for candidate, _ in distilled] + rest
+        result = self._result(source, ranking, dry_run=False)
+        try:
+            put_in_place(distilled[0][1], self._output, force=options.force)
+        except OSError as error:
+            raise HybridizeError(f"{self._output}: {error.strerror}") from error
+        return result
+
+    def _writer(
+        self, source: Source, ranking: _Ranking, *, force: bool
+    ) -> Callable[[Candidate, Path], None]:
+        def write(candidate: Candidate, output: Path) -> None:
+            write_candidate(source, candidate, ranking.scores, output, self._options, force=force)
+
+        return write
+
+    def _result(self, source: Source, ranking: _Ranking, *, dry_run: bool) -> PruningResult:
+        chosen, config, options = ranking.candidates[0], source.config, self._options
+        pruned = pruned_checkpoint(source, chosen, ranking.scores, options.dtype)
+        budgets = ranking.budgets
+        return PruningResult(
+            source=self._source_dir,
+            output=self._output,
+            source_format=source.format.name,
+            format=chosen.format.name,
+            reason=chosen.reason,
+            notes=chosen.fit.notes,
+            layout_before=config.layout,
+            layout_after=chosen.config.layout,
+            distilled_tokens=0 if chosen.kl_distilled is None else options.tokens_per_candidate,
+            parameters_before=int(Parameters(0).cost(config)),
+            parameters_after=chosen.parameters,
+            bytes_before=sum(source.reader.nbytes(name) for name in source.reader.names),
+            bytes_after=pruned.nbytes,
+            costs_before=tuple(budget.describe(budget.cost(config)) for budget in budgets),
+            candidates=tuple(one.summary(chosen=one is chosen) for one in ranking.candidates),
+            considered=ranking.found.considered,
+            fitting=ranking.found.fitting,
+            block_importance=tuple(ranking.scores.blocks.tolist()),
+            step_seconds=ranking.step_seconds,
+            dry_run=dry_run,
+        )
+
+    def _identity(self, source: Source) -> dict[str, Any]:
+        """Return everything that decides the content of the working directory."""
+        return {
+            "source": source.reader.sha256(),
+            "device": self._device.type,
+            "options": json.loads(json.dumps(self._options.identity())),
+        }

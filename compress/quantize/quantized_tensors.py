@@ -1,0 +1,76 @@
+"""The tensors of a quantized checkpoint, made one at a time from the source's."""
+
+import torch
+from typing_extensions import override
+
+from hybridize.checkpoints import CheckpointReader, TensorSpec
+from hybridize.checkpoints.finite import is_finite
+from hybridize.checkpoints.formats import Entry
+from hybridize.checkpoints.quantization import FP8
+from hybridize.checkpoints.streaming_writer import Outgoing
+from hybridize.checkpoints.tensors import Tensors
+from hybridize.compress.quantize.plan import QuantizationPlan
+from hybridize.errors import InputError
+
+
+class QuantizedTensors(Tensors):
+    """The tensors of a quantized checkpoint, by their names on disk.
+
+    A quantized weight ``X.weight`` is followed by ``X.weight_scale`` and, if the scheme is static,
+    by ``X.input_scale``. They are made together and must be asked for in this order.
+
+    Args:
+        reader: the source.
+        plan: what will be quantized.
+    """
+
+    def __init__(self, reader: CheckpointReader, plan: QuantizationPlan) -> None:
+        self._reader, self._plan = reader, plan
+        self._specs = {spec.name: spec for entry in plan.entries for spec in self._specs_of(entry)}
+        self._scales: dict[str, torch.Tensor] = {}  # of the weight that was made last
+
+    def outgoing(self) -> Outgoing:
+        """Return what `streaming_writer.write` takes."""
+        specs = tuple(self._specs.values())
+        entries = tuple(Entry(s.name, (s.name,), s.shape[:1], s.shape) for s in specs)
+        return Outgoing(self._plan.format, self._plan.config, entries, specs, self)
+
+    @override
+    def get(self, name: str) -> torch.Tensor:
+        if name in self._scales:
+            return self._scales.pop(name)
+        tensor = self._reader.get(name)
+        if not is_finite(tensor):
+            raise InputError(
+                f"{self._reader.directory}: tensor {name!r} holds NaN or infinity, which has no "
+                "FP8 scale; repair the checkpoint first"
+            )
+        if name not in self._plan.quantized:
+            return tensor
+        scheme, stem = self._plan.scheme, name.removesuffix("weight")
+        values, scale = scheme.quantize(tensor)
+        self._scales = {stem + "weight_scale": scale}
+        if scheme.quantization.static:
+            parts = self._plan.quantized[name].entry.parameters
+            largest = torch.cat([self._plan.maxima[part] for part in parts]).amax().reshape(1)
+            self._scales[stem + "input_scale"] = scheme.input_scale(largest)
+        return values
+
+    @override
+    def dtype(self, name: str) -> str:
+        return self._specs[name].dtype
+
+    def _specs_of(self, entry: Entry) -> list[TensorSpec]:
+        """Return the tensors that are written for one of the source's tensors."""
+        if entry.disk not in self._plan.quantized:
+            return [TensorSpec(entry.disk, entry.shape, self._reader.dtype(entry.disk))]
+        quantization = self._plan.scheme.quantization
+        stem = entry.disk.removesuffix("weight")
+        scale_shape = quantization.scale_shape(entry.shape)
+        specs = [
+            TensorSpec(entry.disk, entry.shape, FP8),
+            TensorSpec(stem + "weight_scale", scale_shape, "float32"),
+        ]
+        if quantization.static:
+            specs.append(TensorSpec(stem + "input_scale", (1,), "float32"))
+        return specs
