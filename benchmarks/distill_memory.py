@@ -1,12 +1,12 @@
-"""How much memory each way of distilling takes, beside a plain forward and plain training.
+"""The peak memory of each kind of distillation, compared with a forward pass and with training.
 
-Writes a random Llama, converts it, and runs each case in a process of its own, for a few steps on
-the same batch of text:
+Writes a random Llama, converts it, and runs each case in its own process, for a few steps on the
+same text:
 
     python benchmarks/distill_memory.py
     python benchmarks/distill_memory.py --hidden 1024 --layers 16 --vocabulary 128000
 
-Memory is the most that a process held beyond what it held after its imports.
+The peak does not include what a process holds after its imports.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def forward(options: argparse.Namespace) -> None:
 
 
 def train_alone(options: argparse.Namespace) -> None:
-    """Train all of the student on the text, its logits a thousand tokens at a time."""
+    """Train the whole student on the text, with the logits of 1,024 tokens at a time."""
     from torch.nn.functional import cross_entropy
     from torch.utils.checkpoint import checkpoint
 
@@ -100,14 +100,14 @@ def train_alone(options: argparse.Namespace) -> None:
 
     for _ in range(STEPS):
         hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-        pieces = zip(hidden.split(1024), ids[:, 1:].flatten().split(1024), strict=True)
-        total = sum(checkpoint(loss, *piece, use_reentrant=False) for piece in pieces)
+        chunks = zip(hidden.split(1024), ids[:, 1:].flatten().split(1024), strict=True)
+        total = sum(checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks)
         (total / ids.numel()).backward()
         optimizer.step()
         optimizer.zero_grad()
 
 
-def _distilled(**settings: object) -> Callable[[argparse.Namespace], None]:
+def _distill_case(**config: object) -> Callable[[argparse.Namespace], None]:
     def run(options: argparse.Namespace) -> None:
         from hybridize import distill
 
@@ -119,10 +119,10 @@ def _distilled(**settings: object) -> Callable[[argparse.Namespace], None]:
             tokens=STEPS * options.batch_size * options.seq_len,
             seq_len=options.seq_len,
             batch_size=options.batch_size,
-            validation=1,
+            validation_sequences=1,
             device="cpu",
             force=True,
-            **settings,
+            **config,
         )
 
     return run
@@ -130,17 +130,17 @@ def _distilled(**settings: object) -> Callable[[argparse.Namespace], None]:
 
 CASES: dict[str, Callable[[argparse.Namespace], None]] = {
     "forward": forward,
-    "align": _distilled(stages=("align",)),
+    "align": _distill_case(stages=("align",)),
     "train-alone": train_alone,
-    "kl-cached": _distilled(stages=("kl",), train="all", cache_teacher=32),
-    "kl": _distilled(stages=("kl",), train="all"),
-    "kl-mixers": _distilled(stages=("kl",), train="mixers"),
-    "kl-checkpointing": _distilled(stages=("kl",), train="all", gradient_checkpointing=True),
+    "kl-cached": _distill_case(stages=("kl",), train="all", cache_teacher=32),
+    "kl": _distill_case(stages=("kl",), train="all"),
+    "kl-mixers": _distill_case(stages=("kl",), train="mixers"),
+    "kl-checkpointing": _distill_case(stages=("kl",), train="all", gradient_checkpointing=True),
 }
 WORDS = {
-    "forward": ("the teacher's forward, no gradients", None),
+    "forward": ("the teacher's forward pass, without gradients", None),
     "align": ("align", "forward"),
-    "train-alone": ("training all of the student on the text", None),
+    "train-alone": ("training the whole student on the text", None),
     "kl-cached": ("kl --train all --cache-teacher 32", "train-alone"),
     "kl": ("kl --train all", "train-alone"),
     "kl-mixers": ("kl --train mixers", "train-alone"),
@@ -149,10 +149,10 @@ WORDS = {
 
 
 def report(peaks: dict[str, int], options: argparse.Namespace) -> None:
-    """Print the table and write the figures down."""
+    """Print the table and write the results."""
     ratios = {
-        name: None if beside is None else peaks[name] / peaks[beside]
-        for name, (_, beside) in WORDS.items()
+        name: None if reference is None else peaks[name] / peaks[reference]
+        for name, (_, reference) in WORDS.items()
     }
     console.table(
         ["memory of distillation", "peak", "ratio"],
@@ -160,13 +160,13 @@ def report(peaks: dict[str, int], options: argparse.Namespace) -> None:
             (
                 words,
                 size_in_words(peaks[name]),
-                "" if beside is None else f"{ratios[name]:.2f} × {WORDS[beside][0]}",
+                "" if reference is None else f"{ratios[name]:.2f} × {WORDS[reference][0]}",
             )
-            for name, (words, beside) in WORDS.items()
+            for name, (words, reference) in WORDS.items()
         ],
-        caption=f"A Llama of {options.layers} layers × {options.hidden} with "
-        f"{options.vocabulary:,} tokens, a quarter of its attention kept; "
-        f"{options.batch_size} × {options.seq_len} tokens, float32.",
+        caption=f"A Llama with {options.layers} layers of width {options.hidden} and "
+        f"{options.vocabulary:,} tokens, a quarter of its attention kept. Batches of "
+        f"{options.batch_size} × {options.seq_len} tokens in float32.",
     )
     settings = ("hidden", "layers", "vocabulary", "seq_len", "batch_size")
     result = {
@@ -183,7 +183,7 @@ def report(peaks: dict[str, int], options: argparse.Namespace) -> None:
 
 
 def _in_process(name: str, options: argparse.Namespace) -> int:
-    """Return a case's peak, measured in a process of its own."""
+    """Return the peak of a case, measured in its own process."""
     console.message(f"case: {WORDS[name][0]}")
     values = ("hidden", "layers", "vocabulary", "seq_len", "batch_size", "folder")
     arguments = [f"--{key.replace('_', '-')}={getattr(options, key)}" for key in values]

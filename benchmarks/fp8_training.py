@@ -1,11 +1,11 @@
-"""What training in FP8 brings over quantizing afterwards: the same hybrid, distilled both ways.
+"""Compare training in FP8 with quantizing after training in float32, on the same hybrid.
 
     python benchmarks/fp8_training.py
     python benchmarks/fp8_training.py --tokens 1000000
 
-The bundled checkpoint with two of eight attention blocks kept is aligned, then distilled for the
-same tokens in float32 and for FP8. Both are then quantized in the same way; the KL divergence from
-the original is measured on rows that none of them saw.
+The bundled checkpoint with two of eight attention blocks is aligned, and then distilled for the
+same number of tokens in float32 and in FP8. Both results are quantized in the same way. The KL
+divergence from the original is measured on text that was not used for training.
 """
 
 import argparse
@@ -26,13 +26,15 @@ from tools.bundled_checkpoint.settings import Settings
 from tools.bundled_checkpoint.texts import generate_documents, generate_prose
 from tools.bundled_checkpoint.world import World
 
-WAYS: tuple[tuple[str, int | None], ...] = (("fp8", None), ("fp8", 0), ("fp8-tensor", None))
-"""Schemes, and blocks that stay at either end: the default, or none."""
+SCHEMES: tuple[tuple[str, int | None], ...] = (("fp8", None), ("fp8", 0), ("fp8-tensor", None))
+"""Schemes with ``keep_bf16``: None for the default, or no kept blocks."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=250_000, help="of align, and of kl")
+    parser.add_argument(
+        "--tokens", type=int, default=250_000, help="training tokens of align, and of kl"
+    )
     parser.add_argument("--train", default="all", choices=("mixers", "all"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
@@ -42,25 +44,25 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Distill in all ways from one start, and quantize what comes of it."""
+    """Distill the same hybrid in float32 and for each scheme, and quantize the results."""
     text = folder / "world.jsonl"
     documents = generate_documents(World(), 77, Settings().stages[-1].mix)
     text.write_text("\n".join(json.dumps({"text": one}) for one in islice(documents, 6_000)))
-    learning: dict[str, Any] = {
+    training: dict[str, Any] = {
         "teacher": CHECKPOINT, "data": (str(text),), "tokens": options.tokens, "batch_size": 8,
         "validate_every": 10**6,
     }  # fmt: skip
     convert(CHECKPOINT, folder / "all", attention="0%", calibration=text)
-    distill(folder / "all", folder / "aligned", stages=("align",), **learning)
+    distill(folder / "all", folder / "aligned", stages=("align",), **training)
     convert(CHECKPOINT, folder / "start", attention=2, select="sensitivity",
             init=folder / "aligned", calibration=text)  # fmt: skip
     plain = folder / "plain"
-    distill(folder / "start", plain, stages=("kl",), train=options.train, **learning)
+    distill(folder / "start", plain, stages=("kl",), train=options.train, **training)
     rows = []
-    for scheme, keep in WAYS:
+    for scheme, keep in SCHEMES:
         output = folder / f"{scheme}-{keep}"
         distill(folder / "start", output, stages=("kl",), train=options.train, fp8=scheme,
-                keep_bf16=keep, **learning)  # fmt: skip
+                keep_bf16=keep, **training)  # fmt: skip
         calibration = str(text) if scheme == "fp8-tensor" else None
         row: dict[str, Any] = {
             "scheme": scheme,
@@ -77,19 +79,19 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def divergence(directory: Path) -> float:
-    """Return the KL divergence from the original on unseen prose, in nats per token."""
+    """Return the KL divergence from the original on held-out text, in nats per token."""
     model, original = (load_model(d, dtype=torch.float32) for d in (directory, CHECKPOINT))
     ids = load_tokenizer(CHECKPOINT)(
         generate_prose(World(), 1_000_003, 200), return_tensors="pt"
     ).input_ids
     total, batches = 0.0, ids[:, : ids.shape[1] // 256 * 256].view(-1, 256).split(8)
     for batch in batches:
-        got, wanted = (
+        hidden, target = (
             m.model(batch, use_cache=False).last_hidden_state.flatten(0, 1)
             for m in (model, original)
         )
         heads = (model.lm_head.weight, original.lm_head.weight)
-        total += len(batch) * float(linear_kl_divergence(got, heads[0], wanted, heads[1]))
+        total += len(batch) * float(linear_kl_divergence(hidden, heads[0], target, heads[1]))
     return total / sum(map(len, batches))
 
 
@@ -97,19 +99,25 @@ COLUMNS = ("unquantized", "trained_in_float32", "trained_in_fp8")
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table and write the figures down."""
+    """Print the table and write the results."""
     console.table(
-        ["quantized as", "ends", "not quantized", "trained in float32", "trained for it"],
+        [
+            "scheme",
+            "first and last blocks",
+            "not quantized",
+            "trained in float32",
+            "trained in FP8",
+        ],
         [
             (
                 row["scheme"],
-                "kept" if row["keep_bf16"] is None else "quantized",
+                "kept in bfloat16" if row["keep_bf16"] is None else "quantized",
                 *(f"{row[name]:.4f}" for name in COLUMNS),
             )
             for row in rows
         ],
-        title=f"KL from the original after {options.tokens:,} tokens, nats per token",
-        caption="Not quantized: what was trained in float32, as it is.",
+        title=f"KL from the original, nats per token, after {options.tokens:,} training tokens",
+        caption="Not quantized: the model trained in float32, before quantization.",
     )
     result = {
         "benchmark": "fp8_training",

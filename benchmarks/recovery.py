@@ -1,16 +1,16 @@
-"""What each step toward recovery is worth: the ablation that a sceptic would ask for.
+"""An ablation: what each step of conversion and distillation contributes to the quality.
 
-Converts a checkpoint in several ways, distills every result on the same text for the same number
-of tokens, and reports the KL divergence before and after, and the perplexity as a multiple of the
-teacher's:
+Converts a checkpoint in several ways and distills every result on the same text for the same
+number of tokens. Reports the KL divergence before and after distillation, and the perplexity as a
+multiple of the teacher's:
 
     python benchmarks/recovery.py                                   # the bundled checkpoint
     python benchmarks/recovery.py --model DIR --perplexity FILE     # any other
-    python benchmarks/recovery.py --cases kept --tokens 2M          # some of it, for longer
+    python benchmarks/recovery.py --cases kept --tokens 2M          # some cases, for more tokens
 
-The reference aligns a new block for every attention block, keeps the attention that costs the most
-by sensitivity measured with those, and trains the new blocks that are left end to end. Every other
-row changes something of it.
+The reference aligns a new block for every attention block, measures with these blocks which
+attention blocks the model can do without, and trains the remaining new blocks end to end. Every
+other case changes one thing in it.
 """
 
 import argparse
@@ -35,29 +35,29 @@ from tools.bundled_checkpoint.world import RECALL_SUBJECTS, World
 KEPT = "25%"
 TEXT_SEED = 77
 PROSE_SEED = 1_000_003
-ALIGN_SHARE = 1.0
-"""Tokens of the alignment, as a share of the distillation's."""
+ALIGN_FACTOR = 1.0
+"""Tokens of the alignment, as a multiple of ``--tokens``."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to a good hybrid.
+    """One way to convert and distill.
 
     Attributes:
-        name: what is done otherwise than in the reference.
+        name: the difference from the reference.
         convert: options of the conversion.
-        aligned: whether new blocks are aligned before attention is chosen.
-        train: what the distillation trains.
-        rate: its learning rate as a multiple of ``--learning-rate``.
-        times: its tokens as a multiple of ``--tokens``.
+        aligned: whether the new blocks are aligned before the attention blocks are chosen.
+        train: the parameters that the distillation trains.
+        learning_rate_factor: its learning rate as a multiple of ``--learning-rate``.
+        tokens_factor: its tokens as a multiple of ``--tokens``.
     """
 
     name: str
     convert: dict[str, Any] = field(default_factory=dict)
     aligned: bool = True
     train: str = "mixers"
-    rate: float = 1.0
-    times: float = 1.0
+    learning_rate_factor: float = 1.0
+    tokens_factor: float = 1.0
 
 
 _UNIFORM = {"select": "uniform"}
@@ -65,38 +65,64 @@ _UNFITTED = {"select": "uniform", "calibration": None}
 CASES: dict[str, list[Case]] = {
     "reference": [Case("reference: aligned, then selected")],
     "select": [
-        Case("selected before aligning, none of it", aligned=False),
-        Case("aligned, evenly spread", _UNIFORM),
-        Case("neither: calibrated, evenly spread", _UNIFORM, aligned=False),
+        Case("selected, without aligning", aligned=False),
+        Case("aligned, evenly spaced", _UNIFORM),
+        Case("calibrated, evenly spaced", _UNIFORM, aligned=False),
     ],
     "init": [
-        Case("evenly spread, attention's weights alone", _UNFITTED, aligned=False),
-        Case("evenly spread, random", _UNFITTED | {"init": "random"}, aligned=False),
+        Case("evenly spaced, from attention's weights alone", _UNFITTED, aligned=False),
+        Case("evenly spaced, random", _UNFITTED | {"init": "random"}, aligned=False),
     ],
-    "train": [Case("all of it trains, at half the rate", train="all", rate=0.5)],
+    "train": [
+        Case(
+            "training the whole model, half the learning rate",
+            train="all",
+            learning_rate_factor=0.5,
+        )
+    ],
     "sizes": [
-        Case("neither, one B and C per KV head", _UNIFORM | {"ssm_groups": "kv"}, aligned=False),
-        Case("neither, state twice as large", _UNIFORM | {"d_state": 2.0}, aligned=False),
-        Case("neither, twice as wide", _UNIFORM | {"ssm_expand": 2}, aligned=False),
+        Case(
+            "calibrated, evenly spaced, one B and C per KV head",
+            _UNIFORM | {"ssm_groups": "kv"},
+            aligned=False,
+        ),
+        Case(
+            "calibrated, evenly spaced, twice the state size",
+            _UNIFORM | {"d_state": 2.0},
+            aligned=False,
+        ),
+        Case(
+            "calibrated, evenly spaced, twice the width",
+            _UNIFORM | {"ssm_expand": 2},
+            aligned=False,
+        ),
     ],
     "kept": [
         Case(f"{share} of attention kept", {"attention": share}) for share in ("0%", "12%", "50%")
     ],
-    "longer": [Case("six times the tokens", times=6.0)],
+    "longer": [Case("six times the tokens", tokens_factor=6.0)],
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
-    parser.add_argument("--data", help="text to learn from; the bundled world's, or teacher")
-    parser.add_argument("--perplexity", type=Path, help="held-out text; the bundled world's")
-    parser.add_argument("--tokens", type=_count, default=250_000, help="to distill each case with")
+    parser.add_argument(
+        "--data", help="text to train on, or teacher; default: generated by the bundled world"
+    )
+    parser.add_argument(
+        "--perplexity", type=Path, help="held-out text; default: generated by the bundled world"
+    )
+    parser.add_argument(
+        "--tokens", type=_count, default=250_000, help="training tokens of each case"
+    )
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--cases", default=",".join(CASES), help="which, comma separated")
-    parser.add_argument("--name", help="of the result; the model's directory name if not given")
+    parser.add_argument(
+        "--cases", default=",".join(CASES), help="names of the groups of cases, separated by commas"
+    )
+    parser.add_argument("--name", help="name of the results; default: the model directory's name")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +145,7 @@ def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path)
         raw = json.loads((options.model / "config.json").read_text())
         head_dim = raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]
         chosen["d_state"] = int(chosen["d_state"] * head_dim)
-    learning = {
+    training = {
         "teacher": options.model,
         "data": (data,),
         "seq_len": options.seq_len,
@@ -128,9 +154,9 @@ def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path)
         "force": True,
     }
     started = time.perf_counter()
-    spent = 0
+    align_tokens = 0
     if case.aligned:
-        donor, spent = aligned(data, options, learning, folder)
+        donor, align_tokens = aligned(data, options, training, folder)
         chosen["init"] = donor
         if chosen["select"] == "uniform":
             chosen["calibration"] = None
@@ -139,11 +165,11 @@ def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path)
         folder / "converted",
         output,
         stages=("kl",),
-        tokens=int(options.tokens * case.times),
-        data_tokens=int(options.tokens * case.times),
-        learning_rates={"kl": options.learning_rate * case.rate},
+        tokens=int(options.tokens * case.tokens_factor),
+        data_tokens=int(options.tokens * case.tokens_factor),
+        learning_rates={"kl": options.learning_rate * case.learning_rate_factor},
         train=case.train,
-        **learning,
+        **training,
     )
     seconds = time.perf_counter() - started
     (kl,) = result.stages
@@ -154,7 +180,7 @@ def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path)
         "parameters": converted.parameters_after,
         "kl_before": kl.validation_before,
         "kl_after": kl.validation_after,
-        "tokens": spent + kl.tokens,
+        "tokens": align_tokens + kl.tokens,
         "seconds": seconds,
     }
 
@@ -162,7 +188,7 @@ def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path)
 def score(
     rows: list[dict[str, Any]], models: list[Path], options: argparse.Namespace, prose: Path
 ) -> None:
-    """Add what only the finished models tell: perplexity, and the exam of the bundled one."""
+    """Add the perplexity of the distilled models, and the bundled checkpoint's exam scores."""
     bundled = options.model == CHECKPOINT
     scored = evaluate(
         models,
@@ -180,23 +206,23 @@ def score(
 
 
 def aligned(
-    data: str, options: argparse.Namespace, learning: dict[str, Any], folder: Path
+    data: str, options: argparse.Namespace, training: dict[str, Any], folder: Path
 ) -> tuple[Path, int]:
-    """Return a hybrid whose new blocks, one for every attention block, are aligned, and its tokens.
+    """Return a hybrid without attention whose blocks are aligned, and its training tokens.
 
-    Every case starts from the same one.
+    All cases share this hybrid.
     """
-    donor, tokens = folder / "aligned", int(options.tokens * ALIGN_SHARE)
+    donor, tokens = folder / "aligned", int(options.tokens * ALIGN_FACTOR)
     if not donor.exists():
         convert(options.model, folder / "all", attention="0%", calibration=data, force=True)
         distill(
-            folder / "all", donor, stages=("align",), tokens=tokens, data_tokens=tokens, **learning
+            folder / "all", donor, stages=("align",), tokens=tokens, data_tokens=tokens, **training
         )
     return donor, tokens
 
 
 def texts(options: argparse.Namespace, folder: Path) -> tuple[str, Path]:
-    """Return the text to learn from and the one to measure perplexity on."""
+    """Return the text to train on and the text to measure perplexity on."""
     data, prose = options.data, options.perplexity
     if data is None:
         path = folder / "world.jsonl"
@@ -212,12 +238,12 @@ def texts(options: argparse.Namespace, folder: Path) -> tuple[str, Path]:
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table, draw the plot, and write the figures down."""
+    """Print the table, draw the plot, and write the results."""
     name = options.name or options.model.resolve().name
     exam = "exam" in rows[0]
     console.table(
         ["case", "kept", "KL before", "KL after", "perplexity"]
-        + (["exam", "recall"] if exam else [])
+        + (["bundled exam", "recall"] if exam else [])
         + ["tokens", "seconds"],
         [
             (
@@ -233,16 +259,16 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             for row in rows
         ],
         title=f"Recovery of {name}",
-        caption="KL to the teacher in nats per token, on held-out rows, before and after the kl "
-        "stage; perplexity on held-out text as a multiple of the teacher's"
-        + (", exam and recall accuracy as shares of the teacher's." if exam else "."),
+        caption="KL from the teacher in nats per token on held-out sequences, before and after the "
+        "kl stage. Perplexity on held-out text, as a multiple of the teacher's."
+        + (" Bundled exam and recall: accuracy as a percentage of the teacher's." if exam else ""),
     )
     result = {
         "benchmark": "recovery",
         "model": name,
         "settings": {
             "tokens": options.tokens,
-            "align_tokens": int(options.tokens * ALIGN_SHARE),
+            "align_tokens": int(options.tokens * ALIGN_FACTOR),
             "seq_len": options.seq_len,
             "batch_size": options.batch_size,
             "learning_rate": options.learning_rate,
@@ -259,20 +285,20 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
 
 
 def draw(rows: list[dict[str, Any]], name: str, path: Path) -> None:
-    """Draw KL before and after distillation, a bar each."""
+    """Draw a bar chart of the KL before and after distillation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.5 * len(rows) + 1.4), layout="constrained")
     axes = figure.add_subplot()
-    places = range(len(rows))
+    positions = range(len(rows))
     for key, offset, color in (("kl_before", -0.2, "#9ac1d9"), ("kl_after", 0.2, "#2a6f97")):
-        bars = axes.barh([p + offset for p in places], [row[key] for row in rows], 0.38,
+        bars = axes.barh([p + offset for p in positions], [row[key] for row in rows], 0.38,
                          color=color, label=key.replace("kl_", "KL "))  # fmt: skip
         axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
-    axes.set_yticks(list(places), [row["case"] for row in rows])
+    axes.set_yticks(list(positions), [row["case"] for row in rows])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("KL to the teacher, nats per token")
+    axes.set_xlabel("KL from the teacher, nats per token")
     axes.set_title(f"Recovery of {name}")
     axes.legend(loc="lower right")
     axes.margins(x=0.15)
