@@ -1,8 +1,9 @@
 """Turn a pretrained Transformer checkpoint into a fast Mamba-2 hybrid that stock software opens.
 
-Every command of the ``hybridize`` tool is a function here, of the same name and with the same
-options. ``import hybridize`` is quick: each name is imported from its home when it is first used,
-and torch with it. It also makes transformers' Auto classes know ``model_type: "hybridize"``.
+The commands of the ``hybridize`` tool are functions here, with the same names and options.
+``import hybridize`` is fast: it imports neither torch nor transformers, and each name is imported
+when it is first used. It also registers ``model_type: "hybridize"`` with transformers' Auto
+classes.
 """
 
 from importlib import import_module
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from hybridize.compress.prune.prune import prune
     from hybridize.compress.quantize.quantize import quantize
     from hybridize.conversion.convert import convert
-    from hybridize.evals.evaluate import evaluate
     from hybridize.evals.bench.bench import bench
     from hybridize.evals.bench.predict import predict
+    from hybridize.evals.evaluate import evaluate
     from hybridize.evals.report.report import report
     from hybridize.exporters.export import export
     from hybridize.inspection.inspect import inspect
@@ -69,8 +70,8 @@ _HOMES = {
     "load_tokenizer": "hybridize.checkpoints.load",
     "predict": "hybridize.evals.bench.predict",
     "prune": "hybridize.compress.prune.prune",
-    "report": "hybridize.evals.report.report",
     "quantize": "hybridize.compress.quantize.quantize",
+    "report": "hybridize.evals.report.report",
     "verify": "hybridize.inspection.verify",
 }
 
@@ -89,4 +90,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-_autoclasses.announce()
+_autoclasses.register()
