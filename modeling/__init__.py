@@ -1,1 +1,1 @@
-"""What a hybrid is: its layout, its configuration, the model, and how it lies on disk."""
+"""What a hybrid is: its layout, sizes, configuration, layers, caches, and the model."""

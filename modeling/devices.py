@@ -1,4 +1,4 @@
-"""Where a model is put and in which dtype: what ``--device`` and ``--dtype`` mean."""
+"""The devices and dtypes that a model can run in, by the names that options give them."""
 
 import torch
 
@@ -8,31 +8,32 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``"auto"`` is CUDA where there is a GPU.
+    """Return the device with a name; ``"auto"`` is CUDA if there is a GPU, else the CPU.
 
     Raises:
-        InputError: ``cuda`` without a GPU, or no such device.
+        InputError: ``cuda`` without a GPU, or an unknown device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: PyTorch sees no CUDA GPU here; use --device cpu")
+        raise InputError(f"`device={name}`: PyTorch finds no CUDA GPU; use `device=cpu`")
     try:
         return torch.device(name)
     except RuntimeError:
-        raise InputError(f"--device {name}: choose auto, cpu or cuda") from None
+        raise InputError(f"`device={name}`: choose auto, cpu or cuda") from None
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
-    """Return the dtype to run in that is called ``name``, None for the checkpoint's own.
+    """Return the dtype with a name, or None for the checkpoint's own dtype.
 
-    ``"auto"`` is float32 on the CPU, where it is exact and no slower, else the checkpoint's own.
+    ``"auto"`` is float32 on the CPU, which is exact and no slower there. On other devices it is the
+    checkpoint's own dtype.
 
     Raises:
-        InputError: not a dtype that models run in.
+        InputError: models cannot run in this dtype.
     """
     if name == "auto":
         return torch.float32 if device.type == "cpu" else None
     if name not in DTYPES:
-        raise InputError(f"--dtype {name}: choose auto or one of {', '.join(DTYPES)}")
+        raise InputError(f"`dtype={name}`: choose auto or one of {', '.join(DTYPES)}")
     return DTYPES[name]

@@ -1,4 +1,11 @@
-"""The order of a model's blocks as a string in Nemotron-H's alphabet."""
+"""The order of a model's blocks, as a string with one letter per block.
+
+**A block is one norm and one mixer, with a residual connection around them.** The literature calls
+this a sublayer. What transformers calls a decoder layer is here two blocks: attention (or Mamba-2),
+then an MLP. A Llama with 32 layers has 64 blocks, and `layer_idx` counts blocks.
+
+The letters are those of Nemotron-H (arXiv 2504.03624): ``*`` attention, ``M`` Mamba-2, ``-`` MLP.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,17 +18,17 @@ KINDS = {ATTENTION: "attention", MAMBA: "mamba", MLP: "mlp"}
 
 @dataclass(frozen=True)
 class Layout:
-    """The kinds of a model's pre-norm residual blocks, in order.
+    """The kinds of a model's blocks, in order.
 
-    Llama-3.1-8B is ``*-`` thirty-two times; Nemotron-H-8B begins ``M-M-M-M*-``
-    (arXiv 2504.03624, figure 2).
+    Llama-3.1-8B is ``*-`` thirty-two times. Nemotron-H-8B begins with ``M-M-M-M*-`` (arXiv
+    2504.03624, figure 2).
 
     Args:
         pattern: one letter per block: ``*`` attention, ``M`` Mamba-2, ``-`` MLP.
-        swapped: indices of the blocks that were attention before a conversion.
+        swapped: indices of the Mamba-2 blocks that a conversion put in place of attention.
 
     Raises:
-        ValueError: another letter, no block at all, or a swapped block that is not Mamba-2.
+        ValueError: the pattern has another letter or is empty, or a swapped block is not Mamba-2.
     """
 
     pattern: str
@@ -37,7 +44,7 @@ class Layout:
         if not self.pattern:
             raise ValueError("the pattern is empty; a model has at least one block")
         if any(self.pattern[index] != MAMBA for index in self.swapped):
-            raise ValueError("only Mamba-2 blocks can have been swapped for attention")
+            raise ValueError("a block in `swapped` is not Mamba-2")
 
     def __str__(self) -> str:
         return self.pattern
@@ -49,14 +56,17 @@ class Layout:
         return iter(self.pattern)
 
     def indices(self, kind: str) -> tuple[int, ...]:
-        """Return the places of all blocks of one kind."""
+        """Return the indices of all blocks of one kind, given by its letter."""
         return tuple(index for index, letter in enumerate(self.pattern) if letter == kind)
 
     def swap(self, blocks: frozenset[int] | set[int]) -> "Layout":
-        """Return the layout with the attention blocks at ``blocks`` turned into Mamba-2.
+        """Return the layout with some attention blocks replaced by Mamba-2.
+
+        Args:
+            blocks: indices of those blocks.
 
         Raises:
-            ValueError: a block that is not attention.
+            ValueError: one of the blocks is not attention.
         """
         wrong = sorted(set(blocks) - set(self.indices(ATTENTION)))
         if wrong:

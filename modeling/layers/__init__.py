@@ -1,1 +1,1 @@
-"""The kinds of blocks a hybrid is made of, and the sizes each is described by."""
+"""The layers of a hybrid: the mixer of each kind of block, norms and RoPE."""

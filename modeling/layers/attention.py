@@ -1,4 +1,4 @@
-"""Causal attention."""
+"""The attention block's mixer: causal attention with grouped queries."""
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(sizes.head_dim, config.norm_eps)
 
     def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
-        """Attend: ``(batch, length, hidden)`` to the same."""
+        """Map ``(batch, length, hidden)`` to the same."""
         return self.o_proj(self.heads(x, context))
 
     def heads(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A linear layer that keeps its weights in FP8 and multiplies in FP8."""
+"""A linear layer with weights in FP8 and multiplication in FP8."""
 
 from collections.abc import Callable
 from typing import Self
@@ -10,16 +10,16 @@ from hybridize.kernels import fp8_linear
 
 
 class FP8Linear(nn.Module):
-    """Stands where an `nn.Linear` was; for inference.
+    """Replaces an `nn.Linear` for inference.
 
-    Weights stay in FP8 and scales in float32 whatever dtype the model is moved to.
+    When the model is moved to another dtype, the weights stay in FP8 and the scales in float32.
 
     Args:
         weight: ``(rows, columns)`` in float8_e4m3fn.
         weight_scale: its scales, see `hybridize.kernels.fp8_quantize`.
         bias: ``(rows,)`` or None.
         activations: granularity of the activations' scales: ``tensor``, ``row`` or ``group``.
-        input_scale: ``(1,)``, the activations' scale where it is known beforehand.
+        input_scale: ``(1,)``, the scale of static activations; None to compute scales at run time.
     """
 
     weight_scale: torch.Tensor
@@ -55,7 +55,7 @@ class FP8Linear(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         weight, scales = self.weight.data, dict(self.named_buffers())
         super()._apply(fn, recurse)
-        # `model.to(bfloat16)` is meant for what is not FP8: devices are followed, dtypes are not.
+        # Follow a move to another device, but undo the conversion of `model.to(bfloat16)`.
         self.weight.data = weight.to(self.weight.device)
         for name, scale in scales.items():
             setattr(self, name, scale.to(self.weight.device))

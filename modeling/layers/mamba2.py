@@ -1,4 +1,4 @@
-"""Mamba-2: a gated, convolved state-space scan."""
+"""The mixer of a Mamba-2 block: a convolution, a state-space scan and a gated norm."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from hybridize.modeling.layers.sizes import MambaSizes
 
 
 class Mamba2(nn.Module):
-    """The mixer of Dao & Gu 2024 (arXiv 2405.21060, figure 6), gated before its norm."""
+    """Mamba-2 (Dao & Gu 2024, arXiv 2405.21060, figure 6), with the gate before the norm."""
 
     def __init__(self, config: HybridConfig, sizes: MambaSizes, layer_idx: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Mamba2(nn.Module):
         self.out_proj = Linear(sizes.d_inner, config.hidden_size, bias=sizes.proj_bias)
 
     def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
-        """Scan: ``(batch, length, hidden)`` to the same."""
+        """Map ``(batch, length, hidden)`` to the same."""
         return self.out_proj(self.features(self.in_proj(x), context))
 
     def features(self, projected: torch.Tensor, context: BlockContext) -> torch.Tensor:

@@ -12,11 +12,11 @@ from hybridize.modeling.layers.sizes import MLPSizes
 
 
 class FeedForward(nn.Module):
-    """Gated (SwiGLU and its kin) or plain (squared ReLU), each with any activation."""
+    """Gated (SwiGLU, GEGLU, ...) or plain, with any activation function of transformers."""
 
-    def __init__(self, config: HybridConfig, sizes: MLPSizes, index: int) -> None:
+    def __init__(self, config: HybridConfig, sizes: MLPSizes, layer_idx: int) -> None:
         super().__init__()
-        del index  # it keeps nothing in the cache
+        del layer_idx  # this block keeps nothing in the cache
         hidden, width = config.hidden_size, sizes.intermediate_size
         self.gate_proj = Linear(hidden, width, bias=sizes.bias) if sizes.gated else None
         self.up_proj = Linear(hidden, width, bias=sizes.bias)

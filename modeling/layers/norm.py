@@ -20,7 +20,7 @@ class RMSNorm(nn.Module):
 
 
 class GatedRMSNorm(nn.Module):
-    """Mamba-2's output norm: gate with SiLU, then normalize each group of channels."""
+    """The output norm of Mamba-2: gate with SiLU, then normalize each group of channels."""
 
     def __init__(self, width: int, group_size: int, eps: float) -> None:
         super().__init__()

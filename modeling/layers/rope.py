@@ -1,4 +1,4 @@
-"""Rotary position embeddings, of every type that transformers can initialize."""
+"""Rotary position embeddings (RoPE), of every type in transformers."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from hybridize.modeling.config import HybridConfig
 
 
 class RotaryEmbedding(nn.Module):
-    """Cosines and sines for RoPE (Su et al. 2021, arXiv 2104.09864) and its long-context kin."""
+    """Cosines and sines of RoPE (Su et al. 2021, arXiv 2104.09864) and its variants."""
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
@@ -23,21 +23,21 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: HybridConfig) -> tuple[torch.Tensor, float]:
-        """Return the original frequencies; transformers calls this by its name as well."""
+        """Return the frequencies of plain RoPE, and 1. Transformers calls it by this name, too."""
         rope = config.rope_parameters or {}
-        assert config.head_dim is not None  # the model makes no rotary embedding otherwise
+        assert config.head_dim is not None  # otherwise the model has no rotary embedding
         dim = int(config.head_dim * rope.get("partial_rotary_factor", 1.0))
         return 1.0 / (rope["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float) / dim)), 1.0
 
     @torch.no_grad()
-    @dynamic_rope_update  # the types that depend on the length recompute the frequencies
+    @dynamic_rope_update  # recomputes frequencies that depend on the length
     def forward(
         self, x: torch.Tensor, position_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosine and sine, each ``(batch, length, rotary_dim)``, in the dtype of ``x``.
 
         Args:
-            x: gives dtype and device.
+            x: only its dtype and device matter.
             position_ids: ``(batch, length)``.
         """
         angles = position_ids[..., None].float() * self.inv_freq.to(x.device, torch.float32)
@@ -46,21 +46,21 @@ class RotaryEmbedding(nn.Module):
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-_WIDEST_HEAD = 1 << 16  # beyond it the weights, which nobody has, are what is wrong
+_MAX_HEAD_DIM = 1 << 16  # a larger one is an error that the shapes of the weights show
 
 
 def check_rope(config: HybridConfig) -> None:
-    """Check that transformers makes something of ``rope_parameters``, where attention has RoPE.
+    """Check that transformers can compute RoPE from a model's ``rope_parameters``.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it cannot.
     """
-    if config.head_dim is None or config.head_dim > _WIDEST_HEAD:
+    if config.head_dim is None or config.head_dim > _MAX_HEAD_DIM:
         return
     try:
         embedding = RotaryEmbedding(config)
         cos, sin = embedding(torch.zeros(()), torch.tensor([[0, config.max_position_embeddings]]))
-    except Exception as error:  # each type of RoPE trips over damage in its own way
+    except Exception as error:  # every type of RoPE raises another exception for bad values
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"rope_parameters do not describe a RoPE: {reason}") from None
     if not (cos.isfinite().all() and sin.isfinite().all()):
@@ -68,7 +68,7 @@ def check_rope(config: HybridConfig) -> None:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn the first ``rotary_dim`` features of every head.
+    """Rotate the first ``rotary_dim`` features of every head.
 
     Args:
         x: ``(batch, heads, length, head_dim)``.
@@ -76,7 +76,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     dim = cos.shape[-1]
-    turned, rest = x[..., :dim], x[..., dim:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = (turned * cos) + (torch.cat((-second, first), dim=-1) * sin)
-    return turned if rest.shape[-1] == 0 else torch.cat((turned, rest), dim=-1)
+    rotary, rest = x[..., :dim], x[..., dim:]
+    first, second = rotary.chunk(2, dim=-1)
+    rotated = (rotary * cos) + (torch.cat((-second, first), dim=-1) * sin)
+    return rotated if rest.shape[-1] == 0 else torch.cat((rotated, rest), dim=-1)

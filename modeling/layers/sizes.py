@@ -1,4 +1,4 @@
-"""How large a block is: plain data, one class per kind, from which all shapes follow."""
+"""The sizes of a block: one dataclass per kind, which gives the shapes of all parameters."""
 
 import math
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class AttentionSizes:
     """RMSNorm over each query and key head, before RoPE (Qwen3)."""
     rope: bool = True
     scale: float | None = None
-    """What scores are multiplied by; ``head_dim ** -0.5`` if None."""
+    """Factor of the attention scores; ``head_dim ** -0.5`` if None."""
     sliding_window: int | None = None
-    """How many tokens back a token sees, itself included; all if None."""
+    """Number of tokens that a token attends to, itself included; all earlier ones if None."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "num_heads", "num_kv_heads", "head_dim")
@@ -33,7 +33,7 @@ class AttentionSizes:
         if self.sliding_window is not None:
             _require_positive(self, "sliding_window")
         if self.scale is not None and not is_number(self.scale):
-            raise ValueError(f"scale is {self.scale!r}; it must be a number")
+            raise ValueError(f"scale is {self.scale!r}; it must be a finite number")
 
     def shapes(self, hidden: int) -> Shapes:
         """Return the mixer's parameters: name to shape."""
@@ -68,26 +68,29 @@ class MambaSizes:
                 f"{self.num_heads} Mamba heads are not a multiple of {self.n_groups} groups"
             )
         limits = (self.dt_min, 0.0 if self.dt_max is None else self.dt_max)
-        if not all(is_number(limit) and 0 <= limit <= _LONGEST_STEP for limit in limits):
-            raise ValueError(f"steps from {self.dt_min!r} to {self.dt_max!r} make no sense")
+        if not all(is_number(limit) and 0 <= limit <= _MAX_DT for limit in limits):
+            raise ValueError(
+                f"dt_min {self.dt_min!r} and dt_max {self.dt_max!r} must be numbers from 0 to "
+                f"{_MAX_DT:.0e}"
+            )
 
     @property
     def d_inner(self) -> int:
-        """Width of x, of the gate and of the output projection's input."""
+        """Number of channels of x, of the gate and of the output projection's input."""
         return self.num_heads * self.head_dim
 
     @property
     def conv_channels(self) -> int:
-        """Channels that the convolution sees: x, then B, then C."""
+        """Number of channels of the convolution: x, then B, then C."""
         return self.d_inner + 2 * self.n_groups * self.d_state
 
     @property
     def dt_limit(self) -> tuple[float, float]:
-        """Bounds on the step after softplus."""
+        """Limits of dt after softplus."""
         return (self.dt_min, float("inf") if self.dt_max is None else self.dt_max)
 
     def in_proj_splits(self) -> tuple[int, int, int, int, int]:
-        """Return the rows of the input projection in their order: gate, x, B, C, dt."""
+        """Return the numbers of rows of the input projection, in order: gate, x, B, C, dt."""
         bc = self.n_groups * self.d_state
         return (self.d_inner, self.d_inner, bc, bc, self.num_heads)
 
@@ -104,7 +107,7 @@ class MambaSizes:
 
 @dataclass(frozen=True)
 class MLPSizes:
-    """A feed-forward block; gated is SwiGLU-like (Shazeer 2020, arXiv 2002.05202)."""
+    """A feed-forward block. If gated, like SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
 
     intermediate_size: int
     activation: str = "silu"
@@ -123,11 +126,11 @@ class MLPSizes:
         return shapes | _linear("down_proj", hidden, self.intermediate_size, self.bias)
 
 
-_LONGEST_STEP = 1e6  # after which there is nothing left of a state
+_MAX_DT = 1e6  # beyond it, a state decays to zero within one token
 
 
 def is_number(value: object) -> bool:
-    """Say whether something is a finite number, as a configuration should have it."""
+    """Return whether a value of a configuration is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
