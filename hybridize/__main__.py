@@ -1,6 +1,6 @@
-"""The ``hybridize`` command: runs the chosen sub-command and turns every failure into one line.
+"""The ``hybridize`` command: run a sub-command, and report each failure in one line.
 
-Exit codes: 0 done, 1 the run failed, 2 the input or the options are wrong, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 an input or an option is wrong, 130 interrupted.
 """
 
 import os
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: the words after ``hybridize``; those of this process when None.
+        arguments: the words after ``hybridize``; None for those of this process.
 
     Returns:
         The process's exit code.
@@ -29,19 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _configure_libraries()
     try:
         result = cli.main(arguments, prog_name="hybridize", standalone_mode=False)
-        sys.stdout.flush()  # so that a full disk or a closed pipe is met here, not at exit
+        sys.stdout.flush()  # so that a full disk or a closed pipe raises here and not at exit
     except (Exception, KeyboardInterrupt) as failure:
         if console.debug:
             import traceback
 
             traceback.print_exc()
-        _abandon_unwritten_output()
+        _discard_unwritten_output()
         return _report(failure)
     return result if isinstance(result, int) else 0
 
 
 def _report(failure: Exception | KeyboardInterrupt) -> int:
-    """Print the one line that says what went wrong, and return the exit code it ends with."""
+    """Print one line that says what went wrong, and return the exit code."""
     match failure:
         case HybridizeError():
             console.error(str(failure))
@@ -59,7 +59,7 @@ def _report(failure: Exception | KeyboardInterrupt) -> int:
         case click.Abort() | KeyboardInterrupt():
             console.error("interrupted")
             return INTERRUPTED
-        case BrokenPipeError():  # whoever read our output has seen enough
+        case BrokenPipeError():  # the reader of our output has ended
             return FAILED
         case OSError():
             console.error(_describe(failure))
@@ -76,19 +76,19 @@ def _report(failure: Exception | KeyboardInterrupt) -> int:
 
 
 def _is_out_of_memory(failure: BaseException) -> bool:
-    """Say so of Python's, of torch's on a GPU, and of torch's on a CPU, without importing torch."""
+    """Recognize the errors of Python, and of torch on GPU and CPU, without importing torch."""
     known = isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError"
     return known or "can't allocate memory" in str(failure)
 
 
 def _describe(failure: OSError) -> str:
-    if failure.strerror is None:  # raised by a library with a text of its own
+    if failure.strerror is None:  # raised by a library with its own message
         return str(failure) or type(failure).__name__
     return f"{failure.filename}: {failure.strerror}" if failure.filename else failure.strerror
 
 
-def _abandon_unwritten_output() -> None:
-    """Keep the interpreter from failing once more, and loudly, when it flushes stdout at exit."""
+def _discard_unwritten_output() -> None:
+    """Prevent a second error when the interpreter flushes stdout at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -96,10 +96,10 @@ def _abandon_unwritten_output() -> None:
 
 
 def _configure_libraries() -> None:
-    """Have transformers report errors only, and torch ask for memory in large pages.
+    """Make transformers report errors only, and torch allocate memory in large pages.
 
-    Transformers draws its bars for terminals alone. Large pages save torch most of the page
-    faults on large tensors. Whoever sets these variables keeps their value.
+    Large pages save most page faults on large tensors. Without a terminal, hub downloads show no
+    progress bars. Values that the user has set are kept.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

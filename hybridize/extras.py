@@ -1,4 +1,4 @@
-"""The libraries that some jobs need beyond those of a plain install."""
+"""Optional dependencies."""
 
 from importlib import import_module
 
@@ -6,15 +6,15 @@ from hybridize.errors import HybridizeError
 
 
 def require_extra(extra: str, modules: str | tuple[str, ...], job: str) -> None:
-    """Import what ``pip install "hybridize[EXTRA]"`` installs.
+    """Check that modules of an optional dependency can be imported.
 
     Args:
-        extra: the name in pyproject.toml.
-        modules: what is going to be used.
-        job: what for, to begin a sentence with.
+        extra: the extra in pyproject.toml that installs them.
+        modules: the modules.
+        job: what needs them; the error message begins with it.
 
     Raises:
-        HybridizeError: some of it is not installed; the message says how to get it.
+        HybridizeError: one is not installed; the message says how to install it.
     """
     for module in (modules,) if isinstance(modules, str) else modules:
         try:

@@ -20,10 +20,10 @@ class GenerateConfig(Config):
 
     max_new_tokens: int = option(Whole(1), 128, help="Maximum number of new tokens.")
     temperature: float = option(
-        Number(0.0), 0.0, help="Sampling temperature; 0 means greedy decoding."
+        Number(0), 0.0, help="Sampling temperature; 0 means greedy decoding."
     )
     top_p: float = option(
-        Number(0.0, 1.0, above=True),
+        Number(0, 1, above=True),
         1.0,
         help="Sample from the most probable tokens whose probabilities add up to this.",
     )

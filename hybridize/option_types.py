@@ -178,6 +178,10 @@ class Number(OptionType):
             raise ValueError(f"give a number{_limits(self.minimum, self.maximum, self.above)}")
         return number
 
+    @override
+    def to_text(self, value: Any) -> str:
+        return f"{value:g}"
+
 
 class Count(OptionType):
     """A positive whole number, which can be typed as ``500k``, ``2M`` or ``1.5G``."""
