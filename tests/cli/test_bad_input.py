@@ -1,9 +1,10 @@
-"""Whatever is wrong with what `convert` is given: one line, exit code 2, and nothing written."""
+"""Bad input of `convert` gives one line and exit code 2, and nothing is written."""
 
 import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -129,33 +130,34 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
 }
 
 OPTIONS: dict[str, list[str]] = {
-    "--keep 99": ["--keep 99", "0 to 3"],
-    "--keep -1": ["--keep -1"],
-    "--keep 1,x": ["--keep", "'1,x'"],
+    "--keep 99": ["--keep 99:", "0 to 3"],
+    "--keep -1": ["--keep -1:", "at least 0"],
+    "--keep 1,x": ["--keep 1,x:", "at least 0"],
     "--pattern *-*-": ["--pattern", "4 blocks", "8"],
-    "--pattern *-*-*-*X": ["--pattern", "X"],
-    "--pattern M-M-M-MM": ["--pattern", "block 7"],
+    "--pattern *-*-*-*X": ["--pattern:", "X"],
+    "--pattern M-M-M-MM": ["--pattern:", "block 7"],
     "--pattern M-*-*-*- --keep 1": ["--keep and --pattern"],
-    "--attention 5": ["--attention 5", "0 to 4"],
-    "--attention -1": ["--attention -1"],
-    "--attention 101%": ["--attention 101%"],
-    "--attention nan%": ["--attention nan%"],
-    "--attention some": ["--attention some"],
-    "--ssm-groups 3": ["--ssm-groups 3", "1, 2, 4"],
-    "--ssm-groups 0": ["--ssm-groups 0"],
-    "--ssm-groups all": ["--ssm-groups all"],
-    "--ssm-expand 3": ["--ssm-expand"],
-    "--d-state 0": ["--d-state"],
+    "--attention 5": ["--attention 5:", "0 to 4"],
+    "--attention -1": ["--attention -1:", "0 to 4"],
+    "--attention 101%": ["--attention 101%:", "0 to 4"],
+    "--attention nan%": ["--attention nan%:", "0 to 4"],
+    "--attention some": ["--attention some:", "0 to 4"],
+    "--ssm-groups 3": ["--ssm-groups 3:", "1, 2, 4"],
+    "--ssm-groups 0": ["--ssm-groups 0:", "1, 2, 4"],
+    "--ssm-groups all": ["--ssm-groups all:", "1, 2, 4"],
+    "--ssm-expand 3": ["--ssm-expand 3:", "from 1 to 2"],
+    "--d-state 0": ["--d-state 0:", "at least 1"],
     "--format gguf": ["--format gguf", "auto", *FORMATS],
     "--format llama": ["--format llama", "Mamba-2"],
-    "--max-shard-size 5": ["--max-shard-size", "'5'"],
-    "--max-shard-size 0GB": ["--max-shard-size", "'0GB'"],
-    "--max-shard-size -1GB": ["--max-shard-size"],
-    "--max-shard-size 1e9GB": ["--max-shard-size"],
-    "--dtype int8": ["--dtype"],
-    "--init zeros": ["--init"],
-    "--select best": ["--select"],
-    "--seed -1": ["--seed"],
+    "--max-shard-size 5": ["--max-shard-size 5:", "5GB or 500MiB"],
+    "--max-shard-size 0GB": ["--max-shard-size 0GB:", "5GB or 500MiB"],
+    "--max-shard-size -1GB": ["--max-shard-size -1GB:", "5GB or 500MiB"],
+    "--max-shard-size 1e9GB": ["--max-shard-size 1e9GB:", "5GB or 500MiB"],
+    "--dtype int8": ["--dtype int8:", "bfloat16"],
+    "--init zeros": ["--init zeros:", "attention, random"],
+    "--select best": ["--select best:", "sensitivity"],
+    "--seed -1": ["--seed -1:", "from 0 to"],
+    "--no-ssm-bias": ["--no-ssm-bias needs --calibration"],
 }
 
 
@@ -171,15 +173,15 @@ def model(original, tmp_path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "in"))
 
 
-def everything(directory: Path) -> dict[str, str]:
-    """Every file and directory below, with a hash of what it holds."""
+def contents(directory: Path) -> dict[str, str]:
+    """Every file and directory below a directory, with a hash of each file."""
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in sorted(directory.rglob("*"))
     }
 
 
-def is_one_line(out: str, err: str, words: list[str]) -> None:
+def assert_one_line(out: str, err: str, words: list[str]) -> None:
     assert out == ""
     assert err.startswith("error: ")
     assert err.endswith("\n")
@@ -187,23 +189,23 @@ def is_one_line(out: str, err: str, words: list[str]) -> None:
     assert [word for word in words if word not in err] == [], err
 
 
-def refuses(capsys, tmp_path: Path, arguments: list[object], words: list[str]) -> None:
-    before = everything(tmp_path)
+def assert_rejected(capsys, tmp_path: Path, arguments: list[object], words: list[str]) -> None:
+    before = contents(tmp_path)
     assert main(list(map(str, arguments))) == 2
-    is_one_line(*capsys.readouterr(), words)
-    assert everything(tmp_path) == before
+    assert_one_line(*capsys.readouterr(), words)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("what", DAMAGES)
-def test_a_bad_checkpoint(capsys, tmp_path, model, what):
+def test_bad_checkpoints_are_rejected(capsys, tmp_path, model, what):
     damage, words = DAMAGES[what]
     damage(model)
     words = [word.format(model=model) for word in words]
-    refuses(capsys, tmp_path, ["convert", model, "-o", tmp_path / "out"], words)
+    assert_rejected(capsys, tmp_path, ["convert", model, "-o", tmp_path / "out"], words)
 
 
 @pytest.mark.parametrize("what", ["NaN", "infinity"])
-def test_nonfinite_weights_are_converted_where_they_are_allowed(capsys, tmp_path, model, what):
+def test_nonfinite_weights_are_converted_with_allow_nonfinite(capsys, tmp_path, model, what):
     DAMAGES[what][0](model)
     arguments = ["convert", model, "-o", tmp_path / "out", "--allow-nonfinite", "--keep", "1"]
     assert main(list(map(str, arguments))) == 0
@@ -214,9 +216,9 @@ def test_nonfinite_weights_are_converted_where_they_are_allowed(capsys, tmp_path
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["", "dry"])
-def test_a_bad_option(capsys, tmp_path, model, options, dry):
+def test_bad_options_are_rejected(capsys, tmp_path, model, options, dry):
     arguments = ["convert", model, "-o", tmp_path / "out", *options.split(" "), *dry]
-    refuses(capsys, tmp_path, arguments, OPTIONS[options])
+    assert_rejected(capsys, tmp_path, arguments, OPTIONS[options])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def test_a_bad_option(capsys, tmp_path, model, options, dry):
         ("x" * 300, ["{output}", "too long"]),
     ],
 )
-def test_a_bad_output(capsys, tmp_path, model, output, words):
+def test_bad_outputs_are_rejected(capsys, tmp_path, model, output, words):
     (tmp_path / "exists").mkdir()
     (tmp_path / "exists" / "precious").write_text("data")
     (tmp_path / "file").write_text("data")
@@ -239,39 +241,41 @@ def test_a_bad_output(capsys, tmp_path, model, output, words):
         pytest.skip("needs /proc")
     path = tmp_path / output
     words = [word.format(output=path) for word in words]
-    refuses(capsys, tmp_path, ["convert", model, "-o", path], words)
+    assert_rejected(capsys, tmp_path, ["convert", model, "-o", path], words)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_output_without_permission(capsys, tmp_path, model):
+def test_an_output_without_permission_is_rejected(capsys, tmp_path, model):
     (tmp_path / "closed").mkdir(mode=0o555)
     words = [f"{tmp_path}/closed/out: no permission"]
-    refuses(capsys, tmp_path, ["convert", model, "-o", tmp_path / "closed" / "out"], words)
+    assert_rejected(capsys, tmp_path, ["convert", model, "-o", tmp_path / "closed" / "out"], words)
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "generate"])
 @pytest.mark.parametrize("what", ["no directory", "no config.json", "truncated", "pickle"])
-def test_the_other_commands_refuse_as_convert_does(capsys, tmp_path, model, command, what):
+def test_other_commands_reject_bad_checkpoints_too(capsys, tmp_path, model, command, what):
     damage, words = DAMAGES[what]
     damage(model)
     words = [word.format(model=model) for word in words]
-    refuses(capsys, tmp_path, [command, model], words)
+    assert_rejected(capsys, tmp_path, [command, model], words)
 
 
 @pytest.mark.parametrize("name", ["some/model", "model", "x" * 300, "no/such/directory", "./a/b"])
-def test_a_model_that_is_not_there(capsys, tmp_path, name):
-    refuses(capsys, tmp_path, ["convert", name, "-o", tmp_path / "out"], [f"{name}: no such"])
+def test_a_missing_model_is_rejected(capsys, tmp_path, name):
+    assert_rejected(
+        capsys, tmp_path, ["convert", name, "-o", tmp_path / "out"], [f"{name}: no such"]
+    )
 
 
-def run(*arguments: object, program: tuple = (SCRIPT,), **options) -> subprocess.CompletedProcess:
-    """Run the command in a process of its own: libraries have their say on import and at exit."""
-    command = [*program, *map(str, arguments)]
+def run(*arguments: object, **options) -> subprocess.CompletedProcess:
+    """Run the command in a new process, where libraries may print on import and at exit."""
+    command = [SCRIPT, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
-def test_a_hub_that_cannot_be_reached(tmp_path):
+def test_an_unreachable_hub_is_one_line(tmp_path):
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        closed.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
         environment = os.environ | {
             "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"),
@@ -279,16 +283,18 @@ def test_a_hub_that_cannot_be_reached(tmp_path):
         }  # fmt: skip
         done = run("convert", "some/model", "-o", tmp_path / "out", env=environment)
     assert done.returncode == 2
-    is_one_line(done.stdout, done.stderr, ["some/model: no such directory", "hub"])
+    assert_one_line(done.stdout, done.stderr, ["some/model: no such directory", "hub"])
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
-def test_ctrl_c_and_a_full_disk(capsys, monkeypatch, tmp_path, model, failure, force):
+def test_an_interrupt_or_a_full_disk_leaves_nothing_behind(
+    capsys, monkeypatch, tmp_path, model, failure, force
+):
     (tmp_path / "other").mkdir()
     output = tmp_path / ("other" if force else "out")
-    before = everything(tmp_path)
+    before = contents(tmp_path)
     add, added = CheckpointWriter.add, []
 
     def fail_midway(self, name: str, tensor: torch.Tensor) -> None:
@@ -299,7 +305,7 @@ def test_ctrl_c_and_a_full_disk(capsys, monkeypatch, tmp_path, model, failure, f
         add(self, name, tensor)
 
     def fail(*_: object) -> int:
-        monkeypatch.setattr(os, "write", write_)  # the test's own output goes through it as well
+        monkeypatch.setattr(os, "write", write_)  # pytest writes with it, too
         raise failure
 
     write_ = os.write
@@ -308,49 +314,44 @@ def test_ctrl_c_and_a_full_disk(capsys, monkeypatch, tmp_path, model, failure, f
     words = ["interrupted"] if failure is KeyboardInterrupt else [f"{output}: no space left"]
     assert code == (130 if failure is KeyboardInterrupt else 1)
     out, err = capsys.readouterr()
-    is_one_line(out, err.removeprefix("\n"), words)  # click moves on from the line with ^C
-    assert everything(tmp_path) == before
+    assert_one_line(out, err.removeprefix("\n"), words)  # click ends the line with ^C
+    assert contents(tmp_path) == before
 
 
-def test_a_file_that_may_not_grow_further(tmp_path, model):
-    """A write that the system truly refuses, midway."""
+def test_a_file_size_limit_of_the_system_is_one_line(capsys, monkeypatch, tmp_path, model):
+    """The system itself rejects a write in the middle of a file."""
     resource = pytest.importorskip("resource")
-    before = everything(tmp_path)
-    limit = 100_000  # bytes; the result has twice as many
-    done = run(
-        "convert", model, "-o", tmp_path / "new" / "out",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    assert done.returncode == 1
-    is_one_line(done.stdout, done.stderr, [f"{tmp_path}/new/out: File too large"])
-    assert everything(tmp_path) == before
-
-
-INTERRUPTED = """
-import os, signal, sys
-from hybridize.__main__ import main
-from hybridize.checkpoints import CheckpointWriter
-
-add, added = CheckpointWriter.add, []
-
-def interrupt(self, name, *parts):
-    added.append(name)
-    if len(added) == 8:
-        os.kill(os.getpid(), signal.SIGINT)
-    add(self, name, *parts)
-
-CheckpointWriter.add = interrupt
-signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
-sys.exit(main(sys.argv[1:]))
-"""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = contents(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # bytes; the result has twice that
+    try:
+        code = main(["convert", str(model), "-o", str(tmp_path / "new" / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 1
+    assert_one_line(*capsys.readouterr(), [f"{tmp_path}/new/out: File too large"])
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
-def test_a_real_ctrl_c(tmp_path, model):
-    before = everything(tmp_path)
-    program = (sys.executable, "-c", INTERRUPTED)
-    done = run("convert", model, "-o", tmp_path / "out", program=program)
-    assert done.returncode == 130
-    is_one_line(done.stdout, done.stderr.removeprefix("\n"), ["interrupted"])
-    assert everything(tmp_path) == before
+def test_a_signal_from_ctrl_c_is_one_line(capsys, monkeypatch, tmp_path, model):
+    before = contents(tmp_path)
+    add, added = CheckpointWriter.add, []
+
+    def interrupt(self, name: str, tensor: torch.Tensor) -> None:
+        added.append(name)
+        if len(added) == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+        add(self, name, tensor)
+
+    monkeypatch.setattr(CheckpointWriter, "add", interrupt)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code = main(["convert", str(model), "-o", str(tmp_path / "out")])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert code == 130
+    out, err = capsys.readouterr()
+    assert_one_line(out, err.removeprefix("\n"), ["interrupted"])
+    assert contents(tmp_path) == before

@@ -1,4 +1,4 @@
-"""The command line's frame: help, options, errors and exit codes."""
+"""What all commands share: help, common options, errors and exit codes."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ def run(*arguments: str, program: tuple = (SCRIPT,), **options) -> subprocess.Co
 
 
 def heavy_imports(code: str) -> set[str]:
-    """The heavy libraries that are imported once ``code`` has run in a new interpreter."""
+    """The heavy libraries that ``code`` imports in a new interpreter."""
     code += "\nimport sys; print('|'.join({name.split('.')[0] for name in sys.modules}))"
     done = run("-c", code, program=(sys.executable,), check=True)
     return HEAVY & set(done.stdout.splitlines()[-1].split("|"))
@@ -46,14 +46,15 @@ def test_help_lists_every_command_in_order():
         "from hybridize.__main__ import main; main(['--help'])",
         "from hybridize.__main__ import main; main(['--version'])",
         "from hybridize.cli import cli, COMMANDS as all; [cli.get_command(None, n) for n in all]",
+        "from hybridize.__main__ import main; main('convert m -o o --d-state 0'.split())",
     ],
-    ids=["importing hybridize", "help", "version", "importing every command"],
+    ids=["importing hybridize", "help", "version", "importing every command", "a bad option"],
 )
-def test_nothing_heavy_is_imported_by(code):
+def test_heavy_libraries_are_not_imported_by(code):
     assert heavy_imports(code) == set()
 
 
-def test_the_heavy_import_check_can_fail():
+def test_the_check_for_heavy_imports_can_fail():
     assert "numpy" in heavy_imports("import numpy")
 
 
@@ -65,7 +66,7 @@ def test_module_and_script_are_the_same_command():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_registry_describes_each_command_as_the_command_does(name):
+def test_the_registry_and_the_command_have_the_same_short_help(name):
     command = cli.get_command(None, name)
     assert command.name == name
     assert COMMANDS[name].short_help == command.get_short_help_str(limit=200)
@@ -79,7 +80,7 @@ def test_every_command_has_the_common_options(name):
     assert CliRunner().invoke(cli, [name, "-h"]).exit_code == 0
 
 
-def test_a_misspelled_command_is_recognized():
+def test_a_misspelled_command_gets_a_suggestion():
     done = run("covnert", "model")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
@@ -87,13 +88,13 @@ def test_a_misspelled_command_is_recognized():
     )
 
 
-def test_a_command_like_no_other_lists_them_all():
+def test_an_unknown_command_lists_all_commands():
     done = run("zzz")
     assert done.returncode == 2
     assert all(f"'{name}'" in done.stderr for name in COMMANDS)
 
 
-def test_no_command_shows_the_help_and_is_a_misuse():
+def test_no_command_shows_the_help_and_exits_with_2():
     done = run()
     assert (done.returncode, done.stdout) == (2, "")
     assert "Commands:" in done.stderr
@@ -107,7 +108,7 @@ def test_no_command_shows_the_help_and_is_a_misuse():
         (["convert", "model", "-o", "out", "--nope"], "No such option"),
     ],
 )
-def test_a_wrong_option_is_one_line_with_a_hint(arguments, message):
+def test_an_error_of_click_is_one_line_with_a_hint(arguments, message):
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
@@ -119,8 +120,8 @@ def test_a_wrong_option_is_one_line_with_a_hint(arguments, message):
 
 @pytest.fixture
 def fail(monkeypatch):
-    """Makes ``hybridize fail`` raise what the test chooses."""
-    # main() sets these two: have them put back afterwards.
+    """Let ``hybridize fail`` raise a chosen exception."""
+    # main() sets these two; monkeypatch restores them.
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -195,7 +196,7 @@ def test_debug_shows_the_traceback(fail, capsys, arguments, failure):
     assert "run again" not in err
 
 
-def test_debug_ends_with_the_run(fail, capsys):
+def test_debug_holds_for_one_run_only(fail, capsys):
     fail(InputError("wrong"))
     entry.main(["fail", "--debug"])
     capsys.readouterr()
@@ -209,7 +210,7 @@ def test_a_failure_with_json_leaves_stdout_empty(fail, capsys):
     assert capsys.readouterr() == ("", "error: wrong\n")
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure_to_talk_about():
+def test_a_closed_pipe_gives_no_message():
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run([SCRIPT, "--help"], stdout=writing, stderr=subprocess.PIPE, check=False)
@@ -218,13 +219,13 @@ def test_a_reader_that_has_seen_enough_is_no_failure_to_talk_about():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_under_stdout_is_one_line():
+def test_a_full_disk_behind_stdout_is_one_line():
     with open("/dev/full", "w") as full:
         done = subprocess.run([SCRIPT, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 
-def test_transformers_is_quiet_unless_told_otherwise(fail, monkeypatch):
+def test_transformers_is_quiet_unless_the_environment_says_otherwise(fail, monkeypatch):
     monkeypatch.delenv("TRANSFORMERS_VERBOSITY")
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
     fail(InputError("wrong"))
@@ -243,14 +244,14 @@ def test_transformers_is_quiet_unless_told_otherwise(fail, monkeypatch):
 @options.seed_option
 @options.common_options
 def echo(**values: object) -> None:
-    """Say what the options became."""
-    print("chatter", flush=True)
-    console.message("news")
+    """Print the values of the options."""
+    print("library output", flush=True)
+    console.message("message")
     if console.json_mode:
         console.json({name: str(value) for name, value in values.items()})
 
 
-def test_options_have_the_promised_defaults_and_json_is_all_of_stdout():
+def test_shared_options_have_defaults_and_json_is_alone_on_stdout():
     done = CliRunner().invoke(echo, ["some/model", "-o", "out", "--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout) == {
@@ -262,11 +263,11 @@ def test_options_have_the_promised_defaults_and_json_is_all_of_stdout():
         "dtype": "auto",
         "seed": "0",
     }
-    assert done.stderr == "chatter\nnews\n"
+    assert done.stderr == "library output\nmessage\n"
     assert not console.json_mode
 
 
-def test_options_take_values():
+def test_shared_options_accept_values():
     words = "m -o out --force --dry-run --device cpu --dtype bfloat16 --seed 7 --quiet --json"
     done = CliRunner().invoke(echo, words.split())
     assert json.loads(done.stdout) == {
@@ -278,20 +279,20 @@ def test_options_take_values():
         "dtype": "bfloat16",
         "seed": "7",
     }
-    assert done.stderr == "chatter\n"
+    assert done.stderr == "library output\n"
     assert not console.quiet
 
 
 @pytest.mark.parametrize(
     "words", ["--device tpu", "--dtype int8", "--seed -1", "--seed x"], ids=lambda words: words
 )
-def test_options_refuse_other_values(words):
+def test_shared_options_reject_other_values(words):
     done = CliRunner().invoke(echo, ["m", "-o", "out", *words.split()])
     assert done.exit_code == 2
     assert words.split()[0] in done.stderr
 
 
-def test_output_refuses_the_wrong_kind(tmp_path):
+def test_output_rejects_a_file_for_a_directory_and_vice_versa(tmp_path):
     a_file = tmp_path / "file"
     a_file.touch()
 

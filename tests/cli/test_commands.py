@@ -56,7 +56,7 @@ def parameters(directory: Path) -> int:
 # convert
 
 
-def test_convert_prints_tables_to_stdout_and_news_to_stderr(run, model, tmp_path):
+def test_convert_prints_tables_to_stdout_and_messages_to_stderr(run, model, tmp_path):
     out, err = run("convert", model, "-o", tmp_path / "out", "--keep", "2")
     table = rows(out)
     before, after = parameters(model), parameters(tmp_path / "out")
@@ -74,14 +74,14 @@ def test_convert_prints_tables_to_stdout_and_news_to_stderr(run, model, tmp_path
 
 
 @pytest.mark.parametrize("flags", [["--quiet"], ["--quiet", "--dry-run"]], ids=str)
-def test_quiet_is_silent_on_stderr(run, model, tmp_path, flags):
+def test_quiet_prints_nothing_on_stderr(run, model, tmp_path, flags):
     out, err = run("convert", model, "-o", tmp_path / "out", *flags)
     assert err == ""
     assert rows(out)["layout"] == ["*-*-*-*-", "M-M-*-M-"]
 
 
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]], ids=["real", "dry"])
-def test_convert_prints_json_alone(run, model, tmp_path, flags):
+def test_convert_prints_only_json_on_stdout(run, model, tmp_path, flags):
     output = tmp_path / "out"
     out, _ = run("convert", model, "-o", output, "--attention", "50%", "--json", *flags)
     result = json.loads(out)
@@ -99,13 +99,13 @@ def test_convert_prints_json_alone(run, model, tmp_path, flags):
         assert result["bytes_after"] == 4 * parameters(output)
 
 
-def test_a_dry_run_says_so_and_writes_nothing(run, model, tmp_path):
+def test_a_dry_run_writes_nothing_and_says_so(run, model, tmp_path):
     _, err = run("convert", model, "-o", tmp_path / "new" / "out", "--dry-run")
     assert err.splitlines()[-1] == f"dry run: {tmp_path / 'new' / 'out'} was not written"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_option_of_convert_arrives(run, model, tmp_path):
+def test_every_option_of_convert_is_recorded(run, model, tmp_path):
     options = (
         "--pattern M-M-*-M- --select uniform --init random --ssm-groups kv --ssm-expand 2 "
         "--no-ssm-bias "
@@ -216,7 +216,7 @@ def test_inspect_prints_tables(run, hybrid):
 
 @torch.no_grad()
 def expected_text(directory: Path, prompt: str, count: int) -> str:
-    """What stock transformers makes of the prompt, taking the likeliest token each time."""
+    """The continuation of stock transformers, with greedy decoding."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     stock = AutoModelForCausalLM.from_pretrained(directory).eval()
     ids = tokenizer(prompt, return_tensors="pt").input_ids
@@ -237,13 +237,13 @@ def test_generate_streams_what_transformers_generates(run, request, name):
     assert json.loads(out) == {"prompt": "Hello you", "text": want}
 
 
-def test_generate_begins_a_document_without_a_prompt(run, model):
+def test_generate_without_a_prompt_starts_a_document(run, model):
     out, _ = run("generate", model, "--max-new-tokens", 5, "--json")
     want = expected_text(model, "<s>", 5)
     assert json.loads(out) == {"prompt": "", "text": want}
 
 
-def test_sampling_depends_on_the_seed_alone(run, model):
+def test_samples_depend_on_the_seed_only(run, model):
     options = ("generate", model, "-p", "abc", "--temperature", 1.0, "--max-new-tokens", 30)
     texts = [run(*options, "--seed", seed)[0] for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
@@ -253,17 +253,17 @@ def test_sampling_depends_on_the_seed_alone(run, model):
     assert greedy not in texts
 
 
-def test_generate_computes_in_the_dtype_that_is_asked_for(run, hybrid, monkeypatch):
-    from hybridize import generate
+def test_generate_computes_in_the_given_dtype(run, hybrid, monkeypatch):
+    from hybridize import generation
 
     seen = []
-    load = generate.load_model
+    load = generation.load_model
 
     def note(*arguments: object, **options: object):
         seen.append(load(*arguments, **options))
         return seen[-1]
 
-    monkeypatch.setattr(generate, "load_model", note)
+    monkeypatch.setattr(generation, "load_model", note)
     for dtype in ("auto", "bfloat16"):
         run("generate", hybrid, "-p", "a", "--max-new-tokens", 2, "--dtype", dtype)
     assert [loaded.dtype for loaded in seen] == [torch.float32, torch.bfloat16]
@@ -279,9 +279,7 @@ def test_generate_computes_in_the_dtype_that_is_asked_for(run, hybrid, monkeypat
         (["--dtype", "int8"], "--dtype"),
     ],
 )
-def test_a_bad_option_of_generate_is_one_line_and_nothing_else(
-    capsys, monkeypatch, model, options, message
-):
+def test_a_bad_option_of_generate_is_one_line(capsys, monkeypatch, model, options, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["generate", str(model), "-p", "Hello", *options]) == 2
     out, err = capsys.readouterr()
@@ -304,7 +302,7 @@ def test_a_checkpoint_without_a_tokenizer_cannot_generate(capsys, tmp_path):
 # verify
 
 
-def test_verify_prints_what_it_checked(run, hybrid):
+def test_verify_prints_its_checks(run, hybrid):
     out, err = run("verify", hybrid)
     table = rows(out)
     assert table["weight files"] == ["1"]
@@ -315,7 +313,7 @@ def test_verify_prints_what_it_checked(run, hybrid):
     assert run("verify", hybrid, "--quiet") == (out, "")
 
 
-def test_verify_prints_json_alone_and_still_fails(capsys, run, hybrid, tmp_path):
+def test_verify_prints_only_json_on_stdout_and_fails(capsys, run, hybrid, tmp_path):
     report = json.loads(run("verify", hybrid, "--json")[0])
     assert (report["problems"], report["bytes"]) == ([], 4 * parameters(hybrid))
     write_stock(tmp_path / "bad", "llama")

@@ -1,4 +1,4 @@
-"""Calibrated blocks, against regressions and forward passes done by hand."""
+"""Calibrated blocks, compared with regressions and forward passes written out in the test."""
 
 import pytest
 import torch
@@ -8,30 +8,31 @@ from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.tensors import CheckpointTensors
-from hybridize.conversion.calibration import Calibrator, _Moments
+from hybridize.conversion.calibration import Calibrator
 from hybridize.conversion.first_values import first_values
+from hybridize.conversion.moments import Moments
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from tiny import tokens, write_stock, write_tokenizer
 
-ROWS, LENGTH = 16, 48
+SEQUENCES, LENGTH = 16, 48
 
 
 @pytest.fixture
 def dataset():
-    seq_idx = (torch.arange(LENGTH) > 20).int().expand(ROWS, -1).contiguous()
-    return PackedDataset(tokens(ROWS, LENGTH).int(), seq_idx)
+    seq_idx = (torch.arange(LENGTH) > 20).int().expand(SEQUENCES, -1).contiguous()
+    return PackedDataset(tokens(SEQUENCES, LENGTH).int(), seq_idx)
 
 
 def test_moments_give_the_ridge_regression():
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(50, n, generator=generator, dtype=torch.float64) for n in (6, 3))
-    moments = _Moments()
+    moments = Moments()
     for part in range(0, 50, 7):
         moments.add(x[part : part + 7], y[part : part + 7])
     penalty = 0.3
-    # The same by augmenting the data: rows of sqrt(ridge) for every coefficient but the intercept.
+    # The same regression with augmented data: one row with sqrt(ridge) per penalized coefficient.
     ridge = (penalty * x.square().sum(0).mean()).sqrt() * torch.eye(6, dtype=torch.float64)
     ones = torch.ones(50, 1, dtype=torch.float64)
     a = torch.cat([torch.cat([x, ones], 1), torch.nn.functional.pad(ridge, (0, 1))])
@@ -40,9 +41,7 @@ def test_moments_give_the_ridge_regression():
     got = moments.solve(penalty)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
     error = torch.cat([x, ones], 1) @ got - y
-    torch.testing.assert_close(
-        moments.left_over(got, y.T @ y), error.T @ error, rtol=1e-8, atol=1e-9
-    )
+    torch.testing.assert_close(moments.error(got, y.T @ y), error.T @ error, rtol=1e-8, atol=1e-9)
 
 
 CHOICES = [
@@ -60,7 +59,7 @@ NARROW = {"head_dim": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 @pytest.mark.parametrize("changes", [{}, NARROW], ids=["full", "padded"])
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
-def test_fitted_blocks_are_as_close_as_they_say(tmp_path, dataset, choice, changes):
+def test_reported_errors_are_those_of_a_forward_pass(tmp_path, dataset, choice, changes):
     write_stock(tmp_path / "in", "mistral", num_hidden_layers=2, **changes)
     model = load_model(tmp_path / "in", dtype=torch.float32)
     with CheckpointReader(tmp_path / "in") as reader:
@@ -68,12 +67,12 @@ def test_fitted_blocks_are_as_close_as_they_say(tmp_path, dataset, choice, chang
         source = CheckpointTensors(reader, format_, config)
         calibrator = Calibrator(source, config, dataset)
         fitted = {}
-        for index in (2, 0):  # not in order: the text runs through the model anew
+        for index in (2, 0):  # out of order: the text runs through the model again
             sizes = mamba_sizes(config.blocks[index], config.hidden_size, choice)
             start = first_values(source, index, sizes, config, "attention", 0)
             fitted[index] = (sizes, calibrator.fit(index, sizes, start))
     assert [error.block for error in calibrator.errors] == [0, 2]
-    ids, seq_idx = dataset.sequences([1, 9])  # held out of the fit, until it was judged
+    ids, seq_idx = dataset.sequences([1, 9])  # the held-out sequences
     for error in calibrator.errors:
         got, want = outputs(model, error.block, *fitted[error.block], ids, seq_idx)
         left = (got - want).square().sum() / want.square().sum()
@@ -84,7 +83,7 @@ def test_fitted_blocks_are_as_close_as_they_say(tmp_path, dataset, choice, chang
 
 @torch.no_grad()
 def outputs(model, index, sizes, values, ids, seq_idx):
-    """What the new block and the attention give for the attention's own input."""
+    """The outputs of the new block and of the attention, for the attention's input."""
     from hybridize.modeling.layers.mamba2 import Mamba2
 
     seen = {}
@@ -98,7 +97,7 @@ def outputs(model, index, sizes, values, ids, seq_idx):
 
 
 @torch.no_grad()
-def test_without_a_bias_the_gate_is_the_regression_of_one(tmp_path, dataset):
+def test_without_a_bias_the_gate_weights_are_the_regression_of_one(tmp_path, dataset):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1)
     model = load_model(tmp_path / "in", dtype=torch.float32)
     with CheckpointReader(tmp_path / "in") as reader:
@@ -107,26 +106,26 @@ def test_without_a_bias_the_gate_is_the_regression_of_one(tmp_path, dataset):
         sizes = mamba_sizes(config.blocks[0], config.hidden_size, MambaChoice(proj_bias=False))
         start = first_values(source, 0, sizes, config, "attention", 0)
         values = Calibrator(source, config, dataset).fit(0, sizes, start)
-    seen = [row for row in range(ROWS) if row % 8 != 1]
-    x = model.model.blocks[0].norm(model.model.embed_tokens(dataset.sequences(seen)[0]))
+    fitted = [i for i in range(SEQUENCES) if i % 8 != 1]
+    x = model.model.blocks[0].norm(model.model.embed_tokens(dataset.sequences(fitted)[0]))
     x = x.flatten(0, 1).double()
-    # As above, by rows that pull every coefficient toward zero.
-    pull = (1e-4 * x.square().sum(0).mean()).sqrt() * torch.eye(x.shape[1], dtype=torch.float64)
-    ones = torch.cat([torch.ones(len(x), 1), torch.zeros(len(pull), 1)]).double()
-    want = torch.linalg.lstsq(torch.cat([x, pull]), ones).solution
+    # Augmented data, as above.
+    ridge = (1e-4 * x.square().sum(0).mean()).sqrt() * torch.eye(x.shape[1], dtype=torch.float64)
+    ones = torch.cat([torch.ones(len(x), 1), torch.zeros(len(ridge), 1)]).double()
+    want = torch.linalg.lstsq(torch.cat([x, ridge]), ones).solution
     assert not {"in_proj.bias", "out_proj.bias"} & values.keys()
-    for row in values["in_proj.weight"][: sizes.d_inner].double():
-        torch.testing.assert_close(row / 1.2784645, want[:, 0], rtol=1e-4, atol=1e-5)
+    for weights in values["in_proj.weight"][: sizes.d_inner].double():
+        torch.testing.assert_close(weights / 1.2784645, want[:, 0], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_head_that_looks_back_is_found_again(tmp_path, dataset):
-    """Attention to the token two places back: plain first values cannot, calibrated ones can."""
+def test_calibration_finds_a_head_that_looks_two_tokens_back(tmp_path, dataset):
+    """First values from the weights alone cannot do this; calibrated ones can."""
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, num_attention_heads=1,
                 num_key_value_heads=1, attention_bias=True)  # fmt: skip
     model = load_model(tmp_path / "in", dtype=torch.float32)
     attention = model.model.blocks[0].mixer
-    # Constant queries and keys whose rotations agree two tokens apart.
+    # Constant queries and keys, whose rotations are equal at a distance of two tokens.
     half, angle = 16, 2 * model.model.rotary_emb.inv_freq
     for projection in (attention.q_proj, attention.k_proj):
         projection.weight.zero_()
@@ -137,7 +136,7 @@ def test_a_head_that_looks_back_is_found_again(tmp_path, dataset):
     from hybridize.checkpoints.save import save_model
 
     parameters = dict(model.named_parameters())
-    save_model(parameters, tmp_path / "back", like=tmp_path / "in", step={"command": "test"})
+    save_model(parameters, tmp_path / "back", like=tmp_path / "in", record={"command": "test"})
     text = tmp_path / "data.txt"
     write_tokenizer(tmp_path / "back")
     letters = torch.randint(0, 26, (6000,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -150,10 +149,10 @@ def test_a_head_that_looks_back_is_found_again(tmp_path, dataset):
     assert error.after < 0.02
 
 
-def test_convert_reports_and_records(tmp_path):
-    write_stock(tmp_path / "in", "llama")
+def test_convert_with_calibration_reduces_the_divergence_and_is_repeatable(tmp_path):
+    write_stock(tmp_path / "in", "llama", max_position_embeddings=64)
     write_tokenizer(tmp_path / "in")
-    options = {"calibration": "teacher", "calibration_tokens": 2048, "keep": (1,)}
+    options = {"calibration": "teacher", "calibration_tokens": 512, "keep": (1,)}
     result = hybridize.convert(tmp_path / "in", tmp_path / "out", **options)
     plain = hybridize.convert(tmp_path / "in", tmp_path / "plain", keep=(1,))
     assert plain.errors == ()
@@ -171,16 +170,22 @@ def test_convert_reports_and_records(tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"calibration": "teacher", "init": "random"}, "--calibration fits --init attention"),
+        (
+            {"calibration": "teacher", "init": "random"},
+            "`calibration` fits blocks that start from attention",
+        ),
         ({"calibration": "teacher", "calibration_tokens": 300}, "calibration needs 2 or more"),
-        ({"calibration": "missing.txt"}, "--calibration missing.txt: no such file"),
-        ({"select": "sensitivity", "keep": (1,)}, "leave out --keep"),
-        ({"select": "sensitivity", "init": "random"}, "needs --init attention or a hybrid"),
-        ({"ssm_bias": False}, "--no-ssm-bias: .* give --calibration"),
-        ({"init": "nowhere"}, "--init nowhere: choose attention, random, or the directory"),
+        ({"calibration": "missing.txt"}, "`calibration=missing.txt`: no such file"),
+        ({"select": "sensitivity", "keep": (1,)}, "leave out `keep`"),
+        (
+            {"select": "sensitivity", "init": "random"},
+            "give `init=attention` or the directory of a hybrid",
+        ),
+        ({"ssm_bias": False}, "`ssm_bias=False` needs `calibration`"),
+        ({"init": "nowhere"}, "`init=nowhere`: choose attention, random, or the directory"),
     ],
 )
-def test_bad_options(tmp_path, options, complaint):
+def test_bad_options_raise_input_error(tmp_path, options, complaint):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=2)
     write_tokenizer(tmp_path / "in")
     with pytest.raises(InputError, match=complaint):

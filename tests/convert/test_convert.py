@@ -1,4 +1,4 @@
-"""Conversions of random checkpoints, opened by stock transformers."""
+"""Conversions of random checkpoints, opened with stock transformers."""
 
 import json
 
@@ -39,14 +39,14 @@ EXACT = [
 
 
 def stock(directory):
-    """Open a checkpoint as anybody would, in float32 and without custom code."""
+    """Open a checkpoint with transformers' own code, in float32."""
     return AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=False).eval()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("format_", ["granitemoehybrid", "bamba"])
 @pytest.mark.parametrize(("architecture", "changes"), EXACT, ids=str)
-def test_swapping_nothing_changes_no_bit(tmp_path, architecture, changes, format_):
+def test_keeping_all_attention_changes_no_bit(tmp_path, architecture, changes, format_):
     original = write_stock(tmp_path / "in", architecture, **changes)
     hybridize.convert(tmp_path / "in", tmp_path / "out", attention="100%", format=format_)
     ids = tokens(3, 90)
@@ -56,7 +56,7 @@ def test_swapping_nothing_changes_no_bit(tmp_path, architecture, changes, format
 
 
 @torch.no_grad()
-def test_qwen3_in_hybridizes_own_format_changes_no_bit(tmp_path):
+def test_keeping_all_attention_of_qwen3_changes_no_bit(tmp_path):
     original = write_stock(tmp_path / "in", "qwen3", attention_bias=True)
     result = hybridize.convert(tmp_path / "in", tmp_path / "out", attention="100%")
     assert result.format == "hybridize"
@@ -64,8 +64,8 @@ def test_qwen3_in_hybridizes_own_format_changes_no_bit(tmp_path):
     assert torch.equal(stock(tmp_path / "out")(ids).logits, original(ids).logits)
 
 
-def agree_everywhere(directory) -> None:
-    """Check full, cached and left-padded runs: stock against stock and stock against ours."""
+def assert_stock_and_ours_agree(directory) -> None:
+    """Compare full, cached and left-padded runs of both implementations."""
     theirs, ours = stock(directory), load_model(directory)
     ids = tokens(2, 40)
     want = theirs(ids).logits
@@ -75,16 +75,16 @@ def agree_everywhere(directory) -> None:
     for model in (theirs, ours):
         out = model(ids[:, :20], use_cache=True)
         for t in range(20, 40):
-            place = torch.full((2, 1), t)  # stock Bamba counts from zero without it
-            out = model(ids[:, t : t + 1], cache=out.cache, position_ids=place, use_cache=True)
+            position = torch.full((2, 1), t)  # without it, stock Bamba counts from zero
+            out = model(ids[:, t : t + 1], cache=out.cache, position_ids=position, use_cache=True)
             torch.testing.assert_close(out.logits[:, 0], want[:, t], **close)
 
         short = tokens(1, 25, seed=7)
         batch = torch.cat([ids[:1], torch.nn.functional.pad(short, (15, 0))])
         mask = torch.ones_like(batch)
         mask[1, :15] = 0
-        places = (mask.cumsum(-1) - 1).clamp(min=0)
-        padded = model(batch, attention_mask=mask, position_ids=places).logits
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        padded = model(batch, attention_mask=mask, position_ids=positions).logits
         torch.testing.assert_close(padded[1:, 15:], model(short).logits, **close)
 
 
@@ -94,24 +94,24 @@ def agree_everywhere(directory) -> None:
 def test_any_subset_opens_in_stock_transformers(tmp_path, format_, kept):
     write_stock(tmp_path / "in", "llama")
     hybridize.convert(tmp_path / "in", tmp_path / "out", keep=kept, format=format_)
-    agree_everywhere(tmp_path / "out")
+    assert_stock_and_ours_agree(tmp_path / "out")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ["mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize("init", ["attention", "random"])
-def test_other_sources(tmp_path, architecture, init):
+def test_other_architectures_open_in_stock_transformers(tmp_path, architecture, init):
     write_stock(tmp_path / "in", architecture)
     hybridize.convert(tmp_path / "in", tmp_path / "out", attention=1, init=init)
-    agree_everywhere(tmp_path / "out")
+    assert_stock_and_ours_agree(tmp_path / "out")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
-def test_no_attention_at_all(tmp_path, architecture):
+def test_a_result_without_attention_opens_in_stock_transformers(tmp_path, architecture):
     write_stock(tmp_path / "in", architecture)
     hybridize.convert(tmp_path / "in", tmp_path / "out", attention=0)
-    agree_everywhere(tmp_path / "out")
+    assert_stock_and_ours_agree(tmp_path / "out")
 
 
 @torch.no_grad()
@@ -127,10 +127,10 @@ def test_no_attention_at_all(tmp_path, architecture):
     ],
     ids=str,
 )
-def test_sizes_of_new_blocks(tmp_path, options):
+def test_options_for_sizes_of_new_blocks(tmp_path, options):
     write_stock(tmp_path / "in", "llama")
     hybridize.convert(tmp_path / "in", tmp_path / "out", attention=1, **options)
-    agree_everywhere(tmp_path / "out")
+    assert_stock_and_ours_agree(tmp_path / "out")
     block = load_model(tmp_path / "out").config.blocks[0]
     assert isinstance(block, MambaSizes)
     assert block.num_heads == 4 * options.get("ssm_expand", 1)
@@ -140,8 +140,8 @@ def test_sizes_of_new_blocks(tmp_path, options):
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ["granitemoehybrid", "bamba", "nemotron_h"])
-def test_hybrids_can_be_converted_further(tmp_path, architecture):
-    """Only the attention that is left is swapped; everything else stays bit for bit."""
+def test_hybrids_can_be_converted_again(tmp_path, architecture):
+    """Only the remaining attention is swapped; all else keeps its bits."""
     original = write_stock(tmp_path / "in", architecture)
     result = hybridize.convert(tmp_path / "in", tmp_path / "out", attention=0)
     assert "*" not in result.layout_after
@@ -153,7 +153,7 @@ def test_hybrids_can_be_converted_further(tmp_path, architecture):
 
 
 @torch.no_grad()
-def test_attention_initialization_is_closer_than_none(tmp_path):
+def test_new_blocks_resemble_the_attention_before_training(tmp_path):
     """On a model whose values say something, the new block beats leaving the block out."""
     write_stock(tmp_path / "in", "llama")
     hybridize.convert(tmp_path / "in", tmp_path / "out", keep=(0, 1, 2))
@@ -170,7 +170,7 @@ def test_attention_initialization_is_closer_than_none(tmp_path):
     assert cosine > 0.3
 
 
-def test_new_blocks_depend_on_the_seed_alone(tmp_path):
+def test_random_blocks_depend_on_the_seed_and_the_index_only(tmp_path):
     write_stock(tmp_path / "in", "llama")
     states = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -182,8 +182,8 @@ def test_new_blocks_depend_on_the_seed_alone(tmp_path):
     assert not torch.equal(states[0][key], states[0]["model.blocks.2.mixer.in_proj.weight"])
 
 
-def test_zero_heads_can_learn_where_they_meet_mamba(tmp_path):
-    """A filled-up head must not be dead: its input weights are not all zero."""
+def test_heads_that_are_added_to_fill_the_hidden_size_get_gradients(tmp_path):
+    """Their input weights must not be zero."""
     write_stock(tmp_path / "in", "mistral", head_dim=4)
     hybridize.convert(tmp_path / "in", tmp_path / "out", attention=1)
     model = load_model(tmp_path / "out")
@@ -241,11 +241,11 @@ def test_dry_run_writes_nothing(tmp_path):
     assert 0 <= weights - done.bytes_after < 20_000  # the header
 
 
-def test_existing_output_is_left_alone_without_force(tmp_path):
+def test_an_existing_output_is_replaced_only_with_force(tmp_path):
     write_stock(tmp_path / "in", "llama")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("data")
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="`force`"):
         hybridize.convert(tmp_path / "in", tmp_path / "out")
     assert (tmp_path / "out" / "precious").read_text() == "data"
     hybridize.convert(tmp_path / "in", tmp_path / "out", force=True)
@@ -259,7 +259,7 @@ def test_nonfinite_weights_are_named(tmp_path):
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight[3, 4] = float("nan")
     model.save_pretrained(tmp_path / "in")
-    with pytest.raises(InputError, match=r"model.layers.2.mlp.up_proj.weight.*--allow-nonfinite"):
+    with pytest.raises(InputError, match=r"model.layers.2.mlp.up_proj.weight.*`allow_nonfinite`"):
         hybridize.convert(tmp_path / "in", tmp_path / "out", attention=2)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("out.partial*"))
@@ -267,8 +267,8 @@ def test_nonfinite_weights_are_named(tmp_path):
 
 
 @torch.no_grad()
-def test_a_real_checkpoint(materials, tmp_path):
-    """A trained Llama converts, opens in stock transformers, and writes words."""
+def test_a_trained_checkpoint(materials, tmp_path):
+    """A trained Llama is converted, opened in stock transformers, and generates text."""
     source = materials / "stories260K"
     hybridize.convert(source, tmp_path / "out", attention=1)
     model = stock(tmp_path / "out")
@@ -289,5 +289,5 @@ def test_a_real_checkpoint(materials, tmp_path):
         got = model(ids).logits.log_softmax(-1)
         return (want.exp() * (want - got)).sum(-1).mean()
 
-    # What the first values are worth, before any training: measurably more than no block.
+    # Before any training, the new blocks are much better than no blocks.
     assert divergence(student) < 0.75 * divergence(skipped)

@@ -1,4 +1,4 @@
-"""New blocks that are taken over from a hybrid of the same model."""
+"""New blocks that are copied from a hybrid of the same model, the donor."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tiny import write_stock, write_tokenizer
 
 @pytest.fixture
 def source(tmp_path):
-    """A Llama, and a hybrid of it without any attention whose new blocks are unlike any others."""
+    """A Llama, with a donor beside it: a hybrid without attention whose blocks have noise added."""
     write_stock(tmp_path / "in", "llama")
     write_tokenizer(tmp_path / "in")
     hybridize.convert(tmp_path / "in", tmp_path / "start", attention=0)
@@ -23,8 +23,8 @@ def source(tmp_path):
         for block in donor.model.blocks[::2]:
             for parameter in block.mixer.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    start, step = tmp_path / "start", {"command": "test", "options": {}, "seed": 0, "metrics": {}}
-    save_model(dict(donor.named_parameters()), tmp_path / "donor", like=start, step=step)
+    start, record = tmp_path / "start", {"command": "test", "options": {}, "seed": 0, "metrics": {}}
+    save_model(dict(donor.named_parameters()), tmp_path / "donor", like=start, record=record)
     return tmp_path / "in"
 
 
@@ -34,7 +34,7 @@ def mixers(directory):
 
 
 @pytest.mark.parametrize("format_", ["auto", "hybridize"])
-def test_blocks_are_the_donors_and_the_rest_the_models_own(source, tmp_path, format_):
+def test_new_blocks_are_the_donors_and_all_else_is_the_models(source, tmp_path, format_):
     donor, original = mixers(tmp_path / "donor"), mixers(source)
     hybridize.convert(source, tmp_path / "out", keep=(1,), init=tmp_path / "donor", format=format_)
     for index, mixer in enumerate(mixers(tmp_path / "out")):
@@ -44,7 +44,7 @@ def test_blocks_are_the_donors_and_the_rest_the_models_own(source, tmp_path, for
             assert torch.equal(value, wanted.state_dict()[name]), (index, name)
 
 
-def test_selection_measures_the_donors_blocks(source, tmp_path):
+def test_selection_measures_the_blocks_of_the_donor(source, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("A few words to measure on, again and again. " * 60)
     options = {"attention": 2, "select": "sensitivity", "calibration": text}
@@ -54,7 +54,7 @@ def test_selection_measures_the_donors_blocks(source, tmp_path):
     assert donated.errors == ()  # nothing was fitted
     assert fitted.errors
     assert donated.curve[-1].kl != fitted.curve[-1].kl
-    # The curve's end is the donor itself, on the very text.
+    # The last point of the curve is the donor itself.
     with torch.no_grad():
         dataset = load_packed_dataset([str(text)], model=source, length=256, tokens=1000)
         ids, seq_idx = dataset.sequences(torch.arange(len(dataset)))
@@ -68,16 +68,18 @@ def test_selection_measures_the_donors_blocks(source, tmp_path):
     assert donated.curve[-1].kl == pytest.approx(kl, rel=1e-4)
 
 
-def test_a_donor_of_another_shape_is_refused(source, tmp_path):
+def test_a_donor_of_another_shape_is_rejected(source, tmp_path):
     write_stock(tmp_path / "deep", "llama", num_hidden_layers=5)
     write_stock(tmp_path / "wide", "llama", hidden_size=48, num_attention_heads=6)
     for name, complaint in (("deep", "number of blocks is 8"), ("wide", "hidden size is 32")):
-        with pytest.raises(InputError, match=f"--init .*donor: its {complaint}"):
+        with pytest.raises(InputError, match=f"`init=.*donor`: its {complaint}"):
             hybridize.convert(tmp_path / name, tmp_path / "out", init=tmp_path / "donor")
-    with pytest.raises(InputError, match=r"donor: block \d has d_state 8, and the new one 16"):
+    with pytest.raises(
+        InputError, match=r"donor`: its block \d has d_state 8, but the new block 16"
+    ):
         hybridize.convert(source, tmp_path / "out", init=tmp_path / "donor", d_state=16)
-    with pytest.raises(InputError, match=r"in: block \d is not Mamba-2 there; .*--attention 0%"):
+    with pytest.raises(InputError, match=r"in`: its block \d is not Mamba-2; .*`attention=0%`"):
         hybridize.convert(source, tmp_path / "out", init=source)
-    with pytest.raises(InputError, match="--calibration fits --init attention"):
+    with pytest.raises(InputError, match="`calibration` fits blocks that start"):
         hybridize.convert(source, tmp_path / "out", init=tmp_path / "donor", calibration="teacher")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Greedy selection, against swaps done one by one on whole models."""
+"""The greedy selection, compared with swaps in whole models, one by one."""
 
 import json
 
@@ -25,7 +25,7 @@ def teacher(tmp_path):
     return load_model(tmp_path / "in", dtype=torch.float32)
 
 
-def new_blocks(directory):
+def new_mixers(directory):
     with CheckpointReader(directory) as reader:
         format_, config = read_config(reader)
         source = CheckpointTensors(reader, format_, config)
@@ -40,7 +40,7 @@ def new_blocks(directory):
 
 @torch.no_grad()
 def test_every_point_is_the_best_of_all_single_swaps(tmp_path, teacher):
-    mixers = new_blocks(tmp_path / "in")
+    mixers = new_mixers(tmp_path / "in")
     dataset = PackedDataset(
         tokens(130, 40).int(), torch.zeros(130, 40, dtype=torch.int32)
     )  # 2 batches
@@ -49,30 +49,29 @@ def test_every_point_is_the_best_of_all_single_swaps(tmp_path, teacher):
     assert [block.mixer for block in teacher.model.blocks] == before
     ids = dataset.ids.long()
     want = teacher(ids, use_cache=False).logits.double().log_softmax(-1)
-    places = sorted(mixers)
+    indices = sorted(mixers)
 
     def divergence(kept):
-        for i, place in enumerate(places):
+        for i, index in enumerate(indices):
             if i not in kept:
-                teacher.model.blocks[place].mixer = mixers[place]
+                teacher.model.blocks[index].mixer = mixers[index]
         got = teacher(ids, use_cache=False).logits.double().log_softmax(-1)
-        for place in places:
-            teacher.model.blocks[place].mixer = before[place]
+        for index in indices:
+            teacher.model.blocks[index].mixer = before[index]
         return float((want.exp() * (want - got)).sum(-1).mean())
 
     assert [len(point.kept) for point in curve.points] == [4, 3, 2, 1, 0]
     for previous, point in zip(curve.points, curve.points[1:], strict=False):
-        choices = {tuple(k for k in previous.kept if k != gone): 0.0 for gone in previous.kept}
-        for kept in choices:
-            choices[kept] = divergence(kept)
+        fewer = [tuple(k for k in previous.kept if k != swapped) for swapped in previous.kept]
+        choices = {kept: divergence(kept) for kept in fewer}
         assert point.kept == min(choices, key=choices.__getitem__)
         assert point.kl == pytest.approx(choices[point.kept], rel=1e-4)
 
 
-def test_the_choice_is_a_list_that_keep_reproduces(tmp_path):
-    write_stock(tmp_path / "in", "llama")
+def test_keep_with_the_chosen_blocks_writes_the_same_bytes(tmp_path):
+    write_stock(tmp_path / "in", "llama", max_position_embeddings=64)
     write_tokenizer(tmp_path / "in")
-    text = {"calibration": "teacher", "calibration_tokens": 2048}
+    text = {"calibration": "teacher", "calibration_tokens": 512}
     chosen = hybridize.convert(
         tmp_path / "in", tmp_path / "a", attention=2, select="sensitivity", **text
     )
@@ -84,7 +83,7 @@ def test_the_choice_is_a_list_that_keep_reproduces(tmp_path):
     assert a == b
     picture = (tmp_path / "a" / "sensitivity.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
-    step = json.loads((tmp_path / "a" / "hybridize.json").read_text())["steps"][-1]
-    assert [point["kept"] for point in step["metrics"]["sensitivity"]] == [
+    record = json.loads((tmp_path / "a" / "hybridize.json").read_text())["steps"][-1]
+    assert [point["kept"] for point in record["metrics"]["sensitivity"]] == [
         list(point.kept) for point in chosen.curve
     ]
