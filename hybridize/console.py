@@ -115,7 +115,7 @@ class Console:
 
     @contextmanager
     def progress(
-        self, description: str, total: float, unit: str, *, completed: float = 0
+        self, description: str, total: float | None, unit: str, *, completed: float = 0
     ) -> Iterator[Progress]:
         """Show on stderr how far a long step is, with its rate and the time left.
 
@@ -125,7 +125,7 @@ class Console:
 
         Args:
             description: what is being done, in a word or two.
-            total: how many units the whole step has.
+            total: how many units the whole step has; None if that is not known.
             unit: what is counted: ``"bytes"`` (shown as KiB, MiB, …) or a plural noun.
             completed: how many units an earlier, interrupted run has done.
         """
@@ -149,7 +149,7 @@ class ProgressLog:
 
     Args:
         description: what is being done.
-        total: how many units the whole step has.
+        total: how many units the whole step has; None if that is not known.
         unit: ``"bytes"`` or a plural noun.
         completed: how many units were done before.
         clock: returns the time in seconds.
@@ -164,7 +164,7 @@ class ProgressLog:
     def __init__(
         self,
         description: str,
-        total: float,
+        total: float | None,
         unit: str,
         *,
         completed: float = 0,
@@ -192,7 +192,7 @@ class ProgressLog:
 
     def print_end(self) -> None:
         """Print the last line if the step took long."""
-        seconds = self._clock() - self._started
+        seconds = self._seconds()
         if seconds > self.INTERVAL:
             done = f"{self._count(self._done)} in {duration_in_words(seconds)}"
             self._print(", ".join([done, *self._estimate()[:1]]))
@@ -215,16 +215,21 @@ class ProgressLog:
             watcher.join()
         self.print_end()
 
+    def _seconds(self) -> float:
+        return self._clock() - self._started
+
     def _print(self, text: str) -> None:
         print(f"{self._description}: {text}", file=sys.stderr, flush=True)
 
     def _fraction(self) -> str:
+        if self._total is None:
+            return f"{self._count(self._done)} in {duration_in_words(self._seconds())}"
         percent = f" ({self._done / self._total:.0%})" if self._total else ""
         return f"{self._count(self._done, noun=False)} of {self._count(self._total)}{percent}"
 
     def _estimate(self) -> list[str]:
         """Return the rate and the time left, where something is done."""
-        seconds, done = self._clock() - self._started, self._done - self._before
+        seconds, done = self._seconds(), self._done - self._before
         if seconds <= 0 or done <= 0:
             return []
         rate = done / seconds
@@ -232,6 +237,8 @@ class ProgressLog:
             shown = f"{self._count(rate, digits=1)}/s"
         else:
             shown = f"{duration_in_words(1 / rate)} each"
+        if self._total is None:
+            return [shown]
         left = max(self._total - self._done, 0) / rate
         return [shown, f"{duration_in_words(left)} left"]
 
@@ -243,7 +250,7 @@ class ProgressLog:
 
 @contextmanager
 def _progress_bar(
-    description: str, total: float, unit: str, completed: float
+    description: str, total: float | None, unit: str, completed: float
 ) -> Iterator[Progress]:
     from rich import progress as rich_progress
     from rich.console import Console as RichConsole

@@ -123,6 +123,14 @@ def test_slow_units_have_a_time_each_and_resumed_work_is_not_in_the_rate(capsys)
     ]
 
 
+def test_a_step_of_unknown_length_has_no_time_left(capsys):
+    clock = Clock()
+    log = ProgressLog("tokenizing", None, "tokens", clock=clock)
+    clock.now += 5
+    log.advance(1000)
+    assert capsys.readouterr().err == "tokenizing: 1,000 tokens in 5 s, 200.0 tokens/s\n"
+
+
 def test_lines_appear_even_while_no_unit_is_completed(console, capsys, monkeypatch):
     monkeypatch.setattr(ProgressLog, "FIRST_LINE", 0.01)
     monkeypatch.setattr(ProgressLog, "INTERVAL", 0.05)
