@@ -1,12 +1,11 @@
-"""Candidates that learn before one is chosen, also when the run is killed in between."""
+"""Candidates are distilled before one is chosen, also if the run is interrupted."""
 
 import json
 
 import pytest
 
 import hybridize
-from hybridize.compress.prune import finalists as tournament_module
-from hybridize.compress.prune import run as run_module
+from hybridize.compress.prune import finalists, pruning_run
 from hybridize.errors import InputError
 from tiny import write_stock, write_tokenizer
 
@@ -23,16 +22,16 @@ def options(tmp_path):
     }  # fmt: skip
 
 
-def test_the_one_that_learned_best_is_kept(tmp_path, options):
+def test_the_best_candidate_after_distillation_is_kept(tmp_path, options):
     result = hybridize.prune(tmp_path / "in", tmp_path / "out", **options)
     first, second, third = result.candidates
     assert first.chosen
     assert first.kl_distilled <= second.kl_distilled
     assert third.kl_distilled is None
     assert result.distilled_tokens == 2048
-    steps = json.loads((tmp_path / "out" / "hybridize.json").read_text())["steps"]
-    assert [step["command"] for step in steps] == ["prune", "distill"]
-    validation = steps[-1]["metrics"]["stages"][-1]["validation_after"]
+    records = json.loads((tmp_path / "out" / "hybridize.json").read_text())["steps"]
+    assert [record["command"] for record in records] == ["prune", "distill"]
+    validation = records[-1]["metrics"]["stages"][-1]["validation_after"]
     assert validation == first.kl_distilled
     model = hybridize.load_model(tmp_path / "out")
     assert sum(p.numel() for p in model.parameters()) == result.parameters_after
@@ -40,31 +39,31 @@ def test_the_one_that_learned_best_is_kept(tmp_path, options):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out", "text.txt"]
 
 
-def test_a_killed_run_goes_on_to_the_same_result(tmp_path, options, monkeypatch):
+def test_a_resumed_run_gives_the_same_result(tmp_path, options, monkeypatch):
     whole = hybridize.prune(tmp_path / "in", tmp_path / "whole", **options)
-    distill, measured = tournament_module.Run.train, []
+    run, finished = finalists.DistillPipeline.run, []
 
-    def killed(self, *args, **kwargs):
-        if measured:
+    def run_once(self):
+        if finished:
             raise KeyboardInterrupt
-        measured.append(True)
-        return distill(self, *args, **kwargs)
+        finished.append(True)
+        return run(self)
 
-    monkeypatch.setattr(tournament_module.Run, "train", killed)
+    monkeypatch.setattr(finalists.DistillPipeline, "run", run_once)
     with pytest.raises(KeyboardInterrupt):
         hybridize.prune(tmp_path / "in", tmp_path / "out", **options)
     monkeypatch.undo()
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="--resume goes on with it"):
+    with pytest.raises(InputError, match="`resume=True` continues it"):
         hybridize.prune(tmp_path / "in", tmp_path / "out", **options)
     other = options | {"candidates": 4}
-    with pytest.raises(InputError, match="its settings differs"):
+    with pytest.raises(InputError, match="its options differ"):
         hybridize.prune(tmp_path / "in", tmp_path / "out", resume=True, **other)
 
     def never(*args, **kwargs):
-        raise AssertionError("importance is known already")
+        raise AssertionError("importance was measured before")
 
-    monkeypatch.setattr(run_module, "measure", never)
+    monkeypatch.setattr(pruning_run, "measure_importance", never)
     resumed = hybridize.prune(tmp_path / "in", tmp_path / "out", resume=True, **options)
     assert resumed.candidates == whole.candidates
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "out")]

@@ -1,4 +1,4 @@
-"""Sizes without weights: the paper's case, and whatever has a config.json."""
+"""Plans from configurations alone: the case of the paper, and any config.json."""
 
 import json
 
@@ -6,13 +6,13 @@ import pytest
 
 from hybridize.__main__ import main
 from hybridize.checkpoints.published_models import published
-from hybridize.compress.prune.budget import parse_memory
+from hybridize.compress.prune.budget import memory_budget
 from tiny import write_stock
 
 CARD = ["--memory", "31.7GiB@512k", "--weight-bits", "4", "--kv-bits", "8"]
 
 
-def test_the_papers_case(tmp_path, capsys):
+def test_plan_of_the_papers_case(tmp_path, capsys):
     command = ["prune", "nemotron-h-56b", "-o", str(tmp_path / "out"), *CARD]
     assert main([*command, "--axes", "depth,ffn", "--dry-run", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
@@ -23,19 +23,19 @@ def test_the_papers_case(tmp_path, capsys):
     assert "no weights" in planned["notes"][0]
     assert not (tmp_path / "out").exists()
     assert main(command) == 2
-    assert "has no weights; --dry-run works without them" in capsys.readouterr().err
+    assert "has no weights; only --dry-run works without them" in capsys.readouterr().err
     assert main([*command, "--dry-run", "--widths", "per-block"]) == 2
-    assert "--widths per-block: needs a model's weights" in capsys.readouterr().err
+    assert "--widths per-block needs weights" in capsys.readouterr().err
 
 
-def test_the_published_result_is_what_the_budget_is_made_for():
-    """Nemotron-H-47B: half a million tokens on a 32 GiB card, where the 56B does not fit."""
-    budget = parse_memory("31.7GiB@512k", 2, weight_bits=4, kv_bits=8)
-    assert budget.of(published("nemotron-h-47b")[1]) <= budget.limit
-    assert budget.of(published("nemotron-h-56b")[1]) > budget.limit
+def test_nemotron_h_47b_meets_the_budget_that_56b_does_not():
+    """Half a million tokens on a 32 GiB card."""
+    budget = memory_budget("31.7GiB@512k", 2, weight_bits=4, kv_bits=8)
+    assert budget.cost(published("nemotron-h-47b")[1]) <= budget.limit
+    assert budget.cost(published("nemotron-h-56b")[1]) > budget.limit
 
 
-def test_a_configuration_alone(tmp_path, capsys):
+def test_plan_from_a_directory_without_weights_and_from_a_config_json(tmp_path, capsys):
     write_stock(tmp_path / "in", "bamba")
     for file in (tmp_path / "in").glob("*.safetensors"):
         file.unlink()
