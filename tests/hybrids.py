@@ -1,4 +1,4 @@
-"""Random hybrids of every kind of block, in float64."""
+"""Random hybrids with every kind of block, in float64 by default."""
 
 import torch
 

@@ -1,7 +1,7 @@
-"""Random checkpoints of every architecture, small enough to make anew in each test.
+"""Random checkpoints of every architecture, small enough for each test to make its own.
 
-Weights are drawn so that attention is peaked, norms differ from one, and no tensor is all
-zero: an exchange of two tensors, or one left out, must show in the logits.
+The random weights give peaked attention, norms that differ from one, and no tensor of zeros. So
+an exchanged or a missing tensor changes the logits.
 """
 
 from pathlib import Path
@@ -93,7 +93,7 @@ _CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
             "mamba_num_heads": 8,
             "mamba_head_dim": 8,
             "n_groups": 2,
-            # The stock code clamps steps to this when it prefills and not when it decodes.
+            # transformers clamps dt to this in the prefill only, not in decoding.
             "time_step_min": 1e-9,
         },
     ),
@@ -125,7 +125,7 @@ def stock_config(architecture: str, **changes: Any) -> PreTrainedConfig:
 
 @torch.no_grad()
 def randomize(model: PreTrainedModel, seed: int = 0) -> None:
-    """Give every parameter values that matter."""
+    """Give every parameter random values that influence the logits."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(parameter: torch.Tensor) -> torch.Tensor:
@@ -147,7 +147,7 @@ def randomize(model: PreTrainedModel, seed: int = 0) -> None:
 def write_stock(
     directory: Path, architecture: str, *, seed: int = 0, shard: str = "50GB", **changes: Any
 ) -> PreTrainedModel:
-    """Write a random checkpoint with transformers' own code; return the model."""
+    """Write a random checkpoint with transformers' own code, and return its model."""
     model = AutoModelForCausalLM.from_config(stock_config(architecture, **changes)).eval()
     randomize(model, seed)
     model.save_pretrained(directory, max_shard_size=shard)
@@ -155,16 +155,19 @@ def write_stock(
 
 
 def tokens(batch: int = 2, length: int = 37, seed: int = 1) -> torch.Tensor:
-    """Return random token ids, none of them special."""
+    """Return random token ids without special tokens, ``(batch, length)``."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, VOCAB, (batch, length), generator=generator)
 
 
 def write_tokenizer(directory: Path) -> None:
-    """A token for each of 60 letters and a word start, after ``<unk>``, ``<s>`` and ``</s>``."""
+    """Write a tokenizer with one token per letter.
+
+    The vocabulary is ``<unk>``, ``<s>``, ``</s>``, the mark of a word's start, and 60 letters.
+    """
     tokens = ["<unk>", "<s>", "</s>", "▁", *LETTERS]
     assert len(tokens) == VOCAB
-    vocabulary = {token: number for number, token in enumerate(tokens)}
+    vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")

@@ -1,4 +1,4 @@
-"""Caches in FP8 and bfloat16: what is stored, what comes back, and who uses them."""
+"""Caches in FP8 and bfloat16: rounding, memory, and the commands that use them."""
 
 import pytest
 import torch
@@ -37,26 +37,24 @@ def model():
 
 
 @given(arrays("float32", (3, 16), elements=st.floats(-(2.0**99), 2.0**99, width=32)))
-def test_a_row_comes_back_as_near_as_fp8_allows(values):
+def test_packed_rows_unpack_to_within_fp8_rounding(values):
     x = torch.from_numpy(values)
     largest = x.abs().amax(-1, keepdim=True)
-    back = unpack_fp8_rows(pack_fp8_rows(x), torch.float32)
-    # Three binary digits: half a step is a 16th of a number, or of the least normal one. The
-    # scale's rounding up to bfloat16 leaves no more than 1% of the grid unused.
+    unpacked = unpack_fp8_rows(pack_fp8_rows(x), torch.float32)
+    # E4M3 has a mantissa of three bits, so rounding changes a value by at most 1/16 of itself, or
+    # of the smallest normal value. Rounding the scale up to bfloat16 adds less than 1%.
     bound = torch.maximum(x.abs() / 16, largest * 2.0**-9 / 448 * 1.01)
-    assert ((back - x).abs() <= bound + 1e-36).all()
-    assert (back.abs() <= largest * 1.01).all()
-    assert (
-        torch.equal(unpack_fp8_rows(pack_fp8_rows(back), torch.float32), back)
-        or (largest < 1e-30).any()
-    )
+    assert ((unpacked - x).abs() <= bound + 1e-36).all()
+    assert (unpacked.abs() <= largest * 1.01).all()
+    again = unpack_fp8_rows(pack_fp8_rows(unpacked), torch.float32)
+    assert torch.equal(again, unpacked) or (largest < 1e-30).any()
 
 
-def there_and_back(x: torch.Tensor) -> torch.Tensor:
+def pack_and_unpack(x: torch.Tensor) -> torch.Tensor:
     return unpack_fp8_rows(pack_fp8_rows(x), x.dtype)
 
 
-def test_memory_is_what_was_asked_for():
+def test_a_packed_row_takes_two_bytes_more_than_its_width():
     x = torch.randn(2, 3, 5, 64)
     assert pack_fp8_rows(x).nbytes == 2 * 3 * 5 * 66
 
@@ -64,8 +62,8 @@ def test_memory_is_what_was_asked_for():
 @torch.no_grad()
 @pytest.mark.parametrize("kv", KV_DTYPES)
 @pytest.mark.parametrize("ssm", SSM_DTYPES)
-def test_a_cache_is_read_as_it_was_stored(model, kv, ssm):
-    """Against a plain cache whose contents are rounded by hand after every call."""
+def test_compact_cache_equals_plain_cache_with_rounded_contents(model, kv, ssm):
+    """The reference is a plain cache whose contents the test rounds after every call."""
     ids = torch.randint(64, (2, 20))
     stored = CacheFormat(kv, ssm)
     cache = make_cache(model.config, stored)
@@ -74,7 +72,7 @@ def test_a_cache_is_read_as_it_was_stored(model, kv, ssm):
     def rounded_state(state):
         if ssm == "bfloat16":
             return state.bfloat16().float()
-        return there_and_back(state) if ssm == "fp8" else state
+        return pack_and_unpack(state) if ssm == "fp8" else state
 
     class Rounding(HybridCache):
         def update(self, key_states, value_states, *args, **kwargs):
@@ -95,7 +93,7 @@ def test_a_cache_is_read_as_it_was_stored(model, kv, ssm):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"do_sample": True, "top_k": 5}])
-def test_generate_uses_it(model, options):
+def test_generate_uses_the_cache_format(model, options):
     model.model.cache_format = CacheFormat("fp8", "fp8")
     torch.manual_seed(0)
     out = model.generate(
@@ -107,14 +105,14 @@ def test_generate_uses_it(model, options):
     assert made.layers[0].recurrent_states[0].dtype == torch.uint8
 
 
-def test_what_there_is_not_is_refused():
+def test_unknown_dtypes_are_rejected():
     with pytest.raises(InputError, match="`kv_cache_dtype=int8`: choose one of auto, fp8"):
         CacheFormat(kv="int8")
     with pytest.raises(InputError, match="`ssm_cache_dtype=int8`: choose one of auto, bfloat16"):
         CacheFormat(ssm="int8")
 
 
-def test_the_commands_take_it(tmp_path, capsys):
+def test_generate_command_accepts_cache_dtypes(tmp_path, capsys):
     write_stock(tmp_path / "in", "bamba")
     write_tokenizer(tmp_path / "in")
     options = ["--kv-cache-dtype", "fp8", "--ssm-cache-dtype", "bfloat16"]
@@ -124,7 +122,7 @@ def test_the_commands_take_it(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("ab")
 
 
-def test_a_benchmark_shows_what_it_saves(tmp_path):
+def test_bench_measures_a_smaller_cache(tmp_path):
     write_stock(tmp_path / "in", "bamba")
     held = {}
     for kv, ssm in (("auto", "auto"), ("fp8", "fp8")):
@@ -138,7 +136,7 @@ def test_a_benchmark_shows_what_it_saves(tmp_path):
     assert held["fp8"][1] < held["auto"][1]
 
 
-def test_evaluation_reads_through_it(tmp_path):
+def test_evaluation_runs_through_the_compact_cache(tmp_path):
     write_stock(tmp_path / "in", "bamba")
     write_tokenizer(tmp_path / "in")
     (tmp_path / "text.txt").write_text("Some words to predict, and more of them. " * 20)

@@ -1,4 +1,4 @@
-"""Decoding at fixed addresses: the ordinary results, and steps that a GPU could record."""
+"""Decoding with fixed addresses: the results of ordinary decoding, in steps for a CUDA graph."""
 
 import contextlib
 
@@ -18,8 +18,8 @@ BATCH, PROMPT, NEW = 3, 17, 12
 
 
 @torch.no_grad()
-def ordinary(model, prompts, steps):
-    """Return the greedy tokens and the logits of an ordinary cache."""
+def decode_ordinarily(model, prompts, steps):
+    """Return the greedy tokens and the last logits, computed with an ordinary cache."""
     outputs, cache, found = model(prompts, use_cache=True), None, []
     cache = outputs.cache
     for _ in range(steps):
@@ -30,12 +30,12 @@ def ordinary(model, prompts, steps):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("at_once", [1, 2, 100])
-def test_tokens_and_logits_are_the_ordinary_ones(monkeypatch, name, at_once):
-    monkeypatch.setattr(decoding, "PREFILL_TOKENS", at_once * PROMPT)
+@pytest.mark.parametrize("prompts_per_prefill", [1, 2, 100])
+def test_static_decoding_equals_ordinary_decoding(monkeypatch, name, prompts_per_prefill):
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", prompts_per_prefill * PROMPT)
     model = build(LAYOUTS[name])
     prompts = tokens(BATCH, PROMPT)
-    expected, logits = ordinary(model, prompts, NEW)
+    expected, logits = decode_ordinarily(model, prompts, NEW)
     decoder = StaticDecoder(model, BATCH, PROMPT + NEW)
     found = []
     decoder.prefill(prompts)
@@ -45,7 +45,7 @@ def test_tokens_and_logits_are_the_ordinary_ones(monkeypatch, name, at_once):
         decoder.step()
     assert (torch.cat(found, 1) == expected).all()
     assert (decoder.token[:, 0] == logits.argmax(-1)).all()
-    # The same state of affairs once more, for the logits themselves.
+    # Decode once more, to compare the logits as well.
     decoder.prefill(prompts)
     for token in expected[:, :-1].split(1, dim=1):
         assert (decoder.token == token).all()
@@ -55,7 +55,7 @@ def test_tokens_and_logits_are_the_ordinary_ones(monkeypatch, name, at_once):
     torch.testing.assert_close(again, logits, atol=1e-9, rtol=1e-9)
 
 
-def test_nothing_moves_and_a_prompt_leaves_no_trace_in_the_next():
+def test_addresses_are_fixed_and_a_prefill_overwrites_the_last_prompt():
     model = build(LAYOUTS["mixed"])
     decoder = StaticDecoder(model, 1, 40)
 
@@ -75,28 +75,30 @@ def test_nothing_moves_and_a_prompt_leaves_no_trace_in_the_next():
     decoder.step()
     assert addresses() == before
     assert len(before) > 10
-    expected, _ = ordinary(model, tokens(1, 8, seed=6), 2)
+    expected, _ = decode_ordinarily(model, tokens(1, 8, seed=6), 2)
     assert decoder.token == expected[:, -1:]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_no_step_looks_at_data(name):
-    """Whatever asks a tensor for its value, as `.item()` or `if`, raises under FakeTensorMode."""
+def test_steps_do_not_depend_on_values(name):
+    """Under FakeTensorMode, reading a value (`.item()`, `if`) raises an exception."""
     decoder = StaticDecoder(build(LAYOUTS[name]), 2, 20)
     decoder.prefill(tokens(2, 9))
     with FakeTensorMode(allow_non_fake_inputs=True):
         decoder.step()
 
 
-def test_an_ordinary_step_is_not_such_a_step():
-    """What `test_no_step_looks_at_data` would miss if it saw nothing."""
+def test_a_step_that_reads_a_value_raises():
+    """The check of `test_steps_do_not_depend_on_values` can fail."""
 
-    def peeks(*_):
+    def read_value(*_):
         return bool(decoder.token.sum() > 0)
 
     decoder = StaticDecoder(build(LAYOUTS["mixed"]), 2, 20)
     decoder.prefill(tokens(2, 9))
-    decoder._model.model.embed_tokens.register_forward_hook(lambda _m, _i, out: peeks() and out)
+    decoder._model.model.embed_tokens.register_forward_hook(
+        lambda _m, _i, out: read_value() and out
+    )
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         pytest.raises(DataDependentOutputException),
@@ -105,7 +107,7 @@ def test_an_ordinary_step_is_not_such_a_step():
 
 
 class FakeCuda:
-    """Stands in for what `StaticDecoder.capture_graph` uses of torch.cuda, and notes the order."""
+    """Replaces the parts of torch.cuda that `capture_graph` uses, and logs the calls."""
 
     def __init__(self, decoder):
         self.decoder, self.calls = decoder, []
@@ -131,7 +133,7 @@ class FakeCuda:
     @contextlib.contextmanager
     def graph(self, graph):
         assert graph is self
-        self.calls.append("record")
+        self.calls.append("capture")
         yield
 
     def replay(self):
@@ -139,32 +141,32 @@ class FakeCuda:
         self.decoder._step()
 
 
-def test_recording_goes_before_the_prompt_and_steps_replay(monkeypatch):
+def test_steps_replay_the_graph_that_was_captured_before_the_prefill(monkeypatch):
     model = build(LAYOUTS["mixed"])
     decoder = StaticDecoder(model, BATCH, PROMPT + NEW)
     fake = FakeCuda(decoder)
     for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
     decoder.capture_graph()
-    assert fake.calls == ["wait", "stream", "end", "wait", "record"]
+    assert fake.calls == ["wait", "stream", "end", "wait", "capture"]
     prompts = tokens(BATCH, PROMPT)
     decoder.prefill(prompts)
     for _ in range(NEW - 1):
         decoder.step()
     assert fake.calls[5:] == ["replay"] * (NEW - 1)
-    expected, _ = ordinary(model, prompts, NEW)
+    expected, _ = decode_ordinarily(model, prompts, NEW)
     assert (decoder.token == expected[:, -1:]).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_bytes_are_what_the_cache_takes(dtype):
+def test_cache_cost_equals_the_memory_of_the_static_cache(dtype):
     model = build(MIXED, dtype=dtype)
     cache = StaticDecoder(model, 2, 31).cache
     assert isinstance(cache, HybridCache)
     assert cache.nbytes == 2 * cache_cost(model.config, 31, dtype.itemsize, preallocated=True).total
 
 
-def test_attention_is_that_of_the_textbook():
+def test_decode_attention_equals_the_formula():
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(2, heads, length, 5, generator=generator, dtype=torch.float64)
@@ -181,14 +183,14 @@ def test_attention_is_that_of_the_textbook():
             torch.testing.assert_close(found[batch, 0, head], expected)
 
 
-def test_more_than_a_token_at_a_time_is_refused():
+def test_more_than_one_token_per_step_is_rejected():
     model = build(LAYOUTS["mixed"])
     decoder = StaticDecoder(model, 1, 10)
     with pytest.raises(ValueError, match="one token per sequence"):
         model(tokens(1, 2), cache=decoder.cache, use_cache=True)
 
 
-def test_rope_that_depends_on_the_length_is_not_recorded():
+def test_rope_that_depends_on_the_length_prevents_a_cuda_graph():
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     assert "'dynamic'" in cuda_graph_obstacle(build(MIXED[2:4], rope_parameters=rope).config)
     assert cuda_graph_obstacle(build(MIXED).config) is None

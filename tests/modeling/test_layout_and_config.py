@@ -1,4 +1,4 @@
-"""Layouts, sizes and the configuration that holds them."""
+"""Layouts, sizes of blocks, and the configuration that contains them."""
 
 import pytest
 from hypothesis import given
@@ -44,7 +44,7 @@ MLP_SIZES = st.builds(
 BLOCKS = st.lists(st.one_of(ATTENTION_SIZES, MAMBA_SIZES, MLP_SIZES), min_size=1, max_size=7)
 
 
-def test_layout_knows_its_blocks():
+def test_layout_lists_and_swaps_blocks():
     layout = Layout("*-*-M-")
     assert str(layout) == "*-*-M-"
     assert len(layout) == 6
@@ -55,7 +55,7 @@ def test_layout_knows_its_blocks():
 
 
 @pytest.mark.parametrize("pattern", ["", "*-x", "m-", "* -"])
-def test_layout_refuses_other_letters(pattern):
+def test_layout_rejects_other_letters(pattern):
     with pytest.raises(ValueError, match="pattern"):
         Layout(pattern)
 
@@ -66,12 +66,14 @@ def test_only_attention_can_be_swapped():
 
 
 @given(BLOCKS)
-def test_configuration_gives_back_every_block(blocks):
+def test_configuration_round_trip_keeps_every_block(blocks):
     config = HybridConfig.from_blocks(blocks, hidden_size=16, vocab_size=20)
     assert config.blocks == tuple(blocks)
     again = HybridConfig.from_dict(config.to_dict())
     assert again.blocks == tuple(blocks)
-    assert again.replace_blocks(blocks[:1]).blocks == tuple(blocks[:1])
+    assert again.spec.blocks == tuple(blocks)
+    assert HybridConfig.from_spec(again.spec).to_dict() == config.to_dict()
+    assert again.spec.replace_blocks(blocks[:1]).blocks == tuple(blocks[:1])
 
 
 def test_configuration_reads_old_field_names():
@@ -97,7 +99,7 @@ def test_configuration_reads_old_field_names():
         MambaSizes(num_heads=4, head_dim=8, n_groups=4, d_state=5, conv_kernel=2),
         MLPSizes(intermediate_size=7),
     )
-    assert config.to_dict()["mlp"] == {"intermediate_size": 24}
+    assert config.to_dict()["mlp"]["intermediate_size"] == 24
     assert config.to_dict()["overrides"]["4"] == {"n_groups": 4, "conv_kernel": 2}
 
 
@@ -107,7 +109,7 @@ def test_an_old_field_name_beside_the_current_one_is_rejected():
 
 
 @given(BLOCKS, st.booleans())
-def test_shapes_are_those_of_the_model(blocks, tied):
+def test_parameter_shapes_equal_those_of_the_model(blocks, tied):
     import torch
 
     config = HybridConfig.from_blocks(
@@ -128,7 +130,7 @@ def test_shapes_are_those_of_the_model(blocks, tied):
         (lambda: AttentionSizes(4, 2, 8.0), "head_dim is 8.0"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(make, reason):
+def test_impossible_sizes_are_rejected(make, reason):
     with pytest.raises(ValueError, match=reason):
         make()
 
@@ -142,7 +144,7 @@ def test_sizes_that_cannot_be_are_refused(make, reason):
         ({"layout": "-", "mlp": {"intermediate_size": -3}}, "block 0"),
     ],
 )
-def test_configuration_says_which_block_is_wrong(fields, reason):
+def test_configuration_names_the_wrong_block(fields, reason):
     with pytest.raises(ValueError, match=reason):
         HybridConfig(**fields)
 

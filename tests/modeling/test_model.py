@@ -1,4 +1,4 @@
-"""The model against itself: padded, packed, continued and generated must agree with plain."""
+"""Padding, packing, caching and generation give the results of a plain forward pass."""
 
 import pytest
 import torch
@@ -23,17 +23,17 @@ def model(request):
 
 
 @torch.no_grad()
-def test_pieces_make_the_whole(model):
+def test_a_sequence_in_parts_with_a_cache_equals_the_whole_sequence(model):
     ids = tokens(2, 40)
     want = model(ids).logits
     cache = HybridCache(model.config)
-    pieces = [ids[:, :11], *ids[:, 11:20].split(1, dim=1), ids[:, 20:22], ids[:, 22:]]
-    got = [model(piece, cache=cache).logits for piece in pieces]
+    parts = [ids[:, :11], *ids[:, 11:20].split(1, dim=1), ids[:, 20:22], ids[:, 22:]]
+    got = [model(part, cache=cache).logits for part in parts]
     torch.testing.assert_close(torch.cat(got, 1), want, **TIGHT)
 
 
 @torch.no_grad()
-def test_no_layer_multiplies_what_the_processor_does_not(monkeypatch):
+def test_bfloat16_is_multiplied_in_float32_on_cpus_without_it(monkeypatch):
     seen, plain = [], torch.nn.functional.linear
     monkeypatch.setattr(linear, "is_native", lambda dtype: dtype != torch.bfloat16)
     monkeypatch.setattr(
@@ -45,17 +45,17 @@ def test_no_layer_multiplies_what_the_processor_does_not(monkeypatch):
 
 
 @torch.no_grad()
-def test_left_padding_changes_nothing(model):
+def test_left_padding_does_not_change_logits(model):
     ids, short = tokens(1, 30), tokens(1, 17, seed=2)
     batch = torch.cat([ids, torch.nn.functional.pad(short, (13, 0))])
     mask = torch.ones_like(batch)
     mask[1, :13] = 0
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    for places in (None, positions):
-        out = model(batch, attention_mask=mask, position_ids=places, use_cache=True)
+    for position_ids in (None, positions):
+        out = model(batch, attention_mask=mask, position_ids=position_ids, use_cache=True)
         torch.testing.assert_close(out.logits[:1], model(ids).logits, **SHIFTED)
         torch.testing.assert_close(out.logits[1:, 13:], model(short).logits, **SHIFTED)
-    # And the cache that it leaves goes on as if there had been none.
+    # Decoding with the cache of the padded batch equals decoding without padding.
     more = tokens(2, 1, seed=3)
     mask = torch.nn.functional.pad(mask, (0, 1), value=1)
     out = model(more, attention_mask=mask, position_ids=positions[:, -1:] + 1, cache=out.cache)
@@ -66,7 +66,7 @@ def test_left_padding_changes_nothing(model):
 @torch.no_grad()
 @given(cuts=st.sets(st.integers(1, 35), max_size=5), by_position=st.booleans())
 @settings(max_examples=12)
-def test_packed_sequences_equal_separate_ones(model, cuts, by_position):
+def test_packed_sequences_equal_separate_sequences(model, cuts, by_position):
     ids = tokens(1, 36)
     seq_idx = torch.zeros(1, 36, dtype=torch.long)
     for cut in cuts:
@@ -81,7 +81,7 @@ def test_packed_sequences_equal_separate_ones(model, cuts, by_position):
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
-def test_positions_and_sequence_numbers_are_inverse(lengths):
+def test_positions_and_seq_idx_are_inverse(lengths):
     numbers = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])[None]
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
     assert torch.equal(positions_from_seq_idx(numbers), positions)
@@ -102,7 +102,7 @@ def test_a_cache_with_packed_sequences_is_rejected(model):
 
 
 @torch.no_grad()
-def test_generation_is_the_likeliest_token_each_time(model):
+def test_greedy_generation_takes_the_likeliest_token(model):
     ids = tokens(2, 6)
     got = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
     want = ids
@@ -112,7 +112,7 @@ def test_generation_is_the_likeliest_token_each_time(model):
 
 
 @torch.no_grad()
-def test_beams_carry_their_states_with_them():
+def test_beam_search_reorders_the_cache():
     model = build(MIXED)
     ids = tokens(1, 5)
     options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "pad_token_id": 0}
@@ -121,7 +121,7 @@ def test_beams_carry_their_states_with_them():
 
 
 @torch.no_grad()
-def test_cache_is_as_large_as_inspect_says():
+def test_cache_cost_equals_the_memory_of_the_cache():
     model = build(MIXED, torch.float32)
     cache = HybridCache(model.config)
     model(tokens(1, 25), cache=cache)
@@ -129,7 +129,7 @@ def test_cache_is_as_large_as_inspect_says():
     assert cache.nbytes == cost.kv + cost.state
 
 
-def test_logits_to_keep_and_labels():
+def test_logits_to_keep_and_loss():
     model = build(MIXED)
     ids = tokens(2, 12)
     full = model(ids, labels=ids)
@@ -154,13 +154,13 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         torch.testing.assert_close(gradients[1][name], gradient, **TIGHT)
 
 
-def test_hidden_states_are_one_per_block_and_the_last():
+def test_hidden_states_are_one_per_block_and_the_last_one():
     model = build(MIXED)
     out = model(tokens(1, 5), output_hidden_states=True)
     assert len(out.hidden_states) == len(MIXED) + 1
 
 
-def test_saved_and_loaded_is_the_same(tmp_path):
+def test_save_and_load_keeps_the_model(tmp_path):
     model = build(MIXED, torch.float32)
     model.save_pretrained(tmp_path)
     again = HybridForCausalLM.from_pretrained(tmp_path).eval()
@@ -169,7 +169,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
 
 
 @torch.no_grad()
-def test_triton_kernels_decode_the_same(monkeypatch):
+def test_triton_kernels_decode_the_same_logits(monkeypatch):
     pytest.importorskip("triton", reason="needs triton, which has no build for this platform")
     model = build(LAYOUTS["mamba only"], torch.float32)
     ids = tokens(2, 9)

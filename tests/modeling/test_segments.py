@@ -1,4 +1,4 @@
-"""Long rows in segments: the same predictions as whole rows, and gradients that stop between."""
+"""Rows in segments: the logits of whole rows, and gradients that stop between segments."""
 
 import pytest
 import torch
@@ -18,34 +18,34 @@ def model(request):
 
 
 def in_segments(model, ids, seq_idx, cuts):
-    """Run a row piece by piece, each going on from the one before; return all logits."""
+    """Run rows segment by segment with a `SegmentCache`; return all logits."""
     cache = SegmentCache(model.config)
     logits = []
     for start, stop in zip([0, *cuts], [*cuts, ids.shape[1]], strict=True):
         cache.detach()
-        piece = slice(start, stop)
-        logits.append(model(ids[:, piece], seq_idx=seq_idx[:, piece], cache=cache).logits)
+        segment = slice(start, stop)
+        logits.append(model(ids[:, segment], seq_idx=seq_idx[:, segment], cache=cache).logits)
     return torch.cat(logits, 1)
 
 
-def numbered(begins):
-    """Sequence numbers of rows in which documents begin at given places."""
-    marks = torch.zeros(len(begins), LENGTH, dtype=torch.int64)
-    for row, places in enumerate(begins):
-        marks[row, list(places)] = 1
+def seq_idx_of(starts):
+    """Return ``seq_idx`` of rows, given the positions at which further documents begin."""
+    marks = torch.zeros(len(starts), LENGTH, dtype=torch.int64)
+    for row, positions in enumerate(starts):
+        marks[row, list(positions)] = 1
     return marks.cumsum(1)
 
 
-places = st.sets(st.integers(1, LENGTH - 1), max_size=5)
+positions = st.sets(st.integers(1, LENGTH - 1), max_size=5)
 
 
 @torch.no_grad()
 @settings(max_examples=15, deadline=None)
-@given(cuts=places, first=places, second=places)
+@given(cuts=positions, first=positions, second=positions)
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-def test_segments_predict_what_the_whole_row_predicts(layout, cuts, first, second):
+def test_segments_have_the_logits_of_the_whole_row(layout, cuts, first, second):
     model = build(LAYOUTS[layout])
-    ids, seq_idx = tokens(2, LENGTH), numbered([first, second])
+    ids, seq_idx = tokens(2, LENGTH), seq_idx_of([first, second])
     want = model(ids, seq_idx=seq_idx, use_cache=False).logits
     got = in_segments(model, ids, seq_idx, sorted(cuts))
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
@@ -60,7 +60,7 @@ def gradients(model, loss):
 
 
 def test_one_segment_has_the_gradients_of_a_plain_row(model):
-    ids, seq_idx = tokens(2, LENGTH), numbered([{7, 30}, {1}])
+    ids, seq_idx = tokens(2, LENGTH), seq_idx_of([{7, 30}, {1}])
     weights = torch.randn(2, LENGTH, 64, dtype=torch.float64)
     want = gradients(model, (model(ids, seq_idx=seq_idx, use_cache=False).logits * weights).sum())
     got = gradients(model, (in_segments(model, ids, seq_idx, []) * weights).sum())
@@ -69,9 +69,9 @@ def test_one_segment_has_the_gradients_of_a_plain_row(model):
         torch.testing.assert_close(got[name], gradient, rtol=1e-9, atol=1e-9)
 
 
-def test_gradients_are_those_of_each_segment_given_the_past(model):
-    """Finite differences of the last segment's loss, the past's cache held fixed."""
-    ids, seq_idx = tokens(1, LENGTH), numbered([{5, 20}])
+def test_gradients_of_a_segment_treat_the_past_as_constant(model):
+    """The reference is finite differences of the last segment's loss with a fixed cache."""
+    ids, seq_idx = tokens(1, LENGTH), seq_idx_of([{5, 20}])
     weights = torch.randn(1, LENGTH - 25, 64, dtype=torch.float64)
 
     def last_segment(shift, direction, past):
@@ -93,19 +93,19 @@ def test_gradients_are_those_of_each_segment_given_the_past(model):
         return model(ids[:, 25:], seq_idx=seq_idx[:, 25:], cache=cache).logits
 
     cache = SegmentCache(model.config)
-    model(ids[:, :25], seq_idx=seq_idx[:, :25], cache=cache)  # with a graph, which is cut
+    model(ids[:, :25], seq_idx=seq_idx[:, :25], cache=cache)  # has a graph until `detach`
     cache.detach()
     found = gradients(model, (run_last(cache) * weights).sum())
     direction = {name: torch.randn_like(p) for name, p in model.named_parameters()}
     slope = sum((found[name] * direction[name]).sum() for name in found)
-    # The past is computed before the parameters move, so it stays what it was.
-    step = 1e-6
-    up, down = last_segment(step, direction, past()), last_segment(-step, direction, past())
-    torch.testing.assert_close((up - down) / (2 * step), slope, rtol=1e-5, atol=1e-6)
+    # Each past is computed before the parameters change.
+    epsilon = 1e-6
+    up, down = last_segment(epsilon, direction, past()), last_segment(-epsilon, direction, past())
+    torch.testing.assert_close((up - down) / (2 * epsilon), slope, rtol=1e-5, atol=1e-6)
 
 
-def test_earlier_graphs_are_let_go(model):
-    ids, seq_idx = tokens(1, LENGTH), numbered([set()])
+def test_detach_frees_the_graph_of_earlier_segments(model):
+    ids, seq_idx = tokens(1, LENGTH), seq_idx_of([set()])
     cache = SegmentCache(model.config)
     model(ids, seq_idx=seq_idx, cache=cache)
     cache.detach()
@@ -116,8 +116,8 @@ def test_earlier_graphs_are_let_go(model):
     assert all(tensor.grad_fn is None for tensor in tensors)
 
 
-def test_gradient_checkpointing_is_refused():
+def test_gradient_checkpointing_with_a_segment_cache_is_rejected():
     model = build(MIXED).train()
     model.activation_checkpointing_enable()
     with pytest.raises(ValueError, match="gradient checkpointing"):
-        model(tokens(1, 4), seq_idx=numbered([set()])[:, :4], cache=SegmentCache(model.config))
+        model(tokens(1, 4), seq_idx=seq_idx_of([set()])[:, :4], cache=SegmentCache(model.config))
