@@ -1,9 +1,9 @@
 """The memory of a cache, computed from the configuration alone."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes
-from hybridize.modeling.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,16 @@ class CacheCost:
         return self.kv + self.state
 
 
+class HasBlocks(Protocol):
+    """A description of a model: a `ModelSpec` or a `HybridConfig`."""
+
+    @property
+    def blocks(self) -> tuple[BlockSizes, ...]:
+        """The sizes of every block, in order."""
+
+
 def cache_cost(
-    config: ModelSpec, context: int, itemsize: int, *, preallocated: bool = False
+    config: HasBlocks, context: int, itemsize: int, *, preallocated: bool = False
 ) -> CacheCost:
     """Return the memory of the cache of one sequence.
 

@@ -1,7 +1,7 @@
 """Modules that get their weights from elsewhere, built without computing initial values.
 
-`on_meta` builds a module without memory, and `materialize` copies values into it. What is not a
-parameter (the frequencies of RoPE) is computed anew.
+`on_meta` builds a module without memory, and `materialize` copies values into it. The frequencies
+of RoPE are not parameters, so they are computed again.
 """
 
 from collections.abc import Callable
@@ -48,9 +48,9 @@ def materialize(
         given, shape = values(name), shapes[name]
         if given.shape != shape:
             raise ValueError(f"{name} is {tuple(given.shape)}; it must be {tuple(shape)}")
-        # A plain copy would keep the strides of the values, and with them the kernels' choice.
-        held = torch.empty(shape, dtype=torch.float32, device=device)
-        return nn.Parameter(held.copy_(given), requires_grad=False)
+        # The copy is contiguous. With the strides of ``given``, torch could choose other kernels.
+        weight = torch.empty(shape, dtype=torch.float32, device=device)
+        return nn.Parameter(weight.copy_(given), requires_grad=False)
 
     return set_parameters(module, copy, device).eval()
 
