@@ -14,6 +14,7 @@ from hybridize.checkpoints.files import sha256_of
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.load import check_tokens, load_model, load_tokenizer
+from hybridize.console import console
 from hybridize.data.documents import read_documents
 from hybridize.data.packing import PackedDataset, pack, read_packed_dataset, save_packed_dataset
 from hybridize.data.teacher_samples import sample_documents
@@ -76,7 +77,7 @@ def load_packed_dataset(
             raise InputError(f"`{option}={TEACHER}`: give the number of tokens to sample")
         documents = _sampled(directory, tokens, seed, device, dtype, option)
     else:
-        documents = _tokenized(sources, directory, option)
+        documents = _with_progress(_tokenized(sources, directory, option), tokens)
     dataset = pack(documents, length, tokens)
     if not len(dataset):
         names = ", ".join(sources)
@@ -90,6 +91,13 @@ def load_packed_dataset(
 def _vocab_size(directory: Path) -> int:
     with CheckpointReader(directory) as reader:
         return read_config(reader)[1].vocab_size
+
+
+def _with_progress(documents: Iterator[list[int]], tokens: int | None) -> Iterator[list[int]]:
+    with console.progress("tokenizing", tokens, "tokens") as progress:
+        for ids in documents:
+            progress.advance(len(ids))
+            yield ids
 
 
 def _tokenized(sources: Sequence[str], directory: Path, option: str) -> Iterator[list[int]]:
