@@ -7,6 +7,7 @@ from typing import Any
 
 import hybridize
 from hybridize.compress.distill.results import DistillResult
+from hybridize.compress.distill.stages import STAGES
 from tiny import LETTERS, write_stock, write_tokenizer
 
 SHORT: dict[str, Any] = {
@@ -38,7 +39,7 @@ def short_run(pair: tuple[Path, Path, Path], output: Path, **options: Any) -> Di
     arguments = SHORT | {"teacher": teacher, "data": [str(text)]} | options
     if "stages" in options:
         given = arguments["stage_tokens"]
-        arguments["stage_tokens"] = {name: given.get(name, 512) for name in options["stages"]}
+        arguments["stage_tokens"] = {n: given.get(n, 512) for n in options["stages"] if n in STAGES}
     return hybridize.distill(student, output, **arguments)
 
 

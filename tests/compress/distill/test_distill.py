@@ -255,7 +255,7 @@ BAD = [
     ({"stages": ("align", "sing")}, "`stages=sing`: choose from align, hidden, kl"),
     ({"stages": ()}, "name one or more stages"),
     ({"stages": ("kl", "kl")}, "each once"),
-    ({"data": ("missing.txt",)}, "missing.txt: no such file"),
+    ({"data": ("missing.txt",)}, "`data=missing.txt`: no such file"),
     ({"seq_len": 4096}, "less text than one sequence of 4096 tokens"),
     ({"validation_sequences": 10_000}, "are held out; give more text or lower `validation_seq"),
     ({"cache_teacher": 4, "temperature": 2.0}, "predictions at `temperature=1` only"),
