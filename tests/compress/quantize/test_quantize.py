@@ -236,7 +236,7 @@ def test_shards_verify_inspect_and_the_record(tmp_path):
     found = hybridize.inspect(tmp_path / "out")
     assert found.quantization == "fp8"
     assert found.dtypes["float8_e4m3fn"] > found.dtypes["bfloat16"]
-    assert [step["command"] for step in found.steps] == ["quantize"]
+    assert [record["command"] for record in found.records] == ["quantize"]
     assert hybridize.inspect(directory).quantization == ""
 
 
