@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from hybridize.compress.distill.pair import Pair
 from hybridize.compress.distill.stages.base import Stage
-from hybridize.kernels import linear_kl_divergence, linear_topk_kl_divergence
+from hybridize.data.kl import kl_from_hidden
+from hybridize.kernels import linear_topk_kl_divergence
 from hybridize.modeling.cache.segment import SegmentCache
 from hybridize.modeling.model import HybridForCausalLM
 
@@ -65,27 +66,29 @@ class KL(Stage):
     ) -> torch.Tensor:
         """Return a segment's mean loss, given the student's last hidden states."""
         student = self.pair.student
-        head, scale = student.lm_head.weight, 1 / student.config.logits_scaling
-        flat = hidden.to(head.dtype).flatten(0, 1)
         options: dict[str, Any] = {
             "labels": labels[:, segment].flatten(),
             "label_weight": self.config.label_weight,
         }
         if self.teacher_cache is not None:
             tokens, log_probs = self.teacher_cache.read(indices, segment, ids.device)
+            head = student.lm_head.weight
             return linear_topk_kl_divergence(
-                flat, head, tokens.flatten(0, 1), log_probs.flatten(0, 1), scale=scale, **options
+                hidden.to(head.dtype).flatten(0, 1),
+                head,
+                tokens.flatten(0, 1),
+                log_probs.flatten(0, 1),
+                scale=1 / student.config.logits_scaling,
+                **options,
             )
         with torch.no_grad():
             teacher_hidden = caches.run(self.teacher, ids[:, segment], seq_idx[:, segment])
-        teacher_head = self.teacher.lm_head.weight
-        return linear_kl_divergence(
-            flat,
-            head,
-            teacher_hidden.to(teacher_head.dtype).flatten(0, 1),
-            teacher_head,
+        return kl_from_hidden(
+            student,
+            hidden,
+            self.teacher,
+            teacher_hidden,
             temperature=self.config.temperature,
-            scales=(scale, 1 / self.teacher.config.logits_scaling),
             **options,
         )
 
