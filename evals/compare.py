@@ -1,4 +1,4 @@
-"""Set a model's figures beside those of the model it was made from."""
+"""Compare the figures of a model with those of its baseline."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from hybridize.evals.results import Comparison, Key, Metric, ModelResult, exp, t
 
 
 def compare(model: ModelResult, baseline: ModelResult) -> ModelResult:
-    """Return ``model``'s result with its comparison to ``baseline``, metric by metric."""
+    """Return ``model``'s result with the comparison of each metric to ``baseline``."""
     ratio = None
     if model.perplexity and baseline.perplexity:
         ratio = exp(model.perplexity.nats_per_token - baseline.perplexity.nats_per_token)
@@ -18,13 +18,13 @@ def compare(model: ModelResult, baseline: ModelResult) -> ModelResult:
 def mcnemar(first: Sequence[Any], second: Sequence[Any]) -> float:
     """Return the p-value of the exact, two-sided McNemar test on paired outcomes.
 
-    Only pairs that differ say anything: were both models equally good, either would be the right
-    one in half of them (McNemar 1947, "Note on the sampling error of the difference between
-    correlated proportions or percentages"; exact, by the binomial distribution).
+    Only pairs with different outcomes count. If both models were equally good, each would be right
+    in half of those pairs, which the binomial distribution tests (McNemar 1947, "Note on the
+    sampling error of the difference between correlated proportions or percentages").
 
     Args:
         first: outcomes, 0 or 1.
-        second: those on the same questions, in the same order.
+        second: outcomes on the same questions, in the same order.
     """
     from scipy.stats import binomtest
 
@@ -37,7 +37,7 @@ def mcnemar(first: Sequence[Any], second: Sequence[Any]) -> float:
 def _comparisons(model: ModelResult, baseline: ModelResult) -> Iterator[Comparison]:
     theirs = {metric.key: metric for metric in baseline.metrics}
     for ours in model.metrics:
-        if ours.key not in theirs:  # not computed for both, say where a task failed to score
+        if ours.key not in theirs:  # a task can fail to score one of the models
             continue
         value = theirs[ours.key].value
         yield Comparison(
@@ -56,7 +56,7 @@ def _p_value(metric: Metric, model: ModelResult, baseline: ModelResult) -> float
 
 
 def _outcomes(metric: Metric, result: ModelResult) -> Iterator[Any]:
-    """Yield the score of each question behind ``metric``, in an order that all models share."""
+    """Yield the score of each question behind ``metric``, in the same order for all models."""
     for task in tasks_in(metric.task, result.lm_eval["group_subtasks"]):
         key: Key = (task, metric.metric, metric.filter)
         scores: Mapping[int, Any] = result.scores.get(key, {})

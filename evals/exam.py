@@ -2,11 +2,11 @@
 
 ::
 
-    DIR/dev/<subject>_dev.csv      the questions that few-shot prompts show, answered
-    DIR/test/<subject>_test.csv    the questions that are asked
+    DIR/dev/<subject>_dev.csv      solved questions for few-shot prompts
+    DIR/test/<subject>_test.csv    questions that are asked
 
-Each row is a question, four choices and the letter of the right one, without a header (Hendrycks
-et al. 2021, "Measuring Massive Multitask Language Understanding"). Fields may span lines.
+Each row holds a question, four choices and the letter of the right choice. There is no header.
+Fields may span lines (Hendrycks et al. 2021, "Measuring Massive Multitask Language Understanding").
 """
 
 import csv
@@ -19,7 +19,7 @@ from hybridize.errors import InputError
 LETTERS = "ABCD"
 FIELDS = 2 + len(LETTERS)
 
-# Names become task names and go into prompt templates, where braces would be code.
+# Names become part of task names and of prompt templates, in which braces would be code.
 _SUBJECT_NAME = re.compile(r"[\w-]+")
 
 
@@ -28,9 +28,9 @@ class Question:
     """One question.
 
     Attributes:
-        text: the question, as written in the file.
+        text: the question, as the file has it.
         choices: the four answers to choose from.
-        answer: which of them is right, from 0.
+        answer: the index of the right one.
     """
 
     text: str
@@ -40,12 +40,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Subject:
-    """The questions of one subject, in the files' order.
+    """The questions of one subject, in the order of the files.
 
     Attributes:
-        name: the files' name without ``_dev.csv`` and ``_test.csv``.
+        name: the name of the files without ``_dev.csv`` and ``_test.csv``.
         dev: questions for few-shot prompts.
-        test: questions to ask.
+        test: questions that are asked.
     """
 
     name: str
@@ -57,7 +57,7 @@ def list_subjects(directory: Path) -> list[str]:
     """Return the names of the subjects below ``directory``, sorted.
 
     Raises:
-        InputError: there is no exam there, or a subject has only one of its two files.
+        InputError: the directory holds no exam, or a subject has only one of its two files.
     """
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; it should hold dev/ and test/")
@@ -80,7 +80,7 @@ def list_subjects(directory: Path) -> list[str]:
 
 
 def read_subject(directory: Path, name: str) -> Subject:
-    """Read both files of a subject; see `read_questions` for what is refused."""
+    """Read both files of a subject; see `read_questions` for the errors."""
     dev, test = (read_questions(_file_of(directory, split, name)) for split in ("dev", "test"))
     return Subject(name, dev, test)
 
@@ -89,17 +89,17 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     """Read one file of questions.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8 or not CSV, is empty, or a row is not a
-            question, four choices and a letter from A to D; the message names file and line.
+        InputError: the file cannot be read, is not UTF-8, is not CSV, is empty, or has a row that
+            is not a question, four choices and a letter from A to D. The message names the line.
     """
     questions = []
     first_line = 1
     try:
-        # utf-8-sig: spreadsheets begin their CSV files with a byte order mark.
+        # utf-8-sig, because spreadsheets put a byte order mark in front of their CSV files.
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, strict=True)
             for row in rows:
-                if row:  # a blank line is no row
+                if row:  # skip blank lines
                     questions.append(_parse(row, f"{path}, line {first_line}"))
                 first_line = rows.line_num + 1
     except UnicodeDecodeError as error:
@@ -134,7 +134,7 @@ def _subjects_of(directory: Path, split: str) -> set[str]:
     ending = f"_{split}.csv"
     names = set()
     for path in sorted((directory / split).iterdir()):
-        # Archives made on a Mac bring a ._ file along with each file.
+        # Archives made on a Mac contain a ._ file for each file.
         if not path.name.endswith(ending) or path.name.startswith("."):
             continue
         name = path.name.removesuffix(ending)

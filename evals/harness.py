@@ -21,7 +21,7 @@ from hybridize.evals.commit import current_commit
 from hybridize.evals.harness_model import HarnessModel
 from hybridize.evals.tasks import TaskSelection
 
-# What lm-eval's own command starts from: random, numpy, torch, few-shot sampling.
+# The seeds of lm-eval's own command for random, numpy, torch and the few-shot sampling.
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)
 
 
@@ -38,16 +38,16 @@ def run_harness(
     """Run lm-eval's `simple_evaluate`.
 
     Args:
-        model: what to evaluate.
-        selection: on what.
-        source: what runs the model, for the record.
+        model: the model.
+        selection: the tasks.
+        source: the name of the backend, for the record.
         model_args: how the model was loaded, for the record; ``pretrained`` is its name.
-        num_fewshot: shots in each prompt; each task's own if None.
-        limit: how many questions of each task to ask; all if None.
-        seed: of all chance; lm-eval's own seeds if None.
+        num_fewshot: number of solved questions in each prompt; each task's own if None.
+        limit: number of questions of each task; all if None.
+        seed: the random seed; lm-eval's own seeds if None.
 
     Returns:
-        The results in the layout of lm-eval's results files, and ``samples`` beside them.
+        The results in the layout of lm-eval's results files, with the key ``samples`` added.
     """
     seeds = DEFAULT_SEEDS if seed is None else (seed,) * 4
     tracker = EvaluationTracker()
@@ -74,19 +74,19 @@ def run_harness(
 
 
 def no_results(model_args: dict[str, str]) -> dict[str, Any]:
-    """Return what stands in for lm-eval's results where no task was run."""
+    """Return empty results in lm-eval's layout, for runs without tasks."""
     empty = ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better")
     return {key: {} for key in empty} | {"config": {"model_args": model_args}}
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep stdout for our tables, and stderr for our progress bar.
+    """Keep libraries from writing to stdout, and to stderr anything but errors.
 
-    Errors still show; bars of downloads do where stderr is a terminal.
+    On a terminal, progress bars of downloads are still shown.
     """
     with contextlib.ExitStack() as undo:
-        # Tasks that print do so to stderr.
+        # Some tasks print; that goes to stderr.
         undo.enter_context(contextlib.redirect_stdout(sys.stderr))
         harness_log = logging.getLogger("lm_eval")
         undo.callback(harness_log.setLevel, harness_log.level)
@@ -100,18 +100,18 @@ def quiet_libraries() -> Iterator[None]:
             if transformers.logging.is_progress_bar_enabled():
                 transformers.logging.disable_progress_bar()
                 undo.callback(transformers.logging.enable_progress_bar)
-        # One bar per task, which has no switch.
+        # lm-eval shows one bar per task and has no option against it.
         _replace(undo, lm_eval.api.task, "tqdm", _no_bar)
-        # Calls git, which complains on stderr where there is no repository.
+        # lm-eval's own function lets git write to stderr outside of a repository.
         _replace(undo, lm_eval.evaluator, "get_git_commit_hash", current_commit)
         yield
 
 
 @contextlib.contextmanager
 def compiled_templates() -> Iterator[None]:
-    """Let lm-eval compile each template once, not for every question that it fills in.
+    """Let lm-eval compile each prompt template once instead of once per question.
 
-    Building the 5-shot prompts of all of MMLU takes 2 seconds instead of 100.
+    The 5-shot prompts of all of MMLU then take 2 seconds instead of 100.
     """
     with contextlib.ExitStack() as undo:
         compile_template = functools.lru_cache(maxsize=4096)(lm_eval.utils.env.from_string)
@@ -120,7 +120,7 @@ def compiled_templates() -> Iterator[None]:
 
 
 def _hash(samples: list[dict[str, Any]]) -> str:
-    """Return the hash of a task's questions, prompts and answers that lm-eval records."""
+    """Return lm-eval's hash of a task's questions, prompts and answers."""
     parts = (sample[f"{part}_hash"] for sample in samples for part in ("doc", "prompt", "target"))
     return lm_eval.utils.hash_string("".join(parts))
 

@@ -1,7 +1,8 @@
-"""Hand any causal model to lm-eval: its own `HFLM`, with less work per question and our progress.
+"""A causal model for lm-eval: its own `HFLM` with less work per question and our progress bar.
 
-Scores are those of `HFLM`: it tokenizes, batches, cuts prompts that are too long from the left and
-pads on the right, which neither a causal nor a recurrent model sees at the tokens before it.
+Scores are those of `HFLM`. It tokenizes, batches, and cuts off the beginning of prompts that are
+too long. It pads on the right, which changes nothing for the tokens before the padding, neither in
+a causal nor in a recurrent model.
 """
 
 import math
@@ -16,32 +17,32 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import override
 
 from hybridize.checkpoints.load import check_tokens
 from hybridize.console import Progress, console
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.cache.compact import make_cache
 
-# How many tokens one forward pass may score when each of them needs its row of logits: at a
-# vocabulary of 128k in float32, 4 GB of them.
-SCORED_AT_ONCE = 8192
+# Maximum number of tokens that one forward pass scores: with a vocabulary of 128k, their logits in
+# float32 need 4 GB.
+MAX_SCORED_TOKENS = 8192
 
-# Tokens read at a time where the cache loses something: what is stored after each piece is all
-# that the next one has of the text before it.
-PIECE = 64
+# Tokens per forward pass with a lossy cache. A pass sees earlier text only through the cache.
+CHUNK = 64
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 class HarnessModel(HFLM):
-    """A loaded causal model and its tokenizer as lm-eval wants them.
+    """A loaded causal model and its tokenizer, with lm-eval's interface.
 
     Attributes:
-        prompts: how many different prompts were scored so far.
-        truncated: how many of them were too long and lost their beginning.
+        prompts: number of different prompts that were scored so far.
+        truncated: number of those that were too long and lost their beginning.
 
     Raises:
-        InputError: the tokenizer has no token that a text can begin with.
+        InputError: the tokenizer has neither a BOS nor an EOS token.
     """
 
     softmax_dtype: torch.dtype | None
@@ -56,21 +57,21 @@ class HarnessModel(HFLM):
     ) -> None:
         super().__init__(
             pretrained=model,
-            backend="causal",  # known to the caller, whatever the model_type
+            backend="causal",  # HFLM would guess it from the model type
             tokenizer=tokenizer,
             batch_size=batch_size,
             max_length=max_length,
         )
         if self.prefix_token_id is None:
             raise InputError(
-                f"{model.name_or_path}: the tokenizer has neither a BOS nor an EOS token to begin "
-                "a text with; name one of them in tokenizer_config.json"
+                f"{model.name_or_path}: the tokenizer has neither a BOS nor an EOS token, one of "
+                "which a text must begin with; set one of them in tokenizer_config.json"
             )
         self.prompts = 0
         self.truncated = 0
         self._bar: Progress | None = None
         self._scored_tokens: int | None = None
-        # Each of the choices of a question asks for the same context anew.
+        # lm-eval tokenizes the context of a question once per answer choice.
         self._encode = lru_cache(maxsize=8)(super().tok_encode)
 
     def tok_encode(
@@ -80,17 +81,17 @@ class HarnessModel(HFLM):
         left_truncate_len: int | None = None,
         **kwargs: Any,
     ) -> list[int]:
-        """Tokenize as `HFLM` does, remembering the last few texts.
+        """Tokenize as `HFLM` does, with a cache of the last few texts.
 
         Raises:
-            InputError: the model does not know a token.
+            InputError: a token is not in the model's vocabulary.
         """
         ids = list(self._encode(string, add_special_tokens, left_truncate_len, **kwargs))
         check_tokens(ids, self.model.config.vocab_size, self.model.name_or_path)
         return ids
 
     def get_model_info(self) -> dict[str, Any]:
-        """Describe the model from what is in memory; `HFLM` would ask the hub."""
+        """Describe the model in memory; `HFLM` would look it up on the hub."""
         return {
             "model_num_parameters": self.model.num_parameters(),
             "model_dtype": self.model.dtype,
@@ -98,51 +99,51 @@ class HarnessModel(HFLM):
             "model_sha": getattr(self.config, "_commit_hash", None) or "",
         }
 
+    @override
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """Score continuations; see `lm_eval.api.model.LM.loglikelihood`."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
+    @override
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[float]:
-        """Score whole texts; see `lm_eval.api.model.LM.loglikelihood_rolling`."""
         lengths = [len(self.tok_encode(*request.args)) for request in requests]
         windows = sum(math.ceil(length / self.max_length) for length in lengths)
         with self._progress("scoring", windows, "windows"):
             return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
+    @override
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Generate answers; see `lm_eval.api.model.LM.generate_until`."""
         with self._progress("generating", len(requests), "answers"):
             return super().generate_until(requests, disable_tqdm=True)
 
     def score_text(self, text: str, window: int) -> tuple[float, int]:
         """Score each token of a text once, with lm-eval's rolling windows.
 
-        The text is tokenized without special tokens. The first window begins with BOS (EOS where
-        the tokenizer has none), each later one with the last token of the window before it; the
-        last one reaches back so far that it is full, too.
+        The text is tokenized without special tokens. The first window begins with BOS (with EOS if
+        the tokenizer has no BOS), each later one with the last token of the window before it. The
+        last window begins early enough to be full.
 
         Args:
-            text: what to score.
-            window: how many tokens the model sees at most.
+            text: the text.
+            window: maximum number of tokens that the model sees.
 
         Returns:
             The log-likelihood in nats, and the number of tokens.
 
         Raises:
-            InputError: there is nothing to score.
+            InputError: the text has no tokens.
         """
         tokens = self.tok_encode(text, add_special_tokens=False)
         if not tokens:
-            raise InputError("--perplexity: the text has no token that the tokenizer knows")
-        pieces = get_rolling_token_windows(
+            raise InputError("`perplexity`: the text has no token that the tokenizer knows")
+        windows = get_rolling_token_windows(
             tokens, prefix_token=self.prefix_token_id, max_seq_len=window, context_len=1
         )
-        requests: list[Request] = [(None, *make_disjoint_window(piece)) for piece in pieces]
-        rows = max(1, min(self.batch_size, SCORED_AT_ONCE // window))
+        requests: list[Request] = [(None, *make_disjoint_window(each)) for each in windows]
+        rows = max(1, min(self.batch_size, MAX_SCORED_TOKENS // window))
         softmax_dtype, self.softmax_dtype = self.softmax_dtype, torch.float32
         try:
             with self._progress("scoring text", len(requests), "windows"):
@@ -161,8 +162,8 @@ class HarnessModel(HFLM):
         disable_tqdm: bool = True,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """Score token sequences, counting those that do not fit."""
-        # What HFLM runs the model on: continuations that differ in their last token share a run.
+        """Score token sequences, and count those that do not fit."""
+        # HFLM scores continuations that differ only in their last token with one run of the model.
         runs = len({tuple(context + continuation[:-1]) for _, context, continuation in requests})
         named = [(request[0], len(request[1]) + len(request[2])) for request in requests]
         self.prompts += len({name[0] for name, _ in named if name})
@@ -184,23 +185,23 @@ class HarnessModel(HFLM):
         attn_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return logits ``(batch, kept, vocab)`` of the last positions that can matter.
+        """Return logits ``(batch, kept, vocab)`` of the last positions, which are enough.
 
-        `HFLM` scores at most ``_scored_tokens`` positions before the padding of each row, and
-        counts them from the end. A vocabulary's worth of logits for each of the thousands of
-        other tokens of a prompt would be computed, held and thrown away.
+        In each row, `HFLM` uses at most ``_scored_tokens`` positions before the padding, and
+        counts them from the end. Logits for the thousands of other tokens of a prompt would take
+        time and memory and would not be used.
         """
         keep = 0
         if self._scored_tokens is not None:
-            # Padding is zeros; where a text ends in token 0, this only keeps more than needed.
+            # Padding is zeros. If a text ends in token 0, this keeps more than needed.
             padding = (inps.flip(-1) == 0).cumprod(-1).sum(-1).max().item()
             keep = min(inps.shape[-1], int(padding) + self._scored_tokens)
         with torch.inference_mode():
             logits = self._logits(inps, keep)
-        if logits.isnan().any():  # of NaN scores, the first choice would always be the best
+        if logits.isnan().any():  # with NaN scores, the first choice would always win
             raise HybridizeError(
                 f"{self.model.name_or_path}: the model computes NaN; "
-                "check its weights, or evaluate with --dtype float32"
+                "check its weights, or evaluate with `dtype=float32`"
             )
         if self._bar:
             self._bar.advance(len(inps))
@@ -209,21 +210,23 @@ class HarnessModel(HFLM):
     def _logits(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
         """Return the logits of the last ``keep`` positions, of all if 0.
 
-        Where the model's cache loses something, it reads the text through the cache.
+        If the model's cache is lossy, the model reads the text in chunks, through the cache.
         """
-        stored = getattr(getattr(self.model, "model", None), "cache_format", None)
-        if stored is None or not stored.compact:
+        cache_format = getattr(getattr(self.model, "model", None), "cache_format", None)
+        if cache_format is None or not cache_format.compact:
             return self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-        cache, logits = make_cache(self.model.config, stored), []
+        cache, logits = make_cache(self.model.config, cache_format), []
         first = ids.shape[1] - (keep or ids.shape[1])
-        for start in range(0, ids.shape[1], PIECE):
-            piece = ids[:, start : start + PIECE]
-            wanted = max(1, min(piece.shape[1], start + piece.shape[1] - first))
-            run = self.model(input_ids=piece, cache=cache, use_cache=True, logits_to_keep=wanted)
-            if start + piece.shape[1] > first:
+        for start in range(0, ids.shape[1], CHUNK):
+            chunk = ids[:, start : start + CHUNK]
+            end = start + chunk.shape[1]
+            needed = max(1, min(chunk.shape[1], end - first))
+            run = self.model(input_ids=chunk, cache=cache, use_cache=True, logits_to_keep=needed)
+            if end > first:
                 logits.append(run.logits)
         return torch.cat(logits, 1)
 
+    @override
     def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         generated = super()._model_generate(context, *args, **kwargs)
         if self._bar:
@@ -232,7 +235,7 @@ class HarnessModel(HFLM):
 
     @contextmanager
     def _progress(self, description: str, total: int, unit: str) -> Iterator[None]:
-        if self._bar is not None:  # part of something that already shows how far it is
+        if self._bar is not None:  # a caller already shows its progress
             yield
             return
         name = PurePath(self.model.name_or_path).name

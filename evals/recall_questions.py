@@ -1,15 +1,16 @@
-"""Questions whose answers stand in the text before them, at growing lengths.
+"""Generate questions whose answers are facts in the text before them, at several lengths.
 
-Perplexity hides what losing attention costs: a recurrent state has room for the language, not for
-every pair that a long text states (Arora et al. 2023, "Zoology", arXiv 2312.04927). Two kinds:
+Perplexity does not show what a model loses with its attention: a recurrent state can model the
+language, but it cannot store every fact of a long text (Arora et al. 2023, "Zoology", arXiv
+2312.04927). There are two kinds of questions:
 
-- ``associative``: N pairs of a thing and its owner, then one thing again. What stands for N is how
-  much must be held at once.
-- ``needle``: one such pair somewhere in N words of text about something else. What stands for N is
-  how far back it lies.
+- ``associative``: N pairs of a thing and its owner, then a question about one of the things. N is
+  the number of facts that the model must store.
+- ``needle``: one such pair at a random position in N words of other text. N is the distance over
+  which the model must remember the fact.
 
-The other choices are people whom the text names as well, so a model that only remembers who
-occurred is right one time in four.
+The wrong choices are people whom the text names too. A model that remembers only the names is
+right in 25% of the cases.
 """
 
 import random
@@ -44,9 +45,9 @@ class RecallQuestion:
     """One question.
 
     Attributes:
-        text: what to go on from.
-        choices: people, one of whom is right.
-        answer: which, from 0.
+        text: the text, which ends with the beginning of a sentence.
+        choices: people, one of whom completes the sentence correctly.
+        answer: the index of that one.
     """
 
     text: str
@@ -55,18 +56,18 @@ class RecallQuestion:
 
 
 def parse_name(name: str) -> tuple[str, int] | None:
-    """Return kind and length of a task's name like ``recall_needle_512``; None for another."""
+    """Return kind and length from a task's name like ``recall_needle_512``; None for others."""
     found = _NAME.fullmatch(name)
     return None if found is None else (found[1], int(found[2]))
 
 
 def questions(kind: str, length: int, count: int = QUESTIONS) -> list[RecallQuestion]:
-    """Make the questions of a task; the same ones every time.
+    """Return the questions of a task, the same ones in every call.
 
     Args:
         kind: ``"associative"`` or ``"needle"``.
-        length: pairs to hold, or words to look through.
-        count: how many questions.
+        length: number of pairs, or number of words.
+        count: number of questions.
     """
     rng = random.Random(f"{kind} {length}")
     make = _associative if kind == "associative" else _needle
@@ -74,7 +75,7 @@ def questions(kind: str, length: int, count: int = QUESTIONS) -> list[RecallQues
 
 
 def longest(kind: str) -> int:
-    """Return the greatest length that a kind has words for."""
+    """Return the largest length for which there are enough different words."""
     return len(_THINGS) * (1 + len(_KINDS)) if kind == "associative" else 10**6
 
 
@@ -83,7 +84,7 @@ def _associative(rng: random.Random, pairs: int) -> RecallQuestion:
     if pairs > len(things):
         things += [f"{kind} {thing}" for kind in _KINDS for thing in _THINGS]
     things = rng.sample(things, pairs)
-    # The first few differ, so that there is something to choose from.
+    # The first owners are different, so that the text names enough people for the choices.
     owners = rng.sample(_PEOPLE, min(pairs, CHOICES))
     owners += rng.choices(_PEOPLE, k=pairs - len(owners))
     text = " ".join(f"{_stated(*pair)}." for pair in zip(things, owners, strict=True))
@@ -95,9 +96,11 @@ def _needle(rng: random.Random, words: int) -> RecallQuestion:
     thing = rng.choice(_THINGS)
     people = rng.sample(_PEOPLE, CHOICES)
     sentences = [f"{rng.choice(_PEOPLE)} {rng.choice(_DOES)} {name}." for name in people[1:]]
-    while sum(len(sentence.split()) for sentence in sentences) < words:
+    count = sum(len(sentence.split()) for sentence in sentences)
+    while count < words:
         left, right = rng.sample(_PEOPLE, 2)
         sentences.append(f"{left} {rng.choice(_DOES)} {right} {rng.choice(_WHEN)}.")
+        count += len(sentences[-1].split())
     rng.shuffle(sentences)
     sentences.insert(rng.randrange(len(sentences) + 1), f"{_stated(thing, people[0])}.")
     return _question(rng, " ".join(sentences), thing, people[0], people)
@@ -108,7 +111,7 @@ def _question(
 ) -> RecallQuestion:
     others = [name for name in named if name != owner]
     strangers = [name for name in _PEOPLE if name not in named]
-    others += strangers[: max(0, CHOICES - 1 - len(others))]  # where the text names too few
+    others += strangers[: max(0, CHOICES - 1 - len(others))]  # if the text names too few people
     choices = [owner, *rng.sample(others, CHOICES - 1)]
     rng.shuffle(choices)
     ending = _stated(thing, "").rstrip()

@@ -1,4 +1,4 @@
-"""The recall questions as lm-eval's tasks, made without a network."""
+"""The recall questions as tasks of lm-eval; they are generated, not downloaded."""
 
 from dataclasses import asdict
 
@@ -14,7 +14,7 @@ GROUP = "recall"
 
 
 def is_recall(name: str) -> bool:
-    """Say whether a task's name is ``recall``, one of its kinds, or a task of any length."""
+    """Return whether a name is ``recall``, one of its kinds, or a kind with a length."""
     return name == GROUP or _kind(name) is not None or parse_name(name) is not None
 
 
@@ -22,7 +22,7 @@ def build_recall(name: str) -> list[Task | Group]:
     """Build the task or group called ``name``; see `is_recall`.
 
     Raises:
-        InputError: a length that the task has not enough words for.
+        InputError: there are not enough different words for the length.
     """
     named = parse_name(name)
     if named is not None:
@@ -51,7 +51,7 @@ def _kind(name: str) -> str | None:
 def _task(kind: str, length: int) -> InMemoryTask:
     name = f"{GROUP}_{kind}_{length}"
     if length > longest(kind):
-        raise InputError(f"--tasks {name}: the longest is {GROUP}_{kind}_{longest(kind)}")
+        raise InputError(f"`tasks={name}`: the longest is {GROUP}_{kind}_{longest(kind)}")
     rows = [asdict(question) for question in questions(kind, length)]
     unit = "pairs" if kind == "associative" else "words"
     config = {

@@ -1,15 +1,15 @@
-"""What an evaluation found, as plain figures."""
+"""The results of an evaluation."""
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# In lm-eval's results beside the metrics.
+# Keys in lm-eval's results that are not metrics.
 _NOT_METRICS = {"name", "alias", "sample_len", "sample_count"}
 
 Key = tuple[str, str, str]
-"""Task, metric and filter, which together name one figure."""
+"""Task, metric and filter, which together identify one figure."""
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,17 @@ class Metric:
 
     Attributes:
         task: lm-eval's name, such as ``mmlu_anatomy``.
-        label: a name to show, such as ``anatomy``.
-        depth: how many groups it is inside of.
-        is_group: whether it sums up other tasks.
-        metric: what was measured, such as ``acc``.
-        filter: how answers were read before they were scored; ``none`` for multiple choice.
-        value: the figure; accuracies lie between 0 and 1.
-        stderr: its standard error, None where lm-eval has none.
-        questions: how many questions it rests on.
-        num_fewshot: how many answered questions each prompt showed, None where members differ.
-        higher_is_better: which way is up, where lm-eval says so.
+        label: the name to show, such as ``anatomy``. For the group ``mmlu`` of a local exam that is
+            not MMLU, it is the exam's name.
+        depth: the number of groups that contain the task.
+        is_group: whether the task is a group of tasks.
+        metric: the name of the metric, such as ``acc``.
+        filter: how lm-eval extracted the answers; ``none`` for multiple choice.
+        value: the figure; accuracies are between 0 and 1.
+        stderr: its standard error; None if lm-eval gives none.
+        questions: the number of questions.
+        num_fewshot: the number of solved questions in each prompt; None if it differs in a group.
+        higher_is_better: as lm-eval says; None if it does not.
     """
 
     task: str
@@ -44,19 +45,19 @@ class Metric:
 
     @property
     def key(self) -> Key:
-        """What names the figure."""
+        """The identity of the figure."""
         return self.task, self.metric, self.filter
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How well a text is predicted.
+    """The perplexity of a model on a text.
 
     Attributes:
         file: the text's file.
-        bytes: its length in UTF-8.
-        tokens: its length in tokens of the model's; each was scored once.
-        window: how many tokens the model saw at most.
+        bytes: the text's length in UTF-8.
+        tokens: the text's length in the model's tokens; each was scored once.
+        window: the maximum number of tokens that the model saw.
         nats_per_token: the mean negative log-likelihood of a token.
     """
 
@@ -68,12 +69,12 @@ class Perplexity:
 
     @property
     def perplexity(self) -> float:
-        """Per token, so it compares models with the same tokenizer only."""
+        """Per token, so it can only compare models with the same tokenizer."""
         return exp(self.nats_per_token)
 
     @property
     def bits_per_byte(self) -> float:
-        """Per byte of text, which compares any two models."""
+        """Per byte of text, so it can compare any two models."""
         return self.nats_per_token * self.tokens / self.bytes / math.log(2)
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,15 +85,15 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of a model beside the baseline's.
+    """One figure of a model relative to the baseline's.
 
     Attributes:
         task: lm-eval's name.
-        metric: what was measured.
-        filter: how answers were read before they were scored.
-        difference: the model's figure less the baseline's.
-        recovery: the model's figure over the baseline's, None where that is 0.
-        p_value: of the exact McNemar test on the same questions; None where scores are not 0 or 1.
+        metric: the name of the metric.
+        filter: how lm-eval extracted the answers.
+        difference: the model's figure minus the baseline's.
+        recovery: the model's figure divided by the baseline's; None if that is 0.
+        p_value: of the exact McNemar test on the same questions; None if scores are not 0 or 1.
     """
 
     task: str
@@ -104,26 +105,26 @@ class Comparison:
 
     @property
     def key(self) -> Key:
-        """What names the figure."""
+        """The identity of the figure."""
         return self.task, self.metric, self.filter
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What was found about one model.
+    """The results of one model.
 
     Attributes:
         model: its directory or hub id, as given.
-        dtype: what its weights were held in.
-        device: where it ran.
+        dtype: the dtype of its weights.
+        device: the device that ran it.
         metrics: figures in lm-eval's order, each group before its members.
-        perplexity: on a text, if one was given.
-        prompts: how many different prompts were scored.
-        truncated_prompts: how many of them were longer than the model's context and lost their
-            beginning.
-        seconds: how long it took, loading included.
-        comparisons: against the baseline; empty where there is none, and for itself.
-        perplexity_ratio: perplexity over the baseline's.
+        perplexity: on the given text; None without one.
+        prompts: the number of different prompts that were scored.
+        truncated_prompts: the number of those that were longer than the model's context and lost
+            their beginning.
+        seconds: the time it took, loading included.
+        comparisons: with the baseline; empty without one, and for the baseline.
+        perplexity_ratio: the perplexity divided by the baseline's.
         lm_eval: lm-eval's own results, as its command would write them.
         scores: for each figure of a task, the score of each question by its number.
     """
@@ -142,7 +143,7 @@ class ModelResult:
     scores: Mapping[Key, Mapping[int, Any]] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures, without lm-eval's results and the single questions."""
+        """Return the figures, without lm-eval's results and without the scores of questions."""
         figures = {
             "model": self.model,
             "dtype": self.dtype,
@@ -160,7 +161,7 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What `hybridize.evaluate` found.
+    """The results of `hybridize.evaluate`.
 
     Attributes:
         models: one result per model, the baseline first if there is one.
@@ -175,7 +176,7 @@ class EvaluationResult:
     options: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything that the tables show, ready for JSON."""
+        """Return everything that the tables show, for JSON."""
         return {
             "baseline": self.baseline,
             "exam": self.exam,
@@ -185,7 +186,7 @@ class EvaluationResult:
 
 
 def exp(nats: float) -> float:
-    """Return e to the ``nats``, infinity where that is too large to write."""
+    """Return e to the power of ``nats``; infinity if that overflows."""
     try:
         return math.exp(nats)
     except OverflowError:
@@ -200,7 +201,7 @@ def read_metrics(results: Mapping[str, Any]) -> tuple[Metric, ...]:
 
 
 def read_scores(results: Mapping[str, Any]) -> dict[Key, dict[int, Any]]:
-    """Collect the scores of single questions from lm-eval's logged samples."""
+    """Collect the scores of all questions from lm-eval's logged samples."""
     scores: dict[Key, dict[int, Any]] = {}
     for task, samples in results["samples"].items():
         for sample in samples:
@@ -211,7 +212,7 @@ def read_scores(results: Mapping[str, Any]) -> dict[Key, dict[int, Any]]:
 
 
 def tasks_in(task: str, subtasks: Mapping[str, list[str]]) -> Iterator[str]:
-    """Yield the tasks that ``task`` sums up: those of a group, or itself."""
+    """Yield the tasks in the group ``task``, or ``task`` itself if it is no group."""
     if task not in subtasks:
         yield task
     for member in subtasks.get(task, ()):
@@ -219,7 +220,7 @@ def tasks_in(task: str, subtasks: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 def _without_infinities(value: Any) -> Any:
-    """Return ``value`` with None for each float that JSON cannot hold."""
+    """Return ``value`` with None instead of infinity and NaN, which JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _without_infinities(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -250,7 +251,7 @@ def _metrics_of(task: str, depth: int, results: Mapping[str, Any]) -> Iterator[M
         stderr = figures.get(f"{metric}_stderr,{filter_name}")
         yield Metric(
             task=task,
-            label=figures.get("alias", task).strip().replace("_", " "),
+            label=_label(figures.get("alias", task)),
             depth=depth,
             is_group=task in results["group_subtasks"],
             metric=metric,
@@ -261,3 +262,9 @@ def _metrics_of(task: str, depth: int, results: Mapping[str, Any]) -> Iterator[M
             num_fewshot=results["n-shot"].get(task),
             higher_is_better=results["higher_is_better"].get(task, {}).get(metric),
         )
+
+
+def _label(alias: str) -> str:
+    """Return an alias of lm-eval as words; an alias that has spaces is not changed."""
+    alias = alias.strip()
+    return alias if " " in alias else alias.replace("_", " ")

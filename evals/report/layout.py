@@ -34,7 +34,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Words:
-    """A line of text; ``anchor`` is ``start``, ``middle`` or ``end``; ``upright`` turns it by 90°."""
+    """A line of text; ``anchor`` is ``start``, ``middle`` or ``end``. ``upright`` is vertical."""
 
     x: float
     y: float

@@ -64,8 +64,8 @@ def bench(
         return
     if gpus is not None:
         raise click.UsageError("--gpus works only with --predict")
+    from hybridize.cli.bench_table import print_bench
     from hybridize.evals.bench.bench import bench as run
-    from hybridize.evals.bench.table import print_bench
 
     result = run(models, config=config)
     if console.json_mode:
@@ -81,8 +81,8 @@ def _predict(
     gpus: str | None,
     config: BenchConfig,
 ) -> None:
+    from hybridize.cli.bench_table import print_prediction
     from hybridize.evals.bench.predict import predict
-    from hybridize.evals.bench.table import print_prediction
     from hybridize.output_files import check_output_file, write_atomically
 
     for name in _UNUSED_BY_PREDICT:

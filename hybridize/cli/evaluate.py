@@ -24,8 +24,8 @@ def evaluate(models: tuple[str, ...], per_subject: bool, config: EvalConfig) -> 
     hybridize eval MODEL --tasks recall           finding facts in the context, offline
     hybridize eval MODEL --perplexity FILE        perplexity on a text
     """
+    from hybridize.cli.evaluate_table import print_result
     from hybridize.evals.evaluate import evaluate as evaluate_models
-    from hybridize.evals.table import print_result
 
     result = evaluate_models(models, config=config)
     if console.json_mode:

@@ -10,19 +10,19 @@ from exams import CONTEXT, CUSTOM, KNOWN, WORDS, write_exam
 
 @pytest.fixture(scope="session")
 def exam(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exam in subjects of MMLU's."""
+    """An exam of made-up questions in some of MMLU's subjects."""
     return write_exam(tmp_path_factory.mktemp("exam"), KNOWN)
 
 
 @pytest.fixture(scope="session")
 def mixed_exam(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exam in one subject of MMLU's and two that it does not have."""
+    """An exam of made-up questions in one of MMLU's subjects and in two others."""
     return write_exam(tmp_path_factory.mktemp("mixed"), ("anatomy", *CUSTOM))
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two random Llamas: the tokenizer of ``bos`` puts BOS in front, that of ``plain`` does not."""
+    """Two random Llamas; the tokenizer of ``bos`` adds a BOS token, that of ``plain`` does not."""
     return {
         name: _write_checkpoint(tmp_path_factory.mktemp(name), seed, bos=name == "bos")
         for seed, name in enumerate(("bos", "plain"))
@@ -83,7 +83,7 @@ def _train_tokenizer(bos: bool) -> Any:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Refuse every connection, and list what was tried."""
+    """Refuse every connection; return the list of attempts."""
     tried: list[Any] = []
 
     def refuse(*address: Any) -> None:

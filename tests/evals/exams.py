@@ -1,4 +1,4 @@
-"""Write small exams in MMLU's layout, about nothing."""
+"""Write small exams of random words in MMLU's layout."""
 
 import csv
 import random
@@ -11,7 +11,7 @@ WORDS = [
     *("planet", "ocean", "marble", "pepper", "saddle", "window"),
 ]
 
-# Two of one category of MMLU, and one of each other.
+# Two subjects of one category of MMLU, and one of each other category.
 KNOWN = ("anatomy", "astronomy", "virology", "sociology", "philosophy")
 CUSTOM = ("geography_recall", "tools")
 
@@ -27,15 +27,15 @@ def write_questions(path: Path, rows: Iterable[Iterable[str]]) -> None:
 def write_exam(directory: Path, subjects: Iterable[str], questions: int = 9) -> Path:
     """Write an exam; the number of questions differs by subject."""
     for index, subject in enumerate(subjects):
-        chance = random.Random(subject)
+        rng = random.Random(subject)
         for split, count in (("dev", 6), ("test", questions + 3 * index)):
-            rows = [_row(chance) for _ in range(count)]
+            rows = [_row(rng) for _ in range(count)]
             write_questions(directory / split / f"{subject}_{split}.csv", rows)
     return directory
 
 
-def _row(chance: random.Random) -> list[str]:
-    text = " ".join(chance.choices(WORDS, k=chance.randint(2, 9)))
-    # As in the benchmark: quotes, commas, line breaks, spaces at the ends.
-    text = chance.choice([f" {text}?", f'"{text}", they said.\n{text}', text + "  ", text])
-    return [text, *chance.choices(WORDS, k=4), chance.choice("ABCD")]
+def _row(rng: random.Random) -> list[str]:
+    text = " ".join(rng.choices(WORDS, k=rng.randint(2, 9)))
+    # As in MMLU: quotes, commas, line breaks, spaces at the ends.
+    text = rng.choice([f" {text}?", f'"{text}", they said.\n{text}', text + "  ", text])
+    return [text, *rng.choices(WORDS, k=4), rng.choice("ABCD")]

@@ -1,3 +1,5 @@
+"""Comparison with a baseline: differences, recovery, and the exact McNemar test."""
+
 import math
 
 import pytest
@@ -7,20 +9,20 @@ from hybridize.evals.results import Metric, ModelResult, Perplexity
 
 
 def _exact(wins: int, losses: int) -> float:
-    """Twice the chance of so few heads, or fewer, in as many tosses."""
+    """Twice the probability of at most ``min(wins, losses)`` heads in ``wins + losses`` tosses."""
     tosses = wins + losses
     tail = sum(math.comb(tosses, heads) for heads in range(min(wins, losses) + 1))
     return min(1.0, 2 * tail / 2**tosses)
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 8), (8, 1), (5, 5), (0, 6), (30, 50)])
-def test_mcnemar_counts_pairs_that_differ(wins: int, losses: int) -> None:
+def test_mcnemar_counts_only_pairs_with_different_outcomes(wins: int, losses: int) -> None:
     ours = [1] * wins + [0] * losses + [1, 1, 0]
     theirs = [0] * wins + [1] * losses + [1, 1, 0]
     assert mcnemar(ours, theirs) == pytest.approx(_exact(wins, losses))
 
 
-def test_a_textbook_value() -> None:
+def test_mcnemar_gives_a_textbook_value() -> None:
     assert mcnemar([0] * 8 + [1], [1] * 8 + [0]) == pytest.approx(0.0390625)
 
 
@@ -56,8 +58,8 @@ def _result(scores: dict[str, dict[int, float]], nats: float) -> ModelResult:
     )
 
 
-def test_differences_ratios_and_pairs_of_questions() -> None:
-    # In another order, as a run with other batches may give them.
+def test_questions_are_paired_by_number_whatever_their_order() -> None:
+    # The order of tasks and questions may depend on the batch size.
     baseline = _result({"a": {0: 1, 1: 1, 2: 1, 3: 1}, "b": {0: 0, 1: 1}}, nats=2.0)
     model = _result({"b": {1: 0, 0: 1}, "a": {3: 0, 2: 1, 1: 0, 0: 0}}, nats=2.5)
     compared = compare(model, baseline)
@@ -71,7 +73,7 @@ def test_differences_ratios_and_pairs_of_questions() -> None:
     assert compared.perplexity_ratio == pytest.approx(math.exp(0.5))
 
 
-def test_nothing_to_divide_by_and_nothing_to_count() -> None:
+def test_without_correct_answers_or_binary_scores_there_is_no_ratio_and_no_test() -> None:
     baseline = _result({"a": {0: 0, 1: 0}}, nats=2.0)
     assert compare(baseline, baseline).comparisons[0].recovery is None
     graded = _result({"a": {0: 0.5, 1: 1}}, nats=2.0)
@@ -82,5 +84,5 @@ def test_perplexity_is_per_token_and_bits_are_per_byte() -> None:
     found = Perplexity("f.txt", bytes=100, tokens=40, window=8, nats_per_token=math.log(8))
     assert found.perplexity == pytest.approx(8)
     assert found.bits_per_byte == pytest.approx(3 * 40 / 100)
-    hopeless = Perplexity("f.txt", bytes=1, tokens=1, window=8, nats_per_token=1e4)
-    assert hopeless.perplexity == math.inf
+    overflowing = Perplexity("f.txt", bytes=1, tokens=1, window=8, nats_per_token=1e4)
+    assert overflowing.perplexity == math.inf

@@ -1,4 +1,4 @@
-"""What is refused before any work, what is written, and what is shown."""
+"""`hybridize eval`: its comparison, table, files and errors."""
 
 import json
 import subprocess
@@ -10,10 +10,10 @@ import pytest
 from exams import WORDS, write_exam, write_questions
 
 from hybridize.__main__ import main
+from hybridize.cli.evaluate_table import print_result
 from hybridize.errors import HybridizeError, InputError
 from hybridize.evals.evaluate import evaluate
 from hybridize.evals.results import EvaluationResult
-from hybridize.evals.table import print_result
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(checkpoints: dict[str, Path], exam: Path, tmp_path_factory: Any) -> EvaluationResult:
-    """Two models, one the other's baseline."""
+    """The results of two models; one is the baseline of the other."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(" ".join(WORDS) + "\n")
     return evaluate(
@@ -40,7 +40,7 @@ def pair(checkpoints: dict[str, Path], exam: Path, tmp_path_factory: Any) -> Eva
     )
 
 
-def test_the_baseline_comes_first_and_once(
+def test_the_baseline_comes_first_and_only_once(
     pair: EvaluationResult, checkpoints: dict[str, Path]
 ) -> None:
     bos, plain = (str(checkpoints[name]) for name in ("bos", "plain"))
@@ -61,7 +61,7 @@ def test_the_baseline_comes_first_and_once(
     assert second.perplexity_ratio == pytest.approx(ratio)
 
 
-def test_the_table_shows_what_was_found(
+def test_the_table_shows_scores_recovery_and_perplexity(
     pair: EvaluationResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_result(pair)
@@ -69,30 +69,34 @@ def test_the_table_shows_what_was_found(
     lines = {line.split("  ")[0].strip(): line for line in shown.splitlines()}
     first, second = (model.metrics[0] for model in pair.models)
     assert first.task == "mmlu"
+    assert pair.exam is not None
+    name = pair.exam  # the exam's questions are not MMLU's
     for metric in (first, second):
-        assert f"{100 * metric.value:.1f} ± {100 * (metric.stderr or 0):.1f}" in lines["mmlu"]
-    assert f"{100 * second.value / first.value:.1f}%" in lines["mmlu"]
+        assert f"{100 * metric.value:.1f} ± {100 * (metric.stderr or 0):.1f}" in lines[name]
+    assert f"{100 * second.value / first.value:.1f}%" in lines[name]
     for label in ("stem", "social sciences", "humanities", "other", "anatomy", "virology"):
         assert any(line.strip().startswith(label) for line in shown.splitlines()), label
     assert "5-shot" in shown
+    caption = f"tasks named mmlu ask the questions of the {name}, not those of MMLU"
+    assert caption in " ".join(shown.split())
     assert "lost" in shown
     assert "nats/token" in shown
 
 
-def test_many_subjects_show_on_demand(
+def test_many_subjects_are_shown_only_on_demand(
     pair: EvaluationResult, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybridize.evals.table.FEW_SUBJECTS", 3)
+    monkeypatch.setattr("hybridize.cli.evaluate_table.FEW_SUBJECTS", 3)
     print_result(pair)
     shown = capsys.readouterr().out
     assert "anatomy" not in shown
     assert "humanities" in shown
-    assert "--per-subject shows all 5 subjects" in shown
+    assert "--per-subject shows all 5 subjects" in " ".join(shown.split())
     print_result(pair, per_subject=True)
     assert "anatomy" in capsys.readouterr().out
 
 
-def test_the_file_of_several_models_holds_lm_evals_layout_for_each(
+def test_the_file_of_several_models_has_lm_evals_layout_for_each(
     pair: EvaluationResult,
 ) -> None:
     assert pair.models[0].perplexity
@@ -108,7 +112,7 @@ def test_the_file_of_several_models_holds_lm_evals_layout_for_each(
         assert layout["hybridize"]["comparisons"] == model.to_dict()["comparisons"]
 
 
-def test_the_file_of_one_model_is_a_results_file_of_lm_evals(
+def test_the_file_of_one_model_has_lm_evals_layout(
     checkpoint: Path, exam: Path, text: Path, tmp_path: Path
 ) -> None:
     from lm_eval.utils import make_table
@@ -124,7 +128,7 @@ def test_the_file_of_one_model_is_a_results_file_of_lm_evals(
         "backend": "transformers",
         "device": "cpu",
     }
-    with pytest.raises(InputError, match="exists; --force replaces it"):
+    with pytest.raises(InputError, match="exists; `force` replaces it"):
         evaluate(checkpoint, **options)
     assert output.read_text() == "old"
     result = evaluate(checkpoint, force=True, **options)
@@ -139,11 +143,11 @@ def test_the_file_of_one_model_is_a_results_file_of_lm_evals(
     assert ours["perplexity"]["bytes"] == len(text.read_bytes())
     assert result.models[0].perplexity
     assert ours["perplexity"] == result.models[0].perplexity.to_dict()
-    assert ours["options"]["mmlu_dir"] == str(exam)
+    assert ours["options"]["mmlu_dir"] == exam.name
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
-def test_a_failed_write_leaves_the_old_file(
+def test_a_failed_write_keeps_the_old_file(
     pair: EvaluationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hybridize.evals.results_file import write_results
@@ -161,7 +165,7 @@ def test_a_failed_write_leaves_the_old_file(
     assert output.read_text() == "old"
 
 
-def test_our_model_scores_as_the_stock_one_does(checkpoint: Path, exam: Path, text: Path) -> None:
+def test_both_backends_give_the_same_scores(checkpoint: Path, exam: Path, text: Path) -> None:
     ours, stock = (
         evaluate(checkpoint, mmlu_dir=exam, perplexity=text, backend=backend, device="cpu")
         for backend in ("hybridize", "transformers")
@@ -178,7 +182,7 @@ def test_our_model_scores_as_the_stock_one_does(checkpoint: Path, exam: Path, te
     ] * 2
 
 
-def test_only_perplexity_runs_no_task(checkpoint: Path, text: Path, tmp_path: Path) -> None:
+def test_perplexity_alone_runs_no_task(checkpoint: Path, text: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     result = evaluate(
         checkpoint, perplexity=text, output=output, backend="transformers", device="cpu"
@@ -195,13 +199,19 @@ def _refuse(match: str, *arguments: Any, **options: Any) -> None:
 
 def test_wrong_arguments_are_refused(checkpoint: Path, exam: Path, tmp_path: Path) -> None:
     _refuse("at least one checkpoint", [])
-    _refuse("--limit 0: must be at least 1", checkpoint, limit=0)
-    _refuse("--num-fewshot -1", checkpoint, num_fewshot=-1)
-    _refuse("--batch-size 0", checkpoint, batch_size=0)
-    _refuse("--max-length 1", checkpoint, max_length=1)
-    _refuse("--backend vllm: must be one of hybridize, transformers", checkpoint, backend="vllm")
-    _refuse("names no task", checkpoint, tasks=[])
-    _refuse("--dtype int8", checkpoint, dtype="int8", mmlu_dir=exam)
+    _refuse("`limit=0`: give a whole number of at least 1", checkpoint, limit=0)
+    _refuse("`num_fewshot=-1`", checkpoint, num_fewshot=-1)
+    _refuse("`batch_size=0`", checkpoint, batch_size=0)
+    _refuse("`max_length=1`", checkpoint, max_length=1)
+    _refuse("`backend=vllm`: choose one of hybridize, transformers", checkpoint, backend="vllm")
+    _refuse("`tasks`: name at least one task", checkpoint, tasks=[])
+    _refuse("`dtype=int8`", checkpoint, dtype="int8", mmlu_dir=exam)
+    _refuse(
+        "`kv_cache_dtype` and `ssm_cache_dtype` work with `backend=hybridize` only",
+        checkpoint,
+        backend="transformers",
+        kv_cache_dtype="fp8",
+    )
     _refuse("no such directory", str(tmp_path / "nowhere"))
     _refuse("no such directory", checkpoint, baseline=tmp_path / "nowhere")
     _refuse("has no config.json", tmp_path)
@@ -239,7 +249,9 @@ def test_a_damaged_row_is_refused_before_a_model_is_loaded(
 ) -> None:
     write_exam(tmp_path, ["anatomy"])
     write_questions(tmp_path / "test" / "anatomy_test.csv", [["q", "1", "2", "3", "4"]])
-    monkeypatch.setattr("hybridize.evals.backends.load", lambda *_a, **_o: pytest.fail("loaded"))
+    monkeypatch.setattr(
+        "hybridize.evals.backends.load_model_and_tokenizer", lambda *_a, **_o: pytest.fail("loaded")
+    )
     _refuse(r"anatomy_test\.csv, line 1: 5 fields", checkpoint, mmlu_dir=tmp_path)
 
 
@@ -250,7 +262,7 @@ def test_the_missing_extra_is_named(checkpoint: Path, monkeypatch: pytest.Monkey
     assert caught.value.exit_code == 1
 
 
-def test_stdout_and_stderr_of_the_command(
+def test_the_command_writes_results_to_stdout_and_errors_to_stderr(
     checkpoint: Path, mixed_exam: Path, text: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["eval", str(checkpoint), "--mmlu-dir", str(mixed_exam), "--limit", "2"]
@@ -267,11 +279,11 @@ def test_stdout_and_stderr_of_the_command(
     assert captured.err == ""
     assert main([*arguments, "--limit", "0"]) == 2
     captured = capfd.readouterr()
-    assert captured.err == "error: --limit 0: must be at least 1\n"
+    assert captured.err == "error: --limit 0: give a whole number of at least 1\n"
     assert captured.out == ""
 
 
-def test_the_command_in_a_process_of_its_own_outside_any_repository(
+def test_the_command_runs_outside_of_a_repository(
     checkpoint: Path, mixed_exam: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "hybridize", "eval", str(checkpoint)]

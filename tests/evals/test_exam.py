@@ -1,3 +1,5 @@
+"""Exams in MMLU's layout: reading them, and errors in damaged ones."""
+
 import csv
 import io
 from pathlib import Path
@@ -22,7 +24,7 @@ questions = st.builds(Question, texts, st.tuples(texts, texts, texts, texts), st
     st.booleans(),
     st.sampled_from(["\n", "\r\n"]),
 )
-def test_what_was_written_is_read(
+def test_questions_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory,
     written: list[Question],
     byte_order_mark: bool,
@@ -44,7 +46,7 @@ def test_what_was_written_is_read(
 
 
 @given(st.one_of(st.binary(max_size=200), st.text('"AB,\n\r x', max_size=60).map(str.encode)))
-def test_anything_else_is_refused_in_one_line(
+def test_arbitrary_bytes_are_read_or_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "anything.csv"
@@ -59,7 +61,7 @@ def test_anything_else_is_refused_in_one_line(
     assert refusal is None or (str(path) in refusal and "\n" not in refusal)
 
 
-def test_fields_span_lines_and_the_row_is_named_by_its_first(tmp_path: Path) -> None:
+def test_fields_may_span_lines_and_errors_name_the_first_line_of_a_row(tmp_path: Path) -> None:
     path = tmp_path / "x_test.csv"
     path.write_text('"two\nlines",1,2,3,4,A\n\n"three\nmore\nlines",1,2,3,4\n')
     with pytest.raises(InputError, match=r"x_test\.csv, line 4: 5 fields instead of 6"):
@@ -79,7 +81,7 @@ def test_fields_span_lines_and_the_row_is_named_by_its_first(tmp_path: Path) -> 
         (b"caf\xe9,1,2,3,4,A\n", "not UTF-8"),
     ],
 )
-def test_damage_is_named(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_errors_name_file_and_line(tmp_path: Path, content: bytes, complaint: str) -> None:
     path = tmp_path / "x_test.csv"
     path.write_bytes(content)
     with pytest.raises(InputError, match=complaint) as caught:
@@ -87,7 +89,7 @@ def test_damage_is_named(tmp_path: Path, content: bytes, complaint: str) -> None
     assert str(path) in str(caught.value)
 
 
-def test_subjects_are_found_and_read(tmp_path: Path) -> None:
+def test_subjects_are_listed_and_read(tmp_path: Path) -> None:
     write_exam(tmp_path, ["tools", "anatomy"])
     (tmp_path / "test" / "._tools_test.csv").write_bytes(b"\x00\x05\x16\x07")
     (tmp_path / "test" / "notes.txt").write_text("not a subject")
@@ -97,7 +99,7 @@ def test_subjects_are_found_and_read(tmp_path: Path) -> None:
     assert subject.test == read_questions(tmp_path / "test" / "tools_test.csv")
 
 
-def test_missing_parts_are_named(tmp_path: Path) -> None:
+def test_errors_name_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such directory"):
         list_subjects(tmp_path / "nowhere")
     with pytest.raises(InputError, match="has no dev/ directory"):
@@ -113,7 +115,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
         list_subjects(tmp_path)
 
 
-def test_a_name_that_would_be_code_in_a_template_is_refused(tmp_path: Path) -> None:
+def test_a_subject_name_with_template_code_is_refused(tmp_path: Path) -> None:
     write_exam(tmp_path, ["law"])
     write_questions(tmp_path / "test" / "{{ 7*7 }}_test.csv", [GOOD])
     with pytest.raises(InputError, match="letters, digits"):

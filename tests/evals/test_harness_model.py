@@ -1,4 +1,4 @@
-"""Our model for lm-eval against lm-eval's own, and perplexity against plain transformers."""
+"""`HarnessModel` against lm-eval's `HFLM`, and perplexity against plain transformers."""
 
 import math
 from pathlib import Path
@@ -54,7 +54,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("name", ["bos", "plain"])
-def test_log_likelihoods_are_those_of_hflm(checkpoints: dict[str, Path], name: str) -> None:
+def test_log_likelihoods_equal_those_of_hflm(checkpoints: dict[str, Path], name: str) -> None:
     ours, theirs = _ours(checkpoints[name]), _theirs(checkpoints[name])
     requests = _instances("loglikelihood", *PAIRS)
     found, expected = ours.loglikelihood(requests), theirs.loglikelihood(requests)
@@ -65,13 +65,13 @@ def test_log_likelihoods_are_those_of_hflm(checkpoints: dict[str, Path], name: s
     assert (ours.prompts, ours.truncated) == (7, 1)
 
 
-def test_rolling_log_likelihoods_are_those_of_hflm(checkpoint: Path) -> None:
+def test_rolling_log_likelihoods_equal_those_of_hflm(checkpoint: Path) -> None:
     requests = _instances("loglikelihood_rolling", ("river",), (" ".join(WORDS * 15),), ("a b",))
     found = _ours(checkpoint).loglikelihood_rolling(requests)
     assert found == pytest.approx(_theirs(checkpoint).loglikelihood_rolling(requests), rel=1e-6)
 
 
-def test_generated_answers_are_those_of_hflm(checkpoint: Path) -> None:
+def test_generated_answers_equal_those_of_hflm(checkpoint: Path) -> None:
     settings = {"until": ["\n"], "max_gen_toks": 6, "do_sample": False}
     requests = _instances(
         "generate_until", ("river stone", settings), ("tiger", settings), ("copper", settings)
@@ -81,7 +81,7 @@ def test_generated_answers_are_those_of_hflm(checkpoint: Path) -> None:
     )
 
 
-def test_only_the_logits_that_matter_are_computed(
+def test_only_the_needed_logits_are_computed(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = _ours(checkpoint, batch_size=2)
@@ -97,7 +97,7 @@ def test_only_the_logits_that_matter_are_computed(
     prompt = " ".join(WORDS)
     pairs = [(prompt, letter) for letter in (" A", " B")] + [(prompt + " river", " A")]
     ours.loglikelihood(_instances("loglikelihood", *pairs))
-    # Both questions in one pass, the letters of one question scored by the same row.
+    # Both questions are in one pass, and the letters of a question share a row.
     ((length, logits),) = kept
     assert length > 25
     assert logits <= 3
@@ -116,8 +116,8 @@ def test_each_token_of_a_text_is_scored_once(
     model = model.double()
     tokens = tokenizer(text, add_special_tokens=False).input_ids
     sequence = torch.tensor([tokenizer.bos_token_id, *tokens])
-    # Token i is sequence[i + 1]. Windows end every `window` tokens, the last one at the end of
-    # the text; each sees the `window` tokens before its end, and scores those not scored yet.
+    # Token i is sequence[i + 1]. A window ends every `window` tokens, the last one at the end of
+    # the text. It sees the `window` tokens before its end and scores the ones not scored yet.
     total, scored = 0.0, 0
     while scored < len(tokens):
         end = min(scored + window, len(tokens))
@@ -125,15 +125,15 @@ def test_each_token_of_a_text_is_scored_once(
         with torch.no_grad():
             logits = model(sequence[None, start:end]).logits[0]
         log_probabilities = logits.log_softmax(-1)
-        for place in range(scored, end):
-            total += log_probabilities[place - start, sequence[place + 1]].item()
+        for index in range(scored, end):
+            total += log_probabilities[index - start, sequence[index + 1]].item()
         scored = end
     found, count = _ours(checkpoints[name]).score_text(text, window)
     assert count == len(tokens)
     assert found == pytest.approx(total, rel=1e-6)
 
 
-def test_the_context_that_was_asked_for_is_kept(checkpoint: Path) -> None:
+def test_max_length_limits_the_context(checkpoint: Path) -> None:
     short = _ours(checkpoint, max_length=16)
     pair = (" ".join(WORDS), " A")
     ((found, _),) = short.loglikelihood(_instances("loglikelihood", pair))
@@ -145,14 +145,14 @@ def test_the_context_that_was_asked_for_is_kept(checkpoint: Path) -> None:
     assert (short.prompts, short.truncated) == (1, 1)
 
 
-def test_a_model_that_computes_nan_is_no_result(checkpoint: Path) -> None:
+def test_a_model_that_computes_nan_is_an_error(checkpoint: Path) -> None:
     ours = _ours(checkpoint)
     ours.model.model.norm.weight.data[3] = math.nan
     with pytest.raises(HybridizeError, match="computes NaN"):
         ours.loglikelihood(_instances("loglikelihood", *PAIRS))
 
 
-def test_a_text_needs_something_to_begin_with_and_something_to_score(checkpoint: Path) -> None:
+def test_a_text_without_tokens_or_without_bos_and_eos_is_refused(checkpoint: Path) -> None:
     from hybridize.evals.harness_model import HarnessModel
 
     with pytest.raises(InputError, match="no token that the tokenizer knows"):
@@ -163,7 +163,7 @@ def test_a_text_needs_something_to_begin_with_and_something_to_score(checkpoint:
         HarnessModel(model, tokenizer, batch_size=1)
 
 
-def test_a_hybrid_of_a_type_unknown_to_transformers(checkpoint: Path) -> None:
+def test_a_hybrid_without_a_class_in_transformers_is_scored(checkpoint: Path) -> None:
     import torch
 
     from hybridize.evals.harness_model import HarnessModel
@@ -187,7 +187,7 @@ def test_a_hybrid_of_a_type_unknown_to_transformers(checkpoint: Path) -> None:
     pairs = [pair for pair in PAIRS if pair[0] and not pair[0].endswith(" ")]
     found = [score for score, _ in ours.loglikelihood(_instances("loglikelihood", *pairs))]
     assert ours.max_length == CONTEXT
-    # One by one, so without padding.
+    # Expected: one by one, without padding.
     for (context, continuation), score in zip(pairs, found, strict=True):
         start = len(ours.tok_encode(context))
         answer = torch.tensor(ours.tok_encode(context + continuation)[start:])

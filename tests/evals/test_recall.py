@@ -1,4 +1,4 @@
-"""The recall tasks: their questions can be answered, only by finding the pair, and offline."""
+"""The recall tasks: only the text gives the answers, and nothing is downloaded."""
 
 import json
 import re
@@ -23,7 +23,7 @@ TASKS = [(kind, length) for kind, lengths in DEFAULT_LENGTHS.items() for length 
 
 
 @pytest.mark.parametrize(("kind", "length"), [*TASKS, ("associative", 2), ("associative", 400)])
-def test_the_answer_is_what_the_text_says_once(kind: str, length: int) -> None:
+def test_the_text_states_the_answer_once(kind: str, length: int) -> None:
     made = questions(kind, length)
     assert len({(q.text, q.choices) for q in made}) == len(made)
     for question in made:
@@ -37,15 +37,15 @@ def test_the_answer_is_what_the_text_says_once(kind: str, length: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "length"), TASKS)
-def test_the_words_alone_do_not_give_the_answer_away(kind: str, length: int) -> None:
+def test_neither_names_nor_positions_reveal_the_answer(kind: str, length: int) -> None:
     for question in questions(kind, length):
         assert all(f" {name}" in question.text for name in question.choices)
     many = 400 if length < 1000 else 64
-    places = [question.answer for question in questions(kind, length, many)]
-    assert all(0.5 < places.count(place) * CHOICES / many < 1.5 for place in range(CHOICES))
+    answers = [question.answer for question in questions(kind, length, many)]
+    assert all(0.5 < answers.count(index) * CHOICES / many < 1.5 for index in range(CHOICES))
 
 
-def test_a_needle_lies_anywhere_in_as_many_words_as_asked_for() -> None:
+def test_needles_are_anywhere_in_texts_of_the_requested_length() -> None:
     depths = []
     for question in questions("needle", 512):
         words = question.text.split()
@@ -55,7 +55,7 @@ def test_a_needle_lies_anywhere_in_as_many_words_as_asked_for() -> None:
     assert max(depths) > 0.9
 
 
-def test_questions_are_the_same_every_time_and_longer_ones_are_others() -> None:
+def test_questions_are_reproducible_and_differ_by_length() -> None:
     assert questions("needle", 64) == questions("needle", 64)
     assert questions("needle", 64)[0] != questions("needle", 65)[0]
     assert questions("associative", 8, 10) == questions("associative", 8)[:10]
@@ -72,11 +72,11 @@ def test_questions_are_the_same_every_time_and_longer_ones_are_others() -> None:
         ("xrecall_needle_5", None),
     ],
 )
-def test_names(name: str, parsed: tuple[str, int] | None) -> None:
+def test_names_of_tasks_are_parsed(name: str, parsed: tuple[str, int] | None) -> None:
     assert parse_name(name) == parsed
 
 
-def test_lm_eval_asks_what_was_made(no_network: list[Any]) -> None:
+def test_lm_eval_asks_the_generated_questions(no_network: list[Any]) -> None:
     (task,) = select_tasks(["recall_associative_4"]).tasks
     task.build_all_requests(limit=None, rank=0, world_size=1)
     made = questions("associative", 4)
@@ -88,7 +88,7 @@ def test_lm_eval_asks_what_was_made(no_network: list[Any]) -> None:
     assert no_network == []
 
 
-def test_the_command_scores_them(
+def test_the_command_scores_recall_tasks(
     capsys: Any, checkpoint: Path, no_network: list[Any], tmp_path: Path
 ) -> None:
     output = tmp_path / "recall.json"
@@ -104,7 +104,7 @@ def test_the_command_scores_them(
     assert no_network == []
 
 
-def test_a_length_without_words_is_refused(capsys: Any, checkpoint: Path) -> None:
+def test_a_length_without_enough_words_is_refused(capsys: Any, checkpoint: Path) -> None:
     limit = longest("associative")
     assert main(["eval", str(checkpoint), "--tasks", f"recall_associative_{limit + 1}"]) == 2
     assert f"the longest is recall_associative_{limit}" in capsys.readouterr().err

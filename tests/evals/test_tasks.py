@@ -1,9 +1,10 @@
-"""Tasks whose data lie on the hub: MMLU without local files, and lm-eval's others."""
+"""Tasks from the hub (MMLU and others of lm-eval), and errors in their names."""
 
 from pathlib import Path
 from typing import Any
 
 import datasets
+import lm_eval.tasks
 import pytest
 from lm_eval.tasks import TaskManager
 
@@ -17,12 +18,14 @@ from hybridize.evals.tasks import select_tasks
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_index() -> Any:
-    """Let lm-eval read its thousands of task files once for all tests here."""
-    everything = TaskManager()
+def _small_index() -> Any:
+    """Replace lm-eval's index of all tasks, which takes seconds, by one of MMLU and ARC."""
+    folder = Path(lm_eval.tasks.__file__).parent
+    paths = [folder / "mmlu" / "default", folder / "arc"]
+    small = TaskManager(include_path=paths, include_defaults=False)
 
     def index(**options: Any) -> TaskManager:
-        return TaskManager(**options) if options else everything
+        return TaskManager(**options) if options else small
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks_module, "TaskManager", index)
@@ -31,7 +34,7 @@ def _one_index() -> Any:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, exam: Path) -> list[tuple[str, str]]:
-    """Stands in for the hub: MMLU from the exam, and one task more. Lists what was asked for."""
+    """Replace the hub by the exam and one more task; return the list of requested datasets."""
     asked = []
 
     def load_dataset(path: str, name: str, **_options: Any) -> datasets.DatasetDict:
@@ -53,7 +56,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, exam: Path) -> list[tuple[str, str]]:
     return asked
 
 
-def test_mmlu_from_the_hub_gives_what_the_same_files_give(
+def test_mmlu_from_the_hub_and_from_files_gives_the_same_scores(
     checkpoint: Path, exam: Path, hub: list[tuple[str, str]]
 ) -> None:
     names = ["mmlu_anatomy", "mmlu_virology"]
@@ -65,7 +68,7 @@ def test_mmlu_from_the_hub_gives_what_the_same_files_give(
     assert {metric.num_fewshot for metric in from_hub.models[0].metrics} == {5}
 
 
-def test_another_task_beside_mmlu_keeps_its_own_shots(
+def test_other_tasks_keep_their_own_number_of_shots(
     checkpoint: Path, exam: Path, hub: list[tuple[str, str]]
 ) -> None:
     result = evaluate(
@@ -86,32 +89,32 @@ def test_another_task_beside_mmlu_keeps_its_own_shots(
 def test_unknown_names_are_refused_with_near_matches(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such task; near matches: arc_easy"):
         select_tasks(["arc_eazy"])
-    file = tmp_path / "task.yaml"  # a path could bring code along
+    file = tmp_path / "task.yaml"  # a path could point to code
     file.write_text("task: mine\n")
     with pytest.raises(InputError, match="no such task"):
         select_tasks([str(file)])
 
 
-def test_an_exam_without_a_task_of_it_is_refused(exam: Path) -> None:
-    with pytest.raises(InputError, match="add mmlu to --tasks"):
+def test_an_exam_is_refused_if_no_task_uses_it(exam: Path) -> None:
+    with pytest.raises(InputError, match="add mmlu to `tasks`"):
         select_tasks(["arc_easy"], mmlu_dir=exam)
 
 
-def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*_arguments: Any, **_options: Any) -> None:
         raise ConnectionError("Couldn't reach 'cais/mmlu' on the Hub\n(offline mode)")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(HybridizeError, match="--mmlu-dir DIR reads MMLU") as caught:
+    with pytest.raises(HybridizeError, match="`mmlu_dir` reads MMLU") as caught:
         select_tasks(["mmlu_anatomy"])
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 1
 
 
 @pytest.mark.parametrize("kind", ["UNSAFE_CODE", "MULTIMODAL"])
-def test_tasks_that_run_programs_or_show_images_are_refused(
+def test_tasks_that_run_programs_or_need_images_are_refused(
     exam: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(InMemoryTask, kind, True, raising=False)
-    with pytest.raises(InputError, match="--tasks mmlu_anatomy: "):
+    with pytest.raises(InputError, match="`tasks=mmlu_anatomy`: "):
         select_tasks(["mmlu_anatomy"], mmlu_dir=exam)

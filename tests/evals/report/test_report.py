@@ -44,11 +44,12 @@ def bench_file() -> dict[str, Any]:
 
 def eval_file() -> dict[str, Any]:
     tasks = (("mmlu", 0, True), ("mmlu_anatomy", 1, False), ("mmlu_virology", 1, False))
+    labels = {"mmlu": "bundled exam", "mmlu_anatomy": "anatomy", "mmlu_virology": "virology"}
 
     def model(name: str, values: tuple[float, ...], perplexity: float) -> dict[str, Any]:
         common = {"metric": "acc", "filter": "none"}
         metrics = [
-            {"task": task, "label": task.removeprefix("mmlu_"), "depth": depth, "is_group": group,
+            {"task": task, "label": labels[task], "depth": depth, "is_group": group,
              "value": value, "stderr": 0.02, **common}
             for (task, depth, group), value in zip(tasks, values, strict=True)
         ]  # fmt: skip
@@ -130,6 +131,8 @@ def test_every_figure_is_drawn_with_its_command_and_commit(capsys, files, tmp_pa
     for svg in re.findall("<svg.*?</svg>", html):
         ElementTree.fromstring(svg)
     assert "Accuracy by subject" in html
+    assert "bundled exam, percent</text>" in html
+    assert "mmlu" not in html
 
 
 def test_the_page_is_self_contained_and_escapes_names(files, tmp_path):

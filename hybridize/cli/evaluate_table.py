@@ -1,27 +1,28 @@
-"""Show an evaluation's figures as tables."""
+"""Print the results of an evaluation as tables."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 
 from hybridize.console import console
+from hybridize.evals.exam_name import MMLU
 from hybridize.evals.results import Comparison, EvaluationResult, Metric, ModelResult
 
-# With more subjects than this, only the groups show unless all are asked for.
+# With more subjects than this, the table shows only the groups, unless the user asks for all.
 FEW_SUBJECTS = 20
 
 SIGNIFICANT = 0.05
 
-# Shares of questions, shown in percent.
-_SHARES = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "em"}
+# Metrics that are shown in percent.
+_PERCENTAGES = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "em"}
 
 
 def print_result(result: EvaluationResult, *, per_subject: bool = False) -> None:
-    """Print one table of scores and one of perplexities, as far as there are any.
+    """Print a table of scores and a table of perplexities, if there are any.
 
     Args:
-        result: what to show.
-        per_subject: show each subject of a group, however many there are.
+        result: the results.
+        per_subject: show every subject of a group, even if there are many.
     """
     if result.models[0].metrics:
         _print_scores(result, per_subject)
@@ -56,13 +57,13 @@ def _print_scores(result: EvaluationResult, per_subject: bool) -> None:
     notes = [*_score_notes(result, shown)]
     if not show_subjects:
         notes.append(f"--per-subject shows all {len(subjects)} subjects")
-    console.table(columns, rows, caption="\n".join(notes))
+    console.table(columns, rows, caption="; ".join(notes))
 
 
 def _print_perplexities(result: EvaluationResult) -> None:
     columns = ["model", "tokens", "window", "nats/token", "perplexity", "bits/byte"]
     if result.baseline is not None:
-        columns.append("times the baseline's")
+        columns.append("relative to baseline")
     rows = []
     for name, model in zip(_short_names(result.models), result.models, strict=True):
         found = model.perplexity
@@ -81,7 +82,7 @@ def _print_perplexities(result: EvaluationResult) -> None:
             row.append("-" if ratio is None else f"{ratio:.4g}")
         rows.append(row)
     text = result.models[0].perplexity
-    assert text is not None  # the caller looked
+    assert text is not None  # the caller has checked
     console.table(columns, rows, caption=f"on {text.file}, {text.bytes:,} bytes")
 
 
@@ -98,7 +99,7 @@ def _value_cells(model: ModelResult) -> Callable[[Metric], list[str]]:
         metric = metrics.get(row.key)
         if metric is None:
             return ["-"]
-        if metric.metric in _SHARES:
+        if metric.metric in _PERCENTAGES:
             error = "" if metric.stderr is None else f" ± {100 * metric.stderr:.1f}"
             return [f"{100 * metric.value:.1f}{error}"]
         error = "" if metric.stderr is None else f" ± {metric.stderr:.2g}"
@@ -120,7 +121,7 @@ def _comparison_cells(model: ModelResult) -> Callable[[Metric], list[str]]:
 
 
 def _difference(comparison: Comparison) -> str:
-    if comparison.metric in _SHARES:
+    if comparison.metric in _PERCENTAGES:
         text = f"{100 * comparison.difference:+.1f}"
     else:
         text = f"{comparison.difference:+.4g}"
@@ -140,9 +141,13 @@ def _is_significant(comparison: Comparison) -> bool:
 
 
 def _score_notes(result: EvaluationResult, shown: Sequence[Metric]) -> Iterator[str]:
+    if any(metric.metric in _PERCENTAGES for metric in shown):
+        yield "percent ± standard error"
     shots = sorted({metric.num_fewshot for metric in shown if metric.num_fewshot is not None})
-    percent = "percent ± standard error" if any(m.metric in _SHARES for m in shown) else ""
-    yield "; ".join(filter(None, [percent, " and ".join(f"{count}-shot" for count in shots)]))
+    if shots:
+        yield " and ".join(f"{count}-shot" for count in shots)
+    if result.exam not in (None, MMLU):
+        yield f"tasks named mmlu ask the questions of the {result.exam}, not those of MMLU"
     if any(_is_significant(c) for model in result.models for c in model.comparisons):
         yield (
             f"* p < {SIGNIFICANT} in McNemar's exact test on the same questions, "
