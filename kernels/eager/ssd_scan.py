@@ -293,13 +293,13 @@ class _Tile:
 
 
 def _head_tile(full: torch.Tensor, start: int, chunks: int, size: int, groups: int) -> torch.Tensor:
-    """Return a view of some tokens of ``(batch, length, heads, …)`` in the layout of a tile."""
+    """Return a tile as a view of ``(batch, length, heads, …)``."""
     part = full[:, start : start + chunks * size].unflatten(2, (groups, -1))
     return part.unflatten(1, (chunks, size)).movedim(3, 1)
 
 
 def _group_tile(full: torch.Tensor, start: int, chunks: int, size: int) -> torch.Tensor:
-    """Return a view of some tokens of B or C, ``(batch, length, groups, d_state)``, as a tile."""
+    """Return a tile as a view of B or C, ``(batch, length, groups, d_state)``."""
     part = full[:, start : start + chunks * size]
     return part.unflatten(1, (chunks, size)).movedim(3, 1)
 

@@ -1,4 +1,4 @@
-"""Activations in one launch each way; the backward keeps the inputs alone."""
+"""Activations in one launch per direction; the backward pass saves only the inputs."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from hybridize.kernels.triton import activation_kernels as kernels
 from hybridize.kernels.triton.launch import accumulator, flat_rows
 
 _BLOCK = 1024
-"""Elements of a program: 16 bytes of 16-bit numbers at a time for each of its 128 threads."""
+"""Columns per program: each of its 128 threads loads 16 bytes of a 16-bit dtype at a time."""
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """See `hybridize.kernels.swiglu`."""
+    """Implement `hybridize.kernels.swiglu`."""
     product: torch.Tensor = _SwiGLU.apply(gate, up)
     return product
 
 
 def squared_relu(x: torch.Tensor) -> torch.Tensor:
-    """See `hybridize.kernels.squared_relu`."""
+    """Implement `hybridize.kernels.squared_relu`."""
     squared: torch.Tensor = _SquaredReLU.apply(x)
     return squared
 
@@ -29,11 +29,11 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
-        gates, ups = flat_rows(gate), flat_rows(up)
+        gate_rows, up_rows = flat_rows(gate), flat_rows(up)
         product = up.new_empty(up.shape)
         with torch.cuda.device_of(up):
             kernels.swiglu_forward[_grid(up)](
-                gates, ups, product, gates.stride(0), ups.stride(0), up.shape[-1],
+                gate_rows, up_rows, product, gate_rows.stride(0), up_rows.stride(0), up.shape[-1],
                 BLOCK=_BLOCK, ACC=accumulator(up.dtype), num_warps=4,
             )  # fmt: skip
         return product
@@ -42,12 +42,12 @@ class _SwiGLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dproduct: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gate, up = ctx.saved_tensors
-        gates, ups, incoming = flat_rows(gate), flat_rows(up), flat_rows(dproduct)
+        gate_rows, up_rows, dy_rows = flat_rows(gate), flat_rows(up), flat_rows(dproduct)
         dgate, dup = gate.new_empty(gate.shape), up.new_empty(up.shape)
         with torch.cuda.device_of(up):
             kernels.swiglu_backward[_grid(up)](
-                gates, ups, incoming, dgate, dup,
-                gates.stride(0), ups.stride(0), incoming.stride(0), up.shape[-1],
+                gate_rows, up_rows, dy_rows, dgate, dup,
+                gate_rows.stride(0), up_rows.stride(0), dy_rows.stride(0), up.shape[-1],
                 BLOCK=_BLOCK, ACC=accumulator(up.dtype), num_warps=4,
             )  # fmt: skip
         return dgate, dup
@@ -69,10 +69,10 @@ class _SquaredReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dsquared: torch.Tensor) -> torch.Tensor:
         (x,) = ctx.saved_tensors
-        rows, incoming, dx = flat_rows(x), flat_rows(dsquared), x.new_empty(x.shape)
+        rows, dy_rows, dx = flat_rows(x), flat_rows(dsquared), x.new_empty(x.shape)
         with torch.cuda.device_of(x):
             kernels.squared_relu_backward[_grid(x)](
-                rows, incoming, dx, rows.stride(0), incoming.stride(0), x.shape[-1],
+                rows, dy_rows, dx, rows.stride(0), dy_rows.stride(0), x.shape[-1],
                 BLOCK=_BLOCK, ACC=accumulator(x.dtype), num_warps=4,
             )  # fmt: skip
         return dx

@@ -1,62 +1,62 @@
-"""The kernels of the activations: a program has a part of one row."""
+"""The kernels of the activations: a program has one row and one block of its columns."""
 
 import triton
 import triton.language as tl
 
-from hybridize.kernels.triton.pointwise import silu, silu_slope
+from hybridize.kernels.triton.pointwise import silu, silu_grad
 
 
 @triton.jit
-def _place(width, BLOCK: tl.constexpr):
-    """Return the program's row and columns, and which of those there are."""
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    return tl.program_id(0).to(tl.int64), column, column < width
+def _row_and_columns(width, BLOCK: tl.constexpr):
+    """Return the program's row, its columns, and the mask of those that exist."""
+    o_c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    return tl.program_id(0).to(tl.int64), o_c, o_c < width
 
 
 @triton.jit
 def swiglu_forward(
-    gate_ptr, up_ptr, y_ptr, gate_row, up_row, width, BLOCK: tl.constexpr, ACC: tl.constexpr
+    gate, up, y, gate_stride, up_stride, width, BLOCK: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
     """Write ``silu(gate) * up``."""
-    row, column, inside = _place(width, BLOCK)
-    gate = tl.load(gate_ptr + row * gate_row + column, mask=inside, other=0.0).to(ACC)
-    up = tl.load(up_ptr + row * up_row + column, mask=inside, other=0.0).to(ACC)
-    y = silu(gate) * up
-    tl.store(y_ptr + row * width + column, y.to(y_ptr.dtype.element_ty), mask=inside)
+    i_row, o_c, m_c = _row_and_columns(width, BLOCK)
+    b_gate = tl.load(gate + i_row * gate_stride + o_c, mask=m_c, other=0.0).to(ACC)
+    b_up = tl.load(up + i_row * up_stride + o_c, mask=m_c, other=0.0).to(ACC)
+    b_y = silu(b_gate) * b_up
+    tl.store(y + i_row * width + o_c, b_y.to(y.dtype.element_ty), mask=m_c)
 
 
 @triton.jit
 def swiglu_backward(
-    gate_ptr, up_ptr, dy_ptr, dgate_ptr, dup_ptr, gate_row, up_row, dy_row, width,
+    gate, up, dy, dgate, dup, gate_stride, up_stride, dy_stride, width,
     BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write both gradients."""
-    row, column, inside = _place(width, BLOCK)
-    gate = tl.load(gate_ptr + row * gate_row + column, mask=inside, other=0.0).to(ACC)
-    up = tl.load(up_ptr + row * up_row + column, mask=inside, other=0.0).to(ACC)
-    dy = tl.load(dy_ptr + row * dy_row + column, mask=inside, other=0.0).to(ACC)
-    dgate, dup = dy * up * silu_slope(gate), dy * silu(gate)
-    place = row * width + column
-    tl.store(dgate_ptr + place, dgate.to(dgate_ptr.dtype.element_ty), mask=inside)
-    tl.store(dup_ptr + place, dup.to(dup_ptr.dtype.element_ty), mask=inside)
+    """Write the gradients of gate and up."""
+    i_row, o_c, m_c = _row_and_columns(width, BLOCK)
+    b_gate = tl.load(gate + i_row * gate_stride + o_c, mask=m_c, other=0.0).to(ACC)
+    b_up = tl.load(up + i_row * up_stride + o_c, mask=m_c, other=0.0).to(ACC)
+    b_dy = tl.load(dy + i_row * dy_stride + o_c, mask=m_c, other=0.0).to(ACC)
+    b_dgate, b_dup = b_dy * b_up * silu_grad(b_gate), b_dy * silu(b_gate)
+    o_out = i_row * width + o_c
+    tl.store(dgate + o_out, b_dgate.to(dgate.dtype.element_ty), mask=m_c)
+    tl.store(dup + o_out, b_dup.to(dup.dtype.element_ty), mask=m_c)
 
 
 @triton.jit
-def squared_relu_forward(x_ptr, y_ptr, x_row, width, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    """Write the squares of what is positive; NaN, which is not below 0, stays."""
-    row, column, inside = _place(width, BLOCK)
-    x = tl.load(x_ptr + row * x_row + column, mask=inside, other=0.0).to(ACC)
-    y = tl.where(x <= 0, 0.0, x * x)
-    tl.store(y_ptr + row * width + column, y.to(y_ptr.dtype.element_ty), mask=inside)
+def squared_relu_forward(x, y, x_stride, width, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    """Write the squares of the positive numbers; NaN stays NaN, since it is not below 0."""
+    i_row, o_c, m_c = _row_and_columns(width, BLOCK)
+    b_x = tl.load(x + i_row * x_stride + o_c, mask=m_c, other=0.0).to(ACC)
+    b_y = tl.where(b_x <= 0, 0.0, b_x * b_x)
+    tl.store(y + i_row * width + o_c, b_y.to(y.dtype.element_ty), mask=m_c)
 
 
 @triton.jit
 def squared_relu_backward(
-    x_ptr, dy_ptr, dx_ptr, x_row, dy_row, width, BLOCK: tl.constexpr, ACC: tl.constexpr
+    x, dy, dx, x_stride, dy_stride, width, BLOCK: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
-    """Write the gradient."""
-    row, column, inside = _place(width, BLOCK)
-    x = tl.load(x_ptr + row * x_row + column, mask=inside, other=0.0).to(ACC)
-    dy = tl.load(dy_ptr + row * dy_row + column, mask=inside, other=0.0).to(ACC)
-    dx = tl.where(x <= 0, 0.0, 2 * x * dy)
-    tl.store(dx_ptr + row * width + column, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    """Write the gradient of x."""
+    i_row, o_c, m_c = _row_and_columns(width, BLOCK)
+    b_x = tl.load(x + i_row * x_stride + o_c, mask=m_c, other=0.0).to(ACC)
+    b_dy = tl.load(dy + i_row * dy_stride + o_c, mask=m_c, other=0.0).to(ACC)
+    b_dx = tl.where(b_x <= 0, 0.0, 2 * b_x * b_dy)
+    tl.store(dx + i_row * width + o_c, b_dx.to(dx.dtype.element_ty), mask=m_c)

@@ -1,164 +1,163 @@
-"""The kernels of the causal convolution: a tile has some tokens and some channels.
+"""The kernels of the causal convolution: a block has some tokens and some channels.
 
-Places count from the conv_state's first token, so that output ``t`` sees the places from ``t`` to
-``t + width - 1``; those before ``width - 1`` are the conv_state's. Strides: see `ssd_kernels`.
+Positions start at the first input in ``conv_state``: token ``t`` is at ``t + width - 1``.
+Output ``t`` reads the positions from ``t`` to ``t + width - 1``. Strides: see `ssd_kernels`.
 """
 
 import triton
 import triton.language as tl
 
-from hybridize.kernels.triton.pointwise import silu, silu_slope
+from hybridize.kernels.triton.pointwise import silu, silu_grad
 
 
 @triton.jit
-def _inputs(
-    x_ptr, window_ptr, x_t, place, channel, length, channels, WIDTH: tl.constexpr,
-    ACC: tl.constexpr,
+def _load_inputs(
+    x, conv_state, x_t, o_pos, o_c, T, channels, WIDTH: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
-    """Return the inputs at some places, zeros where there is none."""
-    BEFORE: tl.constexpr = WIDTH - 1
-    known = (channel < channels)[None, :]
-    token = (place - BEFORE).to(tl.int64)[:, None]
-    there = (token >= 0) & (token < length) & known
-    values = tl.load(x_ptr + token * x_t + channel[None, :], mask=there, other=0.0).to(ACC)
-    if window_ptr is not None:
-        there = (place >= 0)[:, None] & (token < 0) & known
-        source = window_ptr + place[:, None] * channels + channel[None, :]
-        values += tl.load(source, mask=there, other=0.0).to(ACC)
-    return values
+    """Return the inputs at some positions, ``(positions, channels)``; zeros out of range."""
+    m_c = (o_c < channels)[None, :]
+    o_t = (o_pos - (WIDTH - 1)).to(tl.int64)[:, None]
+    m_x = (o_t >= 0) & (o_t < T) & m_c
+    b_x = tl.load(x + o_t * x_t + o_c[None, :], mask=m_x, other=0.0).to(ACC)
+    if conv_state is not None:
+        m_state = (o_pos >= 0)[:, None] & (o_t < 0) & m_c
+        p_state = conv_state + o_pos[:, None] * channels + o_c[None, :]
+        b_x += tl.load(p_state, mask=m_state, other=0.0).to(ACC)
+    return b_x
 
 
 @triton.jit
-def _sequence(index_ptr, place, length, WIDTH: tl.constexpr):
-    """Return the sequences of some places; the conv_state is of the first one."""
-    token = tl.minimum(tl.maximum(place - (WIDTH - 1), 0), length - 1)
-    return tl.load(index_ptr + token)
+def _load_sequence(seq_idx, o_pos, T, WIDTH: tl.constexpr):
+    """Return the sequence of each position; ``conv_state`` belongs to the first sequence."""
+    o_t = tl.minimum(tl.maximum(o_pos - (WIDTH - 1), 0), T - 1)
+    return tl.load(seq_idx + o_t)
 
 
 @triton.jit
-def _sums(
-    x_ptr, window_ptr, weight_ptr, bias_ptr, index_ptr, x_t, token, channel, length, channels,
+def _convolve(
+    x, conv_state, weight, bias, seq_idx, x_t, o_t, o_c, T, channels,
     WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Return some outputs before SiLU."""
-    known = channel < channels
-    total = tl.zeros((token.shape[0], channel.shape[0]), ACC)
-    if bias_ptr is not None:
-        total += tl.load(bias_ptr + channel, mask=known, other=0.0).to(ACC)[None, :]
+    """Return the outputs before SiLU, ``(tokens, channels)``."""
+    m_c = o_c < channels
+    b_sum = tl.zeros((o_t.shape[0], o_c.shape[0]), ACC)
+    if bias is not None:
+        b_sum += tl.load(bias + o_c, mask=m_c, other=0.0).to(ACC)[None, :]
     for tap in tl.static_range(WIDTH):
-        values = _inputs(x_ptr, window_ptr, x_t, token + tap, channel, length, channels, WIDTH, ACC)
-        if index_ptr is not None:
-            here = _sequence(index_ptr, token + (WIDTH - 1), length, WIDTH)
-            there = _sequence(index_ptr, token + tap, length, WIDTH)
-            values = tl.where((here == there)[:, None], values, 0.0)
-        weight = tl.load(weight_ptr + channel * WIDTH + tap, mask=known, other=0.0).to(ACC)
-        total += values * weight[None, :]
-    return total
+        b_x = _load_inputs(x, conv_state, x_t, o_t + tap, o_c, T, channels, WIDTH, ACC)
+        if seq_idx is not None:
+            b_seq = _load_sequence(seq_idx, o_t + (WIDTH - 1), T, WIDTH)
+            b_tap_seq = _load_sequence(seq_idx, o_t + tap, T, WIDTH)
+            b_x = tl.where((b_seq == b_tap_seq)[:, None], b_x, 0.0)
+        b_weight = tl.load(weight + o_c * WIDTH + tap, mask=m_c, other=0.0).to(ACC)
+        b_sum += b_x * b_weight[None, :]
+    return b_sum
 
 
-@triton.jit(do_not_specialize=["length", "blocks", "x_b"])
+@triton.jit(do_not_specialize=["T", "blocks", "x_b"])
 def conv_forward(
-    x_ptr, weight_ptr, bias_ptr, window_ptr, index_ptr, y_ptr, x_b, x_t, length, channels, blocks,
-    WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
+    x, weight, bias, conv_state, seq_idx, y, x_b, x_t, T, channels, blocks,
+    WIDTH: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write one tile of outputs."""
-    batch = (tl.program_id(0) // blocks).to(tl.int64)
-    token = tl.program_id(0) % blocks * BLOCK_T + tl.arange(0, BLOCK_T)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    x_ptr += batch * x_b * x_t
-    if window_ptr is not None:
-        window_ptr += batch * (WIDTH - 1) * channels
-    if index_ptr is not None:
-        index_ptr += batch * length
-    total = _sums(
-        x_ptr, window_ptr, weight_ptr, bias_ptr, index_ptr, x_t, token, channel, length, channels,
-        WIDTH, ACC,
+    """Write one block of outputs; ``blocks`` is the number of blocks of tokens."""
+    i_b = (tl.program_id(0) // blocks).to(tl.int64)
+    o_t = tl.program_id(0) % blocks * BT + tl.arange(0, BT)
+    o_c = tl.program_id(1) * BC + tl.arange(0, BC)
+    x += i_b * x_b * x_t
+    if conv_state is not None:
+        conv_state += i_b * (WIDTH - 1) * channels
+    if seq_idx is not None:
+        seq_idx += i_b * T
+    b_sum = _convolve(
+        x, conv_state, weight, bias, seq_idx, x_t, o_t, o_c, T, channels, WIDTH, ACC
     )  # fmt: skip
-    target = y_ptr + (batch * length + token)[:, None] * channels + channel[None, :]
-    inside = (token < length)[:, None] & (channel < channels)[None, :]
-    tl.store(target, silu(total).to(y_ptr.dtype.element_ty), mask=inside)
+    p_y = y + (i_b * T + o_t)[:, None] * channels + o_c[None, :]
+    m_y = (o_t < T)[:, None] & (o_c < channels)[None, :]
+    tl.store(p_y, silu(b_sum).to(y.dtype.element_ty), mask=m_y)
 
 
-@triton.jit(do_not_specialize=["length", "programs", "x_b", "dy_b"])
+@triton.jit(do_not_specialize=["T", "programs", "x_b", "dy_b"])
 def conv_backward(
-    x_ptr, weight_ptr, bias_ptr, window_ptr, index_ptr, dy_ptr, dx_ptr, dwindow_ptr, sums_ptr,
-    x_b, x_t, dy_b, dy_t, length, channels, programs,
-    WIDTH: tl.constexpr, SUMS: tl.constexpr, TILES: tl.constexpr, BLOCK_T: tl.constexpr,
-    BLOCK_C: tl.constexpr, ACC: tl.constexpr,
+    x, weight, bias, conv_state, seq_idx, dy, dx, dconv_state, sums,
+    x_b, x_t, dy_b, dy_t, T, channels, programs,
+    WIDTH: tl.constexpr, SUMS: tl.constexpr, BLOCKS: tl.constexpr, BT: tl.constexpr,
+    BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of some tiles of places, and their sums for the weight and bias."""
-    batch = (tl.program_id(0) // programs).to(tl.int64)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    known = channel < channels
-    x_ptr += batch * x_b * x_t
-    dy_ptr += batch * dy_b * dy_t
-    if window_ptr is not None:
-        window_ptr += batch * (WIDTH - 1) * channels
-    if index_ptr is not None:
-        index_ptr += batch * length
-    row = tl.arange(0, SUMS)[:, None]  # of each tap, and of the bias behind them
-    sums = tl.zeros((SUMS, BLOCK_C), ACC)
-    first = tl.program_id(0) % programs * (TILES * BLOCK_T)
-    for tile in range(0, TILES):
-        place = first + tile * BLOCK_T + tl.arange(0, BLOCK_T)
-        values = _inputs(x_ptr, window_ptr, x_t, place, channel, length, channels, WIDTH, ACC)
-        dvalues = tl.zeros((BLOCK_T, BLOCK_C), ACC)
+    """Write the gradients of ``BLOCKS`` blocks of positions.
+
+    ``sums`` gets the gradients of the weight and of the bias, summed over these blocks:
+    ``(WIDTH + 1, channels)``. ``programs`` is the number of programs per sequence.
+    """
+    i_b = (tl.program_id(0) // programs).to(tl.int64)
+    o_c = tl.program_id(1) * BC + tl.arange(0, BC)
+    m_c = o_c < channels
+    x += i_b * x_b * x_t
+    dy += i_b * dy_b * dy_t
+    if conv_state is not None:
+        conv_state += i_b * (WIDTH - 1) * channels
+    if seq_idx is not None:
+        seq_idx += i_b * T
+    o_s = tl.arange(0, SUMS)[:, None]  # one row per tap, then one for the bias
+    b_sums = tl.zeros((SUMS, BC), ACC)
+    start = tl.program_id(0) % programs * (BLOCKS * BT)
+    for i_block in range(0, BLOCKS):
+        o_pos = start + i_block * BT + tl.arange(0, BT)
+        b_x = _load_inputs(x, conv_state, x_t, o_pos, o_c, T, channels, WIDTH, ACC)
+        b_dx = tl.zeros((BT, BC), ACC)
         for tap in tl.static_range(WIDTH):
-            token = place - tap  # of the output that has this place under its tap
-            there = ((token >= 0) & (token < length))[:, None] & known[None, :]
-            source = dy_ptr + token.to(tl.int64)[:, None] * dy_t + channel[None, :]
-            dy = tl.load(source, mask=there, other=0.0).to(ACC)
-            total = _sums(
-                x_ptr, window_ptr, weight_ptr, bias_ptr, index_ptr, x_t, token, channel, length,
-                channels, WIDTH, ACC,
+            o_t = o_pos - tap  # the output that reads this position with this tap
+            m_dy = ((o_t >= 0) & (o_t < T))[:, None] & m_c[None, :]
+            p_dy = dy + o_t.to(tl.int64)[:, None] * dy_t + o_c[None, :]
+            b_dy = tl.load(p_dy, mask=m_dy, other=0.0).to(ACC)
+            b_sum = _convolve(
+                x, conv_state, weight, bias, seq_idx, x_t, o_t, o_c, T, channels, WIDTH, ACC
             )  # fmt: skip
-            dsum = dy * silu_slope(total)
-            if tap == 0:  # all outputs pass under any tap; they are counted under this one
-                sums += tl.where(row == WIDTH, tl.sum(dsum, 0)[None, :], 0.0)
-            if index_ptr is not None:
-                here = _sequence(index_ptr, token + (WIDTH - 1), length, WIDTH)
-                mine = _sequence(index_ptr, place, length, WIDTH)
-                dsum = tl.where((here == mine)[:, None], dsum, 0.0)
-            weight = tl.load(weight_ptr + channel * WIDTH + tap, mask=known, other=0.0).to(ACC)
-            dvalues += dsum * weight[None, :]
-            sums += tl.where(row == tap, tl.sum(dsum * values, 0)[None, :], 0.0)
-        token = (place - (WIDTH - 1)).to(tl.int64)
-        inside = ((token >= 0) & (token < length))[:, None] & known[None, :]
-        target = dx_ptr + (batch * length + token)[:, None] * channels + channel[None, :]
-        tl.store(target, dvalues.to(dx_ptr.dtype.element_ty), mask=inside)
-        if dwindow_ptr is not None:
-            inside = (token < 0)[:, None] & known[None, :]
-            target = dwindow_ptr + (batch * (WIDTH - 1) + place)[:, None] * channels
-            target += channel[None, :]
-            tl.store(target, dvalues.to(dwindow_ptr.dtype.element_ty), mask=inside)
-    target = sums_ptr + (tl.program_id(0).to(tl.int64) * (WIDTH + 1) + row) * channels
-    tl.store(target + channel[None, :], sums, mask=(row <= WIDTH) & known[None, :])
+            b_dsum = b_dy * silu_grad(b_sum)
+            if tap == 0:  # every output occurs once per tap; count it for the bias with one of them
+                b_sums += tl.where(o_s == WIDTH, tl.sum(b_dsum, 0)[None, :], 0.0)
+            if seq_idx is not None:
+                b_seq = _load_sequence(seq_idx, o_t + (WIDTH - 1), T, WIDTH)
+                b_tap_seq = _load_sequence(seq_idx, o_pos, T, WIDTH)
+                b_dsum = tl.where((b_seq == b_tap_seq)[:, None], b_dsum, 0.0)
+            b_weight = tl.load(weight + o_c * WIDTH + tap, mask=m_c, other=0.0).to(ACC)
+            b_dx += b_dsum * b_weight[None, :]
+            b_sums += tl.where(o_s == tap, tl.sum(b_dsum * b_x, 0)[None, :], 0.0)
+        o_t = (o_pos - (WIDTH - 1)).to(tl.int64)
+        m_dx = ((o_t >= 0) & (o_t < T))[:, None] & m_c[None, :]
+        p_dx = dx + (i_b * T + o_t)[:, None] * channels + o_c[None, :]
+        tl.store(p_dx, b_dx.to(dx.dtype.element_ty), mask=m_dx)
+        if dconv_state is not None:
+            m_state = (o_t < 0)[:, None] & m_c[None, :]
+            p_state = dconv_state + (i_b * (WIDTH - 1) + o_pos)[:, None] * channels + o_c[None, :]
+            tl.store(p_state, b_dx.to(dconv_state.dtype.element_ty), mask=m_state)
+    p_sums = sums + (tl.program_id(0).to(tl.int64) * (WIDTH + 1) + o_s) * channels + o_c[None, :]
+    tl.store(p_sums, b_sums, mask=(o_s <= WIDTH) & m_c[None, :])
 
 
 @triton.jit
 def conv_step(
-    x_ptr, window_ptr, weight_ptr, bias_ptr, y_ptr, x_b, window_b, window_t, window_c, channels,
-    WIDTH: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
+    x, conv_state, weight, bias, y, x_b, state_b, state_t, state_c, channels,
+    WIDTH: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write one token's outputs, and move the conv_state on."""
-    batch = tl.program_id(0).to(tl.int64)
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    known = channel < channels
-    window_ptr += batch * window_b + channel * window_c
-    newest = tl.load(x_ptr + batch * x_b + channel, mask=known, other=0.0)
-    total = tl.zeros((BLOCK_C,), ACC)
-    if bias_ptr is not None:
-        total += tl.load(bias_ptr + channel, mask=known, other=0.0).to(ACC)
+    """Write one token's outputs, and update the conv_state."""
+    i_b = tl.program_id(0).to(tl.int64)
+    o_c = tl.program_id(1) * BC + tl.arange(0, BC)
+    m_c = o_c < channels
+    p_state = conv_state + i_b * state_b + o_c * state_c
+    b_new = tl.load(x + i_b * x_b + o_c, mask=m_c, other=0.0)
+    b_sum = tl.zeros((BC,), ACC)
+    if bias is not None:
+        b_sum += tl.load(bias + o_c, mask=m_c, other=0.0).to(ACC)
     for tap in tl.static_range(WIDTH):
-        values = newest.to(ACC)
+        b_x = b_new.to(ACC)
         if tap < WIDTH - 1:
-            stored = tl.load(window_ptr + tap * window_t, mask=known, other=0.0)
-            values = stored.to(newest.dtype).to(ACC)
+            b_stored = tl.load(p_state + tap * state_t, mask=m_c, other=0.0)
+            b_x = b_stored.to(b_new.dtype).to(ACC)
             if tap > 0:
-                tl.store(window_ptr + (tap - 1) * window_t, stored, mask=known)
-        weight = tl.load(weight_ptr + channel * WIDTH + tap, mask=known, other=0.0).to(ACC)
-        total += values * weight
+                tl.store(p_state + (tap - 1) * state_t, b_stored, mask=m_c)
+        b_weight = tl.load(weight + o_c * WIDTH + tap, mask=m_c, other=0.0).to(ACC)
+        b_sum += b_x * b_weight
     if WIDTH > 1:
-        to = window_ptr + (WIDTH - 2) * window_t
-        tl.store(to, newest.to(window_ptr.dtype.element_ty), mask=known)
-    tl.store(y_ptr + batch * channels + channel, silu(total).to(y_ptr.dtype.element_ty), mask=known)
+        p_last = p_state + (WIDTH - 2) * state_t
+        tl.store(p_last, b_new.to(conv_state.dtype.element_ty), mask=m_c)
+    tl.store(y + i_b * channels + o_c, silu(b_sum).to(y.dtype.element_ty), mask=m_c)

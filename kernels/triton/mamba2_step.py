@@ -1,6 +1,6 @@
-"""One token through a Mamba-2 block in two launches.
+"""One decoding step of a Mamba-2 block in two launches.
 
-Programs of the first share the conv_state, so that it moves on in the second.
+All programs of the first launch read the conv_state, so the second launch updates it.
 """
 
 import torch
@@ -11,7 +11,7 @@ from hybridize.kernels.triton import mamba2_step_kernels as kernels
 from hybridize.kernels.triton.launch import accumulator, inner_contiguous, wants_gradient
 
 _ROWS = 32
-"""Rows of a state that one program moves on; each convolves its group's B and C for itself."""
+"""Rows of the state per program. Each program repeats the convolution of its group's B and C."""
 
 
 def mamba2_step(
@@ -29,9 +29,9 @@ def mamba2_step(
     group_size: int,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
 ) -> torch.Tensor:
-    """See `hybridize.kernels.mamba2_step`."""
+    """Implement `hybridize.kernels.mamba2_step`."""
     parameters = (conv_weight, A_log, D, dt_bias, norm_weight)
-    # What changes in place has no gradient here.
+    # The kernels update the states in place and have no gradient.
     if wants_gradient(projected, conv_state, state, conv_bias, *parameters):
         return reference.mamba2_step(
             projected, conv_state, state, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight,
@@ -39,26 +39,26 @@ def mamba2_step(
         )  # fmt: skip
     batch, heads, head_dim, d_state = state.shape
     inner, (_, before, channels) = heads * head_dim, conv_state.shape
-    groups, norms = (channels - inner) // (2 * d_state), inner // group_size
+    ssm_groups, norm_groups = (channels - inner) // (2 * d_state), inner // group_size
     projected = inner_contiguous(projected)
     conv_weight, A_log, D, dt_bias, norm_weight = (t.contiguous() for t in parameters)
     conv_bias = None if conv_bias is None else conv_bias.contiguous()
     y = projected.new_empty(batch, inner)
-    normal = y.new_empty(y.shape, dtype=torch.promote_types(y.dtype, norm_weight.dtype))
-    share = triton.cdiv(channels, norms)
+    out = y.new_empty(y.shape, dtype=torch.promote_types(y.dtype, norm_weight.dtype))
+    channels_per_program = triton.cdiv(channels, norm_groups)
     constants = {"WIDTH": before + 1, "ACC": accumulator(state.dtype)}
     with torch.cuda.device_of(projected):
-        kernels.recur[batch * heads, triton.cdiv(head_dim, _ROWS)](
+        kernels.conv_and_state[batch * heads, triton.cdiv(head_dim, _ROWS)](
             projected, conv_state, state, conv_weight, conv_bias, A_log, D, dt_bias, y,
-            projected.stride(0), *conv_state.stride(), *state.stride(), heads, heads // groups,
+            projected.stride(0), *conv_state.stride(), *state.stride(), heads, heads // ssm_groups,
             P=head_dim, N=d_state, LOW=float(dt_limit[0]), HIGH=float(dt_limit[1]),
-            BLOCK_P=_ROWS, BLOCK_N=triton.next_power_of_2(d_state), **constants, num_warps=4,
+            BP=_ROWS, BN=triton.next_power_of_2(d_state), **constants, num_warps=4,
         )  # fmt: skip
-        kernels.finish[batch, norms](
-            y, projected, norm_weight, conv_state, normal,
-            projected.stride(0), *conv_state.stride(), inner, channels, share,
-            EPS=eps, GROUP=group_size, BLOCK=triton.next_power_of_2(group_size),
-            BLOCK_C=triton.next_power_of_2(share), **constants,
+        kernels.gated_norm[batch, norm_groups](
+            y, projected, norm_weight, conv_state, out,
+            projected.stride(0), *conv_state.stride(), inner, channels, channels_per_program,
+            EPS=eps, GROUP=group_size, BG=triton.next_power_of_2(group_size),
+            BC=triton.next_power_of_2(channels_per_program), **constants,
             num_warps=min(16, max(4, triton.next_power_of_2(group_size) // 512)),
         )  # fmt: skip
-    return normal
+    return out

@@ -1,99 +1,98 @@
-"""The kernels of one token's way through a Mamba-2 block."""
+"""The kernels of one decoding step of a Mamba-2 block."""
 
 import triton
 import triton.language as tl
 
-from hybridize.kernels.triton.norm_kernels import normalized
+from hybridize.kernels.triton.norm_kernels import normalize
 from hybridize.kernels.triton.pointwise import silu
-from hybridize.kernels.triton.ssd_step import move_on
+from hybridize.kernels.triton.ssd_step_kernels import update_state
 
 
 @triton.jit
-def _convolved(
-    input_ptr, window_ptr, weight_ptr, bias_ptr, window_t, window_c, channel, known,
+def _convolve(
+    p_input, p_conv_state, weight, bias, conv_t, conv_c, o_c, m_c,
     WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Return some channels behind the convolution and SiLU; the conv_state stays as it is."""
-    newest = tl.load(input_ptr + channel, mask=known, other=0.0)
-    total = tl.load(weight_ptr + channel * WIDTH + WIDTH - 1, mask=known, other=0.0).to(ACC)
-    total *= newest.to(ACC)
+    """Return some channels after the convolution and SiLU; conv_state is not updated."""
+    b_new = tl.load(p_input + o_c, mask=m_c, other=0.0)
+    b_sum = tl.load(weight + o_c * WIDTH + WIDTH - 1, mask=m_c, other=0.0).to(ACC)
+    b_sum *= b_new.to(ACC)
     for tap in tl.static_range(WIDTH - 1):
-        place = window_ptr + tap * window_t + channel * window_c
-        values = tl.load(place, mask=known, other=0.0).to(newest.dtype).to(ACC)
-        total += values * tl.load(weight_ptr + channel * WIDTH + tap, mask=known, other=0.0).to(ACC)
-    if bias_ptr is not None:
-        total += tl.load(bias_ptr + channel, mask=known, other=0.0).to(ACC)
-    return silu(total)
+        b_x = tl.load(p_conv_state + tap * conv_t + o_c * conv_c, mask=m_c, other=0.0)
+        b_x = b_x.to(b_new.dtype).to(ACC)
+        b_sum += b_x * tl.load(weight + o_c * WIDTH + tap, mask=m_c, other=0.0).to(ACC)
+    if bias is not None:
+        b_sum += tl.load(bias + o_c, mask=m_c, other=0.0).to(ACC)
+    return silu(b_sum)
 
 
 @triton.jit
-def recur(
-    projected_ptr, window_ptr, state_ptr, weight_ptr, bias_ptr, A_log_ptr, D_ptr, dt_bias_ptr,
-    y_ptr, projected_b, window_b, window_t, window_c, state_b, state_h, state_p, state_n,
-    heads, per_group,
+def conv_and_state(
+    projected, conv_state, state, weight, bias, A_log, D, dt_bias, y,
+    projected_b, conv_b, conv_t, conv_c, state_b, state_h, state_p, state_n,
+    heads, heads_per_group,
     P: tl.constexpr, N: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
+    BP: tl.constexpr, BN: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Move some rows of one head's state on, and write what they give."""
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
-    inner, shared = heads * P, heads // per_group * N
-    p, n = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
-    input_ptr = projected_ptr + batch * projected_b + inner  # behind the gate
-    window_ptr += batch * window_b
-    key = inner + head // per_group * N + n  # the channels of B
-    x = _convolved(
-        input_ptr, window_ptr, weight_ptr, bias_ptr, window_t, window_c, head * P + p, p < P,
-        WIDTH, ACC,
+    """Update some rows of one head's state, and write their outputs."""
+    i_b, i_h = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    inner, bc_width = heads * P, heads // heads_per_group * N
+    o_p, o_n = tl.program_id(1) * BP + tl.arange(0, BP), tl.arange(0, BN)
+    m_p, m_n = o_p < P, o_n < N
+    p_input = projected + i_b * projected_b + inner  # after the gate
+    p_conv_state = conv_state + i_b * conv_b
+    o_B = inner + i_h // heads_per_group * N + o_n  # the channels of B
+    b_x = _convolve(
+        p_input, p_conv_state, weight, bias, conv_t, conv_c, i_h * P + o_p, m_p, WIDTH, ACC
     )  # fmt: skip
-    B = _convolved(
-        input_ptr, window_ptr, weight_ptr, bias_ptr, window_t, window_c, key, n < N, WIDTH, ACC
-    )
-    C = _convolved(
-        input_ptr, window_ptr, weight_ptr, bias_ptr, window_t, window_c, key + shared, n < N,
-        WIDTH, ACC,
+    b_B = _convolve(p_input, p_conv_state, weight, bias, conv_t, conv_c, o_B, m_n, WIDTH, ACC)
+    b_C = _convolve(
+        p_input, p_conv_state, weight, bias, conv_t, conv_c, o_B + bc_width, m_n, WIDTH, ACC
     )  # fmt: skip
-    raw = tl.load(input_ptr + inner + 2 * shared + head).to(ACC)
-    raw += tl.load(dt_bias_ptr + head).to(ACC)
-    decay = -tl.exp(tl.load(A_log_ptr + head).to(ACC))
-    cell = state_ptr + batch * state_b + head * state_h
-    cell += p[:, None] * state_p + n[None, :] * state_n
-    inside = (p < P)[:, None] & (n < N)[None, :]
-    y = move_on(cell, inside, x, B, C, raw, decay, LOW, HIGH, ACC)
-    y += tl.load(D_ptr + head).to(ACC) * x
-    place = y_ptr + batch * inner + head * P + p
-    tl.store(place, y.to(y_ptr.dtype.element_ty), mask=p < P)
+    raw_dt = tl.load(p_input + inner + 2 * bc_width + i_h).to(ACC)
+    raw_dt += tl.load(dt_bias + i_h).to(ACC)
+    A = -tl.exp(tl.load(A_log + i_h).to(ACC))
+    p_state = state + i_b * state_b + i_h * state_h
+    p_state += o_p[:, None] * state_p + o_n[None, :] * state_n
+    m_state = m_p[:, None] & m_n[None, :]
+    b_y = update_state(p_state, m_state, b_x, b_B, b_C, raw_dt, A, LOW, HIGH, ACC)
+    b_y += tl.load(D + i_h).to(ACC) * b_x
+    p_y = y + i_b * inner + i_h * P + o_p
+    tl.store(p_y, b_y.to(y.dtype.element_ty), mask=m_p)
 
 
 @triton.jit
-def finish(
-    y_ptr, projected_ptr, weight_ptr, window_ptr, normal_ptr,
-    projected_b, window_b, window_t, window_c, inner, channels, share,
-    EPS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+def gated_norm(
+    y, projected, weight, conv_state, out,
+    projected_b, conv_b, conv_t, conv_c, inner, channels, channels_per_program,
+    EPS: tl.constexpr, GROUP: tl.constexpr, BG: tl.constexpr, BC: tl.constexpr,
     WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gate and normalize one group of channels, and move a share of the conv_state on."""
-    batch = tl.program_id(0).to(tl.int64)
-    projected_ptr += batch * projected_b
-    place = tl.arange(0, BLOCK)
-    known = place < GROUP
-    column = tl.program_id(1) * GROUP + place
-    stored = tl.load(y_ptr + batch * inner + column, mask=known, other=0.0)
-    gate = tl.load(projected_ptr + column, mask=known, other=0.0).to(ACC)
-    gated = stored.to(ACC) * silu(gate)
-    normal, _ = normalized(gated[None, :], EPS, GROUP)
-    weight = tl.load(weight_ptr + column, mask=known, other=0.0).to(ACC)[None, :]
-    # Rounded to the input's dtype before the weight, as every checkpoint's own code does.
-    normal = normal.to(stored.dtype).to(ACC) * weight
-    target = normal_ptr + batch * inner + column[None, :]
-    tl.store(target, normal.to(normal_ptr.dtype.element_ty), mask=known[None, :])
+    """Gate and normalize one group of channels, and update some channels of the conv_state."""
+    i_b = tl.program_id(0).to(tl.int64)
+    projected += i_b * projected_b
+    o_g = tl.arange(0, BG)
+    m_g = o_g < GROUP
+    o_g += tl.program_id(1) * GROUP
+    b_stored = tl.load(y + i_b * inner + o_g, mask=m_g, other=0.0)
+    b_gate = tl.load(projected + o_g, mask=m_g, other=0.0).to(ACC)
+    b_gated = b_stored.to(ACC) * silu(b_gate)
+    b_norm, _ = normalize(b_gated[None, :], EPS, GROUP)
+    b_weight = tl.load(weight + o_g, mask=m_g, other=0.0).to(ACC)[None, :]
+    # Round to the input's dtype before multiplying by the weight, as transformers' models do.
+    b_out = b_norm.to(b_stored.dtype).to(ACC) * b_weight
+    p_out = out + i_b * inner + o_g[None, :]
+    tl.store(p_out, b_out.to(out.dtype.element_ty), mask=m_g[None, :])
 
-    channel = tl.program_id(1) * share + tl.arange(0, BLOCK_C)
-    mine = (tl.arange(0, BLOCK_C) < share) & (channel < channels)
-    window_ptr += batch * window_b + channel * window_c
+    o_c = tl.arange(0, BC)
+    m_c = o_c < channels_per_program
+    o_c += tl.program_id(1) * channels_per_program
+    m_c = m_c & (o_c < channels)
+    p_conv_state = conv_state + i_b * conv_b + o_c * conv_c
     for tap in tl.static_range(1, WIDTH - 1):
-        values = tl.load(window_ptr + tap * window_t, mask=mine, other=0.0)
-        tl.store(window_ptr + (tap - 1) * window_t, values, mask=mine)
+        b_x = tl.load(p_conv_state + tap * conv_t, mask=m_c, other=0.0)
+        tl.store(p_conv_state + (tap - 1) * conv_t, b_x, mask=m_c)
     if WIDTH > 1:
-        newest = tl.load(projected_ptr + inner + channel, mask=mine, other=0.0)
-        to = window_ptr + (WIDTH - 2) * window_t
-        tl.store(to, newest.to(window_ptr.dtype.element_ty), mask=mine)
+        b_new = tl.load(projected + inner + o_c, mask=m_c, other=0.0)
+        p_last = p_conv_state + (WIDTH - 2) * conv_t
+        tl.store(p_last, b_new.to(conv_state.dtype.element_ty), mask=m_c)

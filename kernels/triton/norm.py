@@ -1,6 +1,6 @@
-"""Norms in one launch each way; the backward keeps the inputs alone.
+"""Norms in one launch per direction; the backward pass saves only the inputs.
 
-The plain norm is the gated one without a gate, over one group.
+The plain norm is the gated norm with one group and no gate.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ from hybridize.kernels.triton import norm_kernels as kernels
 from hybridize.kernels.triton.launch import accumulator, flat_rows, tuning, wide_dtype
 
 _BACKWARD_PROGRAMS = 512
-"""Programs per group: each has one row of the weight's gradient, which are then summed."""
+"""Programs per group. Each writes one row of the weight's gradient; the rows are summed up."""
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """See `hybridize.kernels.rms_norm`."""
+    """Implement `hybridize.kernels.rms_norm`."""
     y: torch.Tensor = _Norm.apply(x, None, weight, eps, x.shape[-1], False)
     return y
 
@@ -31,7 +31,7 @@ def gated_rms_norm(
     group_size: int,
     norm_before_gate: bool = False,
 ) -> torch.Tensor:
-    """See `hybridize.kernels.gated_rms_norm`."""
+    """Implement `hybridize.kernels.gated_rms_norm`."""
     y: torch.Tensor = _Norm.apply(x, gate, weight, eps, group_size, norm_before_gate)
     return y
 
@@ -47,21 +47,22 @@ class _Norm(torch.autograd.Function):
         group_size: int,
         norm_before_gate: bool,
     ) -> torch.Tensor:
-        rows, gates = flat_rows(x), None if gate is None else flat_rows(gate)
+        x_rows, gate_rows = flat_rows(x), None if gate is None else flat_rows(gate)
         weight = weight.contiguous()
         y = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
         constants = {
             "EPS": eps,
             "GROUP": group_size,
             "NORM_FIRST": norm_before_gate,
-            "BLOCK": triton.next_power_of_2(group_size),
-            "ROWS": max(1, tuning(x.device).rows // triton.next_power_of_2(group_size)),
+            "BC": triton.next_power_of_2(group_size),
+            "BR": max(1, tuning(x.device).row_block // triton.next_power_of_2(group_size)),
             "ACC": accumulator(x.dtype),
         }
-        grid = (triton.cdiv(len(rows), constants["ROWS"]), x.shape[-1] // group_size)
+        grid = (triton.cdiv(len(x_rows), constants["BR"]), x.shape[-1] // group_size)
         with torch.cuda.device_of(x):
             kernels.norm_forward[grid](
-                rows, gates, weight, y, rows.stride(0), _stride(gates), len(rows), x.shape[-1],
+                x_rows, gate_rows, weight, y,
+                x_rows.stride(0), _stride(gate_rows), len(x_rows), x.shape[-1],
                 **constants, num_warps=_warps(group_size),
             )  # fmt: skip
         ctx.save_for_backward(x, gate, weight)
@@ -73,21 +74,18 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, gate, weight = ctx.saved_tensors
         constants, width = ctx.constants, x.shape[-1]
-        rows, gates, incoming = (
-            flat_rows(x),
-            None if gate is None else flat_rows(gate),
-            flat_rows(dy),
-        )
+        x_rows, dy_rows = flat_rows(x), flat_rows(dy)
+        gate_rows = None if gate is None else flat_rows(gate)
         dx = x.new_empty(x.shape)
         dgate = None if gate is None else gate.new_empty(gate.shape)
-        tiles = triton.cdiv(len(rows), constants["ROWS"])
-        programs = max(1, min(_BACKWARD_PROGRAMS, tiles))
+        blocks = triton.cdiv(len(x_rows), constants["BR"])
+        programs = max(1, min(_BACKWARD_PROGRAMS, blocks))
         dweight = x.new_empty(programs, width, dtype=wide_dtype(x.dtype))
         with torch.cuda.device_of(x):
             kernels.norm_backward[programs, width // constants["GROUP"]](
-                rows, gates, weight, incoming, dx, dgate, dweight,
-                rows.stride(0), _stride(gates), incoming.stride(0), len(rows), width,
-                triton.cdiv(tiles, programs), **constants, num_warps=_warps(constants["GROUP"]),
+                x_rows, gate_rows, weight, dy_rows, dx, dgate, dweight,
+                x_rows.stride(0), _stride(gate_rows), dy_rows.stride(0), len(x_rows), width,
+                triton.cdiv(blocks, programs), **constants, num_warps=_warps(constants["GROUP"]),
             )  # fmt: skip
         return dx, dgate, dweight.sum(0).to(weight.dtype), None, None, None
 
@@ -97,5 +95,5 @@ def _stride(rows: torch.Tensor | None) -> int:
 
 
 def _warps(group_size: int) -> int:
-    """Return warps enough to keep a group in registers."""
+    """Return enough warps to hold a group in registers."""
     return min(16, max(4, triton.next_power_of_2(group_size) // 512))

@@ -1,4 +1,4 @@
-"""Functions of single elements that several kernels share."""
+"""Elementwise functions that several kernels share."""
 
 import triton
 import triton.language as tl
@@ -18,7 +18,7 @@ def silu(x):
 
 
 @triton.jit
-def silu_slope(x):
+def silu_grad(x):
     """Return the derivative of `silu`."""
     s = sigmoid(x)
     return s * (1 + x * (1 - s))
@@ -29,6 +29,12 @@ def softplus(x):
     """Return ``log(1 + exp(x))``, to full relative precision where it is small."""
     small = tl.exp(-tl.abs(x))
     above = 1 + small
-    # log1p after Kahan: what rounding took from 1 + small is given back as a factor.
+    # log1p after Kahan: the factor restores the digits that 1 + small has lost to rounding.
     log = tl.where(above == 1, small, tl.log(above) * (small / tl.where(above == 1, 1, above - 1)))
     return tl.maximum(x, 0.0) + log
+
+
+@triton.jit
+def clamp(x, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """Return ``x`` clamped to constants; arguments would be rounded to float32."""
+    return tl.minimum(tl.maximum(x, tl.full((), LOW, x.dtype)), tl.full((), HIGH, x.dtype))

@@ -1,76 +1,71 @@
-"""What the kernels of the scan do alike: steps, decays and states of one head's chunk."""
+"""Parts that the kernels of the SSD scan share: Δ, decays and operands of one head's chunk."""
 
 import triton
 import triton.language as tl
 
-from hybridize.kernels.triton.pointwise import sigmoid, softplus
+from hybridize.kernels.triton.pointwise import clamp, sigmoid, softplus
 
 
 @triton.jit
-def clamped(x, LOW: tl.constexpr, HIGH: tl.constexpr):
-    """Return ``x`` within bounds; constants, as arguments would be rounded to float32."""
-    return tl.minimum(tl.maximum(x, tl.full((), LOW, x.dtype)), tl.full((), HIGH, x.dtype))
-
-
-@triton.jit
-def load_steps(
-    dt_ptr, dt_stride, bias_ptr, token, valid,
-    LOW: tl.constexpr, HIGH: tl.constexpr, ACC: tl.constexpr,
+def load_dt(
+    dt, dt_stride, dt_bias, o_t, m_t, LOW: tl.constexpr, HIGH: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
-    """Return one head's raw steps with their bias, and the positive ones; 0 out of range."""
-    raw = tl.load(dt_ptr + token * dt_stride, mask=valid, other=0.0).to(ACC)
-    if bias_ptr is not None:
-        raw += tl.load(bias_ptr).to(ACC)
-    return raw, tl.where(valid, clamped(softplus(raw), LOW, HIGH), 0.0)
+    """Return one head's raw dt with its bias, and Δ; 0 out of range. Both are ``(tokens,)``."""
+    b_raw = tl.load(dt + o_t * dt_stride, mask=m_t, other=0.0).to(ACC)
+    if dt_bias is not None:
+        b_raw += tl.load(dt_bias).to(ACC)
+    return b_raw, tl.where(m_t, clamp(softplus(b_raw), LOW, HIGH), 0.0)
 
 
 @triton.jit
-def step_slope(raw, valid, LOW: tl.constexpr, HIGH: tl.constexpr):
-    """Return the derivative of the positive steps by the raw ones."""
-    step = softplus(raw)
-    free = valid & (clamped(step, LOW, HIGH) == step)
-    return tl.where(free, sigmoid(raw), 0.0)
+def dt_grad(b_raw, m_t, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """Return the derivative of Δ with respect to the raw dt."""
+    b_dt = softplus(b_raw)
+    m_free = m_t & (clamp(b_dt, LOW, HIGH) == b_dt)
+    return tl.where(m_free, sigmoid(b_raw), 0.0)
 
 
 @triton.jit
 def load_decays(
-    step, A_ptr, seq_ptr, start, token, valid, length, CHUNK: tl.constexpr, ACC: tl.constexpr
+    b_dt, A, seq_idx, start, o_t, m_t, T, CHUNK: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
-    """Return what one head's decays are made of, and those into, out of and through the chunk.
+    """Return one head's decays in a chunk.
 
     Returns:
-        The summed log decays from the chunk's start and the tokens' sequences, ``(tokens,)``;
-        what is left of the state before the chunk at each token, ``(tokens,)``; of each token at
-        the chunk's end, ``(tokens,)``; and of the state before the chunk at its end, a scalar.
+        b_log: log decay summed up from the chunk's start to each token, ``(tokens,)``.
+        b_seq: the sequence of each token, ``(tokens,)``.
+        b_from_start: decay from before the chunk to each token, ``(tokens,)``.
+        b_to_end: decay from each token to the chunk's end, ``(tokens,)``.
+        chunk_decay: decay from before the chunk to its end, a scalar.
     """
-    log_decay = step * tl.load(A_ptr).to(ACC)
-    total = tl.cumsum(log_decay, 0)
-    end = tl.sum(log_decay, 0)
-    into, out, through = tl.exp(total), tl.exp(end - total), tl.exp(end)
-    index = tl.zeros_like(token).to(tl.int32)
-    if seq_ptr is not None:
-        index = tl.load(seq_ptr + token, mask=valid, other=-1)
-        before = tl.load(seq_ptr + tl.maximum(start - 1, 0))
-        last = tl.load(seq_ptr + tl.minimum(start + CHUNK, length) - 1)
-        into = tl.where(index == before, into, 0.0)
-        out = tl.where(index == last, out, 0.0)
-        through = tl.where(last == before, through, 0.0)
-    return total, index, into, out, through
+    b_log_decay = b_dt * tl.load(A).to(ACC)
+    b_log = tl.cumsum(b_log_decay, 0)
+    end = tl.sum(b_log_decay, 0)
+    b_from_start, b_to_end, chunk_decay = tl.exp(b_log), tl.exp(end - b_log), tl.exp(end)
+    b_seq = tl.zeros_like(o_t).to(tl.int32)
+    if seq_idx is not None:
+        b_seq = tl.load(seq_idx + o_t, mask=m_t, other=-1)
+        before = tl.load(seq_idx + tl.maximum(start - 1, 0))
+        last = tl.load(seq_idx + tl.minimum(start + CHUNK, T) - 1)
+        b_from_start = tl.where(b_seq == before, b_from_start, 0.0)
+        b_to_end = tl.where(b_seq == last, b_to_end, 0.0)
+        chunk_decay = tl.where(last == before, chunk_decay, 0.0)
+    return b_log, b_seq, b_from_start, b_to_end, chunk_decay
 
 
 @triton.jit
-def decay_between(total, index, PACKED: tl.constexpr):
-    """Return what is left at one token of what another put in, ``(to, from)``."""
-    order = tl.arange(0, total.shape[0])
-    seen = order[:, None] >= order[None, :]
+def decay_within(b_log, b_seq, PACKED: tl.constexpr):
+    """Return the decay from each token of a chunk to each later one, ``(to, from)``."""
+    o_t = tl.arange(0, b_log.shape[0])
+    m_seen = o_t[:, None] >= o_t[None, :]
     if PACKED:
-        seen = seen & (index[:, None] == index[None, :])
-    # Only differences of one chunk's sums are taken, and none that would be above one.
-    return tl.exp(tl.where(seen, total[:, None] - total[None, :], float("-inf")))
+        m_seen = m_seen & (b_seq[:, None] == b_seq[None, :])
+    # Only differences within a chunk are needed, and only those that give a factor below 1.
+    return tl.exp(tl.where(m_seen, b_log[:, None] - b_log[None, :], float("-inf")))
 
 
 @triton.jit
-def load_rows(ptr, stride, token, valid, column, WIDTH: tl.constexpr):
-    """Return ``(tokens, columns)`` of a tensor, zeros out of range."""
-    mask = valid[:, None] & (column < WIDTH)[None, :]
-    return tl.load(ptr + token[:, None] * stride + column[None, :], mask=mask, other=0.0)
+def load_rows(p, stride, o_t, m_t, o_c, WIDTH: tl.constexpr):
+    """Return ``(tokens, columns)`` of a tensor; zeros out of range."""
+    mask = m_t[:, None] & (o_c < WIDTH)[None, :]
+    return tl.load(p + o_t[:, None] * stride + o_c[None, :], mask=mask, other=0.0)

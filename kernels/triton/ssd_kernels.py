@@ -1,227 +1,231 @@
-"""The kernels of the scan: its forward, the walk that finds states again, and its gradients.
+"""The kernels of the SSD scan: forward, recomputation of the states, and gradients.
 
-Programs of the first two go from chunk to chunk with one head's state, or a part of its rows, in
-registers: it is float32 throughout, and never in memory. Programs of the third have a chunk and
-a group each, and add up what the group's heads ask of B and C.
+A program of the first two kernels goes from chunk to chunk, with the state of one head (or some of
+its rows) in registers: the state is float32 throughout. A program of the third kernel has one chunk
+and one group, and sums the gradients of B and C over the group's heads.
 
-Strides: ``_t`` from token to token in elements, ``_b`` from one row of the batch to the next in
-tokens. The latter alone depend on the length, and Triton must not compile a kernel for each.
+Strides: ``_t`` is the distance between two tokens in elements, ``_b`` the distance between two
+sequences of the batch in tokens. Only ``_b`` depends on the length, so Triton must not specialize
+on it; otherwise it would compile a kernel for each length.
 """
 
 import triton
 import triton.language as tl
 
 from hybridize.kernels.triton.ssd_chunk import (
-    decay_between,
+    decay_within,
+    dt_grad,
     load_decays,
+    load_dt,
     load_rows,
-    load_steps,
-    step_slope,
 )
 
 
-@triton.jit(do_not_specialize=["length", "x_b", "dt_b", "B_b", "C_b"])
+@triton.jit(do_not_specialize=["T", "x_b", "dt_b", "B_b", "C_b"])
 def scan_forward(
-    x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, initial_ptr, seq_ptr, y_ptr, last_ptr,
-    x_b, x_t, dt_b, dt_t, B_b, B_t, C_b, C_t, length, heads, per_group,
+    x, dt, A, B, C, D, dt_bias, initial_state, seq_idx, y, last_state,
+    x_b, x_t, dt_b, dt_t, B_b, B_t, C_b, C_t, T, heads, heads_per_group,
     P: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    BT: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write y and the last state: one program per batch row, head and block of the state's rows."""
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
-    group = head // per_group
-    p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
-    n = tl.arange(0, BLOCK_N)
-    x_ptr += batch * x_b * x_t + head * P
-    y_ptr += (batch * length * heads + head) * P
-    dt_ptr += batch * dt_b * dt_t + head
-    B_ptr += batch * B_b * B_t + group * N
-    C_ptr += batch * C_b * C_t + group * N
-    if seq_ptr is not None:
-        seq_ptr += batch * length
-    if bias_ptr is not None:
-        bias_ptr += head
-    place = (batch * heads + head) * P * N + p[:, None] * N + n[None, :]
-    inside = (p < P)[:, None] & (n < N)[None, :]
-    state = tl.zeros((BLOCK_P, BLOCK_N), ACC)
-    if initial_ptr is not None:
-        state += tl.load(initial_ptr + place, mask=inside, other=0.0).to(ACC)
-    for start in range(0, length, CHUNK):
-        token = start + tl.arange(0, BLOCK_Q)
-        valid = (tl.arange(0, BLOCK_Q) < CHUNK) & (token < length)
-        _, step = load_steps(dt_ptr, dt_t, bias_ptr, token, valid, LOW, HIGH, ACC)
-        total, index, into, out, through = load_decays(
-            step, A_ptr + head, seq_ptr, start, token, valid, length, CHUNK, ACC
+    """Write y and the last state: one program per sequence, head and block of the state's rows."""
+    i_b, i_h = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    i_g = i_h // heads_per_group
+    o_p = tl.program_id(1) * BP + tl.arange(0, BP)
+    o_n = tl.arange(0, BN)
+    x += i_b * x_b * x_t + i_h * P
+    y += (i_b * T * heads + i_h) * P
+    dt += i_b * dt_b * dt_t + i_h
+    B += i_b * B_b * B_t + i_g * N
+    C += i_b * C_b * C_t + i_g * N
+    if seq_idx is not None:
+        seq_idx += i_b * T
+    if dt_bias is not None:
+        dt_bias += i_h
+    o_state = (i_b * heads + i_h) * P * N + o_p[:, None] * N + o_n[None, :]
+    m_state = (o_p < P)[:, None] & (o_n < N)[None, :]
+    b_state = tl.zeros((BP, BN), ACC)
+    if initial_state is not None:
+        b_state += tl.load(initial_state + o_state, mask=m_state, other=0.0).to(ACC)
+    for start in range(0, T, CHUNK):
+        o_t = start + tl.arange(0, BT)
+        m_t = (tl.arange(0, BT) < CHUNK) & (o_t < T)
+        _, b_dt = load_dt(dt, dt_t, dt_bias, o_t, m_t, LOW, HIGH, ACC)
+        b_log, b_seq, b_from_start, b_to_end, chunk_decay = load_decays(
+            b_dt, A + i_h, seq_idx, start, o_t, m_t, T, CHUNK, ACC
         )
-        at = token.to(tl.int64)
-        x = load_rows(x_ptr, x_t, at, valid, p, P)
-        keys = load_rows(B_ptr, B_t, at, valid, n, N).to(DOT)
-        queries = load_rows(C_ptr, C_t, at, valid, n, N).to(DOT)
-        weights = tl.dot(queries, tl.trans(keys), out_dtype=ACC, input_precision=PRECISION)
-        weights *= decay_between(total, index, seq_ptr is not None) * step[None, :]
-        carried = tl.dot(queries, tl.trans(state).to(DOT), out_dtype=ACC, input_precision=PRECISION)
-        y = into[:, None] * carried
-        y += tl.dot(weights.to(DOT), x.to(DOT), out_dtype=ACC, input_precision=PRECISION)
-        if D_ptr is not None:
-            y += tl.load(D_ptr + head).to(ACC) * x.to(ACC)
-        target = y_ptr + at[:, None] * (heads * P) + p[None, :]
-        tl.store(target, y.to(y_ptr.dtype.element_ty), mask=valid[:, None] & (p < P)[None, :])
-        kept = (x.to(ACC) * (step * out)[:, None]).to(DOT)
-        added = tl.dot(tl.trans(kept), keys, out_dtype=ACC, input_precision=PRECISION)
-        state = through * state + added
-    tl.store(last_ptr + place, state, mask=inside)
+        o_t64 = o_t.to(tl.int64)
+        b_x = load_rows(x, x_t, o_t64, m_t, o_p, P)
+        b_B = load_rows(B, B_t, o_t64, m_t, o_n, N).to(DOT)
+        b_C = load_rows(C, C_t, o_t64, m_t, o_n, N).to(DOT)
+        b_weights = tl.dot(b_C, tl.trans(b_B), out_dtype=ACC, input_precision=PRECISION)
+        b_weights *= decay_within(b_log, b_seq, seq_idx is not None) * b_dt[None, :]
+        b_y_state = tl.dot(b_C, tl.trans(b_state).to(DOT), out_dtype=ACC, input_precision=PRECISION)
+        b_y = b_from_start[:, None] * b_y_state
+        b_y += tl.dot(b_weights.to(DOT), b_x.to(DOT), out_dtype=ACC, input_precision=PRECISION)
+        if D is not None:
+            b_y += tl.load(D + i_h).to(ACC) * b_x.to(ACC)
+        p_y = y + o_t64[:, None] * (heads * P) + o_p[None, :]
+        tl.store(p_y, b_y.to(y.dtype.element_ty), mask=m_t[:, None] & (o_p < P)[None, :])
+        b_kept = (b_x.to(ACC) * (b_dt * b_to_end)[:, None]).to(DOT)
+        b_added = tl.dot(tl.trans(b_kept), b_B, out_dtype=ACC, input_precision=PRECISION)
+        b_state = chunk_decay * b_state + b_added
+    tl.store(last_state + o_state, b_state, mask=m_state)
 
 
-@triton.jit(do_not_specialize=["length", "chunks", "value_b", "dt_b", "key_b"])
+@triton.jit(do_not_specialize=["T", "chunks", "x_b", "dt_b", "B_b"])
 def scan_states(
-    value_ptr, dt_ptr, A_ptr, key_ptr, bias_ptr, initial_ptr, seq_ptr, states_ptr, last_ptr,
-    value_b, value_t, dt_b, dt_t, key_b, key_t, length, chunks, heads, per_group,
+    x, dt, A, B, dt_bias, initial_state, seq_idx, states, last_state,
+    x_b, x_t, dt_b, dt_t, B_b, B_t, T, chunks, heads, heads_per_group,
     P: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
-    BACKWARD: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    BACKWARD: tl.constexpr, BT: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write the state that every chunk begins with, and the last one.
+    """Write the state before each chunk, and the last state.
 
-    Backward, from the last chunk to the first, with dy for values and C for keys, these are the
-    gradients of the states after the chunks.
+    With ``BACKWARD``, the chunks run from last to first. Given dy for ``x``, C for ``B`` and the
+    gradient of the last state for ``initial_state``, the kernel then writes the gradients of the
+    state after each chunk and of the initial state.
     """
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
-    p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
-    n = tl.arange(0, BLOCK_N)
-    value_ptr += batch * value_b * value_t + head * P
-    dt_ptr += batch * dt_b * dt_t + head
-    key_ptr += batch * key_b * key_t + head // per_group * N
-    if seq_ptr is not None:
-        seq_ptr += batch * length
-    if bias_ptr is not None:
-        bias_ptr += head
-    inside = (p < P)[:, None] & (n < N)[None, :]
-    cell = p[:, None] * N + n[None, :]
-    place = (batch * heads + head) * P * N + cell
-    state = tl.zeros((BLOCK_P, BLOCK_N), ACC)
-    if initial_ptr is not None:
-        state += tl.load(initial_ptr + place, mask=inside, other=0.0).to(ACC)
+    i_b, i_h = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    o_p = tl.program_id(1) * BP + tl.arange(0, BP)
+    o_n = tl.arange(0, BN)
+    x += i_b * x_b * x_t + i_h * P
+    dt += i_b * dt_b * dt_t + i_h
+    B += i_b * B_b * B_t + i_h // heads_per_group * N
+    if seq_idx is not None:
+        seq_idx += i_b * T
+    if dt_bias is not None:
+        dt_bias += i_h
+    m_state = (o_p < P)[:, None] & (o_n < N)[None, :]
+    o_pn = o_p[:, None] * N + o_n[None, :]
+    o_state = (i_b * heads + i_h) * P * N + o_pn
+    b_state = tl.zeros((BP, BN), ACC)
+    if initial_state is not None:
+        b_state += tl.load(initial_state + o_state, mask=m_state, other=0.0).to(ACC)
     for count in range(0, chunks):
-        chunk = chunks - 1 - count if BACKWARD else count
-        saved = states_ptr + ((batch * heads + head) * chunks + chunk) * P * N + cell
-        tl.store(saved, state.to(states_ptr.dtype.element_ty), mask=inside)
-        start = chunk * CHUNK
-        token = start + tl.arange(0, BLOCK_Q)
-        valid = (tl.arange(0, BLOCK_Q) < CHUNK) & (token < length)
-        _, step = load_steps(dt_ptr, dt_t, bias_ptr, token, valid, LOW, HIGH, ACC)
-        _, _, into, out, through = load_decays(
-            step, A_ptr + head, seq_ptr, start, token, valid, length, CHUNK, ACC
+        i_c = chunks - 1 - count if BACKWARD else count
+        p_states = states + ((i_b * heads + i_h) * chunks + i_c) * P * N + o_pn
+        tl.store(p_states, b_state.to(states.dtype.element_ty), mask=m_state)
+        start = i_c * CHUNK
+        o_t = start + tl.arange(0, BT)
+        m_t = (tl.arange(0, BT) < CHUNK) & (o_t < T)
+        _, b_dt = load_dt(dt, dt_t, dt_bias, o_t, m_t, LOW, HIGH, ACC)
+        _, _, b_from_start, b_to_end, chunk_decay = load_decays(
+            b_dt, A + i_h, seq_idx, start, o_t, m_t, T, CHUNK, ACC
         )
-        factor = into if BACKWARD else step * out
-        at = token.to(tl.int64)
-        values = load_rows(value_ptr, value_t, at, valid, p, P).to(ACC) * factor[:, None]
-        keys = load_rows(key_ptr, key_t, at, valid, n, N).to(DOT)
-        added = tl.dot(tl.trans(values.to(DOT)), keys, out_dtype=ACC, input_precision=PRECISION)
-        state = through * state + added
-    tl.store(last_ptr + place, state, mask=inside)
+        b_factor = b_from_start if BACKWARD else b_dt * b_to_end
+        o_t64 = o_t.to(tl.int64)
+        b_x = load_rows(x, x_t, o_t64, m_t, o_p, P).to(ACC) * b_factor[:, None]
+        b_B = load_rows(B, B_t, o_t64, m_t, o_n, N).to(DOT)
+        b_added = tl.dot(tl.trans(b_x.to(DOT)), b_B, out_dtype=ACC, input_precision=PRECISION)
+        b_state = chunk_decay * b_state + b_added
+    tl.store(last_state + o_state, b_state, mask=m_state)
 
 
-@triton.jit(do_not_specialize=["length", "chunks", "x_b", "dt_b", "B_b", "C_b", "dy_b"])
+@triton.jit(do_not_specialize=["T", "chunks", "x_b", "dt_b", "B_b", "C_b", "dy_b"])
 def scan_gradients(
-    x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, bias_ptr, seq_ptr, dy_ptr, before_ptr, after_ptr,
-    dx_ptr, ddt_ptr, dB_ptr, dC_ptr, sums_ptr,
-    x_b, x_t, dt_b, dt_t, B_b, B_t, C_b, C_t, dy_b, dy_t, length, chunks, heads, per_group,
+    x, dt, A, B, C, D, dt_bias, seq_idx, dy, states, dstates, dx, ddt, dB, dC, sums,
+    x_b, x_t, dt_b, dt_t, B_b, B_t, C_b, C_t, dy_b, dy_t, T, chunks, heads, heads_per_group,
     P: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
+    BT: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of a chunk, for the heads of one group.
+    """Write the gradients of one chunk, for the heads of one group.
 
-    With T the log decays summed from the chunk's start and G[to, from] a pair's share of the loss,
-    dT[t] is G's row minus its column. Both sums are of the same numbers in float32, so that what
-    must cancel does; what goes in from the state before, and out to the one after, has sums of its
-    own and cancels nothing.
+    ``states`` are the states before the chunks, ``dstates`` the gradients of those after them.
+    ``sums`` gets the chunk's gradients of A, dt_bias and D, ``(3, heads)``.
+
+    With L the log decays summed up from the chunk's start, and G[to, from] the part of a pair of
+    tokens in the loss, dL[t] is the sum of G's row t minus the sum of its column t. Both sums are
+    of the same float32 numbers, so that terms that cancel do so exactly. The terms from the state
+    before the chunk and to the state after it are summed separately; they cancel nothing.
     """
-    chunk, batch = tl.program_id(0) % chunks, (tl.program_id(0) // chunks).to(tl.int64)
-    group, groups = tl.program_id(1), tl.num_programs(1)
-    start = chunk * CHUNK
-    token = start + tl.arange(0, BLOCK_Q)
-    valid = (tl.arange(0, BLOCK_Q) < CHUNK) & (token < length)
-    at = token.to(tl.int64)
-    p, n = tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
-    keys = load_rows(B_ptr + batch * B_b * B_t + group * N, B_t, at, valid, n, N)
-    queries = load_rows(C_ptr + batch * C_b * C_t + group * N, C_t, at, valid, n, N)
-    keys, queries = keys.to(DOT), queries.to(DOT)
-    if seq_ptr is not None:
-        seq_ptr += batch * length
-    products = tl.dot(queries, tl.trans(keys), out_dtype=ACC, input_precision=PRECISION)
-    dproducts = tl.zeros((BLOCK_Q, BLOCK_Q), ACC)
-    dkeys = tl.zeros((BLOCK_Q, BLOCK_N), ACC)
-    dqueries = tl.zeros((BLOCK_Q, BLOCK_N), ACC)
-    inside = (p < P)[:, None] & (n < N)[None, :]
-    seen = valid[:, None] & (p < P)[None, :]
-    for nth in range(0, per_group):
-        head = group * per_group + nth
-        bias = bias_ptr
-        if bias_ptr is not None:
-            bias = bias_ptr + head
-        raw, step = load_steps(
-            dt_ptr + batch * dt_b * dt_t + head, dt_t, bias, token, valid, LOW, HIGH, ACC
+    i_c, i_b = tl.program_id(0) % chunks, (tl.program_id(0) // chunks).to(tl.int64)
+    i_g, groups = tl.program_id(1), tl.num_programs(1)
+    start = i_c * CHUNK
+    o_t = start + tl.arange(0, BT)
+    m_t = (tl.arange(0, BT) < CHUNK) & (o_t < T)
+    o_t64 = o_t.to(tl.int64)
+    o_p, o_n = tl.arange(0, BP), tl.arange(0, BN)
+    b_B = load_rows(B + i_b * B_b * B_t + i_g * N, B_t, o_t64, m_t, o_n, N)
+    b_C = load_rows(C + i_b * C_b * C_t + i_g * N, C_t, o_t64, m_t, o_n, N)
+    b_B, b_C = b_B.to(DOT), b_C.to(DOT)
+    if seq_idx is not None:
+        seq_idx += i_b * T
+    b_CB = tl.dot(b_C, tl.trans(b_B), out_dtype=ACC, input_precision=PRECISION)
+    b_dCB = tl.zeros((BT, BT), ACC)
+    b_dB = tl.zeros((BT, BN), ACC)
+    b_dC = tl.zeros((BT, BN), ACC)
+    m_state = (o_p < P)[:, None] & (o_n < N)[None, :]
+    m_x = m_t[:, None] & (o_p < P)[None, :]
+    for i_group_head in range(0, heads_per_group):
+        i_h = i_g * heads_per_group + i_group_head
+        p_bias = dt_bias
+        if dt_bias is not None:
+            p_bias = dt_bias + i_h
+        b_raw_dt, b_dt = load_dt(
+            dt + i_b * dt_b * dt_t + i_h, dt_t, p_bias, o_t, m_t, LOW, HIGH, ACC
         )
-        total, index, into, out, through = load_decays(
-            step, A_ptr + head, seq_ptr, start, token, valid, length, CHUNK, ACC
+        b_log, b_seq, b_from_start, b_to_end, chunk_decay = load_decays(
+            b_dt, A + i_h, seq_idx, start, o_t, m_t, T, CHUNK, ACC
         )
-        x = load_rows(x_ptr + batch * x_b * x_t + head * P, x_t, at, valid, p, P).to(ACC)
-        dy = load_rows(dy_ptr + batch * dy_b * dy_t + head * P, dy_t, at, valid, p, P).to(ACC)
-        cell = ((batch * heads + head) * chunks + chunk) * P * N + p[:, None] * N + n[None, :]
-        before = tl.load(before_ptr + cell, mask=inside, other=0.0)
-        after = tl.load(after_ptr + cell, mask=inside, other=0.0)
-        values = x * step[:, None]
+        b_x = load_rows(x + i_b * x_b * x_t + i_h * P, x_t, o_t64, m_t, o_p, P).to(ACC)
+        b_dy = load_rows(dy + i_b * dy_b * dy_t + i_h * P, dy_t, o_t64, m_t, o_p, P).to(ACC)
+        o_state = ((i_b * heads + i_h) * chunks + i_c) * P * N + o_p[:, None] * N + o_n[None, :]
+        b_state = tl.load(states + o_state, mask=m_state, other=0.0)
+        b_dstate = tl.load(dstates + o_state, mask=m_state, other=0.0)
+        b_v = b_x * b_dt[:, None]
 
-        before, after = before.to(DOT), after.to(DOT)
-        overlap = tl.sum(tl.sum(before.to(ACC) * after.to(ACC), 1), 0)
+        b_state, b_dstate = b_state.to(DOT), b_dstate.to(DOT)
+        overlap = tl.sum(tl.sum(b_state.to(ACC) * b_dstate.to(ACC), 1), 0)
 
-        # To and from the states outside of the chunk.
-        carried = tl.dot(queries, tl.trans(before), out_dtype=ACC, input_precision=PRECISION)
-        faded = dy * into[:, None]
-        entering = tl.sum(carried * faded, 1)
-        dqueries = tl.dot(faded.to(DOT), before, dqueries, out_dtype=ACC, input_precision=PRECISION)
-        dvalues = out[:, None] * tl.dot(
-            keys, tl.trans(after), out_dtype=ACC, input_precision=PRECISION
+        # Terms from the state before the chunk, and to the state after it.
+        b_y_state = tl.dot(b_C, tl.trans(b_state), out_dtype=ACC, input_precision=PRECISION)
+        b_dy_start = b_dy * b_from_start[:, None]
+        b_from_state = tl.sum(b_y_state * b_dy_start, 1)
+        b_dC = tl.dot(b_dy_start.to(DOT), b_state, b_dC, out_dtype=ACC, input_precision=PRECISION)
+        b_dv = b_to_end[:, None] * tl.dot(
+            b_B, tl.trans(b_dstate), out_dtype=ACC, input_precision=PRECISION
         )
-        leaving = tl.sum(values * dvalues, 1)
-        kept = (values * out[:, None]).to(DOT)
-        dkeys = tl.dot(kept, after, dkeys, out_dtype=ACC, input_precision=PRECISION)
+        b_to_state = tl.sum(b_v * b_dv, 1)
+        b_v_end = (b_v * b_to_end[:, None]).to(DOT)
+        b_dB = tl.dot(b_v_end, b_dstate, b_dB, out_dtype=ACC, input_precision=PRECISION)
 
-        # Among the chunk's own tokens.
-        between = decay_between(total, index, seq_ptr is not None)
-        along = between * tl.dot(
-            dy.to(DOT), tl.trans(values.to(DOT)), out_dtype=ACC, input_precision=PRECISION
+        # Terms between tokens of the chunk.
+        b_decay = decay_within(b_log, b_seq, seq_idx is not None)
+        b_dweights = b_decay * tl.dot(
+            b_dy.to(DOT), tl.trans(b_v.to(DOT)), out_dtype=ACC, input_precision=PRECISION
         )
-        dproducts += along
-        pairs = along * products
-        rising = entering + tl.sum(pairs, 1) - tl.sum(pairs, 0)
-        weights = (products * between).to(DOT)
-        dvalues += tl.dot(tl.trans(weights), dy.to(DOT), out_dtype=ACC, input_precision=PRECISION)
+        b_dCB += b_dweights
+        b_pairs = b_dweights * b_CB
+        b_dL = b_from_state + tl.sum(b_pairs, 1) - tl.sum(b_pairs, 0)
+        b_weights = (b_CB * b_decay).to(DOT)
+        b_dv += tl.dot(tl.trans(b_weights), b_dy.to(DOT), out_dtype=ACC, input_precision=PRECISION)
 
-        # The log decay of a token is in all sums from it on.
-        dlog = tl.cumsum(rising, 0, reverse=True) + tl.cumsum(leaving, 0) - leaving
-        dlog += through * overlap
-        A = tl.load(A_ptr + head).to(ACC)
-        dstep = tl.sum(x * dvalues, 1) + dlog * A
-        dx = dvalues * step[:, None]
-        if D_ptr is not None:
-            dx += dy * tl.load(D_ptr + head).to(ACC)
-        where = ((batch * length + at) * heads + head)[:, None] * P + p[None, :]
-        tl.store(dx_ptr + where, dx.to(dx_ptr.dtype.element_ty), mask=seen)
-        draw = dstep * step_slope(raw, valid, LOW, HIGH)
-        place = (batch * length + at) * heads + head
-        tl.store(ddt_ptr + place, draw.to(ddt_ptr.dtype.element_ty), mask=valid)
-        sums = sums_ptr + (batch * chunks + chunk) * 3 * heads + head
-        tl.store(sums, tl.sum(dlog * step, 0))
-        tl.store(sums + heads, tl.sum(draw, 0))
-        tl.store(sums + 2 * heads, tl.sum(tl.sum(dy * x, 1), 0))
+        # The log decay of a token is part of L for this token and all later ones.
+        b_dlog = tl.cumsum(b_dL, 0, reverse=True) + tl.cumsum(b_to_state, 0) - b_to_state
+        b_dlog += chunk_decay * overlap
+        head_A = tl.load(A + i_h).to(ACC)
+        b_ddt = tl.sum(b_x * b_dv, 1) + b_dlog * head_A
+        b_dx = b_dv * b_dt[:, None]
+        if D is not None:
+            b_dx += b_dy * tl.load(D + i_h).to(ACC)
+        o_th = (i_b * T + o_t64) * heads + i_h
+        p_dx = dx + o_th[:, None] * P + o_p[None, :]
+        tl.store(p_dx, b_dx.to(dx.dtype.element_ty), mask=m_x)
+        b_draw = b_ddt * dt_grad(b_raw_dt, m_t, LOW, HIGH)
+        tl.store(ddt + o_th, b_draw.to(ddt.dtype.element_ty), mask=m_t)
+        p_sums = sums + (i_b * chunks + i_c) * 3 * heads + i_h
+        tl.store(p_sums, tl.sum(b_dlog * b_dt, 0))
+        tl.store(p_sums + heads, tl.sum(b_draw, 0))
+        tl.store(p_sums + 2 * heads, tl.sum(tl.sum(b_dy * b_x, 1), 0))
 
-    dproducts = dproducts.to(DOT)
-    dkeys += tl.dot(tl.trans(dproducts), queries, out_dtype=ACC, input_precision=PRECISION)
-    dqueries += tl.dot(dproducts, keys, out_dtype=ACC, input_precision=PRECISION)
-    where = ((batch * length + at) * groups + group)[:, None] * N + n[None, :]
-    seen = valid[:, None] & (n < N)[None, :]
-    tl.store(dB_ptr + where, dkeys.to(dB_ptr.dtype.element_ty), mask=seen)
-    tl.store(dC_ptr + where, dqueries.to(dC_ptr.dtype.element_ty), mask=seen)
+    b_dCB = b_dCB.to(DOT)
+    b_dB += tl.dot(tl.trans(b_dCB), b_C, out_dtype=ACC, input_precision=PRECISION)
+    b_dC += tl.dot(b_dCB, b_B, out_dtype=ACC, input_precision=PRECISION)
+    o_tn = ((i_b * T + o_t64) * groups + i_g)[:, None] * N + o_n[None, :]
+    m_tn = m_t[:, None] & (o_n < N)[None, :]
+    tl.store(dB + o_tn, b_dB.to(dB.dtype.element_ty), mask=m_tn)
+    tl.store(dC + o_tn, b_dC.to(dC.dtype.element_ty), mask=m_tn)

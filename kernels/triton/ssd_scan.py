@@ -1,6 +1,6 @@
-"""The state-space scan in one launch, its gradients in three, with states in registers.
+"""The SSD scan in one launch forward and three backward, with the states in registers.
 
-The backward keeps the inputs alone, and finds the states of the chunks again.
+The backward pass saves only the inputs, and recomputes the state before each chunk.
 """
 
 from typing import Any
@@ -14,18 +14,18 @@ from hybridize.kernels.triton import ssd_kernels as kernels
 from hybridize.kernels.triton.launch import (
     INTERPRETED,
     accumulator,
-    block,
+    block_size,
     evenly_spaced,
+    number_sequences,
     operand,
     operand_dtype,
-    sequence_numbers,
     spacing,
     tuning,
     wide_dtype,
 )
 
 _WIDEST_DOUBLE = 2048
-"""Elements of a float64 state that fit on a chip; wider ones, for checks, go through torch."""
+"""Elements of a float64 state that fit into registers. The eager code runs larger ones."""
 
 
 def ssd_scan(
@@ -42,8 +42,11 @@ def ssd_scan(
     seq_idx: torch.Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `hybridize.kernels.ssd_scan`."""
-    if x.dtype == torch.float64 and block(x.shape[-1]) * block(B.shape[-1]) > _WIDEST_DOUBLE:
+    """Implement `hybridize.kernels.ssd_scan`."""
+    if (
+        x.dtype == torch.float64
+        and block_size(x.shape[-1]) * block_size(B.shape[-1]) > _WIDEST_DOUBLE
+    ):
         return eager.ssd_scan(
             x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit,
             initial_state=initial_state, seq_idx=seq_idx, chunk_size=chunk_size,
@@ -57,7 +60,7 @@ def ssd_scan(
         D,
         dt_bias,
         initial_state,
-        sequence_numbers(seq_idx),
+        number_sequences(seq_idx),
         dt_limit,
         chunk_size,
     )
@@ -80,24 +83,24 @@ class _Scan(torch.autograd.Function):
         dt_limit: tuple[float, float],
         chunk_size: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        call = _Call(x, B, dt_limit, chunk_size)
+        launch = _ScanLaunch(x, B, dt_limit, chunk_size)
         x, dt, B, C = (evenly_spaced(t, dims) for t, dims in ((x, 2), (dt, 1), (B, 2), (C, 2)))
         A, (D, dt_bias, initial_state) = (
             A.contiguous(),
             (None if t is None else t.contiguous() for t in (D, dt_bias, initial_state)),
         )
         y = x.new_empty(x.shape)
-        state = x.new_empty(call.state_shape, dtype=wide_dtype(x.dtype))
-        rows = call.block_rows()
-        grid = (call.batch * call.heads, triton.cdiv(call.head_dim, rows))
+        state = x.new_empty(launch.state_shape, dtype=wide_dtype(x.dtype))
+        rows = launch.rows_per_program()
+        grid = (launch.batch * launch.heads, triton.cdiv(launch.head_dim, rows))
         with torch.cuda.device_of(x):
             kernels.scan_forward[grid](
                 x, dt, A, B, C, D, dt_bias, initial_state, seq_idx, y, state,
                 *spacing(x), *spacing(dt), *spacing(B), *spacing(C),
-                call.length, call.heads, call.per_group,
-                BLOCK_P=rows, **call.constants, **call.scan_launch,
+                launch.length, launch.heads, launch.heads_per_group,
+                BP=rows, **launch.constants, **launch.scan_options,
             )  # fmt: skip
-        ctx.call = call
+        ctx.launch = launch
         ctx.save_for_backward(x, dt, A, B, C, D, dt_bias, initial_state, seq_idx)
         return y, state
 
@@ -105,35 +108,34 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: torch.Tensor, dstate: torch.Tensor) -> tuple[Any, ...]:
         x, dt, A, B, C, D, dt_bias, initial_state, seq_idx = ctx.saved_tensors
-        call: _Call = ctx.call
+        launch: _ScanLaunch = ctx.launch
         dy, dstate = evenly_spaced(dy, 2), dstate.contiguous()
-        states = x.new_empty(
-            (2, call.batch, call.heads, call.chunks, call.head_dim, call.d_state),
+        states, dstates = x.new_empty(
+            (2, launch.batch, launch.heads, launch.chunks, launch.head_dim, launch.d_state),
             dtype=operand_dtype(x.dtype),
         )
-        before, after = states
-        dinitial = x.new_empty(call.state_shape, dtype=wide_dtype(x.dtype))
+        dinitial = x.new_empty(launch.state_shape, dtype=wide_dtype(x.dtype))
         dx, ddt, dB, dC = (t.new_empty(t.shape) for t in (x, dt, B, C))
-        sums = dinitial.new_empty(call.batch * call.chunks, 3, call.heads)
-        rows = call.block_rows()
-        walk = (call.batch * call.heads, triton.cdiv(call.head_dim, rows))
-        sizes = (call.length, call.chunks, call.heads, call.per_group)
+        sums = dinitial.new_empty(launch.batch * launch.chunks, 3, launch.heads)
+        rows = launch.rows_per_program()
+        grid = (launch.batch * launch.heads, triton.cdiv(launch.head_dim, rows))
+        sizes = (launch.length, launch.chunks, launch.heads, launch.heads_per_group)
         with torch.cuda.device_of(x):
-            for values, keys, known, saved, last, backward in (
-                (x, B, initial_state, before, torch.empty_like(dinitial), False),
-                (dy, C, dstate, after, dinitial, True),
+            for x_or_dy, B_or_C, first, saved, last, backward in (
+                (x, B, initial_state, states, torch.empty_like(dinitial), False),
+                (dy, C, dstate, dstates, dinitial, True),
             ):
-                kernels.scan_states[walk](
-                    values, dt, A, keys, dt_bias, known, seq_idx, saved, last,
-                    *spacing(values), *spacing(dt), *spacing(keys), *sizes,
-                    BACKWARD=backward, BLOCK_P=rows, **call.constants, **call.scan_launch,
+                kernels.scan_states[grid](
+                    x_or_dy, dt, A, B_or_C, dt_bias, first, seq_idx, saved, last,
+                    *spacing(x_or_dy), *spacing(dt), *spacing(B_or_C), *sizes,
+                    BACKWARD=backward, BP=rows, **launch.constants, **launch.scan_options,
                 )  # fmt: skip
-            kernels.scan_gradients[call.batch * call.chunks, B.shape[2]](
-                x, dt, A, B, C, D, dt_bias, seq_idx, dy, before, after,
+            kernels.scan_gradients[launch.batch * launch.chunks, B.shape[2]](
+                x, dt, A, B, C, D, dt_bias, seq_idx, dy, states, dstates,
                 dx, ddt, dB, dC, sums,
                 *spacing(x), *spacing(dt), *spacing(B), *spacing(C),
                 *spacing(dy), *sizes,
-                BLOCK_P=block(call.head_dim), **call.constants, **call.gradient_launch,
+                BP=block_size(launch.head_dim), **launch.constants, **launch.gradient_options,
             )  # fmt: skip
         dA, dbias, dD = sums.sum(0)
         return (
@@ -151,8 +153,8 @@ class _Scan(torch.autograd.Function):
         )
 
 
-class _Call:
-    """Sizes and constants that all launches of one scan share."""
+class _ScanLaunch:
+    """Sizes and constants that all launches of a scan share."""
 
     def __init__(
         self,
@@ -163,12 +165,12 @@ class _Call:
     ) -> None:
         self.batch, self.length, self.heads, self.head_dim = x.shape
         self.d_state = B.shape[-1]
-        self.per_group = self.heads // B.shape[2]
+        self.heads_per_group = self.heads // B.shape[2]
         self.state_shape = (self.batch, self.heads, self.head_dim, self.d_state)
-        chosen = tuning(x.device)
-        # Wider states, and float64, leave room for shorter chunks.
-        room = chosen.chunk_size // (4 if x.dtype == torch.float64 else 1)
-        chunk = chunk_size or max(16, room * 128 // max(128, block(self.d_state)))
+        tuned = tuning(x.device)
+        # Larger states, and float64, leave fewer registers: take shorter chunks.
+        longest = tuned.chunk_size // (4 if x.dtype == torch.float64 else 1)
+        chunk = chunk_size or max(16, longest * 128 // max(128, block_size(self.d_state)))
         self.chunks = triton.cdiv(self.length, chunk)
         self.constants = {
             "P": self.head_dim,
@@ -176,26 +178,26 @@ class _Call:
             "CHUNK": chunk,
             "LOW": float(dt_limit[0]),
             "HIGH": float(dt_limit[1]),
-            "BLOCK_Q": block(chunk),
-            "BLOCK_N": block(self.d_state),
+            "BT": block_size(chunk),
+            "BN": block_size(self.d_state),
             "ACC": accumulator(x.dtype),
             "DOT": operand(x.dtype),
-            "PRECISION": chosen.precision,
+            "PRECISION": tuned.precision,
         }
-        stages = chosen.scan_stages if x.element_size() == 2 else 1
-        self.scan_launch = {"num_warps": chosen.scan_warps, "num_stages": stages}
-        self.gradient_launch = {
-            "num_warps": chosen.gradient_warps,
-            "num_stages": chosen.gradient_stages,
+        stages = tuned.scan_stages if x.element_size() == 2 else 1
+        self.scan_options = {"num_warps": tuned.scan_warps, "num_stages": stages}
+        self.gradient_options = {
+            "num_warps": tuned.gradient_warps,
+            "num_stages": tuned.gradient_stages,
         }
         self._device = x.device
 
-    def block_rows(self) -> int:
-        """Return how many rows of a state a program has: fewer where heads alone are too few."""
-        rows = block(self.head_dim)
+    def rows_per_program(self) -> int:
+        """Return the rows of a state per program: fewer if the heads alone do not fill the GPU."""
+        rows = block_size(self.head_dim)
         if INTERPRETED:
             return rows
-        wanted = 2 * torch.cuda.get_device_properties(self._device).multi_processor_count
-        while rows > 16 and self.batch * self.heads * triton.cdiv(self.head_dim, rows) < wanted:
+        programs = 2 * torch.cuda.get_device_properties(self._device).multi_processor_count
+        while rows > 16 and self.batch * self.heads * triton.cdiv(self.head_dim, rows) < programs:
             rows //= 2
         return rows

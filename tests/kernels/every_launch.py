@@ -28,7 +28,7 @@ def intercept(run: Callable[..., None]) -> None:
     """Have ``run(kernel, *args, grid, warmup, **named)`` called in place of every launch."""
     JITFunction.run = run
     launch.tuning = ssd_scan.tuning = norm.tuning = lambda device: launch._TUNINGS[9]
-    ssd_scan._Call.block_rows = lambda call: 64
+    ssd_scan._ScanLaunch.rows_per_program = lambda launch: 64
 
 
 def launch_all(dtype: torch.dtype, length: int, heads: int) -> None:
@@ -84,7 +84,7 @@ def launch_all(dtype: torch.dtype, length: int, heads: int) -> None:
 
 def _launch_fp8(x: torch.Tensor, bias: torch.Tensor) -> None:
     for converts in (False, True):
-        fp8._converts = lambda device, converts=converts: converts
+        fp8._has_fp8_conversion = lambda device, converts=converts: converts
         for number in (torch.float8_e4m3fn, torch.float8_e5m2):
             for granularity in ("tensor", "row", "group", "block"):
                 fp8.fp8_quantize(x, granularity, dtype=number)

@@ -80,11 +80,11 @@ def test_all_of_them_compile_for_hopper(tmp_path):
     lines = lines_of("compile_for_hopper.py", "bfloat16", TRITON_CACHE_DIR=str(tmp_path))
     kernels = {name for name, *_ in lines}
     assert kernels == {
-        "scan_forward", "scan_states", "scan_gradients", "_step",
+        "scan_forward", "scan_states", "scan_gradients", "scan_step",
         "conv_forward", "conv_backward", "conv_step",
         "norm_forward", "norm_backward", "kl_rows",
         "swiglu_forward", "swiglu_backward", "squared_relu_forward", "squared_relu_backward",
-        "quantize", "block_product", "recur", "finish",
+        "quantize", "block_scaled_matmul", "conv_and_state", "gated_norm",
     }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_no_length_compiles_or_tunes_anything_anew():
         keys[kernel][length].add(key)
     for kernel, by_length in keys.items():
         # The product by blocks has a second shape for decoding: that is all.
-        allowed = 2 if kernel == "block_product" else len(by_length["100"])
+        allowed = 2 if kernel == "block_scaled_matmul" else len(by_length["100"])
         assert len(set.union(*by_length.values())) == allowed, kernel
 
 

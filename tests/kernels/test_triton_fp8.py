@@ -16,7 +16,7 @@ GRANULARITIES = ["tensor", "row", "group", "block"]
 def converting(request, monkeypatch):
     """Run a GPU's own conversion, and the one for devices that have none."""
     if not request.param:
-        monkeypatch.setattr(fp8, "_converts", lambda device: False)
+        monkeypatch.setattr(fp8, "_has_fp8_conversion", lambda device: False)
 
 
 def same_numbers(got, want):
@@ -72,8 +72,8 @@ def test_zeros_subnormals_infinity_and_nan(granularity):
 
 
 def test_rows_wider_than_a_program(monkeypatch):
-    monkeypatch.setattr(fp8, "_WIDEST", 64)
-    monkeypatch.setattr(fp8, "_TILE", 32)
+    monkeypatch.setattr(fp8, "_MAX_COLUMNS", 64)
+    monkeypatch.setattr(fp8, "_BLOCK", 32)
     check(draw(3, 100, dtype=torch.float32), "row")
 
 
