@@ -1,4 +1,4 @@
-"""Code blocks of the documents, and what stands above them."""
+"""Find the code blocks of the README and the documentation pages."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 
 SHELL = ("", "bash", "sh", "console")
 
-# A comment that is alone on the line above a block says that it is not run, or run dry, and why.
+# A comment alone on the line above a block says that the block is not run, or dry run, and why.
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<how>not run|dry run): (?P<reason>[^\n]+?) -->\n)?"
     r"(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
@@ -18,14 +18,14 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block.
+    """A fenced code block.
 
     Attributes:
-        line: on which its text begins.
-        language: as written; empty for none.
-        text: between the fences.
+        line: number of its first line of text.
+        language: as written; empty if there is none.
+        text: the lines between the fences.
         how: ``"run"``, ``"dry run"`` or ``"not run"``.
-        reason: why it is not simply run.
+        reason: why ``how`` is not ``"run"``.
     """
 
     line: int
@@ -36,7 +36,7 @@ class Block:
 
 
 def blocks(document: str) -> Iterator[Block]:
-    """Find all fenced blocks of a document, from the top."""
+    """Yield the fenced code blocks of a document in order."""
     for found in _BLOCK.finditer(document):
         yield Block(
             line=document.count("\n", 0, found.start("text")) + 1,
@@ -48,7 +48,7 @@ def blocks(document: str) -> Iterator[Block]:
 
 
 def command_lines(block: Block) -> Iterator[list[str]]:
-    """Split a shell block into commands, and those into words; comments are left out."""
+    """Yield the commands of a shell block, split into words, without comments."""
     for line in re.sub(r"\\\n", " ", block.text).splitlines():
         words = shlex.split(line, comments=True)
         if words:
@@ -56,7 +56,7 @@ def command_lines(block: Block) -> Iterator[list[str]]:
 
 
 def hybridize_words(words: list[str]) -> list[str] | None:
-    """Return what follows ``hybridize``, also behind a launcher; None for other commands."""
+    """Return the words after ``hybridize``, also after a launcher; None for other commands."""
     if words[:1] == ["hybridize"]:
         return words[1:]
     if words[0] in ("torchrun", "accelerate", "python") and "-m" in words:
@@ -66,5 +66,5 @@ def hybridize_words(words: list[str]) -> list[str] | None:
 
 
 def documents(root: Path) -> list[Path]:
-    """Return the README and all pages of the documentation."""
+    """Return the README and all documentation pages."""
     return sorted([root / "README.md", *(root / "docs").rglob("*.md")])
