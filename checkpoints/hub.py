@@ -1,8 +1,11 @@
 """From what a user calls a model to a directory on this machine."""
 
 import os
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+from hybridize.console import console
 from hybridize.errors import InputError
 
 _WEIGHTS = ["*.safetensors"]
@@ -31,9 +34,16 @@ def resolve(model: str | Path, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    wanted = [*_WORDS, *_WEIGHTS] if weights else _WORDS
+    # On a terminal, huggingface_hub shows bars of its own.
+    progress = (
+        nullcontext()
+        if sys.stderr.isatty()
+        else console.progress(f"downloading {text}", None, "files")
+    )
     try:
-        wanted = [*_WORDS, *_WEIGHTS] if weights else _WORDS
-        return Path(snapshot_download(text, allow_patterns=wanted))
+        with progress:
+            return Path(snapshot_download(text, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(

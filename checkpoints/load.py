@@ -1,5 +1,6 @@
 """Opening a checkpoint of any known format as hybridize's own model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hybridize.checkpoints.generation_config import read_generation_config
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.quantization import FP8
 from hybridize.checkpoints.tensors import CheckpointTensors
+from hybridize.console import console
 from hybridize.errors import InputError
 from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.layers.fp8_linear import FP8Linear
@@ -67,7 +69,15 @@ def load_model(
                 if getattr(result.get_submodule(path), "bias", None) is not None:
                     layer.bias = parameter(f"{path}.bias")
                 result.set_submodule(path, layer)
-        set_parameters(result, parameter, device)
+        total = sum(math.prod(shape) for shape in parameter_shapes(config).values())
+        with console.progress("loading", total, "parameters") as progress:
+
+            def counted(name: str) -> torch.nn.Parameter:
+                loaded = parameter(name)
+                progress.advance(loaded.numel())
+                return loaded
+
+            set_parameters(result, counted, device)
     result.model.cache_format = cache_format or CacheFormat()
     result.config.dtype = result.dtype
     result.name_or_path = str(directory)
