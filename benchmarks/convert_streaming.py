@@ -60,8 +60,8 @@ def write_source(directory: Path, gigabytes: float, shards: int) -> int:
         "num_hidden_layers": layers, "rope_theta": 500000.0, "dtype": "bfloat16",
         "max_position_embeddings": 8192,
     }  # fmt: skip
-    entries = llama.tensor_map(llama.to_hybrid(dict(raw)))
-    specs = [TensorSpec(entry.disk, entry.shape, torch.bfloat16) for entry in entries]
+    entries = llama.tensor_map(llama.to_spec(dict(raw)))
+    specs = [TensorSpec(entry.disk, entry.shape, "bfloat16") for entry in entries]
     total = sum(spec.nbytes for spec in specs)
     generator = torch.Generator().manual_seed(0)
     noise = torch.empty(BLOCK).normal_(0, 0.02, generator=generator).to(torch.bfloat16)

@@ -1,25 +1,32 @@
-"""A checkpoint of which only config.json is at hand: enough to plan, and nothing to read."""
+"""A checkpoint without weights: config.json is enough to plan a command."""
 
 import json
 from math import prod
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-import torch
+from typing_extensions import override
 
-from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.files import CONFIG, read_json_object
 from hybridize.checkpoints.formats import config_from_json
-from hybridize.checkpoints.header import Place
+from hybridize.checkpoints.header import TensorLocation
+from hybridize.checkpoints.reader import CheckpointReader
 from hybridize.errors import InputError
-from hybridize.modeling.devices import DTYPES
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_USUAL_DTYPE = "bfloat16"  # of nearly all published weights
 
 
-class PlannedReader(CheckpointReader):
-    """The tensors that a config.json implies: their names, shapes and dtype, and none of them.
+class ConfigOnlyReader(CheckpointReader):
+    """Names, shapes and dtype of the tensors that a config.json implies, without the tensors.
 
     Args:
-        directory: where config.json lies.
+        directory: the directory of config.json.
 
     Raises:
         InputError: config.json cannot be understood.
@@ -29,42 +36,40 @@ class PlannedReader(CheckpointReader):
         self.directory, self.files = directory, []
         path = directory / CONFIG
         self.config = read_json_object(path)
-        format_, config = config_from_json(self.config, path)
-        # What transformers calls it now, what it called it, and what nearly all weights come in.
-        name = self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16"
-        if not isinstance(name, str) or name not in DTYPES:
-            raise InputError(f"{path}: dtype {json.dumps(name)} is not one of {', '.join(DTYPES)}")
-        dtype = DTYPES[name]
-        self._places = {
-            entry.disk: Place(path, dtype, entry.shape, 0, prod(entry.shape) * dtype.itemsize)
-            for entry in format_.tensor_map(config)
+        format_, model = config_from_json(self.config, path)
+        dtype = model.dtype or _USUAL_DTYPE
+        if dtype not in _DTYPES:
+            stated = json.dumps(dtype)
+            raise InputError(f"{path}: dtype {stated} is not one of {', '.join(_DTYPES)}")
+        self._locations = {
+            entry.disk: TensorLocation(
+                path, dtype, entry.shape, 0, prod(entry.shape) * itemsize(dtype)
+            )
+            for entry in format_.tensor_map(model)
         }
 
-    def get(self, name: str) -> torch.Tensor:
-        """Refuse: there is nothing to read.
+    @override
+    def get(self, name: str) -> "torch.Tensor":
+        raise InputError(f"{self.directory}: has no weights; `dry_run` works without them")
 
-        Raises:
-            InputError: always.
-        """
-        raise InputError(f"{self.directory}: has no weights; --dry-run works without them")
-
+    @override
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Do nothing: no file was opened."""
+        """Do nothing, because no file was opened."""
 
 
 def open_to_plan(directory: Path) -> CheckpointReader:
-    """Open a checkpoint for its shapes: the files' own where there are any, else config.json's.
+    """Open a checkpoint whose shapes are needed: its weight files, or else config.json alone.
 
     Raises:
-        InputError: see `CheckpointReader` and `PlannedReader`.
+        InputError: see `CheckpointReader` and `ConfigOnlyReader`.
     """
     alone = (directory / CONFIG).is_file() and not any(
         path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
         for path in directory.iterdir()
     )
-    return PlannedReader(directory) if alone else CheckpointReader(directory)
+    return ConfigOnlyReader(directory) if alone else CheckpointReader(directory)

@@ -1,4 +1,4 @@
-"""Files of a checkpoint directory: which are carried along, and how they are hashed and read."""
+"""The files of a checkpoint directory: names, hashing, syncing, renaming, reading JSON."""
 
 import hashlib
 import json
@@ -24,13 +24,16 @@ CARRIED = (
     "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
     "generation_config.json", "LICENSE*", "NOTICE*",
 )  # fmt: skip
-"""What goes from a source to its result unchanged: glob patterns. Never code, never weights."""
+"""Glob patterns of the files that are copied from a source to its result.
 
-_CHUNK = 1 << 20  # hashed while it is still in the processor's cache
+Code and weights are never among them.
+"""
+
+_CHUNK = 1 << 20  # bytes; small enough to be in the CPU's cache when it is hashed
 
 
 def carried_files(source: Path) -> list[Path]:
-    """Return the files of ``source`` that its results carry along, sorted."""
+    """Return the files of ``source`` that are copied to its results, sorted."""
     return sorted({p for pattern in CARRIED for p in source.glob(pattern) if p.is_file()})
 
 
@@ -39,7 +42,7 @@ def sha256_of(path: Path, abandoned: Event | None = None) -> str:
 
     Args:
         path: the file.
-        abandoned: is set, by another thread, once nobody waits for the result any more.
+        abandoned: another thread sets this event to stop the hashing.
 
     Raises:
         CancelledError: ``abandoned`` was set.
@@ -55,7 +58,7 @@ def sha256_of(path: Path, abandoned: Event | None = None) -> str:
 
 
 def sync(path: Path) -> None:
-    """Have the operating system put a file or a directory on the disk for good."""
+    """Have the operating system write a file or a directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,8 +66,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_part(descriptor: int, start: int, end: int) -> None:
-    """Put bytes ``start`` to ``end`` of an open file on the disk, and out of the page cache."""
+def sync_range(descriptor: int, start: int, end: int) -> None:
+    """Write an open file to disk, and drop bytes ``start`` to ``end`` from the page cache."""
     if hasattr(os, "posix_fadvise"):
         os.fdatasync(descriptor)
         os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
@@ -73,13 +76,13 @@ def sync_part(descriptor: int, start: int, end: int) -> None:
 
 
 def put_in_place(finished: Path, output: Path, *, force: bool) -> None:
-    """Let a finished directory appear under its name.
+    """Rename a finished directory to its final name.
 
     Args:
-        finished: the directory, beside the output, synced.
-        output: its name to be.
-        force: replace what is there; a killed process leaves one or the other there, or the old
-            one as ``OUTPUT.replaced-…``.
+        finished: the directory, synced, in the same parent directory as the output.
+        output: the final name.
+        force: replace an existing output. If the process is killed meanwhile, ``output`` is the
+            old or the new directory, or it is missing and the old one is ``OUTPUT.replaced-…``.
     """
     replaced = None
     if force and os.path.lexists(output):
@@ -104,7 +107,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
     Raises:
-        InputError: it cannot be read, or holds something else.
+        InputError: it cannot be read, or does not hold one JSON object.
     """
     try:
         value = json.loads(path.read_text("utf-8"))

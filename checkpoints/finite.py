@@ -1,34 +1,53 @@
-"""Telling NaN and infinity from numbers at the speed of memory."""
+"""Finding NaN and infinity at the speed of memory, without torch.
+
+Numbers that are not finite have the largest bit patterns of either sign. So they are found by two
+maxima over the bits, read as signed and as unsigned integers. This is exact and vectorized, and it
+neither copies the data nor starts torch's threads, which would compete with the hashing.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-# What is not finite has the largest bit patterns of either sign. So two maxima over the bits,
-# taken as signed and as unsigned integers, find it: exact, vectorized, without a temporary copy
-# and without torch's thread pool, whose idle threads would spin on the cores that hash.
+from hybridize.checkpoints.dtypes import dtype_name, itemsize
+
+if TYPE_CHECKING:
+    import torch
+
 _FIRST_NONFINITE = {
-    torch.float64: 0x7FF0_0000_0000_0000,
-    torch.float32: 0x7F80_0000,
-    torch.float16: 0x7C00,
-    torch.bfloat16: 0x7F80,
-    torch.float8_e5m2: 0x7C,
-    torch.float8_e4m3fn: 0x7F,  # has no infinity, and one NaN of either sign
+    "float64": 0x7FF0_0000_0000_0000,
+    "float32": 0x7F80_0000,
+    "float16": 0x7C00,
+    "bfloat16": 0x7F80,
+    "float8_e5m2": 0x7C,
+    "float8_e4m3fn": 0x7F,  # it has no infinity, and one NaN of either sign
 }
-"""The least bit pattern that is not finite, with its sign bit clear."""
+"""The smallest bit pattern that is not finite, without its sign bit."""
 
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_CHUNK = 1 << 20  # bytes; the second maximum finds them in the processor's cache
+_CHUNK = 1 << 20  # bytes; the second maximum then reads from the CPU's cache
 
 
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Say whether a tensor is free of NaN and infinity; True for integers and truth values."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    if not tensor.is_floating_point():
+def is_finite(tensor: "torch.Tensor") -> bool:
+    """Return whether a tensor has neither NaN nor infinity; True for integers and booleans."""
+    import torch
+
+    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return bytes_are_finite(data, dtype_name(tensor.dtype))
+
+
+def bytes_are_finite(data: "np.ndarray[Any, np.dtype[np.uint8]]", dtype: str) -> bool:
+    """Return whether numbers that are given as bytes have neither NaN nor infinity.
+
+    Args:
+        data: the bytes, contiguous.
+        dtype: torch's name of the numbers' dtype.
+    """
+    dtype = "float32" if dtype == "complex64" else dtype
+    first = _FIRST_NONFINITE.get(dtype)
+    if first is None:
         return True
-    first, size = _FIRST_NONFINITE[tensor.dtype], tensor.dtype.itemsize
-    bits = tensor.contiguous().reshape(-1).view(_INTEGERS[size]).numpy()
-    unsigned = np.dtype(f"u{size}")
+    size = itemsize(dtype)
+    bits, unsigned = data.view(f"i{size}"), np.dtype(f"u{size}")
     first_negative = first | 1 << (8 * size - 1)
     for start in range(0, len(bits), _CHUNK // size):
         chunk = bits[start : start + _CHUNK // size]

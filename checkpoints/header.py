@@ -1,93 +1,109 @@
-"""The header of a safetensors file: which tensors lie where.
+"""The header of a safetensors file: which tensors it holds, and at which bytes.
 
-The safetensors library checks it; what is read here again are the byte offsets, which the
-library keeps to itself and plain reads need.
+The safetensors library checks a header but does not tell the byte offsets, which plain reads
+need. So the header is parsed here a second time. Nothing here imports torch.
 """
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 
+from hybridize.checkpoints.dtypes import NAMES_BY_CODE, SAFETENSORS_CODES, itemsize
 from hybridize.errors import InputError
-
-DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor lies: its file, and its bytes there."""
+class TensorSpec:
+    """A tensor that will be written.
+
+    Attributes:
+        name: its name in the checkpoint.
+        shape: its shape.
+        dtype: torch's name of its dtype, such as ``"bfloat16"``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its data."""
+        return math.prod(self.shape) * itemsize(self.dtype)
+
+
+@dataclass(frozen=True)
+class TensorLocation:
+    """The bytes of a stored tensor.
+
+    Attributes:
+        file: the safetensors file.
+        dtype: torch's name of the dtype.
+        shape: the tensor's shape.
+        offset: the first byte, counted from the start of the file.
+        nbytes: the number of bytes.
+    """
 
     file: Path
-    dtype: torch.dtype
+    dtype: str
     shape: tuple[int, ...]
-    start: int
+    offset: int
     nbytes: int
 
 
-def read_header(path: Path) -> dict[str, Place]:
+def read_header(path: Path) -> dict[str, TensorLocation]:
     """Return the tensors of a safetensors file, in the order of their bytes.
 
     Raises:
         InputError: the file is missing, truncated or corrupt, or has a dtype unknown to torch.
     """
     try:
-        with safe_open(path, "pt"):
-            pass  # the library has checked lengths, offsets, shapes and dtypes
+        with safe_open(path, "np"):
+            pass  # the library checks lengths, offsets, shapes and dtypes
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except SafetensorError as error:
-        # The reason may quote the file, and that is no text to send to a terminal as it is.
+        # The reason may quote bytes of the file, which must not reach a terminal as they are.
         reason = "".join(c if c.isprintable() else "?" for c in str(error))
         raise InputError(
-            f"{path}: not a sound safetensors file ({reason}); truncated, or not yet complete?"
+            f"{path}: not a valid safetensors file ({reason}); is it truncated or still being "
+            "downloaded?"
         ) from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     header.pop("__metadata__", None)
-    places = {}
+    locations = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        dtype = DTYPES.get(entry["dtype"])
+        dtype = NAMES_BY_CODE.get(entry["dtype"])
         if dtype is None:
-            raise InputError(f"{path}: tensor {name!r} has dtype {entry['dtype']}, unknown here")
+            raise InputError(
+                f"{path}: tensor {name!r} has the dtype {entry['dtype']}, which is not supported"
+            )
         start, end = entry["data_offsets"]
         shape = tuple(entry["shape"])
-        places[name] = Place(path, dtype, shape, 8 + length + start, end - start)
-    return places
+        locations[name] = TensorLocation(path, dtype, shape, 8 + length + start, end - start)
+    return locations
 
 
-def write_header(tensors: list[tuple[str, torch.dtype, tuple[int, ...], int]]) -> bytes:
-    """Return the bytes that go before the data of ``(name, dtype, shape, nbytes)`` tensors.
+def write_header(tensors: Sequence[TensorSpec]) -> bytes:
+    """Return the bytes that precede the data of these tensors.
 
-    Padded with spaces so that the data begins at a multiple of 8, as the library does.
+    They are padded with spaces to a multiple of 8 bytes, as the library pads them.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name, dtype, shape, nbytes in tensors:
-        offsets = [offset, offset + nbytes]
-        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
-        offset += nbytes
+    for spec in tensors:
+        header[spec.name] = {
+            "dtype": SAFETENSORS_CODES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.nbytes],
+        }
+        offset += spec.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

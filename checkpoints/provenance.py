@@ -1,8 +1,8 @@
-"""What was done to a checkpoint: ``hybridize.json``, one step per command.
+"""``hybridize.json``: the commands that made a checkpoint, one record each.
 
-A step has ``command``, ``options``, ``seed``, ``versions``, ``created`` (UTC), ``source`` (a name
-and the SHA-256 of its files) and ``metrics``. Beside the steps, ``files`` lists what the last
-of them wrote, with sizes and hashes, for `verify`.
+A record has ``command``, ``options``, ``seed``, ``versions``, ``created`` (UTC), ``source`` (a name
+and the SHA-256 of its files) and ``metrics``. The file lists the records under ``steps``, the
+oldest first. ``files`` lists the sizes and hashes of what the last command wrote, for `verify`.
 """
 
 import json
@@ -19,46 +19,54 @@ _FORMAT_VERSION = 1
 
 
 def read_provenance(directory: Path) -> list[dict[str, Any]]:
-    """Return the steps that led to a checkpoint, the oldest first; none if none are on record.
+    """Return the records of the commands that made a checkpoint, the oldest first.
+
+    The list is empty if the checkpoint has no ``hybridize.json``.
 
     Raises:
-        InputError: a record that cannot be understood.
+        InputError: the file cannot be understood.
     """
     path = directory / PROVENANCE
     if not path.exists():
         return []
-    record = read_json_object(path)
-    steps = record.get("steps")
-    if record.get("format_version") != _FORMAT_VERSION or not isinstance(steps, list):
+    content = read_json_object(path)
+    records = content.get("steps")
+    if content.get("format_version") != _FORMAT_VERSION or not isinstance(records, list):
         raise InputError(
-            f"{path}: not a record that this version writes; delete it to go on without the history"
+            f"{path}: this version of hybridize cannot read it; delete it to continue without the "
+            "history"
         )
-    for step in steps:
-        named = isinstance(step, dict) and isinstance(step.get("source"), dict)
-        if not named or not {"command", "created"} <= set(step) or "name" not in step["source"]:
+    for record in records:
+        named = isinstance(record, dict) and isinstance(record.get("source"), dict)
+        if not named or not {"command", "created"} <= set(record) or "name" not in record["source"]:
             raise InputError(f"{path}: a step lacks its command, source or time")
-    try:  # results carry the steps on, as JSON in UTF-8
-        json.dumps(steps, ensure_ascii=False, allow_nan=False).encode()
+    try:  # results copy the records, as JSON in UTF-8
+        json.dumps(records, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: holds what cannot be written again: {error}") from error
-    return steps
+        raise InputError(f"{path}: its content cannot be written again: {error}") from error
+    return records
 
 
-def new_record(
-    source: Path | None, step: dict[str, Any], files: dict[str, dict[str, Any]]
+def new_provenance(
+    source: Path | None, record: dict[str, Any], files: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the contents of ``hybridize.json`` for a result.
 
     Args:
-        source: the checkpoint that was worked on, whose steps come first.
-        step: this step, without versions and time.
-        files: name to ``sha256`` and ``bytes`` of every file that was written.
+        source: the checkpoint that the result was made from; its records come first.
+        record: the record of this command, without versions and time.
+        files: ``sha256`` and ``bytes`` of every file that was written, by name.
     """
     versions = {name: version(name) for name in ("hybridize", "torch", "transformers")}
     stamped = {
-        **step,
+        **record,
         "versions": {**versions, "python": platform.python_version()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     earlier = [] if source is None else read_provenance(source)
     return {"format_version": _FORMAT_VERSION, "steps": [*earlier, stamped], "files": files}
+
+
+def source_name(model: str | Path) -> str:
+    """Return the name of a source without local paths: a hub id, or the directory's own name."""
+    return Path(model).resolve().name if Path(model).exists() else str(model)

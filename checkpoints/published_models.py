@@ -9,10 +9,10 @@ from hybridize.checkpoints.files import read_json_object
 from hybridize.checkpoints.formats import FORMATS, Format, config_from_json
 from hybridize.checkpoints.hub import resolve
 from hybridize.errors import InputError
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
+from hybridize.modeling.model_spec import ModelSpec
 
-Shape = tuple[Format, HybridConfig]
+Shape = tuple[Format, ModelSpec]
 
 
 def published(name: str) -> Shape | None:
@@ -44,7 +44,7 @@ def find_shape(model: str | Path) -> Shape:
 def _llama(layers: int, hidden: int, heads: int, ffn: int) -> Shape:
     pair: list[BlockSizes] = [AttentionSizes(heads, 8, 128), MLPSizes(ffn)]
     rope = {"rope_type": "default", "rope_theta": 500000.0}
-    return FORMATS["llama"], HybridConfig.from_blocks(
+    return FORMATS["llama"], ModelSpec(
         pair * layers,
         vocab_size=128256,
         hidden_size=hidden,
@@ -68,7 +68,7 @@ def _nemotron_h(
         for number, block in enumerate(blocks)
     ]
     blocks = [block for _, block in sorted(placed, key=lambda pair: pair[0])]
-    return FORMATS["nemotron_h"], HybridConfig.from_blocks(
+    return FORMATS["nemotron_h"], ModelSpec(
         blocks, vocab_size=131072, hidden_size=hidden, max_position_embeddings=8192
     )
 

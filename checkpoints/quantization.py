@@ -6,11 +6,12 @@ activations have a scale of their own, ``X.input_scale``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-FP8 = torch.float8_e4m3fn
+FP8 = "float8_e4m3fn"
 TILE = 128
 """Rows and columns of a block; columns of a group of activations."""
 
@@ -91,7 +92,7 @@ def read_quantization(raw: dict[str, Any]) -> Quantization | None:
         ) from error
 
 
-def split_scale(scale: torch.Tensor, rows: Sequence[int]) -> list[torch.Tensor]:
+def split_scale(scale: "torch.Tensor", rows: Sequence[int]) -> list["torch.Tensor"]:
     """Take the scale of a matrix apart for the parts that it is stacked of.
 
     Args:

@@ -1,33 +1,40 @@
-"""Reading a checkpoint directory one tensor at a time: safetensors only, any number of shards."""
+"""Reading a checkpoint directory, one tensor at a time, from any number of safetensors files.
+
+Opening one reads config.json and the headers; torch is imported when the first tensor is read.
+"""
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
+import numpy as np
 
+from hybridize.checkpoints.buffers import empty_bytes
+from hybridize.checkpoints.dtypes import torch_dtype
 from hybridize.checkpoints.files import CONFIG, INDEX, WEIGHTS, read_json_object, sha256_of
-from hybridize.checkpoints.finite import is_finite
-from hybridize.checkpoints.header import Place, read_header
-from hybridize.checkpoints.memory import empty_bytes
+from hybridize.checkpoints.finite import bytes_are_finite
+from hybridize.checkpoints.header import TensorLocation, read_header
 from hybridize.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
-_MOST_AT_ONCE = 1 << 30  # Linux reads at most 2 GiB a call
+_MAX_READ = 1 << 30  # bytes per call; Linux reads at most 2 GiB
 
 
 class CheckpointReader:
     """A checkpoint directory, open for reading.
 
-    Tensor data is read into fresh memory, not mapped: the pages of a mapped file would count as
-    this process's memory for as long as it is open, whatever has been let go.
+    Tensor data is read into new memory and not mapped, because the pages of a mapped file count
+    as memory of this process until the file is closed, even after its tensors are deleted.
 
     Args:
         directory: the checkpoint.
-        allow_nonfinite: hand out tensors with NaN or infinity in them.
+        allow_nonfinite: return tensors that hold NaN or infinity.
 
     Attributes:
         directory: as given.
@@ -36,69 +43,83 @@ class CheckpointReader:
         files: the safetensors files.
 
     Raises:
-        InputError: no checkpoint, one that is pickled, or one whose parts contradict each other.
+        InputError: it is no checkpoint, its weights are pickled, or its files contradict each
+            other.
     """
 
     def __init__(self, directory: str | Path, *, allow_nonfinite: bool = False) -> None:
         self.directory = Path(directory)
         self.allow_nonfinite = allow_nonfinite
-        if not os.path.exists(self.directory):  # False, too, for names that no file can have
+        if not os.path.exists(self.directory):  # also False for names that no file can have
             raise InputError(f"{directory}: no such directory")
         if not self.directory.is_dir():
-            raise InputError(f"{directory}: not a directory; a checkpoint is one")
+            raise InputError(f"{directory}: not a directory; a checkpoint is a directory")
         config = self.directory / CONFIG
         if not config.exists():
             raise InputError(f"{config}: missing; is this a Hugging Face checkpoint?")
         self.config: dict[str, Any] = read_json_object(config)
-        self.files, self._places = _find_tensors(self.directory)
+        self.files, self._locations = _find_tensors(self.directory)
         self._open: dict[Path, int] = {}
         self._hashes: Future[dict[str, str]] | None = None
-        self._left = Event()
+        self._closed = Event()
 
     @property
     def names(self) -> list[str]:
-        """All tensors, in the order of files and of bytes in them."""
-        return list(self._places)
+        """The names of all tensors, by file and by offset in the file."""
+        return list(self._locations)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape."""
-        return self._places[name].shape
+        return self._locations[name].shape
 
-    def dtype(self, name: str) -> torch.dtype:
-        """Return a tensor's dtype."""
-        return self._places[name].dtype
+    def dtype(self, name: str) -> str:
+        """Return torch's name of a tensor's dtype, such as ``"bfloat16"``."""
+        return self._locations[name].dtype
 
     def nbytes(self, name: str) -> int:
-        """Return how many bytes a tensor takes."""
-        return self._places[name].nbytes
+        """Return the bytes of a tensor."""
+        return self._locations[name].nbytes
 
-    def get(self, name: str) -> torch.Tensor:
+    def get(self, name: str) -> "torch.Tensor":
         """Read a tensor.
 
         Raises:
-            InputError: it holds NaN or infinity, or its file ended early.
+            InputError: it holds NaN or infinity, or its file has become shorter.
         """
-        place = self._places[name]
-        data = empty_bytes(place.nbytes)
-        self._read_into(data.numpy().data, place)
-        tensor = data.view(place.dtype).reshape(place.shape)
-        if not self.allow_nonfinite and not is_finite(tensor):
+        import torch
+
+        data, location = self.get_bytes(name), self._locations[name]
+        if not self.allow_nonfinite and not bytes_are_finite(data, location.dtype):
             raise InputError(
-                f"{place.file}: tensor {name!r} has NaN or infinity in it; "
-                "--allow-nonfinite goes on all the same"
+                f"{location.file}: tensor {name!r} has NaN or infinity in it; repair the "
+                "checkpoint, or accept it with `allow_nonfinite`"
             )
-        return tensor
+        dtype = torch_dtype(location.dtype)
+        if location.nbytes == 0:  # torch cannot view an empty array of numpy as another dtype
+            return torch.empty(location.shape, dtype=dtype)
+        return torch.from_numpy(data).view(dtype).reshape(location.shape)
+
+    def get_bytes(self, name: str) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        """Read a tensor's bytes, whatever they hold.
+
+        Raises:
+            InputError: its file has become shorter.
+        """
+        location = self._locations[name]
+        data = empty_bytes(location.nbytes)
+        self._read_into(data.data, location)
+        return data
 
     def hash_in_background(self) -> None:
-        """Begin to hash the files, for `sha256` to find the work done.
+        """Start to hash the files, so that `sha256` need not wait later.
 
-        Ends with the ``with`` block: the interpreter does not exit before its threads, and a run
-        that failed should not go on reading a large checkpoint.
+        Hashing stops at the end of the ``with`` block. Otherwise a failed run would keep on
+        reading a large checkpoint, because the interpreter waits for its threads at exit.
         """
         if self._hashes is None:
             pool = ThreadPoolExecutor(1, "sha256")
             self._hashes = pool.submit(
-                lambda: {file.name: sha256_of(file, self._left) for file in self.files}
+                lambda: {file.name: sha256_of(file, self._closed) for file in self.files}
             )
             pool.shutdown(wait=False)
 
@@ -108,16 +129,16 @@ class CheckpointReader:
         assert self._hashes is not None
         return self._hashes.result()
 
-    def _read_into(self, buffer: memoryview, place: Place) -> None:
-        if place.file not in self._open:
-            self._close()  # one file at a time is enough: tensors come mostly in order
-            self._open[place.file] = os.open(place.file, os.O_RDONLY)
-        descriptor, done = self._open[place.file], 0
+    def _read_into(self, buffer: memoryview, location: TensorLocation) -> None:
+        if location.file not in self._open:
+            self._close()  # one open file is enough, because tensors are mostly read in order
+            self._open[location.file] = os.open(location.file, os.O_RDONLY)
+        descriptor, done = self._open[location.file], 0
         while done < len(buffer):
-            part = buffer[done : done + _MOST_AT_ONCE]
-            count = os.preadv(descriptor, [part], place.start + done)
+            part = buffer[done : done + _MAX_READ]
+            count = os.preadv(descriptor, [part], location.offset + done)
             if count == 0:
-                raise InputError(f"{place.file}: ended while it was being read")
+                raise InputError(f"{location.file}: has become shorter while it was read")
             done += count
 
     def _close(self) -> None:
@@ -133,11 +154,11 @@ class CheckpointReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._left.set()
+        self._closed.set()
         self._close()
 
 
-def _find_tensors(directory: Path) -> tuple[list[Path], dict[str, Place]]:
+def _find_tensors(directory: Path) -> tuple[list[Path], dict[str, TensorLocation]]:
     index, single = directory / INDEX, directory / WEIGHTS
     if single.exists() and not index.exists():
         return [single], read_header(single)
@@ -145,8 +166,8 @@ def _find_tensors(directory: Path) -> tuple[list[Path], dict[str, Place]]:
         pickled = next((p for pattern in _PICKLES for p in sorted(directory.glob(pattern))), None)
         if pickled is not None:
             raise InputError(
-                f"{pickled}: pickled weights can run code and are never opened; where you trust "
-                "them, save them anew with transformers' save_pretrained, as safetensors"
+                f"{pickled}: pickled weights can run code and are never opened; if you trust "
+                "them, convert them to safetensors with transformers' save_pretrained"
             )
         raise InputError(f"{directory}: no {WEIGHTS} and no {INDEX}")
     weight_map = read_json_object(index).get("weight_map")
@@ -157,30 +178,30 @@ def _find_tensors(directory: Path) -> tuple[list[Path], dict[str, Place]]:
 
 def _read_shards(
     directory: Path, index: Path, weight_map: dict[str, Any]
-) -> tuple[list[Path], dict[str, Place]]:
+) -> tuple[list[Path], dict[str, TensorLocation]]:
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", ".."):
             raise InputError(
-                f"{index}: tensor {tensor!r} is in {name!r}; shards lie beside the index"
+                f"{index}: tensor {tensor!r} is in {name!r}; shards must lie beside the index"
             )
         if not name.endswith(".safetensors"):
             raise InputError(f"{index}: {name!r} is not a safetensors file")
     files = [directory / name for name in sorted(set(weight_map.values()))]
-    places: dict[str, Place] = {}
+    locations: dict[str, TensorLocation] = {}
     for file in files:
-        if not os.path.exists(file):  # False, too, for names that no file can have
-            raise InputError(f"{index}: names {file.name!r}, which is missing")
-        for tensor, place in read_header(file).items():
+        if not os.path.exists(file):  # also False for names that no file can have
+            raise InputError(f"{index}: names the shard {file.name!r}, which is missing")
+        for tensor, location in read_header(file).items():
             if weight_map.get(tensor) != file.name:
                 where = "another shard" if tensor in weight_map else "no shard"
                 raise InputError(
-                    f"{file}: holds tensor {tensor!r}, which {INDEX} places in {where}"
+                    f"{file}: holds tensor {tensor!r}, which {INDEX} assigns to {where}"
                 )
-            places[tensor] = place
-    missing = sorted(set(weight_map) - set(places))
+            locations[tensor] = location
+    missing = sorted(set(weight_map) - set(locations))
     if missing:
         raise InputError(
-            f"{index}: places tensor {missing[0]!r} in {weight_map[missing[0]]!r}, "
+            f"{index}: assigns tensor {missing[0]!r} to {weight_map[missing[0]]!r}, "
             "which does not hold it"
         )
-    return files, places
+    return files, locations

@@ -1,4 +1,4 @@
-"""Writing a model in memory as the kind of checkpoint that it came from."""
+"""Writing a model in memory as a checkpoint in the format of an existing checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from hybridize.checkpoints import CheckpointReader, CheckpointWriter, TensorSpec
+from hybridize.checkpoints.dtypes import torch_dtype
 from hybridize.checkpoints.formats import read_config
 from hybridize.console import console
 
@@ -16,32 +17,33 @@ def save_model(
     output: Path,
     *,
     like: Path,
-    step: dict[str, Any],
+    record: dict[str, Any],
     force: bool = False,
     max_shard_size: int = 5_000_000_000,
     extra_files: Mapping[str, str | bytes] | None = None,
 ) -> None:
-    """Write a model in another checkpoint's format, dtypes and file set.
+    """Write a model with the format, the dtypes and the other files of a checkpoint.
 
     Args:
-        parameters: the model's, by name; its configuration is the other's.
+        parameters: the model's parameters by name; its configuration is that of ``like``.
         output: the directory to write.
-        like: the other's directory, whose tokenizer and history go along.
-        step: the provenance of this step, without its source.
+        like: the directory of the checkpoint; its tokenizer files are copied and its provenance
+            is continued.
+        record: the provenance record of this command, without its source.
         force: replace an existing output.
         max_shard_size: bytes per safetensors file.
         extra_files: further files, by name.
 
     Raises:
         InputError: the output cannot be written.
-        HybridizeError: writing failed; nothing is left of it.
+        HybridizeError: writing failed; what was written is removed.
     """
     with CheckpointReader(like) as reader:
         reader.hash_in_background()
         format_, config = read_config(reader)
         entries = format_.tensor_map(config)
         specs = [TensorSpec(e.disk, e.shape, reader.dtype(e.disk)) for e in entries]
-        raw = {**reader.config, **format_.from_hybrid(config)}
+        raw = {**reader.config, **format_.to_raw(config)}
         extra = {**format_.extra_files(config), **(extra_files or {})}
         with (
             CheckpointWriter(
@@ -56,7 +58,8 @@ def save_model(
             console.progress("writing", sum(spec.nbytes for spec in specs), "bytes") as progress,
         ):
             for entry, spec in zip(entries, specs, strict=True):
-                parts = (parameters[name].detach().to("cpu", spec.dtype) for name in entry.ours)
+                dtype = torch_dtype(spec.dtype)
+                parts = (parameters[name].detach().to("cpu", dtype) for name in entry.parameters)
                 writer.add(spec.name, *parts)
                 progress.advance(spec.nbytes)
-            writer.finish({**step, "source": {"name": like.name, "sha256": reader.sha256()}})
+            writer.finish({**record, "source": {"name": like.name, "sha256": reader.sha256()}})

@@ -26,11 +26,14 @@ from torch import nn
 
 from hybridize.checkpoints.blockwise import BlockwiseModel
 from hybridize.checkpoints.formats.stock_hybrid import pad_heads
-from hybridize.checkpoints.tensors import Tensors, pad_projection
+from hybridize.checkpoints.padding import pad_projection
+from hybridize.checkpoints.tensors import Tensors
 from hybridize.conversion.first_values import UNIT_GATE
+from hybridize.conversion.measurements import BlockError
 from hybridize.conversion.moments import Moments
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
+from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.context import BlockContext
 from hybridize.modeling.layers.mamba2 import Mamba2
@@ -50,25 +53,6 @@ _OUTPUT_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _TOKENS_PER_BATCH = 2048
 _HELD_OUT_EVERY = 8
 """One sequence in this many is held out of the fit."""
-
-
-@dataclass(frozen=True)
-class BlockError:
-    """The error of a new block, before and after calibration.
-
-    An error is the squared distance from the attention's output, relative to the squared norm of
-    that output, on text that was held out of the fit. 0 is the same output; 1 is as bad as an
-    output of zeros.
-
-    Attributes:
-        block: index in the layout.
-        before: the error of the first values that follow from the attention's weights.
-        after: the error of the fitted values.
-    """
-
-    block: int
-    before: float
-    after: float
 
 
 class Calibrator:
@@ -363,7 +347,7 @@ class _BlockFit:
 
 
 def new_mixer(
-    config: ModelSpec,
+    config: HybridConfig,
     sizes: MambaSizes,
     index: int,
     values: dict[str, torch.Tensor],

@@ -3,25 +3,25 @@
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from hybridize.checkpoints import check_output
 from hybridize.checkpoints.provenance import source_name
 from hybridize.checkpoints.streaming_writer import Outgoing, outgoing, write
 from hybridize.conversion.config import ConvertConfig
-from hybridize.conversion.first_values import ConvertedTensors
+from hybridize.conversion.converted_tensors import ConvertedTensors
+from hybridize.conversion.measurements import Curve
 from hybridize.conversion.new_blocks import NewBlocks, check_donor_directory
 from hybridize.conversion.plan import MambaChoice, Plan, plan_conversion
 from hybridize.conversion.plot import draw_curve
 from hybridize.conversion.results import ConversionResult, describe
-from hybridize.conversion.selection import Curve, measure_swaps
 from hybridize.conversion.source import Source, open_source
-from hybridize.data.packing import PackedDataset
-from hybridize.data.source import load_packed_dataset
-from hybridize.modeling.devices import DTYPES, choose_device
 from hybridize.options import takes_options
+
+if TYPE_CHECKING:
+    import torch
+
+    from hybridize.data.packing import PackedDataset
 
 _CALIBRATION_LENGTH = 512  # tokens per sequence of calibration text
 
@@ -55,8 +55,7 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
             config_is_enough=config.dry_run and config.calibration is None,
             allow_nonfinite=config.allow_nonfinite,
         )
-        device = torch.device("cpu") if config.calibration is None else choose_device(config.device)
-        dataset = _calibration_text(source, config, device)
+        device, dataset = _calibration(source, config)
         new_blocks = NewBlocks(source, config, dataset, device, opened)
         curve = _measure(source, config, dataset, new_blocks, device)
         plan = _plan(source, config, curve)
@@ -68,13 +67,21 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
         return _write(model, source, plan, model_out, new_blocks, curve, result, config)
 
 
-def _calibration_text(
-    source: Source, config: ConvertConfig, device: torch.device
-) -> PackedDataset | None:
-    """Return the text for calibration and selection, if they need one."""
+def _calibration(
+    source: Source, config: ConvertConfig
+) -> "tuple[torch.device | None, PackedDataset | None]":
+    """Return device and text for calibration and selection, if they are needed.
+
+    Without them, nothing is computed before the plan stands, and torch is not imported.
+    """
     if config.calibration is None:
-        return None
-    return load_packed_dataset(
+        return None, None
+    from hybridize.data.source import load_packed_dataset
+    from hybridize.modeling.devices import choose_device
+
+    device = choose_device(config.device)
+    source.tensors.check_config()
+    dataset = load_packed_dataset(
         [config.calibration],
         model=source.directory,
         length=min(_CALIBRATION_LENGTH, source.config.max_position_embeddings),
@@ -83,6 +90,7 @@ def _calibration_text(
         device=device,
         option="calibration",
     )
+    return device, dataset
 
 
 def _mamba_choice(config: ConvertConfig) -> MambaChoice:
@@ -93,14 +101,17 @@ def _mamba_choice(config: ConvertConfig) -> MambaChoice:
 def _measure(
     source: Source,
     config: ConvertConfig,
-    dataset: PackedDataset | None,
+    dataset: "PackedDataset | None",
     new_blocks: NewBlocks,
-    device: torch.device,
+    device: "torch.device | None",
 ) -> Curve | None:
     """Measure the cost of each swap, if the selection needs it."""
     if config.select != "sensitivity":
         return None
+    from hybridize.conversion.selection import measure_swaps
+
     assert dataset is not None
+    assert device is not None
     return measure_swaps(
         source.directory, _mamba_choice(config), new_blocks.values, dataset, device
     )
@@ -146,8 +157,8 @@ def _write(
     result: ConversionResult,
     config: ConvertConfig,
 ) -> ConversionResult:
+    source.tensors.check_config()
     source.reader.hash_in_background()
-    plan.fit.config.dtype = DTYPES.get(config.dtype) or source.config.dtype
 
     def finished(files: int) -> dict[str, Any]:
         """Complete the result, and return its record for the provenance."""

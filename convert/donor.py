@@ -9,9 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-import torch
+from typing import TYPE_CHECKING, Self
 
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
@@ -19,6 +17,9 @@ from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.errors import InputError
 from hybridize.modeling.layers.sizes import MambaSizes
 from hybridize.modeling.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Donor:
@@ -49,7 +50,7 @@ class Donor:
             self._tensors = CheckpointTensors(reader, format_, self._config)
             self._open = stack.pop_all()
 
-    def values(self, index: int, sizes: MambaSizes) -> dict[str, torch.Tensor]:
+    def values(self, index: int, sizes: MambaSizes) -> "dict[str, torch.Tensor]":
         """Return the values of a new block: name in the mixer to tensor.
 
         Raises:

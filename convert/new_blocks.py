@@ -1,18 +1,24 @@
-"""The first values of new blocks, from the source that the options choose."""
+"""The first values of new blocks, from the source that the options choose.
+
+Torch is imported when the first values are made.
+"""
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from hybridize.conversion.calibration import BlockError, Calibrator
 from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.donor import Donor
-from hybridize.conversion.first_values import first_values
+from hybridize.conversion.measurements import BlockError
 from hybridize.conversion.source import Source
-from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.modeling.layers.sizes import MambaSizes
+
+if TYPE_CHECKING:
+    import torch
+
+    from hybridize.conversion.calibration import Calibrator
+    from hybridize.data.packing import PackedDataset
 
 
 class NewBlocks:
@@ -22,7 +28,7 @@ class NewBlocks:
         source: the checkpoint that is converted.
         config: the options.
         dataset: the calibration text; None if the blocks are not calibrated.
-        device: where blocks are calibrated.
+        device: where blocks are calibrated; None if they are not.
         opened: closes the files of the other hybrid at its end.
 
     Raises:
@@ -33,8 +39,8 @@ class NewBlocks:
         self,
         source: Source,
         config: ConvertConfig,
-        dataset: PackedDataset | None,
-        device: torch.device,
+        dataset: "PackedDataset | None",
+        device: "torch.device | None",
         opened: ExitStack,
     ) -> None:
         self._source, self._config = source, config
@@ -43,13 +49,18 @@ class NewBlocks:
         if config.from_hybrid:
             self._donor = opened.enter_context(Donor(Path(config.init), source.config))
         elif dataset is not None:
-            # The sensitivity selection needs the values twice: to measure and to write.
-            remember = config.select == "sensitivity"
-            self._calibrator = Calibrator(
-                source.tensors, source.config, dataset, device, remember=remember
-            )
+            assert device is not None
+            self._calibrator = self._make_calibrator(dataset, device)
 
-    def values(self, index: int, sizes: MambaSizes) -> dict[str, torch.Tensor]:
+    def _make_calibrator(self, dataset: "PackedDataset", device: "torch.device") -> "Calibrator":
+        from hybridize.conversion.calibration import Calibrator
+
+        source = self._source
+        # The sensitivity selection needs the values twice: to measure and to write.
+        remember = self._config.select == "sensitivity"
+        return Calibrator(source.tensors, source.config, dataset, device, remember=remember)
+
+    def values(self, index: int, sizes: MambaSizes) -> "dict[str, torch.Tensor]":
         """Return a new block's values: name in the mixer to float32 tensor.
 
         Args:
@@ -58,6 +69,8 @@ class NewBlocks:
         """
         if self._donor is not None:
             return self._donor.values(index, sizes)
+        from hybridize.conversion.first_values import first_values
+
         source, config = self._source, self._config
         start = first_values(source.tensors, index, sizes, source.config, config.init, config.seed)
         return start if self._calibrator is None else self._calibrator.fit(index, sizes, start)

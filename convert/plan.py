@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridize.checkpoints.formats import Fit, Format
-from hybridize.checkpoints.formats.choose import choose_format
+from hybridize.checkpoints.formats.choose_format import choose_format
 from hybridize.checkpoints.formats.stock_hybrid import pad_heads
 from hybridize.errors import InputError
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes

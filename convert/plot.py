@@ -2,7 +2,7 @@
 
 from io import BytesIO
 
-from hybridize.conversion.selection import Curve
+from hybridize.conversion.measurements import Curve
 from hybridize.extras import require_extra
 
 

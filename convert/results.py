@@ -8,9 +8,8 @@ from typing import Any
 
 from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.streaming_writer import Outgoing
-from hybridize.conversion.calibration import BlockError
+from hybridize.conversion.measurements import BlockError, Curve, Point
 from hybridize.conversion.plan import Plan
-from hybridize.conversion.selection import Curve, Point
 from hybridize.conversion.source import Source
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.layout import ATTENTION, Layout

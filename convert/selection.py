@@ -6,7 +6,6 @@ swapped for good. All others are measured again in the next round, because the c
 depends on the blocks that were swapped before.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,41 +13,14 @@ import torch
 from hybridize.checkpoints.load import load_model
 from hybridize.console import console
 from hybridize.conversion.calibration import new_mixer
-from hybridize.conversion.first_values import NewValues
+from hybridize.conversion.converted_tensors import NewValues
+from hybridize.conversion.measurements import Curve, Point
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.data.kl import kl_probes
 from hybridize.data.packing import PackedDataset
 from hybridize.modeling.layers.mamba2 import Mamba2
 from hybridize.modeling.layers.sizes import AttentionSizes
 from hybridize.modeling.model import HybridForCausalLM
-
-
-@dataclass(frozen=True)
-class Point:
-    """One of the models between all attention and none.
-
-    Attributes:
-        kept: its attention blocks, counted among the source's attention blocks from 0.
-        kl: its KL divergence from the teacher, in nats per token.
-    """
-
-    kept: tuple[int, ...]
-    kl: float
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The KL divergence against the number of attention blocks.
-
-    Attributes:
-        points: from all blocks kept to none.
-    """
-
-    points: tuple[Point, ...]
-
-    def keep(self, count: int, keep: int) -> tuple[int, ...]:
-        """Return which ``keep`` of ``count`` attention blocks stay."""
-        return next(point.kept for point in self.points if len(point.kept) == min(keep, count))
 
 
 def measure_swaps(

@@ -1,27 +1,46 @@
-"""`hybridize inspect`: what a checkpoint is made of and what it will cost to run."""
+"""`hybridize inspect`: the blocks of a checkpoint, their sizes, and the memory of its cache.
+
+Without ``states``, only config.json and the headers of the weight files are read, and neither torch
+nor transformers is imported.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybridize.checkpoints import CheckpointReader, read_provenance
+from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotHoldError, read_config
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.tensors import CheckpointTensors
-from hybridize.modeling.config import HybridConfig, parameter_shapes
+from hybridize.inspection.config import InspectConfig
 from hybridize.modeling.costs import CacheCost, cache_cost
-from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes
 from hybridize.modeling.layout import KINDS
+from hybridize.modeling.model_spec import ModelSpec, parameter_shapes
+from hybridize.options import takes_options
+
+if TYPE_CHECKING:
+    from hybridize.inspection.state_norms import StateReport
 
 CONTEXTS = (4 * 1024, 32 * 1024, 128 * 1024, 1024 * 1024)
+"""The context lengths for which the size of the cache is computed by default, in tokens."""
+
 _KIND_NAMES = {"*": "attention", "M": "Mamba-2", "-": "MLP"}
 
 
 @dataclass(frozen=True)
 class KindSummary:
-    """All blocks of one kind: how many, their parameters, and their sizes in words."""
+    """All blocks of one kind.
+
+    Attributes:
+        kind: the name of the kind.
+        count: the number of blocks.
+        parameters: the number of their parameters.
+        sizes: the different sizes among them, in words.
+    """
 
     kind: str
     count: int
@@ -31,19 +50,20 @@ class KindSummary:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found.
+    """The result of `inspect`.
 
     Attributes:
         directory: the checkpoint.
         format: its on-disk architecture.
-        layout: its pattern.
+        layout: one letter per block.
         dtypes: bytes of weights by dtype.
-        quantization: the scheme of its FP8 weights; empty where there are none.
-        parameters: count, tied weights once.
-        kinds: per kind of block; then ``embeddings`` and ``norms``.
-        cache: cost per context length.
-        holds: per stock format: why it cannot hold the model, or an empty string.
-        steps: what hybridize did to it, command by command.
+        quantization: the scheme of its FP8 weights; empty if it has none.
+        parameters: the number of parameters; tied weights count once.
+        kinds: a summary for each kind of block, then for ``embeddings`` and ``norms``.
+        cache: the size of the cache at each context length.
+        holds: for each stock format, why it cannot hold the model; empty if it can.
+        records: what hybridize did to the checkpoint, one record per command.
+        states: what the model remembers of a text, if one was given.
     """
 
     directory: Path
@@ -58,69 +78,94 @@ class Inspection:
     kinds: tuple[KindSummary, ...]
     cache: tuple[CacheCost, ...]
     holds: dict[str, str]
-    steps: tuple[dict[str, Any], ...]
+    records: tuple[dict[str, Any], ...]
+    states: "StateReport | None" = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the findings as JSON can hold them."""
-        return asdict(self) | {"directory": str(self.directory)}
+        """Return the result as JSON values."""
+        values = asdict(self) | {"directory": str(self.directory)}
+        if self.states is None:
+            del values["states"]
+        return values
 
 
-def inspect(model: str | Path, *, contexts: Sequence[int] = CONTEXTS) -> Inspection:
-    """Look at a checkpoint without loading it.
+@takes_options(InspectConfig)
+def inspect(
+    model: str | Path, config: InspectConfig, *, contexts: Sequence[int] = CONTEXTS
+) -> Inspection:
+    """Describe a checkpoint without loading its weights, unless ``states`` is given.
 
     Args:
         model: a directory or a hub id.
-        contexts: lengths in tokens at which to work out the cache's size.
+        config: the options; you can also give each option as a keyword.
+        contexts: context lengths in tokens for which the size of the cache is computed.
 
     Raises:
         InputError: the checkpoint cannot be read, or its tensors do not fit its config.json.
     """
     directory = resolve(model)
     with CheckpointReader(directory) as reader:
-        format_, config = read_config(reader, quantized=True)
-        tensors = CheckpointTensors(reader, format_, config)
+        format_, spec = read_config(reader, quantized=True)
+        tensors = CheckpointTensors(reader, format_, spec)
         dtypes: dict[str, int] = {}
         for name in reader.names:
-            dtype = str(reader.dtype(name)).removeprefix("torch.")
-            dtypes[dtype] = dtypes.get(dtype, 0) + reader.nbytes(name)
-        width = tensors.dtype("model.embed_tokens.weight").itemsize
+            dtypes[reader.dtype(name)] = dtypes.get(reader.dtype(name), 0) + reader.nbytes(name)
+        element = itemsize(tensors.dtype("model.embed_tokens.weight"))
     return Inspection(
         directory=directory,
         format=format_.name,
-        layout=config.layout,
-        hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
+        layout=spec.layout,
+        hidden_size=spec.hidden_size,
+        vocab_size=spec.vocab_size,
+        max_position_embeddings=spec.max_position_embeddings,
         dtypes=dtypes,
         quantization="" if tensors.quantization is None else tensors.quantization.scheme,
-        parameters=sum(prod(shape) for shape in parameter_shapes(config).values()),
-        kinds=_kinds(config),
-        cache=tuple(cache_cost(config, context, width) for context in contexts),
-        holds={name: _reason(name, config) for name in HYBRID_FORMATS},
-        steps=tuple(read_provenance(directory)),
+        parameters=sum(prod(shape) for shape in parameter_shapes(spec).values()),
+        kinds=_kinds(spec),
+        cache=tuple(cache_cost(spec, context, element) for context in contexts),
+        holds={name: _obstacle(name, spec) for name in HYBRID_FORMATS},
+        records=tuple(read_provenance(directory)),
+        states=_measure_states(model, config),
     )
 
 
-def _kinds(config: HybridConfig) -> tuple[KindSummary, ...]:
-    hidden = config.hidden_size
+def _measure_states(model: str | Path, config: InspectConfig) -> "StateReport | None":
+    """Run the model over a text, and write the plot, if the options say so."""
+    if config.states is None:
+        return None
+    from hybridize.inspection.state_norms import inspect_states
+    from hybridize.inspection.state_norms_plot import draw_states
+    from hybridize.output_files import check_output_file, write_atomically
+
+    plot = None if config.plot is None else Path(config.plot)
+    if plot is not None:
+        check_output_file(plot, force=config.force)
+    report = inspect_states(model, config.states, tokens=config.states_tokens)
+    if plot is not None:
+        write_atomically(plot, draw_states(report))
+    return report
+
+
+def _kinds(spec: ModelSpec) -> tuple[KindSummary, ...]:
+    hidden = spec.hidden_size
     result = []
     for letter in KINDS:
-        blocks = [b for b, kind in zip(config.blocks, config.layout, strict=True) if kind == letter]
+        blocks = [b for b, kind in zip(spec.blocks, spec.layout, strict=True) if kind == letter]
         if blocks:
             count = sum(prod(shape) for b in blocks for shape in b.shapes(hidden).values())
-            sizes = tuple(dict.fromkeys(_words(block) for block in blocks))
+            sizes = tuple(dict.fromkeys(_in_words(block) for block in blocks))
             result.append(KindSummary(_KIND_NAMES[letter], len(blocks), count, sizes))
-    shapes = parameter_shapes(config)
+    shapes = parameter_shapes(spec)
     tables = [name for name in shapes if "embed" in name or "lm_head" in name]
-    tied = "tied" if config.tie_word_embeddings else "untied"
+    tied = "tied" if spec.tie_word_embeddings else "untied"
     embeddings = sum(prod(shapes[name]) for name in tables)
     result.append(KindSummary("embeddings", len(tables), embeddings, (tied,)))
-    norms = len(config.layout) + 1
+    norms = len(spec.layout) + 1
     result.append(KindSummary("norms", norms, norms * hidden, ()))
     return tuple(result)
 
 
-def _words(block: Any) -> str:
+def _in_words(block: BlockSizes) -> str:
     if isinstance(block, AttentionSizes):
         parts = [f"{block.num_heads} heads × {block.head_dim}", f"{block.num_kv_heads} KV heads"]
         parts += ["query/key norm"] if block.qk_norm else []
@@ -131,16 +176,15 @@ def _words(block: Any) -> str:
         parts = [f"{block.num_heads} heads × {block.head_dim}", f"state {block.d_state}"]
         parts += [f"{block.n_groups} groups"]
     else:
-        parts = [
-            f"width {block.intermediate_size}",
-            f"{'gated ' if block.gated else ''}{block.activation}",
-        ]
+        gated = "gated " if block.gated else ""
+        parts = [f"width {block.intermediate_size}", f"{gated}{block.activation}"]
     return ", ".join(parts)
 
 
-def _reason(name: str, config: HybridConfig) -> str:
+def _obstacle(name: str, spec: ModelSpec) -> str:
+    """Return why a format cannot hold the model exactly; empty if it can."""
     try:
-        fit = FORMATS[name].fit(config)
+        fit = FORMATS[name].fit(spec)
     except CannotHoldError as error:
         return str(error)
     return "" if fit.exact else "; ".join(fit.notes)

@@ -1,7 +1,7 @@
-"""`hybridize inspect --states`: what recurrent blocks remember, and how far attention looks.
+"""`hybridize inspect --states`: how long SSM states remember, and how far attention looks back.
 
-For choosing which blocks to keep: attention that looks far back, beside states that forget soon, is
-what a swap costs.
+This helps to choose which attention blocks to keep: where attention looks far back and
+the states around it forget soon, swapping the attention costs most.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,6 +14,7 @@ from torch import nn
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from hybridize.checkpoints.load import load_model, load_tokenizer
+from hybridize.console import console
 from hybridize.errors import InputError
 from hybridize.kernels.reference.ssd_step import discretize
 from hybridize.modeling.cache.hybrid import HybridCache
@@ -24,18 +25,18 @@ from hybridize.modeling.layers.rope import rotate
 from hybridize.modeling.model import HybridForCausalLM
 
 _POINTS = 32
-"""How many times the states are looked at."""
+"""The number of positions at which state norms are measured."""
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What a Mamba-2 block remembers.
+class MambaMemory:
+    """How long a Mamba-2 block remembers.
 
     Attributes:
-        block: its place.
-        norms: of the whole state (Frobenius) after so many tokens as `StateReport.positions` says.
-        lengths: for each head, the tokens after which 1/e of something is left, at the mean decay
-            of the text: 1 / mean(-log decay).
+        block: its index in the layout.
+        norms: the Frobenius norm of the whole state at each of `StateReport.positions`.
+        lengths: for each head, the number of tokens after which 1/e of an input is left, at the
+            mean decay over the text: 1 / mean(-log decay).
     """
 
     block: int
@@ -44,13 +45,14 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Reach:
-    """Where an attention block looks.
+class AttentionSpan:
+    """How far distance an attention block looks.
 
     Attributes:
-        block: its place.
+        block: its index in the layout.
         distances: for each head, the mean distance in tokens, weighted by attention.
-        shares: of the attention at distances 0, 1, 2 to 3, 4 to 7, …, mean over heads and queries.
+        shares: the share of attention at distances 0, 1, 2 to 3, 4 to 7, …, averaged over heads
+            and queries.
     """
 
     block: int
@@ -60,25 +62,32 @@ class Reach:
 
 @dataclass(frozen=True)
 class StateReport:
-    """What was found out over a text of ``tokens`` tokens."""
+    """The measurements over a text.
+
+    Attributes:
+        tokens: the length of the text.
+        positions: the numbers of tokens after which state norms were measured.
+        mamba: one entry per Mamba-2 block.
+        attention: one entry per attention block.
+    """
 
     tokens: int
     positions: tuple[int, ...]
-    memories: tuple[Memory, ...]
-    reaches: tuple[Reach, ...]
+    mamba: tuple[MambaMemory, ...]
+    attention: tuple[AttentionSpan, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the findings as JSON can hold them."""
+        """Return the measurements as JSON values."""
         return asdict(self)
 
 
 def inspect_states(model: str | Path, file: str | Path, *, tokens: int = 1024) -> StateReport:
-    """Run a checkpoint over the beginning of a text and look at its memory.
+    """Run a checkpoint over the beginning of a text and measure its memory.
 
     Args:
         model: a directory or a hub id.
         file: a UTF-8 text.
-        tokens: how many tokens of it; no more than the model was made for.
+        tokens: the number of tokens to use; at most the trained context is used.
 
     Raises:
         InputError: a file cannot be read, or the text is too short.
@@ -86,80 +95,85 @@ def inspect_states(model: str | Path, file: str | Path, *, tokens: int = 1024) -
     try:
         text = Path(file).read_text("utf-8")
     except OSError as error:
-        raise InputError(f"--states {file}: cannot be read: {error.strerror}") from error
+        raise InputError(f"`states={file}`: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"--states {file}: not UTF-8 text ({error.reason})") from error
+        raise InputError(f"`states={file}`: not UTF-8 text ({error.reason})") from error
     if tokens < 2:
-        raise InputError(f"--states-tokens {tokens}: must be at least 2")
+        raise InputError(f"`states_tokens={tokens}`: must be at least 2")
     hybrid = load_model(model, dtype=torch.float32)
     limit = min(tokens, hybrid.config.max_position_embeddings)
     ids = load_tokenizer(model)(text, return_tensors="pt").input_ids.to(torch.long)[:, :limit]
     if ids.shape[1] < 2:
-        raise InputError(f"--states {file}: the text has fewer than two tokens")
-    return look(hybrid, ids)
+        raise InputError(f"`states={file}`: the text has fewer than two tokens")
+    return measure_states(hybrid, ids)
 
 
 @torch.no_grad()
-def look(model: HybridForCausalLM, ids: torch.Tensor) -> StateReport:
-    """Look at a model's memory over tokens ``(1, length)``."""
+def measure_states(model: HybridForCausalLM, ids: torch.Tensor) -> StateReport:
+    """Measure a model's memory over tokens ``(1, length)``."""
     lengths: dict[int, torch.Tensor] = {}
-    reaches: list[Reach] = []
+    spans: list[AttentionSpan] = []
     hooks = []
     for index, block in enumerate(model.model.blocks):
         mixer = block.mixer
         if isinstance(mixer, Mamba2):
-            note = partial(_note_decay, lengths, index, mixer)
-            hooks.append(mixer.in_proj.register_forward_hook(note))
+            record = partial(_record_decay, lengths, index, mixer)
+            hooks.append(mixer.in_proj.register_forward_hook(record))
         elif isinstance(mixer, Attention):
-            hooks.append(mixer.register_forward_pre_hook(partial(_note_reach, reaches, index)))
+            hooks.append(mixer.register_forward_pre_hook(partial(_record_span, spans, index)))
     try:
         model(input_ids=ids, use_cache=False, logits_to_keep=1)
     finally:
         for hook in hooks:
             hook.remove()
     positions, norms = _norms(model, ids, list(lengths))
-    memories = tuple(
-        Memory(index, tuple(norms[index]), tuple(found.tolist()))
+    mamba = tuple(
+        MambaMemory(index, tuple(norms[index]), tuple(found.tolist()))
         for index, found in lengths.items()
     )
-    return StateReport(ids.shape[1], positions, memories, tuple(reaches))
+    return StateReport(ids.shape[1], positions, mamba, tuple(spans))
 
 
-def _note_decay(
+def _record_decay(
     lengths: dict[int, torch.Tensor], index: int, mixer: Mamba2, _module: nn.Module,
     _inputs: Any, projected: torch.Tensor,
 ) -> None:  # fmt: skip
-    step = discretize(projected[..., -mixer.sizes.num_heads :], mixer.dt_bias, mixer.sizes.dt_limit)
-    rate = step.mean((0, 1)) * mixer.A_log.exp()
+    dt = discretize(projected[..., -mixer.sizes.num_heads :], mixer.dt_bias, mixer.sizes.dt_limit)
+    rate = dt.mean((0, 1)) * mixer.A_log.exp()
     lengths[index] = 1 / rate.clamp(min=torch.finfo(rate.dtype).tiny)
 
 
-def _note_reach(
-    reaches: list[Reach], index: int, mixer: Attention, arguments: tuple[torch.Tensor, BlockContext]
+def _record_span(
+    spans: list[AttentionSpan],
+    index: int,
+    mixer: Attention,
+    arguments: tuple[torch.Tensor, BlockContext],
 ) -> None:
     weights = attention_weights(mixer, *arguments)[0]  # (heads, queries, keys)
     length = weights.shape[-1]
-    place = torch.arange(length, device=weights.device)
-    back = (place[:, None] - place).clamp(min=0)
-    distances = (weights * back).sum(-1).mean(-1)
-    # Distance 0 is by itself, then 1, 2 to 3, 4 to 7, …
-    bucket = torch.where(back > 0, back.clamp(min=1).to(torch.float64).log2().floor() + 1, 0)
+    position = torch.arange(length, device=weights.device)
+    distance = (position[:, None] - position).clamp(min=0)
+    distances = (weights * distance).sum(-1).mean(-1)
+    # Bucket 0 is distance 0, then follow 1, 2 to 3, 4 to 7, …
+    bucket = torch.where(
+        distance > 0, distance.clamp(min=1).to(torch.float64).log2().floor() + 1, 0
+    )
     mean = weights.mean(0)
     shares = mean.new_zeros(int(bucket.max()) + 1).scatter_add_(
         0, bucket.long().flatten(), mean.flatten()
     )
-    reaches.append(Reach(index, tuple(distances.tolist()), tuple((shares / length).tolist())))
+    spans.append(AttentionSpan(index, tuple(distances.tolist()), tuple((shares / length).tolist())))
 
 
 def attention_weights(mixer: Attention, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
-    """Return what each token attends to, ``(batch, heads, queries, keys)``.
+    """Return the attention weights, ``(batch, heads, queries, keys)``.
 
-    Fused attention does not tell, so the scores are worked out again.
+    Fused attention does not return them, so they are computed a second time.
 
     Args:
-        mixer: the block.
-        x: ``(batch, length, hidden)``, one unpadded sequence a row.
-        context: gives the rotary embedding.
+        mixer: the attention of the block.
+        x: ``(batch, length, hidden)``, unpadded sequences.
+        context: holds the rotary embedding.
     """
     sizes = mixer.sizes
     q = mixer.q_proj(x).unflatten(-1, (sizes.num_heads, sizes.head_dim))
@@ -171,29 +185,31 @@ def attention_weights(mixer: Attention, x: torch.Tensor, context: BlockContext) 
         q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
     k = k.repeat_interleave(sizes.num_heads // sizes.num_kv_heads, dim=1)
     scores = q @ k.mT * mixer.scaling
-    place = torch.arange(x.shape[1], device=x.device)
-    back = place[:, None] - place
-    hidden = (back < 0) | (back >= (sizes.sliding_window or x.shape[1]))
+    position = torch.arange(x.shape[1], device=x.device)
+    distance = position[:, None] - position
+    hidden = (distance < 0) | (distance >= (sizes.sliding_window or x.shape[1]))
     return scores.masked_fill(hidden, -torch.inf).softmax(-1)
 
 
 def _norms(
     model: HybridForCausalLM, ids: torch.Tensor, blocks: list[int]
 ) -> tuple[tuple[int, ...], dict[int, list[float]]]:
-    """Return after how many tokens the states were looked at, and their norms, by block."""
+    """Return the positions at which norms were measured, and the norms by block."""
     norms: dict[int, list[float]] = {index: [] for index in blocks}
     if not blocks:
         return (), norms
     cache = HybridCache(model.config)
     positions: list[int] = []
     pieces = ids.split(max(1, -(-ids.shape[1] // _POINTS)), dim=1)
-    for piece in pieces:
-        model(input_ids=piece, cache=cache, use_cache=True, logits_to_keep=1)
-        positions.append(piece.shape[1] + (positions[-1] if positions else 0))
-        for index in blocks:
-            layer = cache.layers[index]
-            assert isinstance(layer, LinearAttentionCacheLayerMixin)
-            state = layer.recurrent_states[0]
-            assert state is not None
-            norms[index].append(float(state.norm()))
+    with console.progress("measuring states", ids.shape[1], "tokens") as progress:
+        for piece in pieces:
+            model(input_ids=piece, cache=cache, use_cache=True, logits_to_keep=1)
+            positions.append(piece.shape[1] + (positions[-1] if positions else 0))
+            for index in blocks:
+                layer = cache.layers[index]
+                assert isinstance(layer, LinearAttentionCacheLayerMixin)
+                state = layer.recurrent_states[0]
+                assert state is not None
+                norms[index].append(float(state.norm()))
+            progress.advance(piece.shape[1])
     return tuple(positions), norms

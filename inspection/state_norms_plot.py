@@ -1,4 +1,4 @@
-"""The picture of what a model remembers of a text."""
+"""The plot of state norms, memory and attention distances."""
 
 from io import BytesIO
 
@@ -7,7 +7,7 @@ from hybridize.inspection.state_norms import StateReport
 
 
 def draw_states(report: StateReport) -> bytes:
-    """Draw state norms over the text, memory by head, and attention by distance, as a PNG.
+    """Plot state norms over the text, memory by head, and attention by distance; return a PNG.
 
     Raises:
         HybridizeError: matplotlib is not installed.
@@ -15,35 +15,33 @@ def draw_states(report: StateReport) -> bytes:
     require_extra("bench", "matplotlib", "drawing a plot")
     from matplotlib.figure import Figure
 
-    panels = (["norms", "lengths"] if report.memories else []) + (
-        ["reach"] if report.reaches else []
-    )
+    panels = (["norms", "lengths"] if report.mamba else []) + (["span"] if report.attention else [])
     figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
     axes = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True))
-    colors = [f"C{number % 10}" for number in range(len(report.memories))]
-    for memory, color in zip(report.memories, colors, strict=True):
+    colors = [f"C{number % 10}" for number in range(len(report.mamba))]
+    for memory, color in zip(report.mamba, colors, strict=True):
         name = f"block {memory.block}"
         axes["norms"].plot(report.positions, memory.norms, color=color, label=name)
         heads = sorted(memory.lengths)
         axes["lengths"].plot(range(1, len(heads) + 1), heads, "o-", ms=4, color=color, label=name)
-    if report.memories:
+    if report.mamba:
         axes["norms"].set(title="norm of the SSM state", xlabel="tokens read", ylim=(0, None))
         axes["norms"].legend(fontsize="small")
         axes["lengths"].set(
             title="memory of each head, tokens to 1/e", xlabel="head, by length", yscale="log"
         )
         axes["lengths"].axhline(report.tokens, color="#5b5b5b", ls=":", lw=1)
-    if report.reaches:
-        longest = max(len(reach.shares) for reach in report.reaches)
-        rows = [[*reach.shares, *[0.0] * (longest - len(reach.shares))] for reach in report.reaches]
-        picture = axes["reach"].imshow(rows, aspect="auto", cmap="Blues", vmin=0)
+    if report.attention:
+        longest = max(len(span.shares) for span in report.attention)
+        rows = [[*span.shares, *[0.0] * (longest - len(span.shares))] for span in report.attention]
+        image = axes["span"].imshow(rows, aspect="auto", cmap="Blues", vmin=0)
         names = ["0", *(f"{2**power}" for power in range(longest - 1))]
-        axes["reach"].set(title="share of attention by distance", xlabel="tokens back, from")
-        axes["reach"].set_xticks(range(longest), names)
-        axes["reach"].set_yticks(
-            range(len(rows)), [f"block {reach.block}" for reach in report.reaches]
+        axes["span"].set(title="share of attention by distance", xlabel="tokens back, from")
+        axes["span"].set_xticks(range(longest), names)
+        axes["span"].set_yticks(
+            range(len(rows)), [f"block {span.block}" for span in report.attention]
         )
-        figure.colorbar(picture, ax=axes["reach"])
+        figure.colorbar(image, ax=axes["span"])
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()

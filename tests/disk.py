@@ -7,15 +7,16 @@ from typing import Any
 import torch
 
 from hybridize.checkpoints import CheckpointWriter, TensorSpec
-from hybridize.checkpoints.header import DTYPES
+from hybridize.checkpoints.dtypes import SAFETENSORS_CODES, dtype_name, torch_dtype
 
 Tensors = dict[str, torch.Tensor]
 
+DTYPES = {code: torch_dtype(name) for name, code in SAFETENSORS_CODES.items()}
 FLOATS = [dtype for dtype in DTYPES.values() if dtype.is_floating_point]
 
 
 def specs_of(tensors: Tensors) -> list[TensorSpec]:
-    return [TensorSpec(name, tuple(t.shape), t.dtype) for name, t in tensors.items()]
+    return [TensorSpec(name, tuple(t.shape), dtype_name(t.dtype)) for name, t in tensors.items()]
 
 
 def write_checkpoint(output: Path, tensors: Tensors, **options: Any) -> None:

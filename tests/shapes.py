@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from hybridize.checkpoints.formats import Format, config_from_json
 from hybridize.conversion.plan import MambaChoice, plan_conversion
 from hybridize.demo import CHECKPOINT
-from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.model_spec import ModelSpec
 
 _SHARD = 5 * 10**9  # bytes
 _LLAMA_3: dict[str, Any] = {
@@ -72,7 +72,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def write_hollow(
-    folder: Path, format_: Format, config: HybridConfig, raw: dict[str, Any], tokenizer: Path
+    folder: Path, format_: Format, config: ModelSpec, raw: dict[str, Any], tokenizer: Path
 ) -> None:
     """Write a bfloat16 checkpoint whose files take no room on disk, with another's tokenizer."""
     folder.mkdir(parents=True)
@@ -116,7 +116,7 @@ def write_converted(source: Path, output: Path, options: dict[str, Any]) -> None
         config, attention=options["attention"], mamba=mamba, format_name=options["format_"]
     )
     target = plan.fit.config
-    write_hollow(output, plan.format, target, plan.format.from_hybrid(target), source)
+    write_hollow(output, plan.format, target, plan.format.to_raw(target), source)
 
 
 def write_shape(folder: Path, name: str) -> None:

@@ -1,6 +1,6 @@
-"""Bamba: the stock hybrid whose MLP may have biases; vLLM last read it in 0.23."""
+"""Bamba, the stock hybrid whose MLP may have biases; vLLM 0.23 was the last to read it."""
 
-from transformers import BambaConfig
+from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import (
     DECODER_MIXERS,
@@ -8,26 +8,49 @@ from hybridize.checkpoints.formats.base import (
     Fit,
     Format,
     Names,
-    Raw,
     require,
     require_default_scale,
     require_no_multipliers,
     uniform,
     written_fields,
-    written_rope,
 )
+from hybridize.checkpoints.formats.fields import (
+    Raw,
+    common_fields,
+    flag,
+    numbers,
+    read_fields,
+    real,
+    whole,
+)
+from hybridize.checkpoints.formats.read_model import build_spec
+from hybridize.checkpoints.formats.rope import read_rope, written_rope
 from hybridize.checkpoints.formats.stock_hybrid import (
+    FULL,
+    LINEAR,
+    STOCK_FIELDS,
     fit_stock,
     read_attention,
     read_blocks,
-    read_config,
     uniform_attention,
     written_attention,
     written_mamba,
 )
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import MLPSizes
 from hybridize.modeling.layout import ATTENTION, MLP
+from hybridize.modeling.model_spec import ModelSpec
+
+_DEFAULT_ROTARY_FACTOR = 0.5  # fixed in transformers, unless `rope_parameters` has another value
+
+_FIELDS = {
+    **common_fields(vocab_size=128000, max_position_embeddings=262144, bos=1, eos=2, pad=0),
+    **STOCK_FIELDS,
+    "intermediate_size": whole(14336),
+    "num_key_value_heads": whole(8, optional=True),
+    "rms_norm_eps": real(1e-5),
+    "attn_layer_indices": numbers(),
+    "mlp_bias": flag(False),
+}
 
 
 class Bamba(Format):
@@ -42,19 +65,28 @@ class Bamba(Format):
         blocks_per_layer=2,
     )
 
-    def to_hybrid(self, raw: Raw) -> HybridConfig:
-        """See `Format.to_hybrid`."""
-        source = BambaConfig.from_dict(raw)
-        mlp = MLPSizes(
-            intermediate_size=source.intermediate_size,
-            activation=source.hidden_act,
-            bias=source.mlp_bias,
+    @override
+    def to_spec(self, raw: Raw) -> ModelSpec:
+        for name in ("layer_types", "layers_block_type"):
+            if name in raw:
+                raise ValueError(f"{name} is not a field of bamba; it has attn_layer_indices")
+        source = read_fields(raw, _FIELDS)
+        mlp = MLPSizes(source.intermediate_size, activation=source.hidden_act, bias=source.mlp_bias)
+        attention_layers = source.attn_layer_indices or ()
+        kinds = [
+            FULL if layer in attention_layers else LINEAR
+            for layer in range(source.num_hidden_layers)
+        ]
+        return build_spec(
+            raw,
+            source,
+            read_blocks(source, kinds, read_attention(source), mlp),
+            norm_eps=source.rms_norm_eps,
+            rope_parameters=read_rope(raw, partial_rotary_factor=_DEFAULT_ROTARY_FACTOR),
         )
-        blocks = read_blocks(source, source.layers_block_type, read_attention(source), mlp)
-        return read_config(source, blocks, rope_parameters=source.rope_parameters)
 
-    def fit(self, config: HybridConfig) -> Fit:
-        """See `Format.fit`."""
+    @override
+    def fit(self, config: ModelSpec) -> Fit:
         require_no_multipliers(config)
         fit = fit_stock(config)
         attention = uniform_attention(fit.config)
@@ -62,12 +94,11 @@ class Bamba(Format):
         require_default_scale(attention)
         return fit
 
-    def from_hybrid(self, config: HybridConfig) -> Raw:
-        """See `Format.from_hybrid`."""
+    @override
+    def to_raw(self, config: ModelSpec) -> Raw:
         mlp = uniform(config, MLPSizes)
         assert mlp is not None
-        # Bamba's own default is one half, wherever RoPE is read from.
-        factor = (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
+        factor = config.rope.get("partial_rotary_factor", 1.0)
         rope = written_rope(config)
         for spelling in ("rope_parameters", "rope_scaling"):
             if rope[spelling] is not None:

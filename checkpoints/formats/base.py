@@ -1,21 +1,19 @@
-"""What an on-disk architecture is to hybridize: a configuration and names, both ways."""
+"""The base class of on-disk architectures: reading and writing config.json, naming tensors."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
-from hybridize.modeling.config import HybridConfig, parameter_shapes
+from hybridize.checkpoints.formats.fields import Raw
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.layout import ATTENTION, KINDS, MAMBA, MLP
-
-Raw = dict[str, Any]
-"""A parsed config.json."""
+from hybridize.modeling.model_spec import ModelSpec, attention_blocks, parameter_shapes
 
 Sizes = TypeVar("Sizes", AttentionSizes, MambaSizes, MLPSizes)
 
 
 class CannotHoldError(Exception):
-    """A format has no place for something that the model has; the message says for what."""
+    """A format cannot express something that the model has; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -23,44 +21,44 @@ class Fit:
     """A model as a format holds it.
 
     Attributes:
-        config: the model, adapted: zero biases or zero heads added, say.
+        config: the model, adapted to the format, for example with zero biases or zero heads.
         exact: whether the logits stay the same.
-        notes: what a user should know about the result, a sentence each.
+        notes: what a user should know about the result, one sentence each.
     """
 
-    config: HybridConfig
+    config: ModelSpec
     exact: bool = True
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor on disk: the model's tensors of which it is made, stacked by rows.
+    """One tensor on disk. It holds one parameter of the model, or several stacked by rows.
 
     Attributes:
         disk: its name in the checkpoint.
-        ours: the names of its parts in the model, from the top.
-        rows: how many rows each part has.
-        shape: its shape.
+        parameters: the names of the model's parameters that it holds, from the first row on.
+        rows: the number of rows of each.
+        shape: the shape of the tensor.
     """
 
     disk: str
-    ours: tuple[str, ...]
+    parameters: tuple[str, ...]
     rows: tuple[int, ...]
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Names:
-    """How a format calls the model's tensors; see `Format.tensor_map`.
+    """The names that a format gives to the model's tensors; see `Format.tensor_map`.
 
     Attributes:
-        embedding, final_norm, head: global tensors, without ``.weight``.
-        norms: per letter of the layout, the block's norm; ``{}`` is the layer's number.
-        mixers: per letter of the layout, the prefix of the mixer's parameters.
-        renamed: parameters of a mixer that the format calls otherwise.
-        stacked: per letter, the format's name of parameters that it keeps in one tensor.
-        blocks_per_layer: 2 where a layer is a mixer and an MLP.
+        embedding, final_norm, head: the tensors outside blocks, without ``.weight``.
+        norms: the norm of a block, by letter of the layout; ``{}`` stands for the layer's index.
+        mixers: the prefix of the mixer's parameters, by letter of the layout.
+        renamed: the format's names of modules in a mixer, by the model's names.
+        stacked: the format's name of a tensor that holds several modules, to their names.
+        blocks_per_layer: 2 if a layer is a mixer and an MLP.
     """
 
     embedding: str
@@ -74,12 +72,12 @@ class Names:
 
 
 class Format(ABC):
-    """One on-disk architecture: one file, registered in `hybridize.checkpoints.formats`.
+    """One on-disk architecture; each has its own file, registered in `formats/__init__.py`.
 
     Attributes:
         name: ``model_type`` in config.json.
-        names: how its tensors are called.
-        ignored: glob patterns of tensors that some checkpoints carry and nobody needs.
+        names: the names of its tensors.
+        ignored: glob patterns of tensors that some checkpoints have and no model needs.
     """
 
     name: ClassVar[str]
@@ -87,56 +85,55 @@ class Format(ABC):
     ignored: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def to_hybrid(self, raw: Raw) -> HybridConfig:
-        """Read a config.json.
+    def to_spec(self, raw: Raw) -> ModelSpec:
+        """Understand a config.json.
 
         Raises:
-            ValueError: it contradicts itself or needs something that no block here has.
+            ValueError: it contradicts itself, or describes layers that are not supported.
         """
 
     @abstractmethod
-    def fit(self, config: HybridConfig) -> Fit:
+    def fit(self, config: ModelSpec) -> Fit:
         """Adapt a model to what the format can hold.
 
         Raises:
-            CannotHoldError: it has no place for the model.
+            CannotHoldError: the format cannot hold the model.
         """
 
     @abstractmethod
-    def from_hybrid(self, config: HybridConfig) -> Raw:
-        """Return the config.json for a model that `fit` returned."""
+    def to_raw(self, config: ModelSpec) -> Raw:
+        """Return the config.json of a model that `fit` has adapted."""
 
-    def extra_files(self, config: HybridConfig) -> dict[str, str]:
-        """Return further files that belong beside the weights: name to text."""
+    def extra_files(self, config: ModelSpec) -> dict[str, str]:
+        """Return further files of the checkpoint, text by name."""
         del config
         return {}
 
-    def tensor_map(self, config: HybridConfig) -> list[Entry]:
-        """Return every tensor on disk for a model that this format holds, in writing order."""
-        shapes = parameter_shapes(config)
+    def tensor_map(self, config: ModelSpec) -> list[Entry]:
+        """Return every tensor on disk of a model in this format, in the order of writing."""
         entries: dict[str, Entry] = {}
-        for ours, shape in shapes.items():
-            disk = self._disk_name(ours, config.layout)
+        for parameter, shape in parameter_shapes(config).items():
+            disk = self._disk_name(parameter, config.layout)
             known = entries.get(disk)
             if known is None:
-                entries[disk] = Entry(disk, (ours,), (shape[0],), shape)
+                entries[disk] = Entry(disk, (parameter,), (shape[0],), shape)
             else:
                 rows = (*known.rows, shape[0])
-                entries[disk] = replace(
-                    known, ours=(*known.ours, ours), rows=rows, shape=(sum(rows), *shape[1:])
-                )
+                parameters = (*known.parameters, parameter)
+                stacked = (sum(rows), *shape[1:])
+                entries[disk] = replace(known, parameters=parameters, rows=rows, shape=stacked)
         return list(entries.values())
 
-    def _disk_name(self, ours: str, layout: str) -> str:
+    def _disk_name(self, parameter: str, layout: str) -> str:
         names = self.names
         globals_ = {
             "model.embed_tokens.weight": f"{names.embedding}.weight",
             "model.norm.weight": f"{names.final_norm}.weight",
             "lm_head.weight": f"{names.head}.weight",
         }
-        if ours in globals_:
-            return globals_[ours]
-        _, _, index, part, *rest = ours.split(".")  # model.blocks.7.mixer.q_proj.weight
+        if parameter in globals_:
+            return globals_[parameter]
+        _, _, index, part, *rest = parameter.split(".")  # model.blocks.7.mixer.q_proj.weight
         letter, layer = layout[int(index)], int(index) // names.blocks_per_layer
         if part == "norm":
             return f"{names.norms[letter].format(layer)}.weight"
@@ -150,13 +147,13 @@ class Format(ABC):
 
 
 def require(condition: bool, reason: str) -> None:
-    """Raise `CannotHoldError` for ``reason`` unless ``condition``."""
+    """Raise `CannotHoldError` with ``reason`` unless ``condition`` holds."""
     if not condition:
         raise CannotHoldError(reason)
 
 
-def uniform(config: HybridConfig, sizes: type[Sizes]) -> Sizes | None:
-    """Return what all blocks of a kind have in common: their sizes; None without such blocks.
+def uniform(config: ModelSpec, sizes: type[Sizes]) -> Sizes | None:
+    """Return the sizes that all blocks of a kind share, or None if there are no such blocks.
 
     Raises:
         CannotHoldError: two of them differ.
@@ -167,80 +164,57 @@ def uniform(config: HybridConfig, sizes: type[Sizes]) -> Sizes | None:
     return next(iter(found), None)
 
 
-def require_no_multipliers(config: HybridConfig) -> None:
-    """Check that the model does without Granite's multipliers."""
+def require_no_multipliers(config: ModelSpec) -> None:
+    """Check that the model has none of Granite's multipliers."""
     multipliers = (config.embedding_multiplier, config.residual_multiplier, config.logits_scaling)
     require(multipliers == (1.0, 1.0, 1.0), "it has no multipliers")
 
 
 def require_default_scale(attention: AttentionSizes) -> None:
-    """Check that attention scores are scaled as Transformers usually are."""
+    """Check that attention scores have the usual scale."""
     default = attention.scale in (None, attention.head_dim**-0.5)
     require(default, "its attention scores are scaled by head_dim ** -0.5")
 
 
-def same_apart_from_window(config: HybridConfig) -> AttentionSizes:
+def same_apart_from_window(config: ModelSpec) -> AttentionSizes:
     """Return the sizes that all attention blocks share, without a sliding window.
 
     Raises:
         CannotHoldError: they differ in more than the window, or there are none.
     """
-    blocks = [block for block in config.blocks if isinstance(block, AttentionSizes)]
-    found = {replace(block, sliding_window=None) for block in blocks}
+    found = {replace(block, sliding_window=None) for block in attention_blocks(config.blocks)}
     require(len(found) == 1, "its attention blocks must all have the same sizes")
     return found.pop()
 
 
-def require_layers(config: HybridConfig) -> None:
-    """Check that the model is layers of a mixer and an MLP each."""
+def require_layers(config: ModelSpec) -> None:
+    """Check that the model consists of layers with a mixer and an MLP each."""
     mixers, mlps = config.layout[::2], config.layout[1::2]
     require(
         len(mixers) == len(mlps) and set(mlps) == {MLP} and MLP not in mixers,
-        f"its layers are a mixer and an MLP each, and the layout is {config.layout}",
+        f"its layers have a mixer and an MLP each, and the layout is {config.layout}",
     )
 
 
-def replace_kind(config: HybridConfig, changed: BlockSizes) -> HybridConfig:
+def replace_kind(config: ModelSpec, changed: BlockSizes) -> ModelSpec:
     """Give all blocks of the kind of ``changed`` these sizes."""
-    blocks = [changed if type(block) is type(changed) else block for block in config.blocks]
-    return config.replace_blocks(blocks)
+    return config.replace_blocks(
+        changed if type(block) is type(changed) else block for block in config.blocks
+    )
 
 
-def common_fields(source: Any) -> Raw:
-    """Return what transformers' configurations and ours have under the same names."""
+def written_fields(config: ModelSpec) -> Raw:
+    """Return the fields that the config.json of every format has under the same names."""
     names = (
         "vocab_size", "hidden_size", "max_position_embeddings", "tie_word_embeddings",
-        "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id", "use_cache", "dtype",
+        "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id", "use_cache",
     )  # fmt: skip
-    return {name: getattr(source, name) for name in names if hasattr(source, name)}
-
-
-def written_fields(config: HybridConfig) -> Raw:
-    """Return the fields that every format's config.json has."""
-    fields = common_fields(config)
-    dtype = fields.pop("dtype", None)
-    if dtype is not None:
-        fields["dtype"] = str(dtype).removeprefix("torch.")
-    return fields
-
-
-def written_rope(config: HybridConfig) -> Raw:
-    """Return RoPE in both spellings: some readers know only the older one.
-
-    Without ``rope_theta`` at the top level, SGLang, for one, assumes 10000.
-    """
-    rope = dict(config.rope_parameters or {})
-    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-    plain = rope.get("rope_type", "default") == "default"
-    return {
-        "rope_parameters": rope,
-        "rope_theta": rope["rope_theta"],
-        "rope_scaling": None if plain else scaling,
-    }
+    dtype = {} if config.dtype is None else {"dtype": config.dtype}
+    return {name: getattr(config, name) for name in names} | dtype
 
 
 def letters_to(words: dict[str, str], layout: str) -> list[str]:
-    """Spell a layout in a format's words, per letter of `KINDS`."""
+    """Return the layout in a format's words, which are given by letter of `KINDS`."""
     assert set(words) <= set(KINDS)
     return [words[letter] for letter in layout]
 
@@ -250,11 +224,11 @@ DECODER_NORMS = {
     MAMBA: "model.layers.{}.input_layernorm",
     MLP: "model.layers.{}.post_attention_layernorm",
 }
-"""The names that Llama gave the norms of a layer."""
+"""Llama's names of the norms of a layer."""
 
 DECODER_MIXERS = {
     ATTENTION: "model.layers.{}.self_attn",
     MAMBA: "model.layers.{}.mamba",
     MLP: "model.layers.{}.mlp",
 }
-"""The names that Llama, and Bamba after it, gave the mixers of a layer."""
+"""The names of the mixers of a layer in Llama and Bamba."""

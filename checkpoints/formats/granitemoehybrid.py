@@ -1,11 +1,11 @@
-"""Granite 4 hybrids without experts: the stock hybrid that the most engines open.
+"""Granite 4 hybrids without experts, the stock hybrid that most engines open.
 
-transformers, vLLM, SGLang and llama.cpp all read it, with RoPE, SwiGLU, biases on
-queries, keys and values, and blocks in any order. What is written is what all of them
-understand, not what ``save_pretrained`` would write.
+Transformers, vLLM, SGLang and llama.cpp read it: RoPE, SwiGLU, biases on queries, keys and values,
+and mixers in any order. What is written is what all of them understand, and not what
+``save_pretrained`` would write.
 """
 
-from transformers import GraniteMoeHybridConfig
+from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import (
     DECODER_MIXERS,
@@ -13,25 +13,53 @@ from hybridize.checkpoints.formats.base import (
     Fit,
     Format,
     Names,
-    Raw,
     letters_to,
     require,
     uniform,
     written_fields,
-    written_rope,
 )
+from hybridize.checkpoints.formats.fields import (
+    Raw,
+    common_fields,
+    names,
+    number,
+    read_fields,
+    real,
+    text,
+    whole,
+)
+from hybridize.checkpoints.formats.read_model import build_spec, layer_kinds
+from hybridize.checkpoints.formats.rope import read_rope, written_rope
 from hybridize.checkpoints.formats.stock_hybrid import (
+    FULL,
+    LINEAR,
+    STOCK_FIELDS,
     fit_stock,
     read_attention,
     read_blocks,
-    read_config,
     uniform_attention,
     written_attention,
     written_mamba,
 )
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import MLPSizes
 from hybridize.modeling.layout import ATTENTION, MAMBA, MLP
+from hybridize.modeling.model_spec import ModelSpec
+
+_FIELDS = {
+    **common_fields(vocab_size=32000, max_position_embeddings=2048, bos=1, eos=2),
+    **STOCK_FIELDS,
+    "num_key_value_heads": whole(None),
+    "rms_norm_eps": real(1e-6),
+    "embedding_multiplier": number(1.0, optional=True),
+    "logits_scaling": number(1.0, optional=True),
+    "residual_multiplier": number(1.0, optional=True),
+    "attention_multiplier": number(1.0, optional=True),
+    "num_local_experts": whole(8, optional=True),
+    "shared_intermediate_size": whole(1024),
+    "position_embedding_type": text(None),
+    "layer_types": names(),
+    "layers_block_type": names(),
+}
 
 
 class GraniteMoeHybrid(Format):
@@ -48,9 +76,9 @@ class GraniteMoeHybrid(Format):
         blocks_per_layer=2,
     )
 
-    def to_hybrid(self, raw: Raw) -> HybridConfig:
-        """See `Format.to_hybrid`."""
-        source = GraniteMoeHybridConfig.from_dict(raw)
+    @override
+    def to_spec(self, raw: Raw) -> ModelSpec:
+        source = read_fields(raw, _FIELDS)
         if source.num_local_experts:
             raise ValueError(
                 f"num_local_experts is {source.num_local_experts}; mixtures of experts are not "
@@ -61,38 +89,39 @@ class GraniteMoeHybrid(Format):
             scale=source.attention_multiplier,
             rope=source.position_embedding_type == "rope",
         )
-        mlp = MLPSizes(
-            intermediate_size=source.shared_intermediate_size, activation=source.hidden_act
-        )
-        return read_config(
+        mlp = MLPSizes(source.shared_intermediate_size, activation=source.hidden_act)
+        layers = source.num_hidden_layers
+        given = (source.layers_block_type, source.layer_types, [LINEAR] * layers)
+        kinds = next(kinds for kinds in given if kinds is not None)
+        kinds = layer_kinds(kinds, (FULL, LINEAR), layers)
+        return build_spec(
+            raw,
             source,
-            read_blocks(source, source.layer_types or [], attention, mlp),
-            rope_parameters=source.rope_parameters,
-            embedding_multiplier=source.embedding_multiplier,
-            residual_multiplier=source.residual_multiplier,
-            logits_scaling=source.logits_scaling,
+            read_blocks(source, kinds, attention, mlp),
+            norm_eps=source.rms_norm_eps,
+            rope_parameters=read_rope(raw),
         )
 
-    def fit(self, config: HybridConfig) -> Fit:
-        """See `Format.fit`."""
+    @override
+    def fit(self, config: ModelSpec) -> Fit:
         mlp = uniform(config, MLPSizes)
         require(mlp is None or not mlp.bias, "its MLP has no bias")
-        factor = (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
-        require(factor == 1.0, "its RoPE turns whole heads")
+        factor = config.rope.get("partial_rotary_factor", 1.0)
+        require(factor == 1.0, "its RoPE rotates whole heads")
         return fit_stock(config)
 
-    def from_hybrid(self, config: HybridConfig) -> Raw:
-        """See `Format.from_hybrid`."""
+    @override
+    def to_raw(self, config: ModelSpec) -> Raw:
         attention, mlp = uniform_attention(config), uniform(config, MLPSizes)
         assert mlp is not None
         scale = attention.head_dim**-0.5 if attention.scale is None else attention.scale
         return {
-            # llama.cpp's converter writes RoPE for a hybrid only where it reads Bamba's name.
+            # llama.cpp's converter writes RoPE for a hybrid only if it finds Bamba's name.
             "architectures": ["GraniteMoeHybridForCausalLM", "BambaForCausalLM"],
             "model_type": self.name,
             **written_fields(config),
             "num_hidden_layers": len(config.layout) // 2,
-            # The older spelling: llama.cpp compares with "attention", the others map both.
+            # The older names: llama.cpp knows only these, and the other engines know both.
             "layer_types": letters_to({ATTENTION: "attention", MAMBA: "mamba"}, config.layout[::2]),
             **written_attention(config),
             **written_mamba(config),

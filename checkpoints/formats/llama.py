@@ -1,38 +1,53 @@
-"""Llama 1 to 3.x, and all that call themselves Llama (SmolLM, Yi, …)."""
+"""Llama 1 to 3.x, and other models with Llama's architecture (SmolLM, Yi, …)."""
 
-from transformers import LlamaConfig
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
-from hybridize.checkpoints.formats.base import Raw, require, uniform
-from hybridize.checkpoints.formats.transformer import TransformerFormat
-from hybridize.modeling.config import HybridConfig
+from typing_extensions import override
+
+from hybridize.checkpoints.formats.base import require, uniform
+from hybridize.checkpoints.formats.fields import Field, Raw, flag
+from hybridize.checkpoints.formats.transformer import TransformerFormat, transformer_fields
 from hybridize.modeling.layers.sizes import AttentionSizes, MLPSizes
+from hybridize.modeling.model_spec import ModelSpec
 
 
 class Llama(TransformerFormat):
     """``model_type: llama``."""
 
     name = "llama"
+    fields: ClassVar[dict[str, Field]] = {
+        **transformer_fields(
+            vocab_size=32000, intermediate_size=11008, max_position_embeddings=2048,
+            kv_heads=None, bos=1, eos=2,
+        ),
+        "attention_bias": flag(False),
+        "mlp_bias": flag(False),
+    }  # fmt: skip
 
-    def to_hybrid(self, raw: Raw) -> HybridConfig:
-        """See `Format.to_hybrid`."""
-        source = LlamaConfig.from_dict(raw)
-        return self.read(source, qkv_bias=source.attention_bias, out_bias=source.attention_bias)
+    @override
+    def read_attention(self, source: SimpleNamespace) -> dict[str, Any]:
+        heads = source.num_attention_heads
+        if heads > 0 and source.hidden_size % heads:
+            raise ValueError(f"hidden_size {source.hidden_size} is not a multiple of {heads} heads")
+        return {"qkv_bias": source.attention_bias, "out_bias": source.attention_bias}
 
-    def require_attention(self, config: HybridConfig) -> None:
-        """See `TransformerFormat.require_attention`."""
+    @override
+    def require_attention(self, config: ModelSpec) -> None:
         attention = uniform(config, AttentionSizes)
         assert attention is not None
         require(attention.qkv_bias == attention.out_bias, "it has all attention biases or none")
         require(not attention.qk_norm, "it has no query/key norm")
         require(attention.sliding_window is None, "it has no sliding window")
-        require(config.hidden_size % attention.num_heads == 0, "its heads divide the hidden size")
+        divides = config.hidden_size % attention.num_heads == 0
+        require(divides, "its number of heads divides the hidden size")
 
-    def from_hybrid(self, config: HybridConfig) -> Raw:
-        """See `Format.from_hybrid`."""
+    @override
+    def to_raw(self, config: ModelSpec) -> Raw:
         attention, mlp = uniform(config, AttentionSizes), uniform(config, MLPSizes)
         assert attention is not None
         assert mlp is not None
-        return self.write(config, "LlamaForCausalLM") | {
+        return self.written(config, "LlamaForCausalLM") | {
             "attention_bias": attention.qkv_bias,
             "mlp_bias": mlp.bias,
         }

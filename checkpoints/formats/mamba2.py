@@ -1,21 +1,50 @@
-"""Pure Mamba-2, as transformers lays it out."""
+"""Pure Mamba-2 in transformers' layout."""
 
-from transformers import Mamba2Config
+from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import (
     Fit,
     Format,
     Names,
-    Raw,
-    common_fields,
     require,
     require_no_multipliers,
     uniform,
     written_fields,
 )
-from hybridize.modeling.config import HybridConfig
+from hybridize.checkpoints.formats.fields import (
+    Raw,
+    common_fields,
+    flag,
+    limits,
+    read_fields,
+    real,
+    text,
+    whole,
+)
+from hybridize.checkpoints.formats.read_model import build_spec
+from hybridize.checkpoints.special_floats import encode_special_floats
 from hybridize.modeling.layers.sizes import MambaSizes
 from hybridize.modeling.layout import MAMBA
+from hybridize.modeling.model_spec import ModelSpec
+
+_FIELDS = {
+    **common_fields(
+        vocab_size=32768, max_position_embeddings=4096, bos=0, eos=2, pad=1, initializer_range=0.1
+    ),
+    "num_heads": whole(128),
+    "head_dim": whole(64),
+    "state_size": whole(128),
+    "num_hidden_layers": whole(64),
+    "layer_norm_epsilon": real(1e-5),
+    "expand": whole(2),
+    "conv_kernel": whole(4),
+    "n_groups": whole(8),
+    "use_bias": flag(False),
+    "use_conv_bias": flag(True),
+    "hidden_act": text("silu"),
+    "residual_in_fp32": flag(True),
+    "time_step_limit": limits(),
+}
 
 
 class Mamba2Format(Format):
@@ -29,11 +58,16 @@ class Mamba2Format(Format):
         mixers={MAMBA: "backbone.layers.{}.mixer"},
     )
 
-    def to_hybrid(self, raw: Raw) -> HybridConfig:
-        """See `Format.to_hybrid`."""
-        source = Mamba2Config.from_dict(raw)
+    @override
+    def to_spec(self, raw: Raw) -> ModelSpec:
+        source = read_fields(raw, _FIELDS)
         if source.hidden_act != "silu":
             raise ValueError(f"hidden_act is {source.hidden_act!r}; it must be silu")
+        if source.hidden_size * source.expand != source.num_heads * source.head_dim:
+            raise ValueError(
+                f"hidden_size × expand is {source.hidden_size * source.expand} and num_heads × "
+                f"head_dim is {source.num_heads * source.head_dim}; they must be equal"
+            )
         low, high = source.time_step_limit
         sizes = MambaSizes(
             num_heads=source.num_heads,
@@ -43,18 +77,15 @@ class Mamba2Format(Format):
             conv_kernel=source.conv_kernel,
             conv_bias=source.use_conv_bias,
             proj_bias=source.use_bias,
-            dt_min=float(low),
-            dt_max=None if high == float("inf") else float(high),
+            dt_min=low,
+            dt_max=None if high == float("inf") else high,
         )
-        return HybridConfig.from_blocks(
-            [sizes] * source.num_hidden_layers,
-            **common_fields(source),
-            norm_eps=source.layer_norm_epsilon,
-            residual_in_fp32=source.residual_in_fp32,
+        return build_spec(
+            raw, source, [sizes] * source.num_hidden_layers, norm_eps=source.layer_norm_epsilon
         )
 
-    def fit(self, config: HybridConfig) -> Fit:
-        """See `Format.fit`."""
+    @override
+    def fit(self, config: ModelSpec) -> Fit:
         require(set(config.layout) == {MAMBA}, "it has Mamba-2 blocks only")
         mamba = uniform(config, MambaSizes)
         assert mamba is not None
@@ -65,8 +96,8 @@ class Mamba2Format(Format):
         )
         return Fit(config)
 
-    def from_hybrid(self, config: HybridConfig) -> Raw:
-        """See `Format.from_hybrid`."""
+    @override
+    def to_raw(self, config: ModelSpec) -> Raw:
         mamba = uniform(config, MambaSizes)
         assert mamba is not None
         raw: Raw = {
@@ -86,9 +117,6 @@ class Mamba2Format(Format):
             "residual_in_fp32": config.residual_in_fp32,
             "layer_norm_epsilon": config.norm_eps,
         }
-        if mamba.dt_max is not None:
-            raw["time_step_limit"] = list(mamba.dt_limit)
-        elif mamba.dt_min:
-            # JSON has no infinity; this is how transformers spells it.
-            raw["time_step_limit"] = [mamba.dt_min, {"__float__": "Infinity"}]
+        if mamba.dt_limit != (0.0, float("inf")):
+            raw["time_step_limit"] = encode_special_floats(mamba.dt_limit)
         return raw

@@ -1,25 +1,36 @@
-"""Mistral: Llama with a sliding window, and heads that need not fill the hidden size."""
+"""Mistral: Llama with a sliding window, and with any head width."""
 
-from transformers import MistralConfig
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
-from hybridize.checkpoints.formats.base import Raw, require, uniform
-from hybridize.checkpoints.formats.transformer import TransformerFormat
-from hybridize.modeling.config import HybridConfig
+from typing_extensions import override
+
+from hybridize.checkpoints.formats.base import require, uniform
+from hybridize.checkpoints.formats.fields import Field, Raw, whole
+from hybridize.checkpoints.formats.transformer import TransformerFormat, transformer_fields
 from hybridize.modeling.layers.sizes import AttentionSizes, MLPSizes
+from hybridize.modeling.model_spec import ModelSpec
 
 
 class Mistral(TransformerFormat):
     """``model_type: mistral``."""
 
     name = "mistral"
+    fields: ClassVar[dict[str, Field]] = {
+        **transformer_fields(
+            vocab_size=32000, intermediate_size=14336, max_position_embeddings=4096 * 32,
+            kv_heads=8, bos=1, eos=2,
+        ),
+        "num_key_value_heads": whole(8),
+        "sliding_window": whole(4096, optional=True),
+    }  # fmt: skip
 
-    def to_hybrid(self, raw: Raw) -> HybridConfig:
-        """See `Format.to_hybrid`."""
-        source = MistralConfig.from_dict(raw)
-        return self.read(source, sliding_window=source.sliding_window)
+    @override
+    def read_attention(self, source: SimpleNamespace) -> dict[str, Any]:
+        return {"sliding_window": source.sliding_window}
 
-    def require_attention(self, config: HybridConfig) -> None:
-        """See `TransformerFormat.require_attention`."""
+    @override
+    def require_attention(self, config: ModelSpec) -> None:
         attention, mlp = uniform(config, AttentionSizes), uniform(config, MLPSizes)
         assert attention is not None
         assert mlp is not None
@@ -27,6 +38,7 @@ class Mistral(TransformerFormat):
         require(not biases, "it has no biases")
         require(not attention.qk_norm, "it has no query/key norm")
 
-    def from_hybrid(self, config: HybridConfig) -> Raw:
-        """See `Format.from_hybrid`."""
-        return self.write(config, "MistralForCausalLM") | {"sliding_window": config.sliding_window}
+    @override
+    def to_raw(self, config: ModelSpec) -> Raw:
+        window = {"sliding_window": config.sliding_window}
+        return self.written(config, "MistralForCausalLM") | window

@@ -21,6 +21,8 @@ _MODULES = (
     ("kernels", "eager/ssd_scan.py"),
     ("modeling", "layout.py"),
     ("modeling", "layers/sizes.py"),
+    ("modeling", "rope_parameters.py"),
+    ("modeling", "model_spec.py"),
     ("modeling", "config.py"),
     ("modeling", "packed_sequences.py"),
     ("modeling", "masks.py"),

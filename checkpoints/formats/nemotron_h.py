@@ -1,13 +1,14 @@
-"""Nemotron-H: any order of Mamba-2, attention without positions, and squared-ReLU MLPs."""
+"""Nemotron-H: Mamba-2, attention without RoPE and squared-ReLU MLPs, in any order."""
 
-from transformers import NemotronHConfig
+from types import SimpleNamespace
+from typing import Any
+
+from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import (
     Fit,
     Format,
     Names,
-    Raw,
-    common_fields,
     letters_to,
     require,
     require_default_scale,
@@ -15,11 +16,53 @@ from hybridize.checkpoints.formats.base import (
     uniform,
     written_fields,
 )
-from hybridize.modeling.config import HybridConfig
+from hybridize.checkpoints.formats.fields import (
+    Raw,
+    common_fields,
+    flag,
+    names,
+    read_fields,
+    real,
+    text,
+    whole,
+)
+from hybridize.checkpoints.formats.read_model import build_spec, layer_kinds
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.layout import ATTENTION, KINDS, MAMBA, MLP
+from hybridize.modeling.model_spec import ModelSpec
 
 _WORDS = {ATTENTION: "full_attention", MAMBA: "linear_attention", MLP: "mlp"}
+_EXPERTS = "moe"
+_KINDS_BY_LETTER = _WORDS | {"E": _EXPERTS}
+
+_FIELDS = {
+    **common_fields(vocab_size=131072, max_position_embeddings=4096, bos=1, eos=2, pad=0),
+    "layers_block_type": names(),
+    "num_attention_heads": whole(32),
+    "num_key_value_heads": whole(8),
+    "head_dim": whole(128),
+    "intermediate_size": whole(21504),
+    "mlp_hidden_act": text("relu2"),
+    "mlp_bias": flag(False),
+    "ssm_state_size": whole(128),
+    "mamba_num_heads": whole(128),
+    "mamba_head_dim": whole(64),
+    "mamba_hidden_act": text("silu"),
+    "n_groups": whole(8),
+    "conv_kernel": whole(4),
+    "time_step_min": real(0.001),
+    "use_conv_bias": flag(True),
+    "use_bias": flag(False),
+    "layer_norm_epsilon": real(1e-5),
+}
+
+_OLD_NAMES = {
+    "n_groups": "mamba_n_groups",
+    "conv_kernel": "mamba_d_conv",
+    "time_step_min": "mamba_dt_min",
+    "use_conv_bias": "mamba_conv_bias",
+}
+"""Fields that NVIDIA's own code names otherwise; these names have precedence, if present."""
 
 
 class NemotronH(Format):
@@ -33,20 +76,23 @@ class NemotronH(Format):
         mixers=dict.fromkeys(KINDS, "backbone.layers.{}.mixer"),
     )
 
-    def to_hybrid(self, raw: Raw) -> HybridConfig:
-        """See `Format.to_hybrid`."""
-        source = NemotronHConfig.from_dict(raw)
-        kinds = source.layers_block_type or []
-        if "moe" in kinds:
+    @override
+    def to_spec(self, raw: Raw) -> ModelSpec:
+        old = {name: raw[other] for name, other in _OLD_NAMES.items() if other in raw}
+        source = read_fields(raw | old, _FIELDS)
+        kinds = _read_kinds(raw, source)
+        if _EXPERTS in kinds:
             raise ValueError("it has mixture-of-experts layers; only dense models are supported")
+        if source.mamba_hidden_act != "silu":
+            raise ValueError(f"mamba_hidden_act is {source.mamba_hidden_act!r}; it must be silu")
         sizes: dict[str, BlockSizes] = {
-            "full_attention": AttentionSizes(
+            _WORDS[ATTENTION]: AttentionSizes(
                 num_heads=source.num_attention_heads,
                 num_kv_heads=source.num_key_value_heads,
                 head_dim=source.head_dim,
                 rope=False,
             ),
-            "linear_attention": MambaSizes(
+            _WORDS[MAMBA]: MambaSizes(
                 num_heads=source.mamba_num_heads,
                 head_dim=source.mamba_head_dim,
                 n_groups=source.n_groups,
@@ -54,52 +100,48 @@ class NemotronH(Format):
                 conv_kernel=source.conv_kernel,
                 conv_bias=source.use_conv_bias,
                 proj_bias=source.use_bias,
-                # The stock code clamps the step to this, not to time_step_limit.
+                # Transformers' code clamps Δt to time_step_min and not to time_step_limit.
                 dt_min=source.time_step_min,
             ),
-            "mlp": MLPSizes(
+            _WORDS[MLP]: MLPSizes(
                 intermediate_size=source.intermediate_size,
                 activation=source.mlp_hidden_act,
                 gated=False,
                 bias=source.mlp_bias,
             ),
         }
-        if source.mamba_hidden_act != "silu":
-            raise ValueError(f"mamba_hidden_act is {source.mamba_hidden_act!r}; it must be silu")
-        return HybridConfig.from_blocks(
-            [sizes[kind] for kind in kinds],
-            **common_fields(source) | {"tie_word_embeddings": False},
-            norm_eps=source.layer_norm_epsilon,
-        )
+        source.tie_word_embeddings = False
+        blocks = [sizes[kind] for kind in kinds]
+        return build_spec(raw, source, blocks, norm_eps=source.layer_norm_epsilon)
 
-    def fit(self, config: HybridConfig) -> Fit:
-        """See `Format.fit`."""
+    @override
+    def fit(self, config: ModelSpec) -> Fit:
         attention, mamba = uniform(config, AttentionSizes), uniform(config, MambaSizes)
         mlp = uniform(config, MLPSizes)
         require(not config.tie_word_embeddings, "its embeddings and head are not tied")
         require(not config.residual_in_fp32, "its residual stream is not kept in float32")
         require_no_multipliers(config)
-        # Without any, transformers' model asks its cache for a length that it does not have.
-        require(attention is not None, "it has attention somewhere")
+        # Without attention, transformers' model asks its cache for a length that it does not have.
+        require(attention is not None, "it has at least one attention block")
         if attention is not None:
             require(not attention.rope, "its attention has no RoPE")
             plain = not (attention.qkv_bias or attention.out_bias or attention.qk_norm)
             require(plain, "its attention has no biases and no query/key norm")
             require_default_scale(attention)
             require(attention.sliding_window is None, "it has no sliding window")
-        require(mamba is None or mamba.dt_max is None, "its steps have no upper limit")
+        require(mamba is None or mamba.dt_max is None, "its Δt has no upper limit")
         require(mlp is None or not mlp.gated, "its MLP is not gated")
         return Fit(config)
 
-    def from_hybrid(self, config: HybridConfig) -> Raw:
-        """See `Format.from_hybrid`."""
+    @override
+    def to_raw(self, config: ModelSpec) -> Raw:
         attention, mamba = uniform(config, AttentionSizes), uniform(config, MambaSizes)
         mlp = uniform(config, MLPSizes)
         raw: Raw = {
             "architectures": ["NemotronHForCausalLM"],
             "model_type": self.name,
             **written_fields(config),
-            # Both spellings: vLLM and NVIDIA's own code read the pattern.
+            # In both spellings, because vLLM and NVIDIA's own code read the pattern.
             "hybrid_override_pattern": config.layout,
             "layers_block_type": letters_to(_WORDS, config.layout),
             "num_hidden_layers": len(config.layout),
@@ -124,7 +166,7 @@ class NemotronH(Format):
                 "mamba_proj_bias": mamba.proj_bias,
                 "mamba_hidden_act": "silu",
                 "expand": max(1, mamba.d_inner // config.hidden_size),
-                # transformers takes its logarithm, so "no lower limit" must not be zero.
+                # Transformers takes its logarithm, so that it must not be zero.
                 "time_step_min": mamba.dt_min or 1e-30,
             }
         if mlp is not None:
@@ -134,3 +176,19 @@ class NemotronH(Format):
                 "mlp_bias": mlp.bias,
             }
         return raw
+
+
+def _read_kinds(raw: Raw, source: SimpleNamespace) -> list[str]:
+    """Return the kind of every block, from whichever field of config.json has them."""
+    kinds: Any = raw.get("layer_types", source.layers_block_type)
+    if kinds is None and "layer_types" not in raw:
+        if "hybrid_override_pattern" not in raw:
+            raise ValueError("layers_block_type is missing; it must list the kind of every layer")
+        pattern = raw["hybrid_override_pattern"]
+        unknown = sorted(set(pattern) - set(_KINDS_BY_LETTER)) if isinstance(pattern, str) else [""]
+        if unknown:
+            raise ValueError(f"hybrid_override_pattern is {pattern!r}; its letters must be M * - E")
+        kinds = [_KINDS_BY_LETTER[letter] for letter in pattern]
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise ValueError(f"layers_block_type is {kinds!r}; it must be a list of strings")
+    return layer_kinds(kinds, (*_WORDS.values(), _EXPERTS), len(kinds))

@@ -1,34 +1,52 @@
 """Qwen2 and Qwen2.5: Llama with biases on queries, keys and values."""
 
-from transformers import Qwen2Config
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
-from hybridize.checkpoints.formats.base import Raw, require, same_apart_from_window, uniform
+from typing_extensions import override
+
+from hybridize.checkpoints.formats.base import require, same_apart_from_window, uniform
+from hybridize.checkpoints.formats.fields import Field, Raw
 from hybridize.checkpoints.formats.transformer import (
+    SLIDING_FIELDS,
     TransformerFormat,
-    sliding_fields,
+    qwen_layer_types,
+    qwen_window,
+    transformer_fields,
+    written_windows,
 )
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import MLPSizes
+from hybridize.modeling.model_spec import ModelSpec
 
 
 class Qwen2(TransformerFormat):
     """``model_type: qwen2``."""
 
     name = "qwen2"
+    fields: ClassVar[dict[str, Field]] = {
+        **transformer_fields(
+            vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768, kv_heads=32
+        ),
+        **SLIDING_FIELDS,
+    }
 
-    def to_hybrid(self, raw: Raw) -> HybridConfig:
-        """See `Format.to_hybrid`."""
-        source = Qwen2Config.from_dict(raw)
-        return self.read(source, qkv_bias=True, sliding_window=source.sliding_window)
+    @override
+    def read_attention(self, source: SimpleNamespace) -> dict[str, Any]:
+        return {"qkv_bias": True, "sliding_window": qwen_window(source)}
 
-    def require_attention(self, config: HybridConfig) -> None:
-        """See `TransformerFormat.require_attention`."""
+    @override
+    def layer_types(self, source: SimpleNamespace) -> Sequence[str]:
+        return qwen_layer_types(source)
+
+    @override
+    def require_attention(self, config: ModelSpec) -> None:
         attention, mlp = same_apart_from_window(config), uniform(config, MLPSizes)
         assert mlp is not None
         require(attention.qkv_bias and not attention.out_bias, "it has biases on q, k and v only")
         require(not attention.qk_norm, "it has no query/key norm")
         require(not mlp.bias, "its MLP has no bias")
 
-    def from_hybrid(self, config: HybridConfig) -> Raw:
-        """See `Format.from_hybrid`."""
-        return self.write(config, "Qwen2ForCausalLM") | sliding_fields(config)
+    @override
+    def to_raw(self, config: ModelSpec) -> Raw:
+        return self.written(config, "Qwen2ForCausalLM") | written_windows(config)

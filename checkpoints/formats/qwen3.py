@@ -1,45 +1,64 @@
-"""Qwen3: a norm over every query and key head, and a head width of its own."""
+"""Qwen3: a norm over every query and key head, and any head width."""
 
-from transformers import Qwen3Config
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
-from hybridize.checkpoints.formats.base import Raw, require, same_apart_from_window, uniform
+from typing_extensions import override
+
+from hybridize.checkpoints.formats.base import require, same_apart_from_window, uniform
+from hybridize.checkpoints.formats.fields import Field, Raw, flag, whole
 from hybridize.checkpoints.formats.transformer import (
+    SLIDING_FIELDS,
     TransformerFormat,
-    sliding_fields,
+    qwen_layer_types,
+    qwen_window,
+    transformer_fields,
+    written_windows,
 )
-from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import MLPSizes
+from hybridize.modeling.model_spec import ModelSpec
 
 
 class Qwen3(TransformerFormat):
     """``model_type: qwen3``."""
 
     name = "qwen3"
+    fields: ClassVar[dict[str, Field]] = {
+        **transformer_fields(
+            vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768, kv_heads=32
+        ),
+        **SLIDING_FIELDS,
+        "head_dim": whole(128),
+        "attention_bias": flag(False),
+    }
 
-    def to_hybrid(self, raw: Raw) -> HybridConfig:
-        """See `Format.to_hybrid`."""
-        source = Qwen3Config.from_dict(raw)
-        return self.read(
-            source,
-            qkv_bias=source.attention_bias,
-            out_bias=source.attention_bias,
-            qk_norm=True,
-            sliding_window=source.sliding_window,
-        )
+    @override
+    def read_attention(self, source: SimpleNamespace) -> dict[str, Any]:
+        return {
+            "qkv_bias": source.attention_bias,
+            "out_bias": source.attention_bias,
+            "qk_norm": True,
+            "sliding_window": qwen_window(source),
+        }
 
-    def require_attention(self, config: HybridConfig) -> None:
-        """See `TransformerFormat.require_attention`."""
+    @override
+    def layer_types(self, source: SimpleNamespace) -> Sequence[str]:
+        return qwen_layer_types(source)
+
+    @override
+    def require_attention(self, config: ModelSpec) -> None:
         attention, mlp = same_apart_from_window(config), uniform(config, MLPSizes)
         assert mlp is not None
         require(attention.qk_norm, "its queries and keys have a norm")
         require(attention.qkv_bias == attention.out_bias, "it has all attention biases or none")
         require(not mlp.bias, "its MLP has no bias")
 
-    def from_hybrid(self, config: HybridConfig) -> Raw:
-        """See `Format.from_hybrid`."""
+    @override
+    def to_raw(self, config: ModelSpec) -> Raw:
         attention = same_apart_from_window(config)
         return (
-            self.write(config, "Qwen3ForCausalLM")
+            self.written(config, "Qwen3ForCausalLM")
             | {"attention_bias": attention.qkv_bias}
-            | sliding_fields(config)
+            | written_windows(config)
         )

@@ -1,72 +1,113 @@
-"""What the two stock hybrids with RoPE, Granite's and Bamba, have in common."""
+"""What Granite's and Bamba's hybrids have in common: layers of a mixer and an MLP, with RoPE."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from hybridize.checkpoints.formats.base import (
     Fit,
-    Raw,
-    common_fields,
     replace_kind,
     require,
     require_layers,
     same_apart_from_window,
     uniform,
 )
-from hybridize.modeling.config import HybridConfig
+from hybridize.checkpoints.formats.fields import Raw, flag, limits, size_or_auto, text, whole
+from hybridize.checkpoints.formats.read_model import head_dim, num_kv_heads
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.layout import ATTENTION
+from hybridize.modeling.model_spec import ModelSpec
+
+FULL, LINEAR = "full_attention", "linear_attention"
+
+STOCK_FIELDS = {
+    "num_hidden_layers": whole(32),
+    "num_attention_heads": whole(32),
+    "head_dim": whole(None),
+    "hidden_act": text("silu"),
+    "attention_bias": flag(False),
+    "mamba_n_heads": whole(128),
+    "mamba_d_head": size_or_auto(),
+    "mamba_n_groups": whole(1),
+    "mamba_d_state": whole(256),
+    "mamba_d_conv": whole(4),
+    "mamba_expand": whole(2),
+    "mamba_conv_bias": flag(True, optional=True),
+    "mamba_proj_bias": flag(False, optional=True),
+    "time_step_limit": limits(optional=True),
+}
+"""The fields that both formats have, with the same defaults."""
 
 
 def read_blocks(
-    source: Any, kinds: list[str], attention: AttentionSizes, mlp: MLPSizes
+    source: SimpleNamespace, kinds: Sequence[str], attention: AttentionSizes, mlp: MLPSizes
 ) -> list[BlockSizes]:
-    """Return the blocks of a checkpoint from transformers' configuration of it."""
-    limit = source.time_step_limit or (0.0, float("inf"))
+    """Return the blocks of a model.
+
+    Args:
+        source: the fields of config.json.
+        kinds: `FULL` or `LINEAR` for every layer.
+        attention: the sizes of the attention blocks.
+        mlp: the sizes of the MLPs.
+
+    Raises:
+        ValueError: the sizes contradict each other.
+    """
+    width = source.mamba_expand * source.hidden_size
+    if source.mamba_n_heads <= 0 or width % source.mamba_n_heads:
+        raise ValueError(
+            f"mamba_n_heads is {source.mamba_n_heads}; it must divide mamba_expand × hidden_size, "
+            f"which is {width}"
+        )
+    head = source.mamba_d_head if source.mamba_d_head != "auto" else width // source.mamba_n_heads
+    if head * source.mamba_n_heads != width:
+        raise ValueError(
+            f"mamba_n_heads × mamba_d_head is {source.mamba_n_heads * head}; it must be "
+            f"mamba_expand × hidden_size, which is {width}"
+        )
+    low, high = source.time_step_limit or (0.0, float("inf"))
     mamba = MambaSizes(
         num_heads=source.mamba_n_heads,
-        head_dim=source.mamba_d_head,
+        head_dim=head,
         n_groups=source.mamba_n_groups,
         d_state=source.mamba_d_state,
         conv_kernel=source.mamba_d_conv,
-        conv_bias=source.mamba_conv_bias,
-        proj_bias=source.mamba_proj_bias,
-        dt_min=float(limit[0]),
-        dt_max=None if limit[1] == float("inf") else float(limit[1]),
+        conv_bias=bool(source.mamba_conv_bias),
+        proj_bias=bool(source.mamba_proj_bias),
+        dt_min=low,
+        dt_max=None if high == float("inf") else high,
     )
+    if source.hidden_act != "silu" and LINEAR in kinds:
+        raise ValueError(f"hidden_act is {source.hidden_act!r}; Mamba-2 blocks need silu")
     blocks: list[BlockSizes] = []
     for kind in kinds:
-        blocks += [mamba if kind == "linear_attention" else attention, mlp]
-    if source.hidden_act != "silu" and "linear_attention" in kinds:
-        raise ValueError(f"hidden_act is {source.hidden_act!r}; Mamba-2 blocks need silu")
+        blocks += [mamba if kind == LINEAR else attention, mlp]
     return blocks
 
 
-def read_attention(source: Any, **fields: Any) -> AttentionSizes:
-    """Return the sizes of the attention blocks from transformers' configuration."""
-    heads = source.num_attention_heads
+def read_attention(source: SimpleNamespace, **fields: Any) -> AttentionSizes:
+    """Return the sizes of the attention blocks.
+
+    Args:
+        source: the fields of config.json.
+        fields: further fields of `AttentionSizes`.
+    """
     return AttentionSizes(
-        num_heads=heads,
-        num_kv_heads=source.num_key_value_heads,
-        head_dim=getattr(source, "head_dim", None) or source.hidden_size // heads,
+        num_heads=source.num_attention_heads,
+        num_kv_heads=num_kv_heads(source),
+        head_dim=head_dim(source),
         qkv_bias=source.attention_bias,
         out_bias=source.attention_bias,
         **fields,
     )
 
 
-def read_config(source: Any, blocks: list[BlockSizes], **fields: Any) -> HybridConfig:
-    """Return the model's configuration from transformers' own."""
-    return HybridConfig.from_blocks(
-        blocks, **common_fields(source), norm_eps=source.rms_norm_eps, **fields
-    )
-
-
-def fit_stock(config: HybridConfig) -> Fit:
-    """Adapt a model to what both stock hybrids can hold.
+def fit_stock(config: ModelSpec) -> Fit:
+    """Adapt a model to what both formats can hold.
 
     Raises:
-        CannotHoldError: neither can.
+        CannotHoldError: neither can hold it.
     """
     require_layers(config)
     require(
@@ -80,8 +121,8 @@ def fit_stock(config: HybridConfig) -> Fit:
     require(mlp.gated, "its MLP is gated")
     require(not attention.qk_norm, "it has no query/key norm")
     if mamba is not None:
-        require(mlp.activation == "silu", "one activation, silu, serves the MLP and Mamba-2")
-        require(mamba.dt_limit == (0.0, float("inf")), "its steps have no limits")
+        require(mlp.activation == "silu", "it has one activation, silu, for the MLP and Mamba-2")
+        require(mamba.dt_limit == (0.0, float("inf")), "its Δt has no limits")
         require(
             mamba.d_inner % config.hidden_size == 0,
             f"its Mamba-2 width is a whole multiple of the hidden size, and {mamba.d_inner} is "
@@ -92,27 +133,27 @@ def fit_stock(config: HybridConfig) -> Fit:
     if window is not None and window < config.max_position_embeddings:
         exact = False
         notes.append(
-            f"attention sees beyond its sliding window of {window} tokens: "
-            f"the same answers up to {window} tokens only"
+            f"the format has no sliding window, and the model has one of {window} tokens: the "
+            f"logits are the same up to {window} tokens only"
         )
     bias = attention.qkv_bias or attention.out_bias
     attention = replace(attention, qkv_bias=bias, out_bias=bias, sliding_window=None)
     padded = pad_heads(attention, config.hidden_size)
     if padded.num_heads != attention.num_heads:
         notes.append(
-            f"{padded.num_heads - attention.num_heads} zero heads were added, so that heads × head_dim "
-            "is the hidden size, which is what vLLM, SGLang and llama.cpp assume"
+            f"{padded.num_heads - attention.num_heads} zero heads were added, so that heads × "
+            "head_dim is the hidden size, which is what vLLM, SGLang and llama.cpp assume"
         )
     elif attention.num_heads * attention.head_dim != config.hidden_size:
         notes.append(
             f"opens in transformers only: head_dim is {attention.head_dim}, and vLLM, SGLang and "
-            "llama.cpp take it to be hidden size / heads"
+            "llama.cpp assume hidden size / heads"
         )
     return Fit(replace_kind(config, padded), exact, tuple(notes))
 
 
-def uniform_attention(config: HybridConfig) -> AttentionSizes:
-    """Return the sizes of all attention blocks, one of which may or may not have a window.
+def uniform_attention(config: ModelSpec) -> AttentionSizes:
+    """Return the sizes that all attention blocks share; some may lack the sliding window.
 
     Raises:
         CannotHoldError: they differ.
@@ -121,11 +162,10 @@ def uniform_attention(config: HybridConfig) -> AttentionSizes:
 
 
 def pad_heads(attention: AttentionSizes, hidden: int) -> AttentionSizes:
-    """Return sizes with zero heads added until heads × head_dim is the hidden size.
+    """Return sizes with zero heads added, so that heads × head_dim is the hidden size.
 
-    Whole heads are added to each KV group; where the groups cannot all grow alike, whole
-    groups are added as well. The same sizes come back where padding is not needed or cannot
-    help.
+    Heads are added to every key/value group. If equal groups are not possible in this way, groups
+    are added as well. The sizes are returned unchanged if padding is not needed or not possible.
     """
     heads, rest = divmod(hidden, attention.head_dim)
     if rest or heads <= attention.num_heads:
@@ -137,11 +177,11 @@ def pad_heads(attention: AttentionSizes, hidden: int) -> AttentionSizes:
     return attention
 
 
-def written_mamba(config: HybridConfig) -> Raw:
+def written_mamba(config: ModelSpec) -> Raw:
     """Return the Mamba-2 fields of config.json.
 
-    A model without Mamba-2 blocks still needs values that pass its reader's checks. There is
-    no ``time_step_limit``: (0, inf) is the default, and all that cached decoding honors.
+    A model without Mamba-2 blocks still needs values that pass the checks of its readers. There
+    is no ``time_step_limit``, because (0, ∞) is the default and cached decoding ignores others.
     """
     mamba = uniform(config, MambaSizes)
     if mamba is None:
@@ -161,8 +201,8 @@ def written_mamba(config: HybridConfig) -> Raw:
     }
 
 
-def written_attention(config: HybridConfig) -> Raw:
-    """Return the attention fields of config.json; no head_dim where readers derive it."""
+def written_attention(config: ModelSpec) -> Raw:
+    """Return the attention fields of config.json; no ``head_dim`` if readers can derive it."""
     attention = uniform_attention(config)
     fields: Raw = {
         "num_attention_heads": attention.num_heads,

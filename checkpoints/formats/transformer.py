@@ -1,8 +1,12 @@
-"""What Llama and the Transformers that descend from it have in common on disk."""
+"""The base class of Llama and the Transformers that descend from it."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import (
     DECODER_MIXERS,
@@ -10,22 +14,67 @@ from hybridize.checkpoints.formats.base import (
     Fit,
     Format,
     Names,
-    Raw,
-    common_fields,
     require,
     require_default_scale,
     require_layers,
     require_no_multipliers,
     uniform,
     written_fields,
-    written_rope,
 )
-from hybridize.modeling.config import HybridConfig
+from hybridize.checkpoints.formats.fields import (
+    Field,
+    Raw,
+    common_fields,
+    flag,
+    names,
+    read_fields,
+    real,
+    text,
+    whole,
+)
+from hybridize.checkpoints.formats.read_model import build_spec, head_dim, layer_kinds, num_kv_heads
+from hybridize.checkpoints.formats.rope import read_rope, written_rope
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MLPSizes
+from hybridize.modeling.layout import MAMBA
+from hybridize.modeling.model_spec import ModelSpec, attention_blocks
+
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def transformer_fields(
+    *, vocab_size: int, intermediate_size: int, max_position_embeddings: int,
+    kv_heads: int | None, bos: int | None = None, eos: int | None = None,
+) -> dict[str, Field]:  # fmt: skip
+    """Return the table of the fields that all of these formats have, with their own defaults."""
+    return {
+        **common_fields(
+            vocab_size=vocab_size, max_position_embeddings=max_position_embeddings, bos=bos, eos=eos
+        ),
+        "intermediate_size": whole(intermediate_size),
+        "num_hidden_layers": whole(32),
+        "num_attention_heads": whole(32),
+        "num_key_value_heads": whole(kv_heads, optional=True),
+        "head_dim": whole(None),
+        "hidden_act": text("silu"),
+        "rms_norm_eps": real(1e-6),
+        "layer_types": names(),
+    }
+
+
+SLIDING_FIELDS = {
+    "use_sliding_window": flag(False),
+    "sliding_window": whole(4096, optional=True),
+    "max_window_layers": whole(28),
+}
+"""Qwen's fields for windows that some layers have and others do not."""
 
 
 class TransformerFormat(Format):
-    """Layers of attention with RoPE and a gated MLP; subclasses say what else is allowed."""
+    """Layers of attention with RoPE and a gated MLP; subclasses say what else is allowed.
+
+    Attributes:
+        fields: the fields of config.json that are read.
+    """
 
     names = Names(
         embedding="model.embed_tokens",
@@ -35,71 +84,80 @@ class TransformerFormat(Format):
         blocks_per_layer=2,
     )
     ignored = ("*.rotary_emb.inv_freq",)
+    fields: ClassVar[dict[str, Field]]
 
-    def read(self, source: Any, **attention: Any) -> HybridConfig:
-        """Build the model's configuration from transformers' own for the same checkpoint.
-
-        Args:
-            source: transformers' configuration.
-            attention: fields of `AttentionSizes` in which the format differs from Llama.
-        """
-        head_dim = getattr(source, "head_dim", None)
-        attention_sizes = AttentionSizes(
+    @override
+    def to_spec(self, raw: Raw) -> ModelSpec:
+        source = read_fields(raw, self.fields)
+        attention = AttentionSizes(
             num_heads=source.num_attention_heads,
-            num_kv_heads=source.num_key_value_heads,
-            head_dim=head_dim or source.hidden_size // source.num_attention_heads,
-            **attention,
+            num_kv_heads=num_kv_heads(source),
+            head_dim=head_dim(source),
+            **self.read_attention(source),
         )
         mlp = MLPSizes(
             intermediate_size=source.intermediate_size,
             activation=source.hidden_act,
             bias=getattr(source, "mlp_bias", False),
         )
-        layer_types = getattr(source, "layer_types", None)
         blocks: list[BlockSizes] = []
-        for layer in range(source.num_hidden_layers):
-            full = layer_types is not None and layer_types[layer] == "full_attention"
-            blocks += [replace(attention_sizes, sliding_window=None) if full else attention_sizes]
-            blocks += [mlp]
-        return HybridConfig.from_blocks(
-            blocks,
-            **common_fields(source),
-            norm_eps=source.rms_norm_eps,
-            rope_parameters=source.rope_parameters,
+        for kind in self.layer_types(source):
+            full = kind == "full_attention"
+            blocks += [replace(attention, sliding_window=None) if full else attention, mlp]
+        return build_spec(
+            raw, source, blocks, norm_eps=source.rms_norm_eps, rope_parameters=read_rope(raw)
         )
 
-    def require_plain(self, config: HybridConfig) -> None:
-        """Check what all of these formats need: nothing that came after Llama."""
+    @abstractmethod
+    def read_attention(self, source: SimpleNamespace) -> dict[str, Any]:
+        """Return the fields of `AttentionSizes` in which the format differs from Llama.
+
+        Args:
+            source: the fields of config.json.
+        """
+
+    def layer_types(self, source: SimpleNamespace) -> Sequence[str]:
+        """Return the kind of every layer: ``full_attention`` or ``sliding_attention``."""
+        if source.layer_types is None:
+            return ["sliding_attention"] * source.num_hidden_layers
+        return layer_kinds(source.layer_types, _LAYER_TYPES, source.num_hidden_layers)
+
+    def require_plain(self, config: ModelSpec) -> None:
+        """Check that the model has nothing that Llama does not have either."""
         require_layers(config)
-        require("M" not in config.layout, "it has no Mamba-2 blocks")
+        require(MAMBA not in config.layout, "it has no Mamba-2 blocks")
         require(not config.residual_in_fp32, "its residual stream is not kept in float32")
         require_no_multipliers(config)
         mlp = uniform(config, MLPSizes)
         require(mlp is not None and mlp.gated, "its MLP is gated")
-        for block in config.blocks:
-            if isinstance(block, AttentionSizes):
-                require(block.rope, "its attention has RoPE")
-                require_default_scale(block)
-        factor = (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
-        require(factor == 1.0, "its RoPE turns whole heads")
+        for block in attention_blocks(config.blocks):
+            require(block.rope, "its attention has RoPE")
+            require_default_scale(block)
+        factor = config.rope.get("partial_rotary_factor", 1.0)
+        require(factor == 1.0, "its RoPE rotates whole heads")
 
-    def fit(self, config: HybridConfig) -> Fit:
-        """See `Format.fit`."""
+    @override
+    def fit(self, config: ModelSpec) -> Fit:
         self.require_plain(config)
         self.require_attention(config)
         return Fit(config)
 
     @abstractmethod
-    def require_attention(self, config: HybridConfig) -> None:
-        """Check the attention blocks against what the subclass can hold.
+    def require_attention(self, config: ModelSpec) -> None:
+        """Check that the format can hold the attention blocks.
 
         Raises:
-            CannotHoldError: it has no place for them.
+            CannotHoldError: it cannot.
         """
 
-    def write(self, config: HybridConfig, architecture: str) -> Raw:
-        """Return what the config.json of all of these formats has."""
-        attention = next(b for b in config.blocks if isinstance(b, AttentionSizes))
+    def written(self, config: ModelSpec, architecture: str) -> Raw:
+        """Return the fields that the config.json of all of these formats has.
+
+        Args:
+            config: the model.
+            architecture: transformers' class.
+        """
+        attention = attention_blocks(config.blocks)[0]
         mlp = uniform(config, MLPSizes)
         assert mlp is not None
         return {
@@ -117,10 +175,27 @@ class TransformerFormat(Format):
         }
 
 
-def sliding_fields(config: HybridConfig) -> Raw:
-    """Return Qwen's fields for windows that some layers have and others have not."""
-    blocks = [block for block in config.blocks if isinstance(block, AttentionSizes)]
-    types = ["full" if block.sliding_window is None else "sliding" for block in blocks]
+def qwen_layer_types(source: SimpleNamespace) -> Sequence[str]:
+    """Return the kind of every layer of a Qwen model, which may have windows in some layers."""
+    if source.layer_types is not None:
+        return layer_kinds(source.layer_types, _LAYER_TYPES, source.num_hidden_layers)
+    first = source.max_window_layers if qwen_window(source) is not None else None
+    return [
+        "full_attention" if first is None or layer < first else "sliding_attention"
+        for layer in range(source.num_hidden_layers)
+    ]
+
+
+def qwen_window(source: SimpleNamespace) -> int | None:
+    """Return the sliding window of a Qwen model, if it is in use."""
+    window: int | None = source.sliding_window
+    return window if source.use_sliding_window else None
+
+
+def written_windows(config: ModelSpec) -> Raw:
+    """Return Qwen's fields for windows that some layers have and others do not."""
+    windows = [block.sliding_window for block in attention_blocks(config.blocks)]
+    types = ["full" if window is None else "sliding" for window in windows]
     return {
         "use_sliding_window": config.sliding_window is not None,
         "sliding_window": config.sliding_window,

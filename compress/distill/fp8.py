@@ -35,10 +35,8 @@ def fp8_layers(directory: Path, scheme: str, keep_bf16: int | None) -> tuple[str
             of `hybridize.quantize`.
 
     Raises:
-        InputError: the scheme does not exist, or can quantize none of the layers.
+        InputError: the scheme can quantize none of the layers.
     """
-    if scheme not in SCHEMES:
-        raise InputError(f"`fp8={scheme}`: choose one of {', '.join(SCHEMES)}")
     with CheckpointReader(directory) as reader:
         format_, config = read_config(reader)
     targets = [t for t in find_targets(format_, config, SCHEMES[scheme]) if not t.obstacle]

@@ -1,14 +1,17 @@
 """`hybridize inspect`."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from hybridize.cli.options import common_options, force_option, model_argument
+from hybridize.cli.config_options import config_options
+from hybridize.cli.options import model_argument
 from hybridize.console import console, size_in_words
+from hybridize.inspection.config import InspectConfig
 
 if TYPE_CHECKING:
+    from hybridize.inspection.inspect import Inspection
     from hybridize.inspection.state_norms import StateReport
 
 _CONTEXT_NAMES = {4096: "4k", 32768: "32k", 131072: "128k", 1048576: "1M"}
@@ -16,32 +19,37 @@ _CONTEXT_NAMES = {4096: "4k", 32768: "32k", 131072: "128k", 1048576: "1M"}
 
 @click.command(short_help="Show a checkpoint's blocks, parameters and cache sizes.")
 @model_argument
-@click.option("--states", type=click.Path(path_type=Path), metavar="FILE",
-              help="Also run it over this text: what its states remember, where attention looks.",
-              )  # fmt: skip
-@click.option("--states-tokens", type=click.IntRange(min=2), default=1024, show_default=True,
-              metavar="N", help="How much of the text.")  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE",
-              help="Draw what --states finds as a PNG.")  # fmt: skip
-@force_option
-@common_options
-def inspect(
-    model: str, states: Path | None, states_tokens: int, plot: Path | None, force: bool
-) -> None:
-    """Show what MODEL is made of, without loading it.
+@config_options(InspectConfig)
+def inspect(model: str, config: InspectConfig) -> None:
+    """Show the blocks of MODEL without loading its weights.
 
-    The layout string, the blocks and their sizes, the bytes of keys, values and states at
-    growing context lengths, and which hybrid formats could hold it.
+    The tables show the layout, the sizes of the blocks, the memory of keys, values and states at
+    several context lengths, and which hybrid formats can hold the model.
     """
     from hybridize.inspection.inspect import inspect as inspect_checkpoint
 
-    if plot is not None and states is None:
-        raise click.UsageError("--plot draws what --states finds; name a text with --states FILE")
-    found = inspect_checkpoint(model)
-    seen = None if states is None else _look(model, states, states_tokens, plot, force)
+    found = inspect_checkpoint(model, config=config)
     if console.json_mode:
-        console.json(found.to_dict() | ({} if seen is None else {"states": seen.to_dict()}))
+        console.json(found.to_dict())
         return
+    _print_sizes(found)
+    console.table(
+        ["format", "can hold the model"],
+        [(name, f"no: {reason}" if reason else "yes") for name, reason in found.holds.items()],
+    )
+    if found.records:
+        console.table(
+            ["step", "made by", "from", "when"],
+            [
+                (number, f"hybridize {r['command']}", r["source"]["name"], r["created"])
+                for number, r in enumerate(found.records, 1)
+            ],
+        )
+    if found.states is not None:
+        _print_states(found.states)
+
+
+def _print_sizes(found: "Inspection") -> None:
     weights = ", ".join(f"{size_in_words(n)} {dtype}" for dtype, n in found.dtypes.items())
     console.table(
         ["checkpoint", str(found.directory)],
@@ -70,7 +78,7 @@ def inspect(
         ],
     )
     console.table(
-        ["cache per sequence", "keys and values", "states", "together"],
+        ["cache per sequence", "keys and values", "states", "total"],
         [
             (
                 _CONTEXT_NAMES.get(cost.context, f"{cost.context:,}"),
@@ -81,63 +89,33 @@ def inspect(
             for cost in found.cache
         ],
     )
-    console.table(
-        ["format", "could hold it"],
-        [(name, "yes" if not reason else f"no: {reason}") for name, reason in found.holds.items()],
-    )
-    if found.steps:
+
+
+def _print_states(report: "StateReport") -> None:
+    if report.mamba:
         console.table(
-            ["step", "made by", "from", "when"],
+            ["Mamba-2 block", "shortest memory", "median", "longest", "state norm"],
             [
-                (i + 1, f"hybridize {step['command']}", step["source"]["name"], step["created"])
-                for i, step in enumerate(found.steps)
+                (memory.block, *_smallest_median_largest(memory.lengths), f"{memory.norms[-1]:.3g}")
+                for memory in report.mamba
             ],
+            caption="Memory of the heads: tokens after which 1/e of an input is left, over "
+            f"{report.tokens:,} tokens.",
         )
-    if seen is not None:
-        _print_states(seen)
-
-
-def _look(model: str, text: Path, tokens: int, plot: Path | None, force: bool) -> "StateReport":
-    from hybridize.output_files import check_output_file, write_atomically
-    from hybridize.inspection.state_norms import inspect_states
-    from hybridize.inspection.state_norms_plot import draw_states
-
-    if plot is not None:
-        check_output_file(plot, force=force)
-    seen = inspect_states(model, text, tokens=tokens)
-    if plot is not None:
-        write_atomically(plot, draw_states(seen))
-    return seen
-
-
-def _print_states(seen: "StateReport") -> None:
-    if seen.memories:
-        console.table(
-            ["Mamba-2 block", "shortest memory", "median", "longest", "norm of the state"],
-            [
-                (
-                    memory.block,
-                    *(f"{_quantile(memory.lengths, share):,.1f}" for share in (0.0, 0.5, 1.0)),
-                    f"{memory.norms[-1]:.3g}",
-                )
-                for memory in seen.memories
-            ],
-            caption=f"Memory: tokens until 1/e is left, by head, over {seen.tokens:,} tokens.",
-        )
-    if seen.reaches:
+    if report.attention:
         console.table(
             ["attention block", "nearest head", "median", "farthest", "on itself"],
             [
-                (
-                    reach.block,
-                    *(f"{_quantile(reach.distances, share):,.1f}" for share in (0.0, 0.5, 1.0)),
-                    f"{reach.shares[0]:.1%}",
-                )
-                for reach in seen.reaches
+                (span.block, *_smallest_median_largest(span.distances), f"{span.shares[0]:.1%}")
+                for span in report.attention
             ],
-            caption="Mean distance in tokens, weighted by attention, by head.",
+            caption="Mean distance of each head in tokens, weighted by attention.",
         )
 
 
-def _quantile(values: tuple[float, ...], share: float) -> float:
-    return sorted(values)[round(share * (len(values) - 1))]
+def _smallest_median_largest(values: Sequence[float]) -> tuple[str, str, str]:
+    """Return the smallest, the median and the largest value as text."""
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    smallest, median, largest = (ordered[round(share * last)] for share in (0.0, 0.5, 1.0))
+    return f"{smallest:,.1f}", f"{median:,.1f}", f"{largest:,.1f}"

@@ -10,9 +10,9 @@ from hybridize.console import console, size_in_words
 @model_argument
 @common_options
 def verify(model: str) -> None:
-    """Check that MODEL is whole: every tensor, the index, and the hashes on record.
+    """Check that MODEL is complete: every tensor, the index, and the recorded hashes.
 
-    Exits with 1 if anything is wrong, after naming all of it.
+    The exit code is 1 if there are problems. All of them are listed.
     """
     from hybridize.errors import HybridizeError
     from hybridize.inspection.verify import verify as verify_checkpoint
@@ -27,7 +27,7 @@ def verify(model: str) -> None:
                 ("weight files", report.files),
                 ("tensors", report.tensors),
                 ("weights", size_in_words(report.bytes)),
-                ("steps on record", report.steps),
+                ("commands on record", report.records),
                 *[("checked", check) for check in report.checks],
             ],
         )

@@ -39,10 +39,14 @@ def test_a_model_is_written_like_the_checkpoint_it_came_from(tmp_path, format_):
     model = load_model(tmp_path / "like", dtype=torch.float32)
     with torch.no_grad():
         model.model.blocks[0].mixer.D.fill_(0.5)
-    step = {"command": "test", "metrics": {}}
+    record = {"command": "test", "metrics": {}}
     parameters = dict(model.named_parameters())
     save_model(
-        parameters, tmp_path / "out", like=tmp_path / "like", step=step, extra_files={"a.b": b"1"}
+        parameters,
+        tmp_path / "out",
+        like=tmp_path / "like",
+        record=record,
+        extra_files={"a.b": b"1"},
     )
     before, after = (load_file(tmp_path / d / "model.safetensors") for d in ("like", "out"))
     assert before.keys() == after.keys()

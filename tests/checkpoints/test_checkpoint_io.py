@@ -11,18 +11,18 @@ from datetime import datetime, timedelta
 
 import pytest
 import torch
-from disk import raw, snapshot, specs_of, write_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from disk import DTYPES, raw, snapshot, specs_of, write_checkpoint
 from hybridize.checkpoints import (
     CheckpointReader,
     CheckpointWriter,
     TensorSpec,
     read_provenance,
 )
-from hybridize.checkpoints.header import DTYPES
+from hybridize.checkpoints.dtypes import dtype_name
 from hybridize.errors import InputError
 from tiny import tokens, write_stock
 
@@ -69,7 +69,7 @@ def test_what_the_library_writes_we_read(tmp_path):
         assert [name for name in want if not same(reader.get(name), want[name])] == []
         for name, tensor in want.items():
             facts = (reader.shape(name), reader.dtype(name), reader.nbytes(name))
-            assert facts == (tuple(tensor.shape), tensor.dtype, tensor.nbytes)
+            assert facts == (tuple(tensor.shape), dtype_name(tensor.dtype), tensor.nbytes)
 
 
 @pytest.mark.parametrize("most", [1, 7, 4096])
@@ -287,7 +287,7 @@ def test_hashing_ends_with_the_reader(tmp_path):
 
 def test_parts_are_stacked_by_rows(tmp_path):
     parts = [torch.randn(3, 5), torch.randn(5, 2).T, torch.randn(1, 5)]
-    specs = [TensorSpec("stacked", (6, 5), torch.float32)]
+    specs = [TensorSpec("stacked", (6, 5), "float32")]
     with CheckpointWriter(tmp_path / "out", specs, config={}, max_shard_size=10**6) as writer:
         for wrong in ([parts[0]], [*parts, parts[0].double()], [parts[0], torch.randn(3, 4)]):
             with pytest.raises(RuntimeError, match="expected"):

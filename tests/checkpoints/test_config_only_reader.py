@@ -7,7 +7,7 @@ import pytest
 
 from hybridize.__main__ import main
 from hybridize.checkpoints import CheckpointReader
-from hybridize.checkpoints.config_only_reader import PlannedReader, open_to_plan
+from hybridize.checkpoints.config_only_reader import ConfigOnlyReader, open_to_plan
 from hybridize.errors import InputError
 from tiny import TRANSFORMERS, write_stock
 
@@ -23,7 +23,7 @@ def checkpoint(request, tmp_path):
 def test_the_tensors_are_those_of_the_checkpoint(checkpoint):
     with (
         CheckpointReader(checkpoint / "model") as real,
-        PlannedReader(checkpoint / "shape") as planned,
+        ConfigOnlyReader(checkpoint / "shape") as planned,
     ):
         assert set(planned.names) == set(real.names)
         for name in real.names:
@@ -58,7 +58,7 @@ def test_weights_are_asked_for_where_they_are_needed(tmp_path, capsys):
 def test_what_is_there_is_read(tmp_path):
     write_stock(tmp_path / "model", "llama")
     with open_to_plan(tmp_path / "model") as reader:
-        assert not isinstance(reader, PlannedReader)
+        assert not isinstance(reader, ConfigOnlyReader)
     (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
     with pytest.raises(InputError, match="pickled"):
         open_to_plan(tmp_path / "model")

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from disk import FLOATS, write_checkpoint
 
+from disk import FLOATS, write_checkpoint
 from hybridize.checkpoints import (
     CheckpointReader,
 )
@@ -65,7 +65,7 @@ def test_a_tensor_that_is_not_finite_is_named_unless_allowed(tmp_path):
     write_checkpoint(tmp_path / "x", {"good": torch.ones(2), "bad": torch.tensor([0, math.inf])})
     with CheckpointReader(tmp_path / "x") as reader:
         assert reader.get("good").sum() == 2
-        with pytest.raises(InputError, match=r"model\.safetensors: tensor 'bad'.*allow-nonfinite"):
+        with pytest.raises(InputError, match=r"model\.safetensors: tensor 'bad'.*allow_nonfinite"):
             reader.get("bad")
     with CheckpointReader(tmp_path / "x", allow_nonfinite=True) as reader:
         assert reader.get("bad")[1] == math.inf

@@ -17,8 +17,8 @@ from hybridize.checkpoints.formats.modeling_file import modeling_source
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.tensors import AdaptedTensors, CheckpointTensors
 from hybridize.errors import InputError
-from hybridize.modeling.config import HybridConfig, parameter_shapes
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
+from hybridize.modeling.model_spec import ModelSpec, parameter_shapes
 from tiny import ARCHITECTURES, TRANSFORMERS, stock_config, tokens, write_stock
 
 ROPES = {
@@ -109,10 +109,10 @@ def test_written_back_it_is_the_same_checkpoint(tmp_path, architecture, changes)
         assert fit.config.blocks == config.blocks
         tensors = AdaptedTensors(CheckpointTensors(reader, format_, config), config, fit.config)
         written = {
-            entry.disk: torch.cat([tensors.get(name) for name in entry.ours])
+            entry.disk: torch.cat([tensors.get(name) for name in entry.parameters])
             for entry in format_.tensor_map(fit.config)
         }
-        raw = format_.from_hybrid(fit.config)
+        raw = format_.to_raw(fit.config)
     original = load_file(tmp_path / "model.safetensors")
     assert written.keys() == original.keys()
     assert all(torch.equal(written[name], original[name]) for name in original)
@@ -131,10 +131,10 @@ def test_every_architecture_is_covered():
     assert tested | {"hybridize"} == set(FORMATS) == {*ARCHITECTURES, "hybridize"}
 
 
-def hybrid(attention: AttentionSizes, mlp: MLPSizes | None = None, **fields) -> HybridConfig:
+def hybrid(attention: AttentionSizes, mlp: MLPSizes | None = None, **fields) -> ModelSpec:
     mamba = MambaSizes(4, 8, 4, 8)
     blocks = [mamba, mlp or MLPSizes(48), attention, mlp or MLPSizes(48)]
-    return HybridConfig.from_blocks(blocks, vocab_size=64, hidden_size=32, **fields)
+    return ModelSpec(blocks, vocab_size=64, hidden_size=32, **fields)
 
 
 PLAIN = AttentionSizes(4, 2, 8)
@@ -164,12 +164,10 @@ def test_what_a_format_cannot_hold_it_says(name, config, reason):
 @pytest.mark.parametrize("name", ["granitemoehybrid", "bamba"])
 def test_blocks_must_be_uniform_and_one_attention_block_kept(name):
     blocks = [PLAIN, MLPSizes(48), PLAIN, MLPSizes(40)]
-    config = HybridConfig.from_blocks(blocks, vocab_size=64, hidden_size=32)
+    config = ModelSpec(blocks, vocab_size=64, hidden_size=32)
     with pytest.raises(CannotHoldError, match="MLP blocks must all have the same sizes"):
         FORMATS[name].fit(config)
-    config = HybridConfig.from_blocks(
-        [MambaSizes(4, 8, 4, 8), MLPSizes(48)], vocab_size=64, hidden_size=32
-    )
+    config = ModelSpec([MambaSizes(4, 8, 4, 8), MLPSizes(48)], vocab_size=64, hidden_size=32)
     with pytest.raises(CannotHoldError, match="at least one attention block"):
         FORMATS[name].fit(config)
 
@@ -190,7 +188,7 @@ class TestWhatTheEnginesRead:
         config = config or hybrid(
             PLAIN, rope_parameters={"rope_type": "default", "rope_theta": 5e5}
         )
-        return FORMATS[name].from_hybrid(FORMATS[name].fit(config).config)
+        return FORMATS[name].to_raw(FORMATS[name].fit(config).config)
 
     def test_granite_layer_types_in_the_older_words(self):
         assert self.raw()["layer_types"] == ["mamba", "attention"]
@@ -225,7 +223,7 @@ class TestWhatTheEnginesRead:
 
     def test_a_width_that_is_no_whole_multiple_is_refused(self):
         blocks = [MambaSizes(3, 8, 3, 8), MLPSizes(48), PLAIN, MLPSizes(48)]
-        config = HybridConfig.from_blocks(blocks, vocab_size=64, hidden_size=32)
+        config = ModelSpec(blocks, vocab_size=64, hidden_size=32)
         with pytest.raises(CannotHoldError, match="24 is not one of 32"):
             FORMATS["granitemoehybrid"].fit(config)
 
@@ -253,7 +251,7 @@ class TestWhatTheEnginesRead:
         write_stock(tmp_path, "nemotron_h")
         with CheckpointReader(tmp_path) as reader:
             format_, config = read_config(reader)
-        raw = format_.from_hybrid(config)
+        raw = format_.to_raw(config)
         assert raw["hybrid_override_pattern"] == "M-*M-" == config.layout
         assert len(raw["layers_block_type"]) == 5
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from disk import snapshot, specs_of, write_checkpoint
 
+from disk import snapshot, specs_of, write_checkpoint
 from hybridize.checkpoints import (
     CheckpointReader,
     CheckpointWriter,
@@ -23,7 +23,7 @@ def test_an_output_is_replaced_at_the_end_and_not_before(tmp_path, few):
     write_checkpoint(output, {"old": torch.zeros(3)})
     (output / "precious").write_text("data")
     old = snapshot(output)
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="`force`"):
         write_checkpoint(output, few)
     with CheckpointWriter(output, specs_of(few), config={}, max_shard_size=1, force=True) as writer:
         for name, tensor in few.items():
@@ -43,7 +43,7 @@ def test_replacing_a_link_spares_what_it_points_to(tmp_path, few):
     (tmp_path / "loop").symlink_to("loop")
     before = snapshot(tmp_path / "elsewhere")
     for name in ("out", "loop"):
-        with pytest.raises(InputError, match="--force"):
+        with pytest.raises(InputError, match="`force`"):
             write_checkpoint(tmp_path / name, few)
         write_checkpoint(tmp_path / name, few, force=True)
         assert not (tmp_path / name).is_symlink()
@@ -193,7 +193,7 @@ import sys, time
 from pathlib import Path
 import torch
 from hybridize.checkpoints import CheckpointWriter, TensorSpec
-specs = [TensorSpec(name, (1000,), torch.float32) for name in "ab"]
+specs = [TensorSpec(name, (1000,), "float32") for name in "ab"]
 with CheckpointWriter(Path(sys.argv[1]), specs, config={}, max_shard_size=1) as writer:
     writer.add("a", torch.zeros(1000))
     print("written", flush=True)

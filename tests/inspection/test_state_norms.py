@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from hybrids import MIXED, build
 
 from hybridize.__main__ import main
-from hybridize.inspection.state_norms import look
+from hybridize.inspection.state_norms import measure_states
+from hybrids import MIXED, build
 from tiny import tokens, write_stock, write_tokenizer
 
 
@@ -24,12 +24,12 @@ def ids():
 
 @torch.no_grad()
 def test_norms_are_those_of_the_states_that_a_cache_holds(model, ids):
-    seen = look(model, ids)
+    seen = measure_states(model, ids)
     assert seen.positions[-1] == seen.tokens == 70
-    assert [memory.block for memory in seen.memories] == [0, 4]
+    assert [memory.block for memory in seen.mamba] == [0, 4]
     for place in (0, 10, -1):
         cache = model(ids[:, : seen.positions[place]], use_cache=True).cache
-        for memory in seen.memories:
+        for memory in seen.mamba:
             state = cache.layers[memory.block].recurrent_states[0]
             assert memory.norms[place] == pytest.approx(float(state.norm()), rel=1e-6)
 
@@ -42,7 +42,7 @@ def test_memory_follows_from_decays_that_do_not_depend_on_the_text(ids):
         mixer.in_proj.weight[-mixer.sizes.num_heads :] = 0
         if mixer.in_proj.bias is not None:
             mixer.in_proj.bias[-mixer.sizes.num_heads :] = 0
-    for memory in look(model, ids).memories:
+    for memory in measure_states(model, ids).mamba:
         mixer = model.model.blocks[memory.block].mixer
         low, high = mixer.sizes.dt_limit
         for head, length in enumerate(memory.lengths):
@@ -57,7 +57,7 @@ def test_attention_is_that_of_the_eager_implementation(ids):
 
     model = build(MIXED)
     model.config._attn_implementation = "eager"
-    seen, expected = look(model, ids), {}
+    seen, expected = measure_states(model, ids), {}
 
     def note(mixer, *arguments, **options):
         y, weights = eager(mixer, *arguments, **options)
@@ -68,10 +68,10 @@ def test_attention_is_that_of_the_eager_implementation(ids):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "eager_attention_forward", note)
         model(ids, use_cache=False)
-    assert [reach.block for reach in seen.reaches] == sorted(expected) == [2, 5, 7]
-    for reach in seen.reaches:
-        weights = expected[reach.block]
-        distances, shares = [], [0.0] * len(reach.shares)
+    assert [span.block for span in seen.attention] == sorted(expected) == [2, 5, 7]
+    for span in seen.attention:
+        weights = expected[span.block]
+        distances, shares = [], [0.0] * len(span.shares)
         for head in weights:
             total = 0.0
             for query, row in enumerate(head.tolist()):
@@ -79,9 +79,9 @@ def test_attention_is_that_of_the_eager_implementation(ids):
                     total += weight * (query - key)
                     shares[(query - key).bit_length()] += weight / len(head) / len(weights)
             distances.append(total / len(head))
-        assert reach.distances == pytest.approx(distances, rel=1e-6)
-        assert reach.shares == pytest.approx(shares, rel=1e-5, abs=1e-7)
-        assert sum(reach.shares) == pytest.approx(1)
+        assert span.distances == pytest.approx(distances, rel=1e-6)
+        assert span.shares == pytest.approx(shares, rel=1e-5, abs=1e-7)
+        assert sum(span.shares) == pytest.approx(1)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_the_command_prints_tables_and_draws(capsys, checkpoint, tmp_path):
     assert main([*command, "--json"]) == 0
     states = json.loads(capsys.readouterr().out)["states"]
     assert states["tokens"] == 256  # the model's context
-    assert len(states["memories"]) == 2
+    assert len(states["mamba"]) == 2
     assert main([*command, "--plot", str(plot)]) == 2
     assert "--force" in capsys.readouterr().err
 

@@ -137,7 +137,7 @@ def test_a_sound_checkpoint(checkpoint, capsys):
     report = hybridize.verify(checkpoint)
     tensors = load_file(checkpoint / "model.safetensors")
     assert report.problems == ()
-    assert (report.files, report.tensors, report.steps) == (1, len(tensors), 1)
+    assert (report.files, report.tensors, report.records) == (1, len(tensors), 1)
     assert report.bytes == sum(tensor.nbytes for tensor in tensors.values())
     assert any("SHA-256" in check for check in report.checks)
     assert main(["verify", str(checkpoint)]) == 0
@@ -149,7 +149,7 @@ def test_without_a_record_the_hashes_are_not_claimed_to_be_checked(tmp_path):
     report = hybridize.verify(tmp_path)
     assert report.problems == ()
     assert report.files > 2
-    assert report.steps == 0
+    assert report.records == 0
     assert not any("SHA-256" in check for check in report.checks)
 
 

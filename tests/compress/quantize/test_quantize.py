@@ -1,4 +1,4 @@
-"""Whole quantizations: what is written, who opens it, and that it computes the same everywhere."""
+"""What `quantize` writes, and that transformers opens it and computes the same logits."""
 
 import json
 
@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import hybridize
-from hybridize.compress.quantize import quantize as module
 from hybridize.compress.quantize.schemes import SCHEMES
+from hybridize.data.source import load_packed_dataset
 from hybridize.errors import InputError
 from hybridize.modeling.layers.fp8_linear import FP8Linear
 from tiny import tokens, write_stock, write_tokenizer
@@ -39,8 +39,17 @@ def source(tmp_path, architecture="granitemoehybrid", dtype=torch.float32, **cha
     return directory
 
 
+def calibration_for(scheme, tmp_path):
+    """Return the options that give a static scheme its text; other schemes take none."""
+    if not SCHEMES[scheme].quantization.static:
+        return {}
+    text = tmp_path / "calibration.txt"
+    text.write_text("abc def " * 400)
+    return {"calibration": text, "calibration_tokens": 512}
+
+
 def nearest_fp8(x: torch.Tensor) -> torch.Tensor:
-    """The nearest of all 253 FP8 numbers in float64, the even one where two are as near."""
+    """Return the nearest of all 253 FP8 numbers in float64; ties go to the even one."""
     numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).double()
     codes = torch.arange(256) % 128
     numbers, codes = numbers[~numbers.isnan()], codes[~numbers.isnan()]
@@ -52,12 +61,12 @@ def nearest_fp8(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("architecture", ["granitemoehybrid", "nemotron_h"])
-def test_weights_are_the_nearest_fp8_numbers_and_the_rest_is_as_it_was(
+def test_weights_are_the_nearest_fp8_numbers_and_other_tensors_do_not_change(
     tmp_path, architecture, scheme
 ):
     directory = source(tmp_path, architecture)
     result = hybridize.quantize(
-        directory, tmp_path / "out", scheme=scheme, keep_bf16=1, calibration_tokens=512
+        directory, tmp_path / "out", scheme=scheme, keep_bf16=1, **calibration_for(scheme, tmp_path)
     )
     before = load_file(directory / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
@@ -74,14 +83,14 @@ def test_weights_are_the_nearest_fp8_numbers_and_the_rest_is_as_it_was(
             scale = scale[: len(before[name]), : before[name].shape[1]]
         want = nearest_fp8((before[name] / scale)[:40])
         assert torch.equal(after[name].double()[:40], want)
-        # A scale rounds up to bfloat16 at most: the largest weight is near 448, or an octave below.
+        # Scales are rounded up to bfloat16: the largest weight is near 448, or half of it.
         assert after[name].float().abs().max() >= (216 if scheme == "fp8" else 432)
     for word in ("embed", "lm_head", "norm", "conv", "A_log", ".D", "dt_bias"):
         assert not [name for name in quantized if word in name]
 
 
-def test_a_rows_scale_leaves_less_error_than_most():
-    """Than the least scale there is, and than most bfloat16 scales of the octave above it."""
+def test_the_scale_of_a_row_has_less_error_than_most():
+    """Compares with the smallest possible scale, and with the bfloat16 scales up to twice that."""
     torch.manual_seed(5)
     weight = torch.randn(6, 40) * torch.logspace(-3, 3, 6)[:, None]
     values, scale = SCHEMES["fp8"].quantize(weight)
@@ -104,10 +113,10 @@ def error(row: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("architecture", WIDE)
-def test_transformers_opens_it_and_computes_the_same(tmp_path, architecture, scheme):
+def test_transformers_opens_the_result_and_computes_the_same_logits(tmp_path, architecture, scheme):
     directory = source(tmp_path, architecture)
     hybridize.quantize(
-        directory, tmp_path / "out", scheme=scheme, keep_bf16=1, calibration_tokens=512
+        directory, tmp_path / "out", scheme=scheme, keep_bf16=1, **calibration_for(scheme, tmp_path)
     )
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     ours = hybridize.load_model(tmp_path / "out")
@@ -117,15 +126,15 @@ def test_transformers_opens_it_and_computes_the_same(tmp_path, architecture, sch
         exact = hybridize.load_model(directory)(ids).logits
     loss = (want - exact).abs().mean()
     assert loss > 0
-    # Where float32 rounds another way, a few activations fall on the other side of an FP8 step.
+    # Different rounding in float32 moves a few activations to the neighboring FP8 number.
     assert (got - want).abs().mean() < 0.1 * loss
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_it_runs_through_fp8_layers(tmp_path, scheme):
+def test_the_loaded_model_has_fp8_layers(tmp_path, scheme):
     directory = source(tmp_path, "llama", dtype=torch.bfloat16)
     hybridize.quantize(
-        directory, tmp_path / "out", scheme=scheme, keep_bf16=1, calibration_tokens=512
+        directory, tmp_path / "out", scheme=scheme, keep_bf16=1, **calibration_for(scheme, tmp_path)
     )
     model = hybridize.load_model(tmp_path / "out")
     layers = {name for name, layer in model.named_modules() if isinstance(layer, FP8Linear)}
@@ -138,7 +147,7 @@ def test_it_runs_through_fp8_layers(tmp_path, scheme):
     assert model(tokens()).logits.dtype == torch.float32
 
 
-def test_what_is_ignored_is_so_under_both_engines_names(tmp_path):
+def test_ignore_patterns_match_the_names_of_transformers_and_vllm(tmp_path):
     directory = source(tmp_path)
     result = hybridize.quantize(directory, tmp_path / "out", keep_bf16=1)
     config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
@@ -149,7 +158,7 @@ def test_what_is_ignored_is_so_under_both_engines_names(tmp_path):
     def ignored(name):
         return any(match_name(name, pattern, fused) for pattern in config["ignore"])
 
-    # Three layers: blocks 0 (Mamba) and 5 (MLP) stay.
+    # Three layers: blocks 0 (Mamba-2) and 5 (MLP) are not quantized.
     for name in ("model.layers.0.mamba.in_proj", "model.layers.0.mixer.out_proj",
                  "model.layers.2.shared_mlp.input_linear", "lm_head"):  # fmt: skip
         assert ignored(name), name
@@ -158,7 +167,7 @@ def test_what_is_ignored_is_so_under_both_engines_names(tmp_path):
         assert not ignored(name), name
 
 
-def test_attention_that_stays_is_ignored_when_merged(tmp_path):
+def test_ignore_patterns_match_merged_layers(tmp_path):
     directory = source(tmp_path, "llama")
     hybridize.quantize(directory, tmp_path / "out", keep_bf16=2)
     config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
@@ -169,7 +178,7 @@ def test_attention_that_stays_is_ignored_when_merged(tmp_path):
             assert any(match_name(name, p, fused) for p in config["ignore"]) == kept, name
 
 
-def test_widths_that_blocks_do_not_divide_stay(tmp_path):
+def test_layers_with_unsuitable_widths_are_skipped(tmp_path):
     directory = source(tmp_path, "llama", intermediate_size=172)
     result = hybridize.quantize(directory, tmp_path / "out", scheme="fp8-block", keep_bf16=0)
     assert len(result.skipped) == 4  # down_proj
@@ -177,14 +186,14 @@ def test_widths_that_blocks_do_not_divide_stay(tmp_path):
     with torch.no_grad():
         got, want = hybridize.load_model(tmp_path / "out")(tokens()).logits, stock(tokens()).logits
     torch.testing.assert_close(got, want, atol=1e-3, rtol=0)
-    with pytest.raises(InputError, match="no multiple of 128"):
+    with pytest.raises(InputError, match="not a multiple of 128"):
         hybridize.quantize(
             source(tmp_path / "narrow", "llama", hidden_size=32, intermediate_size=64),
             tmp_path / "none", scheme="fp8-block",
         )  # fmt: skip
 
 
-def test_static_scales_are_those_of_the_largest_inputs(tmp_path):
+def test_static_scales_follow_from_the_largest_inputs(tmp_path):
     directory = source(tmp_path, "llama")
     text = tmp_path / "text.txt"
     text.write_text("abc def " * 400)
@@ -199,12 +208,12 @@ def test_static_scales_are_those_of_the_largest_inputs(tmp_path):
             layer.register_forward_pre_hook(
                 lambda _, x, name=name: seen.__setitem__(name, x[0].abs().max())
             )
-    dataset = module.load_packed_dataset([str(text)], model=directory, length=256, tokens=512)
+    dataset = load_packed_dataset([str(text)], model=directory, length=256, tokens=512)
     with torch.no_grad():
-        stock(dataset.ids.long())  # one document in rows without padding
+        stock(dataset.ids.long())  # one document, in sequences without padding
     after = load_file(tmp_path / "out" / "model.safetensors")
     scales = {n.removesuffix(".input_scale"): s for n, s in after.items() if "input_scale" in n}
-    assert len(scales) == 3 * 4 + 3 * 3  # of 8 blocks, three of attention and three of MLP are left
+    assert len(scales) == 3 * 4 + 3 * 3  # of 8 blocks, 3 of attention and 3 MLPs are quantized
     for name, scale in scales.items():
         want = seen[name] / 448
         assert want * (1 - 1e-5) <= scale.item() <= want * (1 + 2**-7)
@@ -214,7 +223,7 @@ def test_auto_keeps_the_blocks_that_cost_the_most(tmp_path):
     directory = source(tmp_path, "llama")
     path = directory / "model.safetensors"
     weights = load_file(path)
-    # One row a million times the others: with one scale for all, the others lose their digits.
+    # One row is a million times larger: a scale per tensor leaves no digits for the other rows.
     weights["model.layers.2.mlp.up_proj.weight"][0] *= 1e6
     weights["model.layers.2.mlp.down_proj.weight"][:, 0] /= 1e6
     save_file(weights, path, {"format": "pt"})
@@ -228,7 +237,7 @@ def test_auto_keeps_the_blocks_that_cost_the_most(tmp_path):
     assert "nats" in result.kept[0].reason
 
 
-def test_shards_verify_inspect_and_the_record(tmp_path):
+def test_shards_verification_inspection_and_provenance(tmp_path):
     directory = source(tmp_path, dtype=torch.bfloat16)
     hybridize.quantize(directory, tmp_path / "out", keep_bf16=0, max_shard_size=100_000)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
@@ -240,14 +249,14 @@ def test_shards_verify_inspect_and_the_record(tmp_path):
     assert hybridize.inspect(directory).quantization == ""
 
 
-def test_size_of_a_model_whose_linear_layers_dominate(tmp_path):
+def test_linear_layers_shrink_to_half_their_size(tmp_path):
     directory = source(tmp_path, "llama", torch.bfloat16, hidden_size=512, intermediate_size=1024)
     result = hybridize.quantize(directory, tmp_path / "out", keep_bf16=0, dry_run=True)
     assert result.bytes_after <= 0.55 * result.bytes_before
     assert not (tmp_path / "out").exists()
 
 
-def test_damage_is_found(tmp_path):
+def test_missing_and_damaged_scales_are_detected(tmp_path):
     directory = source(tmp_path)
     hybridize.quantize(directory, tmp_path / "out", keep_bf16=1)
     path = tmp_path / "out" / "model.safetensors"
@@ -271,7 +280,7 @@ def test_damage_is_found(tmp_path):
     [{"quant_method": "fp8"}, {"format": "pack-quantized"}, {"config_groups": {}},
      {"config_groups": {"a": 1}}, {"config_groups": None}],
 )  # fmt: skip
-def test_other_quantizations_are_refused(tmp_path, change):
+def test_other_quantizations_are_rejected(tmp_path, change):
     directory = source(tmp_path)
     hybridize.quantize(directory, tmp_path / "out", keep_bf16=1)
     path = tmp_path / "out" / "config.json"

@@ -1,0 +1,144 @@
+"""The fields of a config.json: their types and defaults, declared as tables.
+
+A table mirrors the fields of transformers' configuration class for the same ``model_type``, with
+its types and defaults, so that a config.json is understood without importing transformers.
+`tests/checkpoints/test_config_fields.py` compares the two.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+Raw = dict[str, Any]
+"""A parsed config.json."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a config.json.
+
+    Attributes:
+        default: its value if config.json does not have it.
+        check: whether a value has the right type.
+        kind: what a value must be, for error messages.
+        optional: whether the value may be null.
+    """
+
+    default: Any
+    check: Callable[[Any], bool]
+    kind: str
+    optional: bool = False
+
+
+Fields = Mapping[str, Field]
+
+
+def whole(default: int | None, *, optional: bool = False) -> Field:
+    """Return a field that holds a whole number."""
+    return Field(default, _is_int, "a whole number", optional or default is None)
+
+
+def real(default: float) -> Field:
+    """Return a field that holds a number with a decimal point, as transformers demands."""
+    return Field(default, lambda value: isinstance(value, float), "a number like 1.0")
+
+
+def number(default: float, *, optional: bool = False) -> Field:
+    """Return a field that holds any number."""
+    return Field(default, _is_number, "a number", optional)
+
+
+def flag(default: bool, *, optional: bool = False) -> Field:
+    """Return a field that holds true or false."""
+    return Field(default, lambda value: isinstance(value, bool), "true or false", optional)
+
+
+def text(default: str | None, *, optional: bool = False) -> Field:
+    """Return a field that holds a string."""
+    check = lambda value: isinstance(value, str)  # noqa: E731
+    return Field(default, check, "a string", optional or default is None)
+
+
+def size_or_auto() -> Field:
+    """Return a field that holds a whole number or ``"auto"``, which is the default."""
+    return Field("auto", lambda value: value == "auto" or _is_int(value), "a whole number or auto")
+
+
+def names() -> Field:
+    """Return an optional field that holds a list of strings."""
+    return Field(None, lambda value: _is_list(value, lambda item: isinstance(item, str)),
+                 "a list of strings", optional=True)  # fmt: skip
+
+
+def numbers() -> Field:
+    """Return an optional field that holds a list of whole numbers."""
+    return Field(None, lambda value: _is_list(value, _is_int), "a list of whole numbers", True)
+
+
+def limits(*, optional: bool = False) -> Field:
+    """Return a field that holds a lower and an upper limit of Δt; by default 0 and infinity."""
+    check = lambda value: (  # noqa: E731
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(limit, float) for limit in value)
+    )
+    return Field((0.0, float("inf")), check, "a list of two numbers like 1.0", optional)
+
+
+def tokens(default: int | None) -> Field:
+    """Return an optional field that holds a token id or a list of them."""
+    check = lambda value: _is_int(value) or _is_list(value, _is_int)  # noqa: E731
+    return Field(default, check, "a token id or a list of token ids", optional=True)
+
+
+def mapping() -> Field:
+    """Return an optional field that holds a JSON object."""
+    return Field(None, lambda value: isinstance(value, dict), "a JSON object", optional=True)
+
+
+def read_fields(raw: Raw, fields: Fields) -> SimpleNamespace:
+    """Return the values of a config.json's fields, as attributes.
+
+    Fields that are not in the table are ignored.
+
+    Raises:
+        ValueError: a value has the wrong type.
+    """
+    values = {}
+    for name, field in fields.items():
+        value = raw.get(name, field.default)
+        if not (value is None and field.optional) and not field.check(value):
+            raise ValueError(f"{name} is {value!r}; it must be {field.kind}")
+        values[name] = value
+    return SimpleNamespace(**values)
+
+
+def common_fields(
+    *, vocab_size: int, max_position_embeddings: int, bos: int | None, eos: int | None,
+    pad: int | None = None, initializer_range: float = 0.02,
+) -> dict[str, Field]:  # fmt: skip
+    """Return the table of the fields that all formats have, with the defaults of one of them."""
+    return {
+        "vocab_size": whole(vocab_size),
+        "hidden_size": whole(4096),
+        "max_position_embeddings": whole(max_position_embeddings),
+        "tie_word_embeddings": flag(False),
+        "initializer_range": real(initializer_range),
+        "use_cache": flag(True),
+        "pad_token_id": whole(pad, optional=True),
+        "bos_token_id": whole(bos, optional=True),
+        "eos_token_id": tokens(eos),
+    }
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_int(value) or isinstance(value, float)
+
+
+def _is_list(value: object, check: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(check, value))

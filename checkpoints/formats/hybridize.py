@@ -1,0 +1,93 @@
+"""hybridize's own architecture, which holds every model.
+
+The directory contains a modeling file. A machine without hybridize opens it with
+``trust_remote_code=True``; with hybridize installed, ``import hybridize`` is enough.
+"""
+
+from typing_extensions import override
+
+from hybridize.checkpoints.formats.base import Fit, Format, Names, written_fields
+from hybridize.checkpoints.formats.fields import (
+    Raw,
+    common_fields,
+    flag,
+    mapping,
+    number,
+    read_fields,
+    text,
+)
+from hybridize.checkpoints.formats.modeling_file import MODELING_FILE, modeling_source
+from hybridize.checkpoints.formats.read_model import build_spec
+from hybridize.checkpoints.formats.rope import read_rope
+from hybridize.modeling.layout import KINDS
+from hybridize.modeling.model_spec import ModelSpec, pack_blocks, unpack_blocks
+
+_FIELDS = {
+    **common_fields(vocab_size=32000, max_position_embeddings=4096, bos=None, eos=None),
+    "layout": text("M-"),
+    "attention": mapping(),
+    "mamba": mapping(),
+    "mlp": mapping(),
+    "overrides": mapping(),
+    "initializer_range": number(0.02),
+    "norm_eps": number(1e-5),
+    "embedding_multiplier": number(1.0),
+    "residual_multiplier": number(1.0),
+    "logits_scaling": number(1.0),
+    "residual_in_fp32": flag(False),
+}
+
+_DERIVED = (
+    "layer_types", "sliding_window", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "blocks", "spec",
+)  # fmt: skip
+"""What `HybridConfig` derives from the blocks."""
+
+
+class HybridizeFormat(Format):
+    """``model_type: hybridize``."""
+
+    name = "hybridize"
+    names = Names(
+        embedding="model.embed_tokens",
+        final_norm="model.norm",
+        norms=dict.fromkeys(KINDS, "model.blocks.{}.norm"),
+        mixers=dict.fromkeys(KINDS, "model.blocks.{}.mixer"),
+    )
+
+    @override
+    def to_spec(self, raw: Raw) -> ModelSpec:
+        for name in _DERIVED:
+            if name in raw:
+                raise ValueError(f"{name} is derived from the sizes of the blocks; remove it")
+        source = read_fields(raw, _FIELDS)
+        return build_spec(raw, source, unpack_blocks(vars(source)), rope_parameters=read_rope(raw))
+
+    @override
+    def fit(self, config: ModelSpec) -> Fit:
+        return Fit(config, notes=("opens with `import hybridize`, or with trust_remote_code=True",))
+
+    @override
+    def to_raw(self, config: ModelSpec) -> Raw:
+        module = MODELING_FILE.removesuffix(".py")
+        return {
+            "architectures": ["HybridForCausalLM"],
+            "auto_map": {
+                "AutoConfig": f"{module}.HybridConfig",
+                "AutoModelForCausalLM": f"{module}.HybridForCausalLM",
+            },
+            "model_type": self.name,
+            **written_fields(config),
+            **pack_blocks(config.blocks),
+            "norm_eps": config.norm_eps,
+            "rope_parameters": config.rope,
+            "embedding_multiplier": config.embedding_multiplier,
+            "residual_multiplier": config.residual_multiplier,
+            "logits_scaling": config.logits_scaling,
+            "residual_in_fp32": config.residual_in_fp32,
+        }
+
+    @override
+    def extra_files(self, config: ModelSpec) -> dict[str, str]:
+        del config
+        return {MODELING_FILE: modeling_source()}

@@ -1,0 +1,55 @@
+"""RoPE in a config.json: the spellings of several versions of transformers, read and written."""
+
+from typing import Any
+
+from hybridize.checkpoints.formats.fields import Raw
+from hybridize.modeling.model_spec import ModelSpec
+
+
+def read_rope(raw: Raw, *, partial_rotary_factor: float | None = None) -> dict[str, Any]:
+    """Return transformers' RoPE dictionary from a config.json.
+
+    The values in ``rope_parameters`` or ``rope_scaling`` have precedence over ``rope_theta`` and
+    ``partial_rotary_factor`` beside them. Defaults are left to `ModelSpec`.
+
+    Args:
+        raw: the content of config.json.
+        partial_rotary_factor: the value of the architecture, which replaces the one beside
+            ``rope_parameters``.
+
+    Raises:
+        ValueError: a value is not a JSON object.
+    """
+    for name in ("rope_parameters", "rope_scaling"):
+        if raw.get(name) is not None and not isinstance(raw[name], dict):
+            if name == "rope_scaling" and not raw[name]:
+                continue
+            raise ValueError(f"{name} is {raw[name]!r}; it must be a JSON object")
+    rope: dict[str, Any] = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
+    nested = sorted(key for key, value in rope.items() if isinstance(value, dict))
+    if nested:
+        raise ValueError(
+            f"rope_parameters has values of its own for {nested[0]}; all attention layers must "
+            "have the same RoPE"
+        )
+    if "rope_theta" in raw:
+        rope.setdefault("rope_theta", raw["rope_theta"])
+    factor = raw.get("partial_rotary_factor")
+    factor = factor if partial_rotary_factor is None else partial_rotary_factor
+    if factor is not None:
+        rope.setdefault("partial_rotary_factor", factor)
+    return rope
+
+
+def written_rope(model: ModelSpec) -> Raw:
+    """Return RoPE in both spellings, because some readers know only the older one.
+
+    Without ``rope_theta`` at the top level, SGLang, for example, assumes 10000.
+    """
+    rope = dict(model.rope)
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return {
+        "rope_parameters": rope,
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": None if rope["rope_type"] == "default" else scaling,
+    }

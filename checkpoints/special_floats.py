@@ -1,0 +1,33 @@
+"""Infinity and NaN in JSON, which has neither: transformers' spelling, read and written.
+
+Transformers writes ``{"__float__": "Infinity"}``. The config.json of older Mamba-2 and Nemotron-H
+checkpoints has such values.
+"""
+
+import math
+from typing import Any
+
+_TAG = "__float__"
+_VALUES = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+
+
+def encode_special_floats(value: Any) -> Any:
+    """Return a copy of a JSON value in which infinity and NaN are spelled as objects."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_TAG: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+    if isinstance(value, dict):
+        return {key: encode_special_floats(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode_special_floats(inner) for inner in value]
+    return value
+
+
+def decode_special_floats(value: Any) -> Any:
+    """Return a copy of a JSON value with floats in place of the objects that spell them."""
+    if isinstance(value, dict):
+        if set(value) == {_TAG} and isinstance(value[_TAG], str):
+            return _VALUES.get(value[_TAG], value)
+        return {key: decode_special_floats(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [decode_special_floats(inner) for inner in value]
+    return value
