@@ -1,4 +1,4 @@
-"""Whatever is wrong with what `quantize` is given: one line, exit code 2, and nothing written."""
+"""Bad input to `quantize`: one line of error, exit code 2, and nothing is written."""
 
 import json
 
@@ -19,8 +19,8 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def refused(model, capsys):
-    """Run `quantize` on the model, and return the one line that it ends with."""
+def error_of(model, capsys):
+    """Return a function that runs `quantize` with bad input and returns its error message."""
 
     def call(*arguments, of=model):
         output = model.parent / "out"
@@ -45,43 +45,43 @@ def change(model, name, edit):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("name", ["model.layers.2.mlp.up_proj.weight", "model.norm.weight"])
-def test_a_weight_that_is_not_finite(model, refused, name, value):
+def test_nonfinite_weight(model, error_of, name, value):
     change(model, name, lambda weight: weight.view(-1)[3:4].fill_(value))
-    message = refused()
+    message = error_of()
     assert name in message
     assert "NaN or infinity" in message
-    assert "--allow-nonfinite" not in message  # which this command does not have
+    assert "allow-nonfinite" not in message  # this command has no such option
 
 
-def test_text_that_never_reaches_a_block(model, refused):
-    # No value of this block's attention, so its output projection meets nothing but zeros.
+def test_layer_whose_inputs_are_all_zero(model, error_of):
+    # All values of this attention are zero, and with them the inputs of its output projection.
     change(model, "model.layers.1.self_attn.v_proj.weight", torch.Tensor.zero_)
-    message = refused("--scheme", "fp8-tensor", "--calibration", model.parent / "text.txt")
-    assert "--calibration: model.blocks.2.mixer.o_proj meets nothing but zeros" in message
+    message = error_of("--scheme", "fp8-tensor", "--calibration", model.parent / "text.txt")
+    assert "--calibration: the inputs of model.blocks.2.mixer.o_proj are all zero" in message
     assert "--scheme fp8" in message
 
 
-def test_text_that_overflows(model, refused):
+def test_layer_whose_inputs_overflow(model, error_of):
     change(model, "model.layers.1.mlp.up_proj.weight", lambda weight: weight.fill_(3e38))
-    message = refused("--scheme", "fp8-tensor", "--calibration", model.parent / "text.txt")
-    assert "meets NaN or infinity on this text" in message
+    message = error_of("--scheme", "fp8-tensor", "--calibration", model.parent / "text.txt")
+    assert "are NaN or infinite on this text" in message
 
 
-def test_what_is_quantized_already(model, refused):
+def test_checkpoint_that_is_already_quantized(model, error_of):
     fp8 = model.parent / "fp8"
     assert main(["quantize", str(model), "-o", str(fp8), "--quiet"]) == 0
-    message = refused(of=fp8)
-    assert "the checkpoint is quantized; start from the unquantized one" in message
+    message = error_of(of=fp8)
+    assert "the checkpoint is quantized; use the unquantized checkpoint" in message
 
 
 @pytest.mark.parametrize("command", ["convert", "distill", "prune"])
-def test_the_other_stages_want_the_unquantized_one(model, command, capsys):
+def test_other_commands_need_the_unquantized_checkpoint(model, command, capsys):
     fp8 = model.parent / "fp8"
     assert main(["quantize", str(model), "-o", str(fp8), "--quiet"]) == 0
     more = {"convert": [], "distill": ["--teacher", str(model)], "prune": ["--params", "50%"]}
     capsys.readouterr()
     assert main([command, str(fp8), "-o", str(model.parent / "out"), *more[command]]) == 2
-    assert "start from the unquantized one, and quantize what comes of it" in capsys.readouterr()[1]
+    assert "use the unquantized checkpoint, and quantize the result" in capsys.readouterr()[1]
 
 
 @pytest.mark.parametrize(
@@ -96,19 +96,21 @@ def test_the_other_stages_want_the_unquantized_one(model, command, capsys):
         ("auto:100%", "leaves none of the 8 blocks"),
     ],
 )
-def test_what_cannot_be_kept(refused, keep, words):
-    assert words in refused("--keep-bf16", keep)
+def test_bad_values_of_keep_bf16(error_of, keep, words):
+    assert words in error_of("--keep-bf16", keep)
 
 
-def test_text_that_nobody_would_read(model, refused):
-    assert "takes its scales from each input" in refused("--calibration", model.parent / "text.txt")
+def test_calibration_text_that_the_scheme_does_not_use(model, error_of):
+    assert "computes its scales from each input" in error_of(
+        "--calibration", model.parent / "text.txt"
+    )
 
 
-def test_a_model_too_narrow_for_blocks(refused):
-    assert "32 columns are no multiple of 128" in refused("--scheme", "fp8-block")
+def test_model_that_is_too_narrow_for_the_scheme(error_of):
+    assert "its 32 columns are not a multiple of 128" in error_of("--scheme", "fp8-block")
 
 
-def test_an_output_that_exists(model, capsys):
+def test_output_that_exists(model, capsys):
     output = model.parent / "out"
     output.mkdir()
     assert main(["quantize", str(model), "-o", str(output)]) == 2
@@ -118,7 +120,7 @@ def test_an_output_that_exists(model, capsys):
     assert (output / "hybridize.json").exists()
 
 
-def test_the_table_says_why_each_block_stayed(model, capsys):
+def test_the_table_gives_the_reason_for_each_kept_block(model, capsys):
     output = model.parent / "out"
     assert main(["quantize", str(model), "-o", str(output), "--keep-bf16", "2", "--dry-run"]) == 0
     out, err = capsys.readouterr()
