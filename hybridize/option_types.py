@@ -180,7 +180,8 @@ class Number(OptionType):
 
     @override
     def to_text(self, value: Any) -> str:
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value else str(value)
 
 
 class Count(OptionType):

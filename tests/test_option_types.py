@@ -16,6 +16,7 @@ from hybridize.option_types import (
     ItemError,
     Listed,
     Location,
+    NameIn,
     Number,
     OptionType,
     PerName,
@@ -33,6 +34,7 @@ VALUES: dict[str, tuple[OptionType, st.SearchStrategy]] = {
     "Text": (Text("NAME"), st.text(min_size=1) | st.integers()),
     "TextOrFlag": (TextOrFlag("NAME", bare="all"), st.text(min_size=1)),
     "Choice": (Choice("a", "b"), st.sampled_from(["a", "b"])),
+    "NameIn": (NameIn(lambda: ("a", "b")), st.sampled_from(["a", "b"])),
     "Whole": (Whole(-3, 10**12), st.integers(-3, 10**12)),
     "WholeOr": (WholeOr("all", Whole(1)), st.integers(1, 10**9) | st.just("all")),
     "Number": (Number(-2, 2), st.floats(-2, 2)),
@@ -46,7 +48,18 @@ VALUES: dict[str, tuple[OptionType, st.SearchStrategy]] = {
     ),
     "Location": (Location("FILE"), st.text(min_size=1)),
 }
-TYPED = ("Text", "TextOrFlag", "Choice", "Whole", "WholeOr", "Number", "Count", "Size", "Listed")
+TYPED = (
+    "Text",
+    "TextOrFlag",
+    "Choice",
+    "NameIn",
+    "Whole",
+    "WholeOr",
+    "Number",
+    "Count",
+    "Size",
+    "Listed",
+)
 """Types whose text form can be converted back."""
 
 ANYTHING = (
@@ -215,6 +228,16 @@ def test_lists_are_typed_with_commas():
     with pytest.raises(ValueError, match="give at least 1"):
         Listed(Whole(0), at_least=1).convert("")
     assert Repeated(Text()).convert("a,b") == ("a,b",)
+
+
+def test_names_can_be_registered_later():
+    registered = ["a"]
+    type_ = NameIn(lambda: registered)
+    with pytest.raises(ValueError, match=r"choose one of a$"):
+        type_.convert("b")
+    registered.append("b")
+    assert type_.convert("b") == "b"
+    assert type_.metavar == "a|b"
 
 
 def test_mappings_name_the_item_that_is_wrong():

@@ -10,10 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hybridize.cli.config_options import config_options
+from hybridize.cli.config_options import TypedText, config_options
 from hybridize.cli.options import common_options
 from hybridize.errors import InputError, as_flags
-from hybridize.option_types import Count, Flag, Listed, Location, PerName, Text, Whole
+from hybridize.option_types import Choice, Count, Flag, Listed, Location, PerName, Text, Whole
 from hybridize.options import Config, dry_run_option, force_option, option, takes_options
 
 
@@ -228,3 +228,11 @@ def test_commands_without_a_config_name_flags_too():
         str(CliRunner().invoke(count, ["--limit", "9"]).exception)
         == "--limit 9: too many for `model`"
     )
+
+
+def test_shells_complete_names():
+    type_ = TypedText(Choice("auto", "cpu", "cuda"))
+    context = click.Context(bake_command)
+    found = type_.shell_complete(context, bake_command.params[0], "c")
+    assert [item.value for item in found] == ["cpu", "cuda"]
+    assert TypedText(Whole()).shell_complete(context, bake_command.params[0], "") == []

@@ -16,19 +16,24 @@ from hybridize.options import Config, option_info
 Command = Callable[..., Any]
 
 
-class _AsTyped(click.ParamType):
-    """Passes the typed text on: the config class converts and checks it."""
+class TypedText(click.ParamType):
+    """The text that a user typed, unchanged: the config class converts and checks it.
+
+    Attributes:
+        option_type: the type that the config class converts it with.
+    """
 
     name = "text"
 
-    def __init__(self, type_: OptionType) -> None:
-        self._names = type_.names if isinstance(type_, Choice) else ()
+    def __init__(self, option_type: OptionType) -> None:
+        self.option_type = option_type
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the option's names that begin with ``incomplete``."""
-        return [CompletionItem(name) for name in self._names if name.startswith(incomplete)]
+        """Return the names that begin with ``incomplete``, if the option takes a name."""
+        names = self.option_type.names if isinstance(self.option_type, Choice) else ()
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def config_options(config_class: type[Config]) -> Callable[[Command], Command]:
@@ -110,7 +115,7 @@ def _value_option(
     return click.option(
         *declared,
         name,
-        type=_AsTyped(type_),
+        type=TypedText(type_),
         metavar=type_.metavar,
         multiple=isinstance(type_, Repeated),
         required=required,

@@ -1,6 +1,6 @@
-"""Every case of the sweep: a command, its inputs, and what is wrong with one of them.
+"""The cases of the sweep. A case is a command and its inputs, one of which is damaged.
 
-A case follows from its number alone.
+The case number determines everything about a case.
 """
 
 import shutil
@@ -22,14 +22,14 @@ class Command:
     """A command that the sweep runs.
 
     Attributes:
-        weight: how often, in comparison with others.
-        line: its words; ``in/`` holds the inputs, what is written goes to ``out/``.
-        inputs: by its place, where an input comes from: ``*`` is any checkpoint, ``+`` any small
-            Transformer.
-        damaged: glob patterns of the files one of which is damaged.
-        written: what it leaves in ``out/`` when it succeeds.
-        left: what it may leave there when it fails.
-        extra: further words, one of which half of the cases take.
+        weight: relative frequency of the command.
+        line: the command line. Inputs are in ``in/``, outputs go to ``out/``.
+        inputs: path of each input, and the specimen to copy there. ``*`` is any checkpoint, ``+``
+            any small Transformer.
+        damaged: glob patterns; one file that matches one of them is damaged.
+        written: names in ``out/`` after a success.
+        left: names that may be in ``out/`` after a failure.
+        extra: more options; half of the cases use one of them.
     """
 
     weight: int
@@ -197,50 +197,50 @@ CHECKPOINTS = (
 TRANSFORMERS = (
     *(f"checkpoints/{name}" for name in ("llama", "llama", "mistral", "qwen2", "qwen3", "sharded")),
 )
-_FAVOURITES = ("config.json", "config.json", "model.safetensors", "model.safetensors.index.json")
+_FAVORITES = ("config.json", "config.json", "model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case, laid out in a directory.
+    """One case, with its files in a directory.
 
     Attributes:
-        number: from which it follows.
+        number: determines the case.
         directory: holds ``in/`` and ``out/``.
-        command: what is run there.
-        words: its command line.
-        story: the command and the damage in words.
+        command: the command.
+        words: the words of the command line.
+        description: the command and the damage.
     """
 
     number: int
     directory: Path
     command: Command
     words: tuple[str, ...]
-    story: str
+    description: str
 
 
 def lay_out(command: Command, specimens: Path, directory: Path, model: Path) -> None:
-    """Put a command's inputs, sound ones, in their places.
+    """Copy the undamaged inputs of a command into a directory.
 
     Args:
-        command: which.
-        specimens: what `write_specimens` wrote.
-        directory: where to; emptied.
-        model: the checkpoint to take where the command takes any.
+        command: the command.
+        specimens: the directory that `write_specimens` wrote.
+        directory: where to copy the inputs; emptied first.
+        model: the checkpoint for ``*`` and ``+``.
     """
     shutil.rmtree(directory, ignore_errors=True)
     (directory / "out").mkdir(parents=True)
-    for place, source in command.inputs.items():
-        copy(model if source in "*+" else specimens / source, directory / place)
+    for path, source in command.inputs.items():
+        copy(model if source in "*+" else specimens / source, directory / path)
 
 
 def make_case(number: int, specimens: Path, directory: Path, model: Path | None = None) -> Case:
-    """Lay out a case.
+    """Create a case with its files.
 
     Args:
-        number: of the case.
+        number: the case number.
         specimens, directory: see `lay_out`.
-        model: the checkpoint to take where a command takes any; one of the specimens if None.
+        model: the checkpoint for ``*`` and ``+``; one of the specimens if None.
     """
     rng = Random(number)
     names = [name for name in COMMANDS if model is None or "*" in COMMANDS[name].inputs.values()]
@@ -255,12 +255,12 @@ def make_case(number: int, specimens: Path, directory: Path, model: Path | None 
     file = _chosen(rng, directory, command.damaged)
     what = damage(rng, file)
     origin = f" ({model.name})" if set("*+") & set(command.inputs.values()) else ""
-    story = f"hybridize {' '.join(words)}{origin}, {file.relative_to(directory)}: {what}"
-    return Case(number, directory, command, tuple(words), story)
+    description = f"hybridize {' '.join(words)}{origin}, {file.relative_to(directory)}: {what}"
+    return Case(number, directory, command, tuple(words), description)
 
 
 def _chosen(rng: Random, directory: Path, patterns: tuple[str, ...]) -> Path:
-    """Choose the file to damage, configurations and weights before all else."""
+    """Choose the file to damage, mostly a configuration or weights."""
     files = sorted(path for path in directory.glob(rng.choice(patterns)) if path.is_file())
-    favourites = [path for path in files if path.name in _FAVOURITES]
-    return rng.choice(favourites if favourites and rng.random() < 0.7 else files)
+    favorites = [path for path in files if path.name in _FAVORITES]
+    return rng.choice(favorites if favorites and rng.random() < 0.7 else files)

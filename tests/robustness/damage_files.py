@@ -1,4 +1,4 @@
-"""Ways in which a file goes wrong: safetensors, JSON, lines of JSON, text."""
+"""Damage to files: safetensors, JSON, JSON lines and text."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 
 def damage(rng: Random, path: Path) -> str:
-    """Damage a file in the way its suffix suggests; say how."""
+    """Damage a file in a way that fits its suffix; return a description of the damage."""
     if rng.random() < 0.05:
         return _replace(rng, path)
     match path.suffix:
@@ -124,24 +124,24 @@ def _entry(rng: Random, path: Path) -> str:
             entry["shape"] = rng.choice(shapes)
         case 5:
             header[f"{name}.copy"] = header.pop(name)
-            return f"header: {name} is called {name}.copy"
+            return f"header: {name} is renamed to {name}.copy"
     _put(path, header, body)
     return f"header: {name} = {entry}"
 
 
 def _bytes(rng: Random, path: Path) -> str:
     content = path.read_bytes()
-    place = rng.randrange(len(content))
+    offset = rng.randrange(len(content))
     match rng.randrange(3):
         case 0:
-            path.write_bytes(content[:place])
-            return f"cut at byte {place}"
+            path.write_bytes(content[:offset])
+            return f"cut at byte {offset}"
         case 1:
-            path.write_bytes(content + bytes(place % 9 + 1))
-            return f"{place % 9 + 1} bytes more"
+            path.write_bytes(content + bytes(offset % 9 + 1))
+            return f"{offset % 9 + 1} more bytes"
     noise = rng.randbytes(8)
-    path.write_bytes(content[:place] + noise + content[place + 8 :])
-    return f"bytes {place} to {place + 8} are {noise.hex()}"
+    path.write_bytes(content[:offset] + noise + content[offset + 8 :])
+    return f"bytes {offset} to {offset + 8} are {noise.hex()}"
 
 
 def _numbers(rng: Random, path: Path) -> str:
@@ -153,7 +153,7 @@ def _numbers(rng: Random, path: Path) -> str:
         wide = flat.float()
         wide[rng.randrange(len(flat)) if rng.random() < 0.5 else slice(None)] = value
         tensors[name] = wide.to(flat.dtype).view(tensors[name].shape)
-        return f"{name} has {value}"
+        return f"{name} contains {value}"
 
     return _changed(rng, path, fill)
 
@@ -167,7 +167,7 @@ def _tensors(rng: Random, path: Path) -> str:
                 return f"{name} is missing"
             case 1:
                 tensors["model.layers.0.extra.weight"] = torch.ones(rng.choice([0, 1, 32]))
-                return "one tensor too many"
+                return "an extra tensor"
             case 2:
                 tensors[name] = tensor.t().contiguous() if tensor.ndim == 2 else tensor[None]
             case 3:
@@ -185,7 +185,7 @@ def _tensors(rng: Random, path: Path) -> str:
                 tensors[name] = tensor.new_zeros(0)
             case 6:
                 tensors[str(rng.choice(VALUES[25:32]))] = tensors.pop(name)
-                return f"{name} has another name"
+                return f"{name} is renamed"
         return f"{name} is {list(tensors[name].shape)}, {tensors[name].dtype}"
 
     return _changed(rng, path, change)

@@ -1,11 +1,11 @@
-"""Ways in which a JSON document goes wrong."""
+"""Damage to JSON documents and other text."""
 
 import json
 from random import Random
 from typing import Any
 
 DEEP: Any = []
-for _ in range(900):  # json writes and reads this much; what walks it recursively may not
+for _ in range(900):  # json reads and writes this depth, but other recursive code may fail
     DEEP = [DEEP]
 
 VALUES: tuple[Any, ...] = (
@@ -34,15 +34,15 @@ Path = tuple[Any, ...]
 
 
 def damage_value(rng: Random, document: Any) -> tuple[Any, str]:
-    """Change one thing in a parsed document, which is left as it is; say what."""
+    """Return a copy of a parsed document with one change, and a description of the change."""
     document = json.loads(json.dumps(document))
-    places = list(_places(document))
-    if not places:
+    entries = list(_entries(document))
+    if not entries:
         value = rng.choice(VALUES)
         return value, f"document = {_shown(value)}"
-    if len(places) > 400:  # long lists and vocabularies: their first entries stand for the rest
-        places = places[:200] + rng.sample(places[200:], 200)
-    container, key, path = rng.choice(places)
+    if len(entries) > 400:  # of long lists and vocabularies, take the first entries and a sample
+        entries = entries[:200] + rng.sample(entries[200:], 200)
+    container, key, path = rng.choice(entries)
     old = container[key]
     where = ".".join(map(str, path))
     match rng.randrange(10):
@@ -60,8 +60,8 @@ def damage_value(rng: Random, document: Any) -> tuple[Any, str]:
                 [old + 1, old - 1, -old, old * 2, old // 2, float(old), str(old), old * 10**6]
             )
         case 4:
-            other, there, _ = rng.choice(places)
-            container[key], other[there] = other[there], old
+            other, other_key, _ = rng.choice(entries)
+            container[key], other[other_key] = other[other_key], old
             if _is_circular(document):
                 container[key] = None
         case _:
@@ -70,40 +70,40 @@ def damage_value(rng: Random, document: Any) -> tuple[Any, str]:
 
 
 def damage_text(rng: Random, text: bytes) -> tuple[bytes, str]:
-    """Change the bytes of a document or of any other text; say what."""
-    place = rng.randrange(len(text) + 1)
+    """Return a text with some bytes changed, and a description of the change."""
+    offset = rng.randrange(len(text) + 1)
     match rng.randrange(8):
         case 0:
-            return text[:place], f"cut at byte {place}"
+            return text[:offset], f"cut at byte {offset}"
         case 1:
-            return text[:place] + b"\xff\xfe" + text[place:], f"invalid UTF-8 at byte {place}"
+            return text[:offset] + b"\xff\xfe" + text[offset:], f"invalid UTF-8 at byte {offset}"
         case 2:
             return b"\xef\xbb\xbf" + text, "a byte order mark"
         case 3:
-            return text[:place] + b"\0" + text[place + 1 :], f"a zero byte at {place}"
+            return text[:offset] + b"\0" + text[offset + 1 :], f"a zero byte at {offset}"
         case 4:
             return b"[" * 100_000, "100,000 brackets"
         case 5:
             whole = rng.choice([b"", b"null", b"[]", b"{}", b'"x"', b"1" * 5000, b"NaN", b"\n\n"])
-            return whole, f"all of it: {whole[:20]!r}"
+            return whole, f"the whole text: {whole[:20]!r}"
         case 6:
             return text.decode("utf-8", "replace").encode("utf-16"), "in UTF-16"
     byte = rng.randrange(256)
-    return text[:place] + bytes([byte]) + text[place + 1 :], f"byte {place} is {byte}"
+    return text[:offset] + bytes([byte]) + text[offset + 1 :], f"byte {offset} is {byte}"
 
 
 def dump(document: Any) -> bytes:
-    """Write a document as Python's json does, which lets NaN and lone surrogates pass."""
+    """Serialize a document with Python's json, which accepts NaN and lone surrogates."""
     return json.dumps(document).encode()
 
 
-def _places(node: Any, path: Path = ()) -> Any:
-    """Yield every container, key and path in a document."""
+def _entries(node: Any, path: Path = ()) -> Any:
+    """Yield the container, the key and the path of every entry of a document."""
     items = node.items() if isinstance(node, dict) else enumerate(node)
     for key, value in list(items) if isinstance(node, dict | list) else ():
         yield node, key, (*path, key)
         if isinstance(value, dict | list) and len(path) < 12:
-            yield from _places(value, (*path, key))
+            yield from _entries(value, (*path, key))
 
 
 def _is_circular(document: Any) -> bool:

@@ -1,15 +1,17 @@
-"""Runs command lines in forks of a process that has imported everything, and kills some of them.
+"""Runs command lines in forks of one process, and kills some of them.
 
-A fork takes milliseconds where a process of its own takes seconds to import torch. This process
-has one thread, or forking would not be safe. It reads one request a line from stdin and answers
-each with a line on stdout, both JSON.
+The server has imported everything, so that a fork takes milliseconds; a new process would take
+seconds to import torch. The server has one thread only, because forking is not safe otherwise. It
+reads one request per line from stdin and answers with one line on stdout. Both are JSON.
 
-A request has ``arguments``, ``directory``, and ``moment``: null, or when the process kills itself
-with SIGKILL, ``["calls", n]`` for the n-th function call of its main thread or ``["disk", n]`` just
-before the n-th change to the disk. Counted rather than timed, moments are the same on every
-machine. The answer has ``code`` (negative: the signal), ``err``, and, where the process counted
-and came to its end, how many ``calls`` and ``disk`` changes there were: a moment that never comes,
-such as ``["calls", 0]``, has it count.
+A request has ``arguments``, ``directory`` and ``moment``. The moment says when the fork kills
+itself with SIGKILL: null for never, ``["calls", n]`` for the n-th call of a function in its main
+thread, and ``["disk", n]`` for just before the n-th change to the disk. Moments are counted, not
+timed, so that they are the same on every machine.
+
+The answer has ``code`` (a negative one is the signal) and ``err``. If the process reached its end,
+the answer also has the number of ``calls`` and ``disk`` changes. Calls are counted only if the
+moment is a call; ``["calls", 0]`` counts them and never kills.
 """
 
 import json
@@ -49,8 +51,8 @@ def serve() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as place:
-        err, counts = Path(place, "err"), Path(place, "counts")
+    with tempfile.TemporaryDirectory() as folder:
+        err, counts = Path(folder, "err"), Path(folder, "counts")
         child = os.fork()
         if child == 0:
             _run(request, err, counts)
@@ -64,7 +66,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(request: dict[str, Any], err: Path, counts: Path) -> None:
-    """Be the child, and never return."""
+    """Run the request in the child process. This never returns."""
     code = 1
     try:
         os.chdir(request["directory"])
@@ -83,7 +85,7 @@ def _run(request: dict[str, Any], err: Path, counts: Path) -> None:
 
 
 class _Counter:
-    """Counts what the process does, and ends it when it comes to its moment."""
+    """Counts calls and changes to the disk, and kills the process at its moment."""
 
     def __init__(self, kind: str | None, moment: int) -> None:
         self.counts = {"calls": 0, "disk": 0}
@@ -108,7 +110,7 @@ class _Counter:
         sys.addaudithook(self._audit)
         self._on = True
         if self._kind == "calls":
-            sys.setprofile(self._profile)  # which slows everything down
+            sys.setprofile(self._profile)  # slow, so only if needed
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)

@@ -1,4 +1,4 @@
-"""Running the command line in this process, guarded, with everything it prints caught."""
+"""Runs the command line in this process, with limits, and captures all output."""
 
 import contextlib
 import os
@@ -14,18 +14,18 @@ from pathlib import Path
 
 from hybridize.__main__ import main
 
-SECONDS = 60  # of computing, which a busy machine does not shorten
-WAITING = 900  # seconds on the clock, for what waits and computes nothing
-MEMORY = 4 << 30  # bytes of address space beyond what the process has already
+SECONDS = 60  # CPU time, which does not depend on how busy the machine is
+WAITING = 900  # seconds of wall-clock time, for commands that wait without computing
+MEMORY = 4 << 30  # bytes of address space, in addition to what the process has already
 
 
 class OvertimeError(BaseException):
-    """A command took longer than `SECONDS`; no ``except Exception`` swallows it."""
+    """A command took longer than `SECONDS`. A BaseException, so that no handler catches it."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command did: its exit code, and what came out of both streams."""
+    """The exit code of a command, and its output on both streams."""
 
     code: int
     out: str
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str], directory: Path) -> Finished:
     """Run ``hybridize`` with ``arguments`` in ``directory``.
 
     Raises:
-        OvertimeError: it did not end.
+        OvertimeError: the command took too long.
     """
     with _inside(directory), _guarded(), _caught() as caught, _quiet_libraries():
         try:
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str], directory: Path) -> Finished:
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Have transformers say no more than in a process of the command's own, see `__main__`."""
+    """Make transformers as quiet as in a process of the command's own; see `__main__`."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -75,7 +75,7 @@ def _inside(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _caught() -> Iterator[list[str]]:
-    """Catch both streams where they leave the process: libraries in Rust and C++ print as well."""
+    """Capture both file descriptors, because libraries in Rust and C++ print too."""
     caught: list[str] = []
     streams = (1, 2)
     with contextlib.ExitStack() as stack:
@@ -105,7 +105,7 @@ def _caught() -> Iterator[list[str]]:
 
 
 def _show_warnings() -> None:
-    """Have Python print the warnings that it prints to a user, which pytest would collect."""
+    """Print the warnings that a user would see; pytest would collect them otherwise."""
 
     def show(message: object, category: type, *_: object) -> None:
         print(f"{category.__name__}: {message}", file=sys.stderr)
@@ -118,7 +118,7 @@ def _show_warnings() -> None:
 
 @contextlib.contextmanager
 def _guarded() -> Iterator[None]:
-    """Stop what takes too long, and refuse what takes too much memory."""
+    """Stop a command that takes too long, and limit its memory."""
 
     def stop(*_: object) -> None:
         raise OvertimeError
@@ -148,4 +148,4 @@ def _address_space() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        return 1 << 40  # no Linux: a guard against endless allocation only
+        return 1 << 40  # not Linux: limits endless allocation only

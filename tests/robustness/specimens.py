@@ -1,4 +1,4 @@
-"""Sound inputs of every kind, to be damaged: checkpoints, texts, results, an interrupted run."""
+"""Undamaged inputs for the sweep: checkpoints, texts, results, and interrupted runs."""
 
 import json
 import random
@@ -19,20 +19,20 @@ DISTILL = (
     "--batch-size 2 --validation-sequences 2 --align-tokens 64 --kl-tokens 96 --cache-teacher 4 "
     "--save-every 1 --device cpu"
 )
-"""Two steps of align and three of kl, with two rows each."""
+"""Two steps of align and three of kl, with two sequences each."""
 PRUNE = (
     "prune in/model -o out/done --params 90% --axes ffn --candidates 1 --device cpu "
     "--calibration in/text.jsonl --calibration-tokens 1024"
 )
-_SAVES = 4  # two of align, one at its end, one of kl
+_SAVES = 4  # two during align, one at its end, one during kl
 
 
 def write_specimens(directory: Path) -> None:
-    """Write all of them.
+    """Write all specimens.
 
-    ``checkpoints/``, ``texts/``, ``results/``, ``exam/``, and the working directories of two
-    commands that were stopped: ``interrupted/`` of `DISTILL`, at its `_SAVES`-th save, and
-    ``interrupted-prune/`` of `PRUNE`, when it had measured everything.
+    These are ``checkpoints/``, ``texts/``, ``results/``, ``exam/``, and the working directories of
+    two interrupted commands: ``interrupted/`` of `DISTILL`, stopped at its `_SAVES`-th save, and
+    ``interrupted-prune/`` of `PRUNE`, stopped after all measurements.
     """
     checkpoints, texts = directory / "checkpoints", directory / "texts"
     for name in ARCHITECTURES:
@@ -58,7 +58,7 @@ def write_specimens(directory: Path) -> None:
 
 
 def sound(directory: Path, command: str) -> None:
-    """Run a command that has to succeed."""
+    """Run a command that must succeed."""
     done = run(command.split(), directory)
     assert done.code == 0, done.err
 
@@ -99,16 +99,16 @@ def _write_results(directory: Path) -> None:
 def _interrupt_distillation(directory: Path) -> None:
     from damage_files import copy
 
-    from hybridize.compress.distill import trainer_state as module
+    from hybridize.compress.distill import trainer_state
 
-    place = directory / "interrupting"
+    folder = directory / "interrupting"
     for source, name in (
         (TEACHER, "teacher"),
         (STUDENT, "student"),
         ("texts/text.jsonl", "text.jsonl"),
     ):
-        copy(directory / source, place / "in" / name)
-    save_state, saves = module.save_state, []
+        copy(directory / source, folder / "in" / name)
+    save_state, saves = trainer_state.save_state, []
 
     def save_some(*arguments: object) -> None:
         saves.append(save_state(*arguments))
@@ -116,10 +116,10 @@ def _interrupt_distillation(directory: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "save_state", save_some)
-        done = run(DISTILL.split(), place)
+        patch.setattr(trainer_state, "save_state", save_some)
+        done = run(DISTILL.split(), folder)
     assert done.code == 130, done.err
-    (place / "out" / "done.distill").rename(directory / "interrupted")
+    (folder / "out" / "done.distill").rename(directory / "interrupted")
 
 
 def _interrupt_pruning(directory: Path) -> None:
@@ -130,11 +130,11 @@ def _interrupt_pruning(directory: Path) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    place = directory / "interrupting-prune"
-    copy(directory / TEACHER, place / "in" / "model")
-    copy(directory / "texts/text.jsonl", place / "in" / "text.jsonl")
+    folder = directory / "interrupting-prune"
+    copy(directory / TEACHER, folder / "in" / "model")
+    copy(directory / "texts/text.jsonl", folder / "in" / "text.jsonl")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PruningRun, "_write", stop)
-        done = run(PRUNE.split(), place)
+        done = run(PRUNE.split(), folder)
     assert done.code == 130, done.err
-    (place / "out" / "done.prune").rename(directory / "interrupted-prune")
+    (folder / "out" / "done.prune").rename(directory / "interrupted-prune")

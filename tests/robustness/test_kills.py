@@ -1,6 +1,6 @@
-"""Commands that are killed at any moment leave the output whole or not there, and run again.
+"""A command that is killed at any moment leaves a complete output or none, and can be run again.
 
-``HYBRIDIZE_FUZZ_KILLS`` says how often each command is killed.
+``HYBRIDIZE_FUZZ_KILLS`` is the number of times that each command is killed.
 """
 
 import json
@@ -67,10 +67,10 @@ def server() -> Iterator[Server]:
 
 
 def contents(directory: Path) -> Tree:
-    """Every file below a directory; of records, what does not differ from run to run."""
+    """Every file below a directory. Of provenance records, only what is the same in every run."""
     return {
         str(path.relative_to(directory)): (
-            json.dumps(_lasting(json.loads(path.read_bytes()))).encode()
+            json.dumps(_without_volatile(json.loads(path.read_bytes()))).encode()
             if path.name == "hybridize.json"
             else path.read_bytes()
         )
@@ -79,14 +79,14 @@ def contents(directory: Path) -> Tree:
     }
 
 
-def _lasting(value: Any) -> Any:
+def _without_volatile(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _lasting(item) for key, item in value.items() if key not in VOLATILE}
-    return [_lasting(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_volatile(item) for key, item in value.items() if key not in VOLATILE}
+    return [_without_volatile(item) for item in value] if isinstance(value, list) else value
 
 
-class Place:
-    """A directory in which a command runs, gets killed, and runs again."""
+class Workspace:
+    """A directory in which a command is run, killed, and run again."""
 
     def __init__(self, directory: Path, specimens: Path) -> None:
         self.directory, self.out = directory, directory / "out"
@@ -104,7 +104,7 @@ class Place:
 
 
 def moments(counts: dict[str, int], seed: str) -> list[tuple[str, int]]:
-    """Spread kills over the run: half of them by calls, half just before changes to the disk."""
+    """Spread the kills over the run: half at calls, half just before changes to the disk."""
     rng, chosen = Random(seed), []
     for number in range(KILLS):
         kind = ("calls", "disk")[number % 2]
@@ -116,41 +116,41 @@ def moments(counts: dict[str, int], seed: str) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("command", "force"), [*product(LINES, [False]), *product(REPLACING, [True])]
 )
-def test_killed(server, specimens, tmp_path, command, force):
+def test_a_killed_command_can_be_run_again(server, specimens, tmp_path, command, force):
     line = LINES[command] + (" --force" if force else "")
-    first = Place(tmp_path / "first", specimens)
+    first = Workspace(tmp_path / "first", specimens)
     done = server.run(line, first.directory, ("calls", 0))
     assert done["code"] == 0, done["err"]
     want, inputs = first.result(), first.inputs()
     assert want is not None
     for number, moment in enumerate(moments(done, f"{command}{force}")):
-        place = Place(tmp_path / str(number), specimens)
+        work = Workspace(tmp_path / str(number), specimens)
         if force:
-            copy(specimens / STUDENT, place.out / "done")
-        old = place.result()
-        killed = server.run(line, place.directory, moment)
+            copy(specimens / STUDENT, work.out / "done")
+        old = work.result()
+        killed = server.run(line, work.directory, moment)
         where = f"killed at {moment} of {done['calls']} calls, {done['disk']} changes"
         assert killed["code"] in (0, -9), (where, killed["err"])
-        assert place.inputs() == inputs, where
-        found = place.result()
-        aside = [contents(path) for path in place.out.glob("done.replaced-*")]
+        assert work.inputs() == inputs, where
+        found = work.result()
+        aside = [contents(path) for path in work.out.glob("done.replaced-*")]
         assert found in (want, old) or (found is None and aside == [old]), where
         if found == want and not force:
-            refused = server.run(line, place.directory)
+            refused = server.run(line, work.directory)
             assert refused["code"] == 2, (where, refused["err"])
             assert "exists already" in refused["err"]
             continue
-        again = run_again(server, line, place.directory, where)
-        assert place.result() == want, where
-        assert place.inputs() == inputs, where
-        left = {path.name for path in place.out.iterdir()} - {"done", "scores.safetensors"}
+        again = run_again(server, line, work.directory, where)
+        assert work.result() == want, where
+        assert work.inputs() == inputs, where
+        left = {path.name for path in work.out.iterdir()} - {"done", "scores.safetensors"}
         assert all(name in again["err"] for name in left), (where, left)
 
 
 def run_again(server: Server, line: str, directory: Path, where: str) -> dict[str, Any]:
-    """Run a command once more; as it says, where it says what to do."""
+    """Run a command once more, with ``--resume`` if its error says so."""
     again = server.run(line, directory)
-    if "--resume goes on with it" in again["err"]:
+    if "--resume continues it" in again["err"]:
         again = server.run(f"{line} --resume", directory)
     assert again["code"] == 0, (where, again["err"])
     return again

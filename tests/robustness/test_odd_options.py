@@ -1,4 +1,4 @@
-"""Every number that an option takes, replaced by what is none or none that makes sense."""
+"""Odd values for every numeric option: the command succeeds or explains itself in one line."""
 
 import click
 import pytest
@@ -7,10 +7,21 @@ from specimens import TEACHER
 from verdict import complaint
 
 from hybridize.cli import cli
+from hybridize.cli.config_options import TypedText
+from hybridize.option_types import (
+    Count,
+    Listed,
+    Number,
+    OptionType,
+    Repeated,
+    Size,
+    Whole,
+    WholeOr,
+)  # fmt: skip
 
 ODD = ("0", "-1", "0.5", "nan", "inf", "1e400", "", "x", "1k", "9" * 20)
 ENDLESS = {"--max-new-tokens", "--repeats", "--gen-len"}
-"""A large number of these is honest work."""
+"""A large value of these options is valid, and takes long."""
 TRIED = (
     "inspect --states", "convert", "convert --dry-run", "generate", "distill --dry-run",
     "prune --dry-run", "quantize", "bench", "bench --predict", "eval --perplexity",
@@ -20,16 +31,23 @@ TRIED = (
 pytestmark = pytest.mark.timeout(1800)
 
 
+NUMBERS = (Whole, WholeOr, Number, Count, Size)
+
+
+def is_numeric(type_: OptionType) -> bool:
+    match type_:
+        case Listed(item=item) | Repeated(item=item):
+            return is_numeric(item)
+    return isinstance(type_, NUMBERS)
+
+
 def numeric_options(command: str) -> list[str]:
     found = cli.get_command(click.Context(cli), command)
     assert found is not None
-    textual = (click.Choice, click.Path, click.types.StringParamType)
     return [
         option.opts[-1]
         for option in found.params
-        if isinstance(option, click.Option)
-        and not option.is_flag
-        and (not isinstance(option.type, textual) or option.metavar in ("N", "N,…"))
+        if isinstance(option.type, TypedText) and is_numeric(option.type.option_type)
     ]
 
 

@@ -1,7 +1,7 @@
-"""Thousands of damaged inputs, through the real command line: it succeeds, or says why in a line.
+"""Runs commands on thousands of damaged inputs. Each must succeed, or explain itself in one line.
 
-A case that fails names its number; ``HYBRIDIZE_FUZZ_CASE=number`` runs it alone, and
-``HYBRIDIZE_FUZZ_CASES`` says how many there are.
+A failure shows the case number. ``HYBRIDIZE_FUZZ_CASE=number`` runs this case alone;
+``HYBRIDIZE_FUZZ_CASES`` is the number of cases.
 """
 
 import os
@@ -20,13 +20,13 @@ _SHOWN = 20
 pytestmark = pytest.mark.timeout(7200)
 
 
-def check(numbers: range | list[int], specimens: Path, place: Path, model: Path | None) -> None:
+def check(numbers: range | list[int], specimens: Path, directory: Path, model: Path | None) -> None:
     complaints = []
     for number in numbers:
-        case = make_case(number, specimens, place / "case", model)
+        case = make_case(number, specimens, directory / "case", model)
         found = complaint(case)
         if found is not None:
-            complaints.append(f"case {number}: {case.story}\n    {found}")
+            complaints.append(f"case {number}: {case.description}\n    {found}")
     if complaints:
         shown = "\n".join(complaints[:_SHOWN])
         pytest.fail(f"{len(complaints)} of {len(numbers)} cases\n{shown}", pytrace=False)
@@ -34,7 +34,7 @@ def check(numbers: range | list[int], specimens: Path, place: Path, model: Path 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_sound_inputs_succeed(specimens, tmp_path, name):
-    """Or the sweep would prove nothing."""
+    """Otherwise the sweep would prove nothing."""
     command = COMMANDS[name]
     for words in ("", *command.extra):
         lay_out(command, specimens, tmp_path, specimens / TEACHER)

@@ -1,4 +1,4 @@
-"""What is wrong with how a command ended."""
+"""Checks how a command ended."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from sandbox import OvertimeError, run
 
 
 def complaint(case: Case) -> str | None:
-    """Run a case; return what is wrong with how it ended, or None."""
+    """Run a case; return a description of what went wrong, or None."""
     before = _contents(case.directory / "in")
     try:
         done = run(case.words, case.directory)
@@ -19,9 +19,9 @@ def complaint(case: Case) -> str | None:
         return "an input was changed"
     if done.code == 0:
         if left != set(case.command.written):
-            return f"succeeded and left {sorted(left)}"
+            return f"succeeded and wrote {sorted(left)}"
         if "done" in left and (found := run(["verify", "out/done"], case.directory)).code:
-            return f"wrote what is not sound: {found.err}"
+            return f"wrote a checkpoint that verify rejects: {found.err}"
         return "Traceback:\n" + done.err if "Traceback" in done.err else None
     if done.code not in (1, 2):
         return f"exit code {done.code}: {done.err}"
@@ -42,18 +42,18 @@ def _contents(directory: Path) -> dict[str, bytes | str | None]:
         )
         for path in sorted(directory.rglob("*"))
     }
-    found.pop("scores.safetensors", None)  # written where they are missing
+    found.pop("scores.safetensors", None)  # may be written by the command
     return found
 
 
 def _bad_message(case: Case, err: str) -> str | None:
-    """Return what is wrong with the text of a failure."""
+    """Return a description of what is wrong with an error message, or None."""
     lines = err.removesuffix("\n").split("\n")
-    listed = case.words[0] == "verify"  # names every problem, and then says how many
+    listed = case.words[0] == "verify"  # one line per problem, and one with their number
     if (len(lines) != 1 and not listed) or not all(x.startswith("error: ") for x in lines):
         return f"not one line: {err[:3000]}"
     if "--debug" in err:
-        return f"met nobody's check: {err[:3000]}"
+        return f"unexpected exception: {err[:3000]}"
     if any(not line.isprintable() for line in lines):
         return f"not printable: {err!r}"
     return f"too long: {err[:300]}…" if max(map(len, lines)) > 1000 else None
