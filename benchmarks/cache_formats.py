@@ -1,11 +1,12 @@
-"""What a cache in fewer bits saves, and what it costs: exam, recall and perplexity of a hybrid.
+"""Measures the memory and the quality of a hybrid whose cache is stored in fewer bits.
 
-    make demo                               # leaves the hybrid
+    make demo                               # makes the hybrid
     python benchmarks/cache_formats.py
     python benchmarks/cache_formats.py --model DIR --perplexity FILE
 
-Texts are read through the cache, 64 tokens at a time, so that what is stored is what counts; bytes
-are those of a cache that holds ``--context`` tokens.
+Quality is the accuracy in the bundled exam and in its recall questions, and the perplexity. All
+texts pass through the cache, 64 tokens at a time, so that the stored values matter. Bytes are those
+of a cache with ``--context`` tokens.
 """
 
 import argparse
@@ -16,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bundled import RECALL_SUBJECTS, World, generate_prose
 from measuring import accuracy
 
 from hybridize import evaluate, load_model
 from hybridize.console import console, size_in_words
 from hybridize.demo import EXAM
 from hybridize.modeling.cache.format import CacheFormat
-from tools.bundled_checkpoint.texts import generate_prose
-from tools.bundled_checkpoint.world import RECALL_SUBJECTS, World
 
 FORMATS = [("auto", "auto"), ("fp8", "auto"), ("auto", "bfloat16"), ("auto", "fp8"), ("fp8", "fp8")]
 
@@ -31,8 +31,8 @@ FORMATS = [("auto", "auto"), ("fp8", "auto"), ("auto", "bfloat16"), ("auto", "fp
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("demo-out/attention-2-distilled"))
-    parser.add_argument("--perplexity", type=Path, help="held-out text; the bundled world's")
-    parser.add_argument("--context", type=int, default=512, help="tokens")
+    parser.add_argument("--perplexity", type=Path, help="held-out text; default: generated")
+    parser.add_argument("--context", type=int, default=512, help="tokens in the cache")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if not options.model.is_dir():
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, stored: CacheFormat, prose: Path) -> dict[str, Any]:
-    """Return the figures of one format."""
+    """Return the figures of one cache format."""
     console.message(f"keys and values: {stored.kv}, states: {stored.ssm}")
     scored = evaluate(
         options.model, tasks=("mmlu",), mmlu_dir=EXAM, perplexity=prose,
@@ -75,10 +75,10 @@ def measure(options: argparse.Namespace, stored: CacheFormat, prose: Path) -> di
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table and write the figures down."""
+    """Print the table, and write the figures to a file."""
     first = rows[0]
     console.table(
-        ["keys, values", "states", "bytes", "", "exam", "recall", "perplexity"],
+        ["keys, values", "states", "bytes", "", "bundled exam", "recall", "perplexity"],
         [
             (
                 row["kv"].replace("auto", "float32"),

@@ -1,13 +1,13 @@
-"""What choosing by importance is worth: against weights' magnitude, and against chance.
+"""Compares pruning by importance with pruning by weight magnitude and with random pruning.
 
     python benchmarks/pruning.py                                # the bundled checkpoint
     python benchmarks/pruning.py --model DIR --text FILE        # any other
 
-For each budget the architecture is the one that `hybridize prune` picks. What stays of the model in
-it is chosen by importance (with the same widths everywhere, and with each block its own), by the
-magnitude of the weights, or at random; the KL divergence from the model is measured on text that
-none of them saw. Beside it: the memory that the budget predicts against what the loaded model with
-a full context takes, and how long the search took.
+For each budget, `hybridize prune` picks the architecture. The units to keep are chosen by
+importance (with uniform widths and with per-block widths), by the magnitude of the weights, or at
+random. The KL divergence from the model is measured on other text. The table also compares the
+memory that the budget predicts with the memory of the loaded model with a full cache, and shows the
+duration of the search.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bundled import World, generate_prose
 from measuring import machine
 
 from hybridize import load_model, prune
@@ -27,37 +28,34 @@ from hybridize.checkpoints.checksums import load_checked
 from hybridize.checkpoints.formats import Format, read_config
 from hybridize.checkpoints.tensors import CheckpointTensors, Tensors
 from hybridize.compress.prune.architecture import Architecture
-from hybridize.compress.prune.axes import AXES
-from hybridize.compress.prune.axes.base import Seen
-from hybridize.compress.prune.budget import Memory, parse_parameters
-from hybridize.compress.prune.cut import CutTensors
-from hybridize.compress.prune.ranking import assemble
+from hybridize.compress.prune.axes import AXES, axis_names
+from hybridize.compress.prune.axes.base import WHOLE_MODEL, ActivationStats
+from hybridize.compress.prune.budget import Memory, parameter_budget
+from hybridize.compress.prune.per_block_widths import vary_widths
+from hybridize.compress.prune.pruned_tensors import PrunedTensors
+from hybridize.compress.prune.ranking import build_model
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import layers, search
-from hybridize.compress.prune.settings import ALL_AXES
-from hybridize.compress.prune.spread import spread
 from hybridize.console import console
 from hybridize.data.kl import measure_kl
 from hybridize.data.source import load_packed_dataset
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.model_spec import ModelSpec
-from tools.bundled_checkpoint.texts import generate_prose
-from tools.bundled_checkpoint.world import World
 
 DRAWS = 3
-"""How many random choices are averaged."""
+"""Number of random choices, of which the mean is reported."""
 BATCH = 4
-"""Sequences whose cache is counted."""
-_LAST = {AttentionSizes: "o_proj", MambaSizes: "out_proj"}
+"""Number of sequences in the cache."""
+_LAST_LINEAR = {AttentionSizes: "o_proj", MambaSizes: "out_proj"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
-    parser.add_argument("--text", type=Path, help="to measure on; the bundled world's")
-    parser.add_argument("--budgets", default="90%,80%,70%,60%,50%", help="of the parameters")
-    parser.add_argument("--name", help="of the result; the model's directory name if not given")
+    parser.add_argument("--text", type=Path, help="text to measure on; default: generated")
+    parser.add_argument("--budgets", default="90%,80%,70%,60%,50%", help="numbers of parameters")
+    parser.add_argument("--name", help="name of the result; default: the directory's name")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     rows = []
@@ -73,7 +71,7 @@ def main() -> None:
 
 
 def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) -> dict[str, Any]:
-    """Return the divergences of one budget."""
+    """Return the KL divergences and the other figures of one budget."""
     result = prune(
         model, folder / "smaller", params=budget, calibration=seen, scores=folder / "scores",
         candidates=8, force=True,
@@ -85,31 +83,29 @@ def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) ->
         smaller = read_config(small)[1]
         tensors = CheckpointTensors(reader, format_, config)
         importance = Scores.load(folder / "scores", _source_of(folder / "scores"))
-        gone = len(config.blocks) - len(smaller.blocks)
+        num_dropped = len(config.blocks) - len(smaller.blocks)
         widths = _widths(config, smaller)
         kinds: dict[str, list[Scores]] = {
             "importance": [importance],
             "magnitude": [magnitude(tensors, config, importance)],
-            "random": [chance(importance, draw) for draw in range(DRAWS)],
+            "random": [random_scores(importance, draw) for draw in range(DRAWS)],
         }
         divergences = {}
-        own = spread(Architecture(widths, _dropped(importance, config, format_, gone)), config,
-                     importance, None)  # fmt: skip
-        per_block = CutTensors(tensors, config, own, importance)
+        uniform = Architecture(widths, _dropped(importance, config, format_, num_dropped))
+        varied = vary_widths(uniform, config, importance, None)
+        per_block = PrunedTensors(tensors, config, varied, importance)
         for kind, choices in kinds.items():
             total = 0.0
             for scores in choices:
-                dropped = _dropped(scores, config, format_, gone)
-                cut = CutTensors(tensors, config, Architecture(widths, dropped), scores)
-                total += divergence_of(cut, model, unseen)
+                dropped = _dropped(scores, config, format_, num_dropped)
+                pruned = PrunedTensors(tensors, config, Architecture(widths, dropped), scores)
+                total += kl_of(pruned, model, unseen)
             divergences[kind] = total / len(choices)
             if kind == "importance":
-                divergences["importance, each block its own"] = divergence_of(
-                    per_block, model, unseen
-                )
+                divergences["importance, per-block widths"] = kl_of(per_block, model, unseen)
         started = time.perf_counter()
-        limits = [parse_parameters(budget, config)]
-        found = search(config, importance, limits, ALL_AXES, best=8,
+        limits = [parameter_budget(budget, config)]
+        found = search(config, importance, limits, axis_names(), count=8,
                        blocks_per_layer=format_.names.blocks_per_layer)  # fmt: skip
         seconds = time.perf_counter() - started
     return {
@@ -118,75 +114,77 @@ def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) ->
         "parameters": result.parameters_after,
         "kl": divergences,
         "memory": memory(folder / "smaller"),
-        "architectures": found.looked_at,
+        "architectures": found.considered,
         "search_seconds": seconds,
     }
 
 
 @torch.no_grad()
 def memory(directory: Path) -> dict[str, float]:
-    """Return the bytes that `Memory` predicts, and those that weights and cache really take."""
+    """Return the bytes that `Memory` predicts, and the bytes that weights and cache have."""
     model = load_model(directory)
     context = min(512, model.config.max_position_embeddings)
-    predicted = Memory(0, context, BATCH, *[model.dtype.itemsize] * 3).of(model.config)
+    predicted = Memory(0, context, BATCH, *[model.dtype.itemsize] * 3).cost(model.config.spec)
     cache = model(torch.zeros(BATCH, context, dtype=torch.long), use_cache=True).cache
     weights = {tensor.data_ptr(): tensor.nbytes for tensor in model.parameters()}
     return {"predicted": predicted, "allocated": sum(weights.values()) + cache.nbytes}
 
 
-def _dropped(scores: Scores, config: ModelSpec, format_: Format, gone: int) -> tuple[int, ...]:
-    """Return the places of the blocks that scores say can go."""
-    together = layers(config, format_.names.blocks_per_layer)
-    cost = {layer: float(scores.blocks[list(layer)].sum()) for layer in together}
-    order = sorted(together, key=cost.__getitem__)[: gone // format_.names.blocks_per_layer]
-    return tuple(sorted(place for layer in order for place in layer))
+def _dropped(scores: Scores, config: ModelSpec, format_: Format, count: int) -> tuple[int, ...]:
+    """Return the indices of the blocks with the least importance, in whole layers."""
+    blocks_of = layers(config, format_.names.blocks_per_layer)
+    cost = {layer: float(scores.blocks[list(layer)].sum()) for layer in blocks_of}
+    order = sorted(blocks_of, key=cost.__getitem__)[: count // format_.names.blocks_per_layer]
+    return tuple(sorted(block_idx for layer in order for block_idx in layer))
 
 
 def magnitude(tensors: Tensors, config: ModelSpec, importance: Scores) -> Scores:
-    """Return scores by the norms of the weights alone."""
+    """Return scores that follow from the norms of the weights alone."""
     units: dict[str, dict[int, torch.Tensor]] = {}
     blocks = torch.zeros(len(config.blocks))
-    for place, sizes in enumerate(config.blocks):
-        last = _LAST.get(type(sizes), "down_proj")
-        weight = tensors.get(f"model.blocks.{place}.mixer.{last}.weight").double()
-        blocks[place] = weight.square().sum()
+    for block_idx, sizes in enumerate(config.blocks):
+        mixer = f"model.blocks.{block_idx}.mixer"
+        last = _LAST_LINEAR.get(type(sizes), "down_proj")
+        weight = tensors.get(f"{mixer}.{last}.weight").double()
+        blocks[block_idx] = weight.square().sum()
         state = None
         if isinstance(sizes, MambaSizes):
-            rows = tensors.get(f"model.blocks.{place}.mixer.in_proj.weight").double()
+            rows = tensors.get(f"{mixer}.in_proj.weight").double()
             _, _, B, C, _ = rows.square().sum(1).split(sizes.in_proj_splits())
             state = B * C
         for name, axis in AXES.items():
-            if place in axis.places(config):
-                seen = Seen(weight.square().sum(0), state)
-                units.setdefault(name, {})[place] = axis.scores(config, place, seen).float()
+            if block_idx in axis.blocks(config):
+                stats = ActivationStats(weight.square().sum(0), state)
+                scores = axis.score(axis.sizes_in(config, block_idx), stats)
+                units.setdefault(name, {})[block_idx] = scores.float()
     table = tensors.get("model.embed_tokens.weight").double().square().sum(0)
-    units["hidden"] = {-1: table.float()}
+    units["hidden"] = {WHOLE_MODEL: table.float()}
     return replace(importance, units=units, blocks=blocks)
 
 
-def chance(importance: Scores, seed: int) -> Scores:
-    """Return scores that say nothing."""
+def random_scores(importance: Scores, seed: int) -> Scores:
+    """Return random scores."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(like: torch.Tensor) -> torch.Tensor:
         return torch.rand(like.shape, generator=generator)
 
     units = {
-        name: {place: random(scores) for place, scores in places.items()}
-        for name, places in importance.units.items()
+        name: {block_idx: random(scores) for block_idx, scores in of_axis.items()}
+        for name, of_axis in importance.units.items()
     }
     return replace(importance, units=units, blocks=random(importance.blocks))
 
 
-def divergence_of(cut: CutTensors, model: Path, text: Path) -> float:
-    """Return the KL divergence of a cut from the model, in nats per token."""
+def kl_of(pruned: PrunedTensors, model: Path, text: Path) -> float:
+    """Return the KL divergence of a pruned model from the model, in nats per token."""
     teacher = load_model(model, dtype=torch.float32)
     dataset = load_packed_dataset([str(text)], model=model, length=256, tokens=16_384)
-    return measure_kl(assemble(cut, cut.config, teacher.device), teacher, dataset)
+    return measure_kl(build_model(pruned, teacher.device), teacher, dataset)
 
 
 def _widths(before: ModelSpec, after: ModelSpec) -> dict[str, int]:
-    return {name: axis.count(after) for name, axis in AXES.items() if axis.places(before)}
+    return {name: axis.count_in(after) for name, axis in AXES.items() if axis.blocks(before)}
 
 
 def _source_of(path: Path) -> str:
@@ -194,7 +192,7 @@ def _source_of(path: Path) -> str:
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table, draw the plot, and write the figures down."""
+    """Print the table, draw the plot, and write the figures to a file."""
     from matplotlib.figure import Figure
 
     name = options.name or options.model.resolve().name
@@ -212,8 +210,8 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             for row in rows
         ],
         title=f"Pruning {name}",
-        caption="Nats per token on text that nothing was chosen on, before any distillation; "
-        f"random: mean of {DRAWS}. Memory: allocated over predicted. Search: "
+        caption="KL in nats per token, on other text, before any distillation. "
+        f"Random: mean of {DRAWS} choices. Memory: allocated over predicted. Search: "
         f"over {rows[0]['architectures']:,} architectures.",
     )
     figure = Figure(figsize=(6.4, 4), layout="constrained")
@@ -222,9 +220,9 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         heights = [row["kl"][kind] for row in rows]
         axes.plot([row["budget"] for row in rows], heights, "o-", color=color, label=kind)
     axes.set_yscale("log")
-    axes.set_xlabel("budget, share of the parameters")
-    axes.set_ylabel("KL to the model, nats per token")
-    axes.set_title(f"What stays of {name}, and by what it was chosen")
+    axes.set_xlabel("budget, percentage of the parameters")
+    axes.set_ylabel("KL from the model, nats per token")
+    axes.set_title(f"{name}, pruned by different scores")
     axes.grid(alpha=0.3)
     axes.legend()
     options.output.mkdir(parents=True, exist_ok=True)

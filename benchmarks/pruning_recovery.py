@@ -1,11 +1,11 @@
-"""What a cut costs in the end: the bundled hybrid, pruned and then distilled on its own samples.
+"""Measures the final cost of pruning: a hybrid is pruned, then distilled from its original.
 
-    make demo                                                       # leaves the hybrid
+    make demo                                                       # makes the hybrid
     python benchmarks/pruning_recovery.py
     python benchmarks/pruning_recovery.py --params 50% --tokens 2M
 
-The exam is the bundled checkpoint's; accuracies are those of the hybrid before the cut, right after
-it, and after distillation from the hybrid on text that the hybrid itself wrote.
+The accuracy is that of the bundled exam: for the hybrid before the cut, right after the cut, and
+after distillation on text that the hybrid generated.
 """
 
 import argparse
@@ -29,8 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("demo-out/attention-2-distilled"))
     parser.add_argument("--params", default="70%")
-    parser.add_argument("--tokens", type=int, default=500_000, help="to distill with")
-    parser.add_argument("--distill-top", type=int, default=2, help="candidates that learn first")
+    parser.add_argument("--tokens", type=int, default=500_000, help="training tokens")
+    parser.add_argument("--distill-top", type=int, default=2, help="finalists to distill")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Prune, distill, and take the exam with all three."""
+    """Prune and distill, and evaluate all checkpoints."""
     prose = folder / "prose.txt"
     prose.write_text(generate_prose(World(), 1_000_003, 60))
     started = time.perf_counter()
@@ -86,11 +86,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any], options: argparse.Namespace) -> None:
-    """Print the table and write the figures down."""
+    """Print the table, and write the figures to a file."""
     before, after = found["parameters"]
     first = found["rows"][0]
     console.table(
-        ["model", "exam", "of the hybrid's", "perplexity"],
+        ["model", "bundled exam", "of the hybrid's", "perplexity"],
         [
             (
                 row["model"],
@@ -101,7 +101,7 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> None:
             for row in found["rows"]
         ],
         title=f"{before:,} to {after:,} parameters ({after / before:.0%}): {found['what']}",
-        caption=f"Distilled on {options.tokens:,} tokens of the hybrid's own: KL "
+        caption=f"Distilled on {options.tokens:,} tokens that the hybrid generated: KL "
         f"{found['kl_before']:.4f} to {found['kl_after']:.4f} nats per token.",
     )
     settings = {

@@ -1,14 +1,14 @@
-"""What FP8 costs: each scheme, with the first and last blocks kept and without, beside the peer.
+"""Measures the cost of FP8: each scheme, with and without unquantized ends, and llm-compressor.
 
-    python benchmarks/quantization.py                                # the bundled checkpoint
-    python benchmarks/quantization.py --model DIR --text FILE        # any other
-    python benchmarks/quantization.py --synthetic                    # a random 1B model: its size
+    python benchmarks/quantization.py                            # the bundled checkpoint
+    python benchmarks/quantization.py --model DIR --text FILE    # any other
+    python benchmarks/quantization.py --synthetic                # size of a random 1B model
 
-KL is that of the quantized model's next-token distribution from the model's own in float32, in
-nats per token: run in bfloat16, as it is served, and in float32, where nothing but the quantization
-rounds. The exam is the bundled checkpoint's. Everything starts from the checkpoint in bfloat16.
-llm-compressor quantizes the same layers by the same schemes where it is installed (pip install
-llmcompressor), and its checkpoints are run by the same code. torchao's FP8 needs a GPU.
+KL is the divergence of the quantized model from the original in float32, in nats per token. The
+quantized model runs in bfloat16, as it would be served, and in float32, where only the quantization
+rounds. The accuracy is that of the bundled exam. All checkpoints are made from the one in bfloat16.
+llm-compressor quantizes the same layers with the same schemes if it is installed (pip install
+llmcompressor), and its checkpoints run with the same code. torchao's FP8 needs a GPU.
 """
 
 import argparse
@@ -34,17 +34,17 @@ from tools.bundled_checkpoint.texts import generate_prose
 from tools.bundled_checkpoint.world import World
 
 SCHEMES = {"fp8": "FP8_DYNAMIC", "fp8-tensor": "FP8", "fp8-block": "FP8_BLOCK"}
-"""Ours, and what llm-compressor calls the same."""
+"""Our names, and those of llm-compressor."""
 CALIBRATION_TOKENS = 8192
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
-    parser.add_argument("--text", type=Path, help="to measure on; the bundled world's")
+    parser.add_argument("--text", type=Path, help="text to measure on; default: generated")
     parser.add_argument("--tokens", type=int, default=16_384)
-    parser.add_argument("--synthetic", action="store_true", help="measure size and memory alone")
-    parser.add_argument("--name", help="of the result; the model's directory name if not given")
+    parser.add_argument("--synthetic", action="store_true", help="measure size and memory only")
+    parser.add_argument("--name", help="name of the result; default: the directory's name")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if options.synthetic:
@@ -54,13 +54,13 @@ def main() -> None:
     seen = text if options.text else generate_prose(World(), 7, 200)
     tokenizer = load_tokenizer(options.model)
     ids = tokenizer(text, return_tensors="pt").input_ids[:, : options.tokens]
-    rows_of_text = ids[:, : ids.shape[1] // 256 * 256].view(-1, 256)
+    sequences = ids[:, : ids.shape[1] // 256 * 256].view(-1, 256)
     original = load_model(options.model, dtype=torch.float32)
     rows = []
 
     def measure_one(what: str, directory: Path) -> None:
         console.message(what)
-        rows.append(measure(what, directory, original, rows_of_text, options.model == CHECKPOINT))
+        rows.append(measure(what, directory, original, sequences, options.model == CHECKPOINT))
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -73,15 +73,15 @@ def main() -> None:
         for scheme in SCHEMES:
             static = scheme == "fp8-tensor"
             try:
-                for ends, words in ((None, "ends kept"), (0, "all blocks")):
+                for ends, label in ((None, "ends kept"), (0, "all blocks")):
                     done = quantize(
                         source, folder / "fp8", scheme=scheme, keep_bf16=ends, force=True,
                         calibration=str(calibration) if static else None,
                         calibration_tokens=CALIBRATION_TOKENS,
                     )  # fmt: skip
-                    measure_one(f"{scheme}, {words}", done.output)
-            except InputError as error:  # widths that are no multiples of 128
-                console.message(f"left out: {error}")
+                    measure_one(f"{scheme}, {label}", done.output)
+            except InputError as error:  # widths that are not multiples of 128
+                console.message(f"skipped: {error}")
                 continue
             if importlib.util.find_spec("llmcompressor"):
                 theirs = folder / f"peer-{scheme}"
@@ -112,14 +112,14 @@ def peer(source: Path, output: Path, scheme: str, ids: list[int]) -> None:
 
 
 def measure(
-    what: str, directory: Path, original: Any, rows: torch.Tensor, take_exam: bool
+    what: str, directory: Path, original: Any, sequences: torch.Tensor, take_exam: bool
 ) -> dict[str, Any]:
-    """Return a checkpoint's figures."""
+    """Return the figures of a checkpoint."""
     half = load_model(directory, dtype=torch.bfloat16)
     row: dict[str, Any] = {
         "what": what,
-        "kl": divergence(half, original, rows),
-        "kl_float32": divergence(load_model(directory, dtype=torch.float32), original, rows),
+        "kl": kl_of(half, original, sequences),
+        "kl_float32": kl_of(load_model(directory, dtype=torch.float32), original, sequences),
         "bytes": size_of(directory),
     }
     if take_exam:
@@ -128,21 +128,23 @@ def measure(
 
 
 @torch.no_grad()
-def divergence(model: Any, original: Any, rows: torch.Tensor) -> float:
+def kl_of(model: Any, original: Any, sequences: torch.Tensor) -> float:
     """Return the KL divergence from the original, in nats per token."""
     total = 0.0
-    for batch in rows.split(8):
-        got, wanted = (
+    for batch in sequences.split(8):
+        hidden, original_hidden = (
             m.model(batch, use_cache=False).last_hidden_state.flatten(0, 1).float()
             for m in (model, original)
         )
         heads = [m.lm_head.weight.float() for m in (model, original)]
-        total += len(batch) * float(linear_kl_divergence(got, heads[0], wanted, heads[1]))
-    return total / len(rows)
+        total += len(batch) * float(
+            linear_kl_divergence(hidden, heads[0], original_hidden, heads[1])
+        )
+    return total / len(sequences)
 
 
 def synthetic(options: argparse.Namespace) -> None:
-    """Quantize a random model of 1.03 billion parameters, in which linear layers dominate."""
+    """Quantize a random model of 1.03 billion parameters, nearly all of them in linear layers."""
     shape = LlamaConfig(
         vocab_size=32_000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
         num_attention_heads=32, num_key_value_heads=4, tie_word_embeddings=True,
@@ -165,7 +167,7 @@ def synthetic(options: argparse.Namespace) -> None:
                 "seconds": time.perf_counter() - started,
             })  # fmt: skip
     console.table(
-        ["blocks kept at either end of 44", "size", "of bfloat16", "seconds"],
+        ["unquantized blocks at either end, of 44", "size", "of bfloat16", "seconds"],
         [
             (row["keep_bf16"], size_in_words(row["bytes"]), f"{row['share']:.1%}",
              f"{row['seconds']:.1f}")
@@ -178,16 +180,16 @@ def synthetic(options: argparse.Namespace) -> None:
 
 
 def size_of(directory: Path) -> int:
-    """Return the bytes of a checkpoint's weights."""
+    """Return the size of a checkpoint's weights in bytes."""
     return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table and write the figures down."""
+    """Print the table, and write the figures to a file."""
     name = options.name or options.model.resolve().name
     exam = "exam" in rows[0]
     console.table(
-        ["weights", "KL in bfloat16", "KL in float32", "size", *(["exam"] if exam else [])],
+        ["weights", "KL in bfloat16", "KL in float32", "size", *(["bundled exam"] if exam else [])],
         [
             (
                 row["what"],
@@ -199,14 +201,14 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             for row in rows
         ],
         title=f"{name} in FP8",
-        caption="KL from the original in float32, in nats per token, of checkpoints run in either "
-        "dtype; size beside bfloat16.",
+        caption="KL from the original in float32, in nats per token, of checkpoints that run in "
+        "bfloat16 or float32. Size: relative to bfloat16.",
     )
     write(options, name, {"settings": {"tokens": options.tokens}, "rows": rows})
 
 
 def write(options: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
-    """Write the figures down."""
+    """Write the figures to a file."""
     described = machine(torch.device("cpu"))
     result = {"benchmark": "quantization", "model": name, "machine": described, **found}
     options.output.mkdir(parents=True, exist_ok=True)
