@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridize.compress.distill.stages import STAGES
+from hybridize.compress.quantize.schemes import SCHEMES
 from hybridize.errors import InputError
 from hybridize.option_types import (
     Choice,
@@ -12,10 +13,10 @@ from hybridize.option_types import (
     Flag,
     Listed,
     Location,
+    NameIn,
     Number,
     PerName,
     Repeated,
-    Text,
     TextOrFlag,
     Whole,
 )
@@ -64,7 +65,7 @@ class DistillConfig(Config):
         default_text="what the longest stage needs",
     )
     stages: tuple[str, ...] = option(
-        Listed(Text("NAME"), "NAME,…"),
+        Listed(NameIn(lambda: STAGES), "NAME,…"),
         ("align", "kl"),
         help="Names of the stages to train, in this order.",
     )
@@ -141,8 +142,8 @@ class DistillConfig(Config):
     fp8: str | None = option(
         TextOrFlag("[SCHEME]", bare="fp8"),
         None,
-        help="Train for a later quantization to FP8. SCHEME is fp8 (the default), fp8-tensor or "
-        "fp8-block, as for hybridize quantize.",
+        help="Train for a later quantization to FP8. SCHEME is that of hybridize quantize: "
+        f"{', '.join(SCHEMES)}; fp8 if it is left out.",
     )
     keep_bf16: int | None = option(
         Whole(0),
@@ -164,6 +165,8 @@ class DistillConfig(Config):
             raise InputError("`data`: name at least one source")
         if self.tbptt_length and self.gradient_checkpointing:
             raise InputError("`tbptt_length` and `gradient_checkpointing` exclude each other")
+        if self.fp8 is not None and self.fp8 not in SCHEMES:
+            raise InputError(f"`fp8={self.fp8}`: choose one of {', '.join(SCHEMES)}")
         if self.keep_bf16 is not None and self.fp8 is None:
             raise InputError("`keep_bf16` needs `fp8`")
         if self.cache_teacher and self.temperature != 1.0:
@@ -179,9 +182,6 @@ class DistillConfig(Config):
             )
 
     def _check_stages(self) -> None:
-        for name in self.stages:
-            if name not in STAGES:
-                raise InputError(f"`stages={name}`: choose from {', '.join(STAGES)}")
         if not self.stages or len(set(self.stages)) < len(self.stages):
             raise InputError("`stages`: name one or more stages, each once")
         for option_name in ("stage_tokens", "learning_rates"):

@@ -1,5 +1,6 @@
 """The steps of a distillation, from its text and models to its output."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hybridize.compress.distill.trainer_state import (
     truncate_metrics,
 )
 from hybridize.compress.workdir import claim, remove
+from hybridize.console import console
 from hybridize.data.packing import PackedDataset
 from hybridize.data.source import load_packed_dataset
 from hybridize.errors import InputError
@@ -103,7 +105,14 @@ class DistillPipeline:
             remove(self._work)
 
     def run(self) -> DistillResult:
-        """Train all stages, write the output, and delete the working directory."""
+        """Train all stages, write the output, and delete the working directory.
+
+        Only the first process of several prints messages and progress.
+        """
+        with nullcontext() if self._ranks.first else console.silence():
+            return self._run()
+
+    def _run(self) -> DistillResult:
         datasets = self._load_datasets()
         pair = self._load_pair()
         shared = _count_shared(pair)
@@ -253,7 +262,7 @@ class DistillPipeline:
             self._output,
             like=self._student,
             force=self._config.force,
-            step={
+            record={
                 "command": "distill",
                 "options": self._config.record(),
                 "seed": self._config.seed,

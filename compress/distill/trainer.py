@@ -114,12 +114,10 @@ class Trainer:
         """
         config, state = self._config, self._state
         batch_tokens = config.batch_size * config.seq_len
-        if not state.validation:
-            self._validate()
-        done = state.step * batch_tokens
-        with console.progress(
-            self._name, self._steps * batch_tokens, "tokens", completed=done
-        ) as progress:
+        total, done = self._steps * batch_tokens, state.step * batch_tokens
+        with console.progress(self._name, total, "tokens", completed=done) as progress:
+            if not state.validation:
+                self._validate()
             while state.step < self._steps and not self._should_stop_early():
                 started = time.perf_counter()
                 self._train_step()
@@ -190,7 +188,7 @@ class Trainer:
             self._best = {n: p.detach().clone() for n, p in self._stage.parameters.items()}
         state.validation.append((state.step, loss))
         self._log({"step": state.step, "validation": loss})
-        self._message(
+        console.message(
             f"{self._name}: step {state.step} of {self._steps}, validation loss {loss:.4f}"
         )
 
@@ -210,10 +208,6 @@ class Trainer:
         dtype = getattr(torch, self._config.dtype)
         enabled = dtype != torch.float32
         return torch.autocast(self._device.type, dtype if enabled else None, enabled=enabled)
-
-    def _message(self, text: str) -> None:
-        if self._ranks.first:
-            console.message(text)
 
     def _log(self, values: dict[str, Any]) -> None:
         """Append a line to the metrics file."""

@@ -1,5 +1,6 @@
 """`hybridize distill`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ def distill(student: str, output: Path, config: DistillConfig) -> None:
     from hybridize.compress.distill.distill import distill as distill_checkpoint
 
     result = distill_checkpoint(student, output, config=config)
+    if os.environ.get("RANK", "0") != "0":
+        return  # only the first process of several prints the result
     if console.json_mode:
         console.json(result.to_dict())
     elif result.dry_run:

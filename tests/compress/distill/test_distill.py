@@ -252,7 +252,7 @@ BAD = [
     ({"teacher": "other"}, "hidden_size is 32 and the teacher's is 16"),
     ({"teacher": "shallow"}, "has 6 blocks and the teacher 4"),
     ({"teacher": "letters"}, "its tokenizer differs from the teacher's"),
-    ({"stages": ("align", "sing")}, "`stages=sing`: choose from align, hidden, kl"),
+    ({"stages": ("align", "sing")}, "choose one of align, hidden, kl"),
     ({"stages": ()}, "name one or more stages"),
     ({"stages": ("kl", "kl")}, "each once"),
     ({"data": ("missing.txt",)}, "`data=missing.txt`: no such file"),

@@ -9,6 +9,7 @@ from torch import nn
 
 import hybridize
 from hybridize.__main__ import main
+from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.fp8 import FP8TrainingLinear, fp8_layers
 from hybridize.compress.quantize.schemes import SCHEMES
 from hybridize.data.source import load_packed_dataset
@@ -136,6 +137,6 @@ def test_the_command_line_options(pair, tmp_path, capsys):
     assert "--keep-bf16 needs --fp8" in capsys.readouterr().err
 
 
-def test_an_unknown_scheme_is_bad_input(pair):
+def test_an_unknown_scheme_is_bad_input():
     with pytest.raises(InputError, match="`fp8=int4`: choose one of fp8, fp8-tensor, fp8-block"):
-        fp8_layers(pair[1], "int4", None)
+        DistillConfig(teacher="teacher", fp8="int4")
