@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from hybridize.data.packing import PackedDataset
 
-_CALIBRATION_LENGTH = 512  # tokens per sequence of calibration text
-
 
 @takes_options(ConvertConfig)
 def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> ConversionResult:
@@ -76,19 +74,18 @@ def _calibration(
     """
     if config.calibration is None:
         return None, None
-    from hybridize.data.source import load_packed_dataset
+    from hybridize.data.calibration import load_calibration
     from hybridize.modeling.devices import choose_device
 
     device = choose_device(config.device)
     source.tensors.check_config()
-    dataset = load_packed_dataset(
-        [config.calibration],
+    dataset = load_calibration(
+        config.calibration,
         model=source.directory,
-        length=min(_CALIBRATION_LENGTH, source.config.max_position_embeddings),
+        config=source.config,
         tokens=config.calibration_tokens,
         seed=config.seed,
         device=device,
-        option="calibration",
     )
     return device, dataset
 
