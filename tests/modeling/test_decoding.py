@@ -20,7 +20,7 @@ BATCH, PROMPT, NEW = 3, 17, 12
 @torch.no_grad()
 def decode_ordinarily(model, prompts, steps):
     """Return the greedy tokens and the last logits, computed with an ordinary cache."""
-    outputs, cache, found = model(prompts, use_cache=True), None, []
+    outputs, found = model(prompts, use_cache=True), []
     cache = outputs.cache
     for _ in range(steps):
         token = outputs.logits[:, -1:].argmax(-1)
@@ -60,12 +60,12 @@ def test_addresses_are_fixed_and_a_prefill_overwrites_the_last_prompt():
     decoder = StaticDecoder(model, 1, 40)
 
     def addresses():
-        held = []
+        result = [decoder.token.data_ptr()]
         for layer in decoder.cache.layers:
             for value in vars(layer).values():
                 states = value.values() if isinstance(value, dict) else [value]
-                held += [s.data_ptr() for s in states if isinstance(s, torch.Tensor)]
-        return [*held, decoder.token.data_ptr()]
+                result += [s.data_ptr() for s in states if isinstance(s, torch.Tensor)]
+        return result
 
     before = addresses()
     decoder.prefill(tokens(1, 30, seed=5))
