@@ -121,7 +121,8 @@ def takes_options(
     """Let a function with a parameter ``config`` also take the config's fields as keywords.
 
     ``run(model, config=ConvertConfig(attention="25%"))`` and ``run(model, attention="25%")`` are
-    then the same call. The signature lists all keywords and the docstring explains them.
+    then the same call. The signature lists all keywords and the docstring explains them. The
+    function's attribute ``config_class`` is the config class.
 
     Raises:
         TypeError: (from the function) a keyword is unknown, or both a config and keywords were
@@ -147,6 +148,7 @@ def takes_options(
 
         parameters = inspect.signature(config_class).parameters.values()
         run.__signature__ = inspect.Signature([*own, *parameters])  # type: ignore[attr-defined]
+        run.config_class = config_class  # type: ignore[attr-defined]
         listed = "\n".join(f"    {each.name}: {option_info(each).help}" for each in options)
         run.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{listed}\n"
         return run
@@ -198,7 +200,7 @@ def output_file_option(help: str) -> Any:
 
 
 def kv_cache_dtype_option() -> Any:
-    """Return ``kv_cache_dtype: str``; see `hybridize.modeling.cache.compact.CacheFormat`."""
+    """Return ``kv_cache_dtype: str``; see `hybridize.modeling.cache.format.CacheFormat`."""
     return option(
         Choice("auto", "fp8"),
         "auto",
@@ -207,7 +209,7 @@ def kv_cache_dtype_option() -> Any:
 
 
 def ssm_cache_dtype_option() -> Any:
-    """Return ``ssm_cache_dtype: str``; see `hybridize.modeling.cache.compact.CacheFormat`."""
+    """Return ``ssm_cache_dtype: str``; see `hybridize.modeling.cache.format.CacheFormat`."""
     return option(
         Choice("auto", "bfloat16", "fp8"),
         "auto",

@@ -1,8 +1,9 @@
-"""The documentation as a site: it builds, fetches nothing, and no link leads nowhere."""
+"""The documentation as a site: it builds, loads nothing from elsewhere, and has no broken link."""
 
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,23 +15,23 @@ import hybridize
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-# What a browser gets for a page by itself, and the attribute that says from where.
+# Elements that make a browser load a file, and the attribute with its address.
 _LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 
 
 class Page(HTMLParser):
-    """Where a page's links lead, what it loads, and the places in it that links may name."""
+    """The links of a page, the files that it loads, and its anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
         self.loaded: list[str] = []
-        self.places: set[str] = set()
+        self.anchors: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attributes}
-        self.places |= {found[name] for name in ("id", "name") if name in found}
+        self.anchors |= {found[name] for name in ("id", "name") if name in found}
         if tag == "a" and "href" in found:
             self.links.append(found["href"])
         if tag in _LOADED and found.get(_LOADED[tag]):
@@ -38,20 +39,20 @@ class Page(HTMLParser):
 
 
 def is_elsewhere(address: str) -> bool:
-    """Whether an address is outside the site: with a scheme, or of another host."""
+    """Whether an address has a scheme or another host, and so is outside the site."""
     parts = urlsplit(address)
     return bool(parts.netloc) or parts.scheme in ("http", "https")
 
 
-def lost(site: Path, page: Path, address: str, pages: dict[Path, Page]) -> bool:
-    """Whether an address inside the site leads to no file, or to no place in it."""
+def is_broken(site: Path, page: Path, address: str, pages: dict[Path, Page]) -> bool:
+    """Whether an address inside the site names a missing file or a missing anchor."""
     parts = urlsplit(address)
     target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
     if target.is_dir():
         target /= "index.html"
     if site not in target.parents or not target.is_file():
         return True
-    known = pages[target].places if target in pages else set()
+    known = pages[target].anchors if target in pages else set()
     return bool(parts.fragment) and unquote(parts.fragment) not in known
 
 
@@ -78,7 +79,7 @@ def test_every_document_is_a_page(site):
     assert not list(site.rglob("*.py"))
 
 
-def test_nothing_is_fetched(site, pages):
+def test_pages_load_nothing_from_other_servers(site, pages):
     loaded = [address for page in pages.values() for address in page.loaded]
     assert len(loaded) > len(pages)
     assert not [address for address in loaded if is_elsewhere(address)]
@@ -86,45 +87,56 @@ def test_nothing_is_fetched(site, pages):
         assert not re.search(r"(url\(|@import)\s*['\"]?(https?:|//)", style.read_text("utf-8"))
 
 
-def test_no_link_leads_nowhere(site, pages):
+def test_no_link_is_broken(site, pages):
     checked = 0
     for path, page in pages.items():
-        # What is served for addresses that do not exist names files from the site's root.
+        # Links on this page start at the root of the site.
         if path.name == "404.html":
             continue
         for address in page.links + page.loaded:
             if not is_elsewhere(address):
-                assert not lost(site, path, address, pages), f"{path.name}: {address}"
+                assert not is_broken(site, path, address, pages), f"{path.name}: {address}"
                 checked += 1
     assert checked > 500
 
 
-def test_a_lost_link_is_found(tmp_path):
+def test_a_broken_link_is_found(tmp_path):
     page = tmp_path / "a.html"
     page.write_text('<a href="b.html">b</a> <p id="here">')
     pages = {page: Page(page.read_text())}
-    assert not lost(tmp_path, page, "#here", pages)
-    assert not lost(tmp_path, page, "a.html#here", pages)
-    assert lost(tmp_path, page, "#there", pages)
-    assert lost(tmp_path, page, "b.html", pages)
-    assert lost(tmp_path, page, "../outside.html", pages)
+    assert not is_broken(tmp_path, page, "#here", pages)
+    assert not is_broken(tmp_path, page, "a.html#here", pages)
+    assert is_broken(tmp_path, page, "#there", pages)
+    assert is_broken(tmp_path, page, "b.html", pages)
+    assert is_broken(tmp_path, page, "../outside.html", pages)
     assert is_elsewhere("https://example.org/x.js")
     assert is_elsewhere("//example.org/x.js")
     assert not is_elsewhere("x/y.html#z")
 
 
 def test_every_public_name_is_documented(site, pages):
-    places = set().union(*(page.places for page in pages.values()))
+    anchors = set().union(*(page.anchors for page in pages.values()))
     missing = []
     for name in set(hybridize.__all__) - {"__version__"}:
         thing = getattr(hybridize, name)
-        module = "hybridize.conversion.convert" if name == "convert" else thing.__module__
-        if f"{module}.{name}" not in places:
-            missing.append(f"{module}.{name}")
+        if f"{thing.__module__}.{name}" not in anchors:
+            missing.append(f"{thing.__module__}.{name}")
     assert missing == []
 
 
-def test_links_between_the_documents_in_the_repository():
+def test_every_option_is_documented(site):
+    functions = [getattr(hybridize, name) for name in hybridize.__all__]
+    configs = [each.config_class for each in functions if hasattr(each, "config_class")]
+    assert len(configs) > 7
+    source = "".join(page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    text = "".join(page.read_text("utf-8") for page in (site / "api").glob("*.html"))
+    for config in configs:
+        assert f"<!-- options: {config.__module__}.{config.__name__} -->" in source
+        for each in fields(config):
+            assert f"<td><code>{each.name}</code></td>" in text
+
+
+def test_links_between_documents_in_the_repository():
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES):
         for address in re.findall(r"\]\(([^)\s]+)\)", document.read_text("utf-8")):
             if not is_elsewhere(address) and urlsplit(address).path:
