@@ -16,6 +16,9 @@ class Source:
         model: its name, as the user gave it.
         reader: reads its files.
 
+    Raises:
+        InputError: the checkpoint is damaged, or its configuration contradicts itself.
+
     Attributes:
         directory: the checkpoint's directory.
         format, config: its on-disk format and its configuration.
@@ -27,6 +30,7 @@ class Source:
         self.name, self.reader, self.directory = model, reader, reader.directory
         self.format, self.config = read_config(reader)
         self.tensors = CheckpointTensors(reader, self.format, self.config)
+        self.tensors.check_config()
         self.dtype = reader.dtype(reader.names[0])
         reader.hash_in_background()
 

@@ -1,16 +1,17 @@
-"""The plan of a quantization: the layers to quantize, the blocks to keep, and static scales."""
+"""The plan of a quantization: the layers to quantize, and the blocks to keep.
 
-from collections.abc import Mapping
+Torch is imported only if something is measured, so that a dry run is quick.
+"""
+
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import Entry, Format, read_config
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.compress.quantize.config import QuantizeConfig
-from hybridize.compress.quantize.input_ranges import input_maxima
 from hybridize.compress.quantize.kept_blocks import (
     KeptBlock,
     choose_ends,
@@ -19,13 +20,26 @@ from hybridize.compress.quantize.kept_blocks import (
 )
 from hybridize.compress.quantize.schemes import SCHEMES
 from hybridize.compress.quantize.schemes.base import Scheme
-from hybridize.compress.quantize.sensitivity import measure_blocks
 from hybridize.compress.quantize.targets import Target, find_targets, ignore_patterns
-from hybridize.data.calibration import load_calibration
-from hybridize.data.source import TEACHER
 from hybridize.errors import InputError
-from hybridize.modeling.devices import choose_device
 from hybridize.modeling.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured on the calibration text. Empty if the options do not ask for it.
+
+    Attributes:
+        input_maxima: by weight name, the largest magnitude of a linear layer's inputs, ``(1,)``.
+        block_costs: by block, the KL divergence in nats per token when this block alone is
+            quantized.
+    """
+
+    input_maxima: dict[str, torch.Tensor] = field(default_factory=dict)
+    block_costs: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,25 +49,25 @@ class QuantizationPlan:
     Attributes:
         scheme: the scheme.
         format, config: the source's on-disk format and its configuration.
+        tensors: the source's tensors, under the model's own names.
         entries: the source's tensors.
         quantized: the linear layers to quantize, by the names of their weights on disk.
         skipped: layers of other blocks that the scheme cannot store: name on disk to reason.
         kept: the blocks that are not quantized.
         ignored: the patterns of unquantized modules for config.json.
-        maxima: the largest inputs of each layer, if the scheme's activations are static.
-        sensitivity: see `QuantizeResult`.
+        measured: the measurements on the calibration text.
     """
 
     scheme: Scheme
     format: Format
     config: ModelSpec
+    tensors: CheckpointTensors
     entries: tuple[Entry, ...]
     quantized: dict[str, Target]
     skipped: dict[str, str]
     kept: tuple[KeptBlock, ...]
     ignored: list[str]
-    maxima: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    sensitivity: Mapping[int, float] = field(default_factory=dict)
+    measured: Measurements
 
 
 def plan_quantization(reader: CheckpointReader, options: QuantizeConfig) -> QuantizationPlan:
@@ -68,6 +82,7 @@ def plan_quantization(reader: CheckpointReader, options: QuantizeConfig) -> Quan
     """
     scheme = SCHEMES[options.scheme]
     format_, config = read_config(reader)
+    tensors = CheckpointTensors(reader, format_, config)  # checks all shapes
     targets = find_targets(format_, config, scheme)
     blocks = sorted({target.block for target in targets if not target.obstacle})
     if not blocks:
@@ -82,62 +97,26 @@ def plan_quantization(reader: CheckpointReader, options: QuantizeConfig) -> Quan
             f"`calibration`: `scheme={options.scheme}` computes its scales from each input; leave "
             "the text out, or add `keep_bf16=auto:N`"
         )
-    maxima: dict[str, torch.Tensor] = {}
-    costs: dict[int, float] = {}
+    measured = Measurements()
     if needs_text:
-        measured = _Measurement(reader, format_, config, options)
-        if scheme.quantization.static:
-            maxima = measured.input_maxima()
-        if keep.budget is not None:
-            costs = measured.block_costs(scheme, targets, maxima)
+        from hybridize.compress.quantize.measure import measure
+
+        measured = measure(reader.directory, tensors, config, scheme, targets, keep, options)
     if keep.budget is None:
         kept = choose_ends(keep, blocks, config.layout)
     else:
-        kept = choose_sensitive(keep, costs, config.layout)
+        kept = choose_sensitive(keep, measured.block_costs, config.layout)
     kept_blocks = {block.block for block in kept}
     candidates = [target for target in targets if target.block not in kept_blocks]
     return QuantizationPlan(
         scheme=scheme,
         format=format_,
         config=config,
+        tensors=tensors,
         entries=tuple(format_.tensor_map(config)),
         quantized={t.entry.disk: t for t in candidates if not t.obstacle},
         skipped={t.entry.disk: t.obstacle for t in candidates if t.obstacle},
         kept=kept,
         ignored=ignore_patterns(targets, kept_blocks),
-        maxima=maxima,
-        sensitivity=costs,
+        measured=measured,
     )
-
-
-class _Measurement:
-    """Measures the model on the calibration text."""
-
-    def __init__(
-        self,
-        reader: CheckpointReader,
-        format_: Format,
-        config: ModelSpec,
-        options: QuantizeConfig,
-    ) -> None:
-        self._directory: Path = reader.directory
-        self._config, self._device = config, choose_device(options.device)
-        self._tensors = CheckpointTensors(reader, format_, config)
-        self._dataset = load_calibration(
-            options.calibration or TEACHER,
-            model=self._directory,
-            config=config,
-            tokens=options.calibration_tokens,
-            seed=options.seed,
-            device=self._device,
-        )
-
-    def input_maxima(self) -> dict[str, torch.Tensor]:
-        """Return the largest inputs of all linear layers."""
-        return input_maxima(self._tensors, self._config, self._dataset, self._device)
-
-    def block_costs(
-        self, scheme: Scheme, targets: list[Target], maxima: Mapping[str, torch.Tensor]
-    ) -> dict[int, float]:
-        """Return the cost of quantizing each block."""
-        return measure_blocks(self._directory, scheme, targets, maxima, self._dataset, self._device)

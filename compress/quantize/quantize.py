@@ -37,7 +37,8 @@ def quantize(model: str | Path, output: str | Path, config: QuantizeConfig) -> Q
         InputError: an option or the source is wrong; nothing was written.
         HybridizeError: writing failed; the output is as it was before.
     """
-    require_extra("quantize", "compressed_tensors", "quantization")
+    if not config.dry_run:
+        require_extra("quantize", "compressed_tensors", "quantization")
     source, output = resolve(model), Path(output)
     # `QuantizedTensors` checks for NaN and infinity, with a message for this command.
     with CheckpointReader(source, allow_nonfinite=True) as reader:
@@ -46,6 +47,7 @@ def quantize(model: str | Path, output: str | Path, config: QuantizeConfig) -> Q
         result = _describe(reader, plan, tensors, output, dry_run=config.dry_run)
         if config.dry_run:
             return result
+        plan.tensors.check_config()
         check_output(output, source, force=config.force)
         return _write(model, reader, plan, tensors, result, config)
 
@@ -67,7 +69,7 @@ def _describe(
         layout=plan.config.layout,
         kept=plan.kept,
         skipped=plan.skipped,
-        sensitivity=dict(plan.sensitivity),
+        sensitivity=plan.measured.block_costs,
         parameters=sum(map(math.prod, parameter_shapes(plan.config).values())),
         quantized=sum(math.prod(target.entry.shape) for target in plan.quantized.values()),
         bytes_before=sum(reader.nbytes(entry.disk) for entry in plan.entries),

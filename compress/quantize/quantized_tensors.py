@@ -1,6 +1,9 @@
 """The tensors of a quantized checkpoint, made one at a time from the source's."""
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from typing_extensions import override
 
 from hybridize.checkpoints import CheckpointReader, TensorSpec
@@ -11,6 +14,9 @@ from hybridize.checkpoints.streaming_writer import Outgoing
 from hybridize.checkpoints.tensors import Tensors
 from hybridize.compress.quantize.plan import QuantizationPlan
 from hybridize.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class QuantizedTensors(Tensors):
@@ -52,8 +58,8 @@ class QuantizedTensors(Tensors):
         self._scales = {stem + "weight_scale": scale}
         if scheme.quantization.static:
             parts = self._plan.quantized[name].entry.parameters
-            largest = torch.cat([self._plan.maxima[part] for part in parts]).amax().reshape(1)
-            self._scales[stem + "input_scale"] = scheme.input_scale(largest)
+            maxima = [self._plan.measured.input_maxima[part] for part in parts]
+            self._scales[stem + "input_scale"] = scheme.input_scale(max(maxima))
         return values
 
     @override

@@ -1,17 +1,15 @@
-"""The base class of all quantization schemes."""
+"""The base class of all quantization schemes. Torch is imported when something is quantized."""
+
+from __future__ import annotations
 
 from abc import ABC
-from typing import Any, ClassVar
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hybridize.checkpoints.formats import Entry
 from hybridize.checkpoints.quantization import Quantization
-from hybridize.kernels import fp8_quantize, fp8_scale
 
-_SLAB_ROWS = 1024  # rows that are quantized at once; a multiple of the block size
-_SCALES_TRIED = 8  # for each row
-_SAMPLE_COLUMNS = 512  # about; the scales of a row are compared on these columns
+if TYPE_CHECKING:
+    import torch
 
 
 class Scheme(ABC):
@@ -41,29 +39,18 @@ class Scheme(ABC):
     def quantize(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the FP8 values and the scales of a matrix.
 
-        Scales are stored in float32, but rounded up to the precision of bfloat16. A reader that
-        holds scales in the model's dtype, as transformers does, then uses exactly the same scales.
-        For each row, several scales within a factor of two are tried, and the one with the smallest
-        squared error is used.
-
         Args:
             weight: ``(rows, columns)``, finite.
         """
-        granularity = self.quantization.weights
-        if granularity == "tensor":
-            scale = _round_up(fp8_scale(weight, granularity))
-            slabs = [(slab, scale) for slab in weight.split(_SLAB_ROWS)]
-        else:
-            find = _best_row_scale if granularity == "row" else _largest_scale
-            slabs = [(slab, find(slab, granularity)) for slab in weight.split(_SLAB_ROWS)]
-            scale = torch.cat([scale for _, scale in slabs])
-        # Quantization needs float32 copies. One slab at a time keeps them small.
-        values = [fp8_quantize(slab, granularity, scale=scale)[0] for slab, scale in slabs]
-        return torch.cat(values), scale
+        from hybridize.compress.quantize.schemes.rounding import quantize_matrix
+
+        return quantize_matrix(weight, self.quantization.weights)
 
     def input_scale(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the static scale of inputs, ``(1,)``, given their largest magnitude, ``(1,)``."""
-        return _round_up(fp8_scale(largest, "tensor"))
+        from hybridize.compress.quantize.schemes.rounding import largest_scale
+
+        return largest_scale(largest, "tensor")
 
     def config(self, ignored: list[str]) -> dict[str, Any]:
         """Return ``quantization_config`` for config.json, validated by compressed-tensors.
@@ -93,35 +80,3 @@ class Scheme(ABC):
         )
         written: dict[str, Any] = whole.model_dump(mode="json", exclude_none=True)
         return written
-
-
-def _largest_scale(slab: torch.Tensor, granularity: str) -> torch.Tensor:
-    """Return the scales that map the largest magnitudes to the largest FP8 value."""
-    return _round_up(fp8_scale(slab, granularity))
-
-
-def _best_row_scale(slab: torch.Tensor, granularity: str) -> torch.Tensor:
-    """Return the scale of each row with the smallest squared error on a sample of its columns.
-
-    The FP8 grid repeats itself when the scale doubles. Scales above twice the minimum are not
-    tried, because they only widen the gaps near zero.
-    """
-    minimum = fp8_scale(slab, granularity)
-    sample = slab[:, :: max(1, slab.shape[1] // _SAMPLE_COLUMNS)].float()
-    best, smallest = _round_up(minimum), None
-    for number in range(_SCALES_TRIED):
-        scale = _round_up(minimum * 2 ** (number / _SCALES_TRIED))
-        values, _ = fp8_quantize(sample, granularity, scale=scale)
-        error = (values.float() * scale - sample).square().sum(1, keepdim=True)
-        if smallest is None:
-            smallest = error
-            continue
-        best = torch.where(error < smallest, scale, best)
-        smallest = torch.minimum(error, smallest)
-    return best
-
-
-def _round_up(scale: torch.Tensor) -> torch.Tensor:
-    """Return the smallest bfloat16 values that are not below positive ``scale``, as float32."""
-    bits = scale.float().contiguous().view(torch.int32)
-    return ((bits + 0xFFFF) & ~0xFFFF).view(torch.float32)
