@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from hybridize.checkpoints.formats import Format, config_from_json
+from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.plan import MambaChoice, plan_conversion
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.model_spec import ModelSpec
@@ -106,14 +108,12 @@ def write_converted(source: Path, output: Path, options: dict[str, Any]) -> None
     """Write what `hybridize convert` with these options would write, but hollow and as uniform."""
     raw = json.loads((source / "config.json").read_text("utf-8"))
     config = config_from_json(raw, source)[1]
-    mamba = MambaChoice(
-        options["ssm_groups"],
-        options["ssm_expand"],
-        options["d_state"],
-        proj_bias=options["init"] != "random",
-    )
+    given = {each.name: options[each.name] for each in fields(ConvertConfig)}
+    chosen = ConvertConfig(**{name: value for name, value in given.items() if value is not None})
+    biases = chosen.ssm_bias and chosen.init != "random"
+    mamba = MambaChoice(chosen.ssm_groups, chosen.ssm_expand, chosen.d_state, biases)
     plan = plan_conversion(
-        config, attention=options["attention"], mamba=mamba, format_name=options["format_"]
+        config, attention=chosen.attention, mamba=mamba, format_name=chosen.format
     )
     target = plan.fit.config
     write_hollow(output, plan.format, target, plan.format.to_raw(target), source)

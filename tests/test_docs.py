@@ -253,7 +253,7 @@ def test_blocks_run(document, tmp_path, monkeypatch, capsys):
     if not found:
         pytest.skip("no code block")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hybridize.data.teacher_samples._LONGEST", LONGEST)
+    monkeypatch.setattr("hybridize.data.teacher_samples._MAX_LENGTH", LONGEST)
     page = Page(document.name, tmp_path, capsys)
     for line in PREPARED.get(document.name, ()):
         page.hybridize(shlex.split(line)[1:])
