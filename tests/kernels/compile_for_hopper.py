@@ -1,13 +1,13 @@
-"""Compiles for a Hopper GPU, with none at hand, every kernel that the operations launch.
+"""Compile every kernel that the operations launch for a Hopper GPU; needs no GPU.
 
-Prints one line a kernel: its name, and the bytes of its code and of its shared memory.
+Prints one line per launch: the kernel's name, its code size and its shared memory in bytes.
 """
 
 import sys
 
 import torch
 import triton
-from every_launch import HOPPER, intercept, launch_all
+from launch_everything import HOPPER, intercept, launch_all
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
@@ -19,7 +19,7 @@ _POINTERS = {
 
 
 def compile_only(kernel: JITFunction, *args: object, grid: object, warmup: bool, **named: object):
-    """Do what a launch does up to the launch."""
+    """Compile the kernel as a launch does, but do not launch it."""
     del grid, warmup
     options = {k: named.pop(k) for k in ("num_warps", "num_stages") if k in named}
     values = dict(zip(kernel.arg_names, args, strict=False)) | named
@@ -34,11 +34,11 @@ def compile_only(kernel: JITFunction, *args: object, grid: object, warmup: bool,
             signature[name] = _POINTERS[value.dtype] if torch.is_tensor(value) else "i32"
     constants = {(kernel.arg_names.index(name),): values[name] for name in constant}
     aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(kernel.arg_names)
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(kernel.arg_names)
         if signature[name].startswith("*")
         or (signature[name] == "i32" and values[name] % 16 == 0
-            and not kernel.params[place].do_not_specialize)
+            and not kernel.params[index].do_not_specialize)
     }  # fmt: skip
     source = ASTSource(kernel, signature, constants, aligned)
     compiled = triton.compile(source, target=HOPPER, options=options)

@@ -1,13 +1,13 @@
-"""Prints what Triton keeps each compiled kernel under, for texts of several lengths.
+"""Print the keys of Triton's cache of compiled kernels for several lengths; needs no GPU.
 
-One line a launch: the length, the kernel's name, and its key, by which Triton knows whether it has
-compiled, or tuned, this before. There is no GPU in it.
+Prints one line per launch: the length, the kernel's name, and the key. Triton compiles (or tunes) a
+kernel for each new key.
 """
 
 import sys
 
 import torch
-from every_launch import HOPPER, intercept, launch_all
+from launch_everything import HOPPER, intercept, launch_all
 from triton.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
@@ -16,7 +16,7 @@ _length = 0
 
 
 def print_key(kernel: JITFunction, *args: object, grid: object, warmup: bool, **named: object):
-    """Do what a launch does up to looking for the compiled kernel."""
+    """Compute the key as a launch does, but do not compile or launch the kernel."""
     del grid, warmup
     bind = create_function_from_signature(kernel.signature, kernel.params, _BACKEND)
     _, specialization, options = bind(*args, **named)

@@ -15,7 +15,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(params=["reference", "eager"], autouse=True)
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
-    monkeypatch.setattr(rows, "_TILE", 1)  # 32 rows at a time
+    monkeypatch.setattr(rows, "_TILE", 1)  # tiles of 32 rows
 
 
 def test_swiglu():
@@ -28,7 +28,7 @@ def test_squared_relu():
     torch.testing.assert_close(squared_relu(x), torch.where(x > 0, x * x, 0.0))
 
 
-def test_gradients_are_those_of_differences():
+def test_gradients_match_finite_differences():
     gate, up = draw(2, 17, 16).requires_grad_(), draw(2, 17, 16, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(swiglu, [gate, up])
     assert torch.autograd.gradcheck(squared_relu, [gate])
@@ -36,7 +36,7 @@ def test_gradients_are_those_of_differences():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_backends_agree_in_narrow_dtypes(monkeypatch, dtype):
-    """To the bit in the forward: what was converted must stay what it was."""
+    """Forward results are the same bits; gradients agree within rounding."""
     gate, up = (draw(70, 16, seed=seed).to(dtype).requires_grad_() for seed in (0, 1))
     dy = draw(70, 16, seed=3).to(dtype)
     results = {}
@@ -55,8 +55,8 @@ def test_backends_agree_in_narrow_dtypes(monkeypatch, dtype):
         )
 
 
-def test_operands_of_any_layout():
-    """Transposed, split out of a wider tensor, and empty."""
+def test_operands_may_have_any_strides():
+    """Transposed, every other column, and empty."""
     gate, up = draw(16, 70).T, draw(70, 32, seed=1)[:, ::2]
     torch.testing.assert_close(swiglu(gate, up), swiglu(gate.clone(), up.clone()))
     assert swiglu(gate[:0], up[:0]).shape == (0, 16)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridize.kernels import causal_conv1d, causal_conv1d_step
-from hybridize.kernels.eager import conv as cpu
+from hybridize.kernels.eager import conv as eager
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -13,7 +13,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def convolve(x, weight, bias, before):
-    """Return the convolution tap by tap; ``before`` are the inputs in front of ``x``."""
+    """Compute the convolution tap by tap; ``before`` are the inputs before ``x``."""
     width = weight.shape[1]
     full = torch.cat([before, x], dim=1)
     out = torch.full_like(x, torch.nan)
@@ -26,14 +26,14 @@ def convolve(x, weight, bias, before):
 @pytest.fixture(params=["reference", "eager"])
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
-    monkeypatch.setattr(cpu, "_TILE", 2 * 5 * 4)  # four tokens a tile, below
+    monkeypatch.setattr(eager, "_TILE", 2 * 5 * 4)  # tiles of 4 tokens
     return request.param
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 17])
 @pytest.mark.parametrize("width", [1, 2, 4])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_convolution_and_its_continuation(backend, length, width, with_bias):
+def test_convolution_continues_from_conv_state(backend, length, width, with_bias):
     x, weight = draw(2, length, 5), draw(5, width, seed=1)
     bias = draw(5, seed=2) if with_bias else None
     before = draw(2, width - 1, 5, seed=3)
@@ -44,7 +44,7 @@ def test_convolution_and_its_continuation(backend, length, width, with_bias):
     torch.testing.assert_close(fresh, convolve(x, weight, bias, torch.zeros_like(before)))
 
 
-def test_steps_make_the_whole(backend):
+def test_steps_equal_the_whole_sequence(backend):
     x, weight, bias = draw(2, 9, 5), draw(5, 4, seed=1), draw(5, seed=2)
     want, last = causal_conv1d(x, weight, bias)
     conv_state = torch.zeros(2, 3, 5, dtype=torch.float64)
@@ -55,19 +55,19 @@ def test_steps_make_the_whole(backend):
     assert torch.equal(conv_state, last)
 
 
-def test_packed_sequences_begin_with_an_empty_window(backend):
+def test_packed_sequences_are_convolved_separately(backend):
     x, weight, bias = draw(1, 12, 5), draw(5, 4, seed=1), draw(5, seed=2)
-    seq_idx = torch.tensor([[0, 0, 1, 0, 0, 0, 0, 0, 3, 3, 3, 3]])  # a number comes again
+    seq_idx = torch.tensor([[0, 0, 1, 0, 0, 0, 0, 0, 3, 3, 3, 3]])  # 0 occurs twice
     y, last = causal_conv1d(x, weight, bias, seq_idx=seq_idx)
-    for piece in (slice(0, 2), slice(2, 3), slice(3, 8), slice(8, 12)):
-        alone, conv_state = causal_conv1d(x[:, piece], weight, bias)
-        torch.testing.assert_close(y[:, piece], alone)
+    for part in (slice(0, 2), slice(2, 3), slice(3, 8), slice(8, 12)):
+        alone, conv_state = causal_conv1d(x[:, part], weight, bias)
+        torch.testing.assert_close(y[:, part], alone)
     assert torch.equal(last, conv_state)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_gradients_are_those_of_differences(backend, packed, with_bias):
+def test_gradients_match_finite_differences(backend, packed, with_bias):
     x, weight, before = draw(2, 7, 5), draw(5, 4, seed=1), draw(2, 3, 5, seed=3)
     leaves = [x, weight, before, *([draw(5, seed=2)] if with_bias else [])]
     seq_idx = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 1]]) if packed else None
@@ -81,7 +81,7 @@ def test_gradients_are_those_of_differences(backend, packed, with_bias):
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3), (torch.float16, 6e-4)]
 )
-def test_narrow_dtypes_stay_within_their_bounds(backend, dtype, bound):
+def test_narrow_dtypes_stay_within_error_bounds(backend, dtype, bound):
     leaves = [draw(2, 40, 5), draw(5, 4, seed=1), draw(5, seed=2)]
     leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]

@@ -1,4 +1,4 @@
-"""FP8 rounding bit by bit, and the linear layer on it, against formulas worked by hand."""
+"""FP8 rounding to the bit, and the FP8 linear layer, against independent formulas."""
 
 import math
 
@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 
 from hybridize.kernels import fp8_linear, fp8_quantize
-from hybridize.kernels.eager import fp8 as cpu
+from hybridize.kernels.eager import fp8 as eager
 from hybridize.kernels.reference import fp8 as reference
 
 FORMATS = {torch.float8_e4m3fn: (3, -6, 448.0), torch.float8_e5m2: (2, -14, 57344.0)}
 
 
 def rounded(value: float, dtype: torch.dtype) -> float:
-    """The nearest FP8 number, ties to even, by Python's exact arithmetic on floats."""
+    """Return the nearest FP8 number, ties to even, computed with Python floats."""
     mantissa, least, largest = FORMATS[dtype]
     if value == 0 or math.isnan(value):
         return value
@@ -26,7 +26,7 @@ def rounded(value: float, dtype: torch.dtype) -> float:
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-def test_every_number_and_every_middle_rounds_as_it_should(dtype):
+def test_all_fp8_numbers_and_midpoints_round_correctly(dtype):
     numbers = torch.arange(256, dtype=torch.uint8).view(dtype).double()
     numbers = numbers[numbers.isfinite()].unique()
     middles = (numbers[1:] + numbers[:-1]) / 2
@@ -40,7 +40,7 @@ def test_every_number_and_every_middle_rounds_as_it_should(dtype):
 
 
 @given(st.floats(-(2.0**100), 2.0**100, width=32), st.floats(2**-10, 2**10, width=32))
-def test_any_number_and_scale(value, scale):
+def test_any_number_and_scale_round_correctly(value, scale):
     x, s = torch.tensor([value]), torch.tensor([scale])
     got = fp8_quantize(x, "tensor", scale=s)[0].float()
     assert got.item() == rounded((x / s).item(), torch.float8_e4m3fn)
@@ -48,26 +48,26 @@ def test_any_number_and_scale(value, scale):
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 128), (128, 129), (200, 300)])
 @pytest.mark.parametrize("granularity", ["tensor", "row", "group", "block"])
-def test_scales_come_from_what_shares_them(shape, granularity):
+def test_scales_are_computed_per_granularity(shape, granularity):
     x = torch.randn(shape) * torch.logspace(-3, 3, shape[0])[:, None]
     values, scale = fp8_quantize(x, granularity)
-    high, wide = {
+    height, width = {
         "tensor": shape,
         "row": (1, shape[1]),
         "group": (1, 128),
         "block": (128, 128),
     }[granularity]
-    table = scale.reshape(-(-shape[0] // high), -(-shape[1] // wide))
+    table = scale.reshape(-(-shape[0] // height), -(-shape[1] // width))
     for i in range(shape[0]):
         for j in range(0, shape[1], 37):
-            rows = slice(i // high * high, i // high * high + high)
-            columns = slice(j // wide * wide, j // wide * wide + wide)
+            rows = slice(i // height * height, (i // height + 1) * height)
+            columns = slice(j // width * width, (j // width + 1) * width)
             want = x[rows, columns].abs().max() / 448
-            assert table[i // high, j // wide] == want
+            assert table[i // height, j // width] == want
             assert values[i, j].float() == rounded((x[i, j] / want).item(), torch.float8_e4m3fn)
 
 
-def test_extremes():
+def test_zeros_and_extremes():
     x = torch.tensor([[0.0] * 4, [3.0] * 4, [448, -448, 1, 0], [1e-44, 0, 0, 0], [3e38, 1, 0, 0]])
     values, scale = fp8_quantize(x, "row")
     assert scale.isfinite().all()
@@ -79,7 +79,7 @@ def test_extremes():
     assert values[4, 0].float() == 448
 
 
-def test_nan_is_not_hidden():
+def test_nan_stays_nan():
     assert fp8_quantize(torch.tensor([[1.0, torch.nan]]), "row")[0].float().isnan().any()
 
 
@@ -90,7 +90,7 @@ def test_nan_is_not_hidden():
      ("block", "group", False), ("tensor", "row", False), ("row", "tensor", True)],
 )  # fmt: skip
 @pytest.mark.parametrize("shape", [(1, 1, 256), (2, 7, 128), (5, 130)])
-def test_linear_equals_the_product_of_what_the_numbers_stand_for(
+def test_linear_equals_the_product_of_dequantized_operands(
     dtype, weights, activations, static, shape
 ):
     x = torch.randn(shape).to(dtype)
@@ -102,7 +102,7 @@ def test_linear_equals_the_product_of_what_the_numbers_stand_for(
     per_weight = scale[tiles[0]][:, tiles[1]] if weights == "block" else scale
     per_input = input_scale[..., tiles[1]] if activations == "group" else input_scale
     want = (taken.double() * per_input) @ (values.double() * per_weight).T + bias.double()
-    for linear in (fp8_linear, cpu.fp8_linear, reference.fp8_linear):
+    for linear in (fp8_linear, eager.fp8_linear, reference.fp8_linear):
         got = linear(x, values, scale, bias, activations=activations, input_scale=given_scale)
         assert got.dtype == dtype
         # float32 sums of at most 256 terms; bfloat16 rounds the result, and the sum with the bias
@@ -111,7 +111,7 @@ def test_linear_equals_the_product_of_what_the_numbers_stand_for(
         assert error < bound
 
 
-def test_the_cpu_really_multiplies_fp8(monkeypatch):
+def test_the_cpu_runs_the_fp8_product(monkeypatch):
     calls = []
     product = torch._scaled_mm
 

@@ -1,20 +1,20 @@
-"""Linear layers in narrow dtypes against float64 arithmetic, on any processor."""
+"""Linear layers in narrow dtypes against float64 arithmetic, on any CPU."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from hybridize.kernels import linear
-from hybridize.kernels.eager import linear as cpu
+from hybridize.kernels.eager import linear as eager
 
 BOUNDS = {torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
 @pytest.fixture(autouse=True)
-def cannot_multiply(monkeypatch):
-    """The path of old processors, on a new one too; three rows of the weight at a time."""
-    monkeypatch.setattr(cpu, "is_native", lambda dtype: dtype not in BOUNDS)
-    monkeypatch.setattr(cpu, "_BLOCK", 19 * 3)
+def no_native_products(monkeypatch):
+    """Act as a CPU without native bf16/fp16 products; convert three weight rows at a time."""
+    monkeypatch.setattr(eager, "is_native", lambda dtype: dtype not in BOUNDS)
+    monkeypatch.setattr(eager, "_BLOCK", 19 * 3)
 
 
 def operands(dtype, tokens=20, bias=True):
@@ -44,25 +44,25 @@ def test_values_and_gradients(dtype, bias):
         assert (mine.double() - right).norm() < BOUNDS[dtype] * right.norm()
 
 
-@pytest.mark.parametrize("wanted", range(3))
-def test_one_gradient_alone(wanted):
+@pytest.mark.parametrize("index", range(3))
+def test_a_single_gradient(index):
     given = [t.detach() for t in operands(torch.bfloat16)]
-    given[wanted].requires_grad_()
-    (mine,) = torch.autograd.grad(linear(*given).sum(), [given[wanted]])
+    given[index].requires_grad_()
+    (mine,) = torch.autograd.grad(linear(*given).sum(), [given[index]])
     exact = [t.detach().double() for t in given]
-    exact[wanted].requires_grad_()
-    (right,) = torch.autograd.grad(F.linear(*exact).sum(), [exact[wanted]])
+    exact[index].requires_grad_()
+    (right,) = torch.autograd.grad(F.linear(*exact).sum(), [exact[index]])
     assert (mine.double() - right).norm() < 4e-3 * right.norm()
 
 
-def test_it_rounds_once():
-    """What comes out is the exact sum, rounded: all but the closest calls are the same bits."""
+def test_results_are_rounded_once():
+    """The result is the rounded exact sum, except where that is close to a tie."""
     given = [t.detach() for t in operands(torch.bfloat16)]
     right = F.linear(*(t.double() for t in given)).bfloat16()
     assert (linear(*given) == right).float().mean() > 0.99
 
 
-def test_autocast():
+def test_autocast_casts_to_its_dtype():
     x, weight, bias = (t.detach() for t in operands(torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
         y = linear(x, weight, bias)
@@ -76,14 +76,14 @@ def test_autocast_leaves_float64_alone():
         assert torch.equal(linear(*given), F.linear(*given))
 
 
-def test_dtypes_are_not_mixed():
+def test_mixed_dtypes_are_rejected():
     x, weight, bias = (t.detach() for t in operands(torch.bfloat16))
     with pytest.raises(RuntimeError, match="dtype"):
         linear(x.float(), weight, bias)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 7])
-def test_few_tokens_are_torchs_own(tokens):
+def test_few_tokens_run_as_torch_code(tokens):
     given = [t.detach() for t in operands(torch.bfloat16, tokens)]
     assert torch.equal(linear(*given), F.linear(*given))
 
@@ -95,9 +95,9 @@ def test_strided_operands():
     assert torch.equal(linear(wide[..., ::2], tall.T, bias), linear(x, weight, bias))
 
 
-def test_wide_dtypes_are_torchs_own(monkeypatch):
+def test_wide_dtypes_run_as_torch_code(monkeypatch):
     monkeypatch.undo()
-    assert cpu.is_native(torch.float32)
-    assert cpu.is_native(torch.float64)
+    assert eager.is_native(torch.float32)
+    assert eager.is_native(torch.float64)
     given = [t.detach() for t in operands(torch.float32)]
     assert torch.equal(linear(*given), F.linear(*given))

@@ -1,4 +1,4 @@
-"""Divergences between heads, against the plain formula on whole logits in float64."""
+"""KL divergences between heads, against the formula on whole logits in float64."""
 
 import math
 
@@ -13,15 +13,15 @@ from hybridize.kernels.eager import rows
 @pytest.fixture(params=["reference", "eager"], autouse=True)
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
-    monkeypatch.setattr(rows, "_TILE", 29 * 3)  # three tokens at a time
+    monkeypatch.setattr(rows, "_TILE", 29 * 3)  # tiles of three tokens
 
 
 def operands(tokens=13, vocab=29, hidden=7, target=5, dtype=torch.float64, seed=0):
-    """Student's and teacher's hidden states and heads; the student's want gradients."""
+    """Return hidden states and heads of student and teacher; the student's require gradients."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((tokens, hidden), (vocab, hidden), (tokens, target), (vocab, target))
     made = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    return [tensor.to(dtype).requires_grad_(place < 2) for place, tensor in enumerate(made)]
+    return [tensor.to(dtype).requires_grad_(index < 2) for index, tensor in enumerate(made)]
 
 
 def plain(
@@ -56,7 +56,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 4, 12, 13, 14])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "+".join(o) or "plain")
-def test_equals_the_formula_on_whole_logits(options, chunk_size):
+def test_loss_and_gradients_equal_the_formula_on_whole_logits(options, chunk_size):
     given = operands()
     got = linear_kl_divergence(*given, **options, chunk_size=chunk_size)
     (3 * got).backward()
@@ -71,7 +71,7 @@ def test_equals_the_formula_on_whole_logits(options, chunk_size):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "+".join(o) or "plain")
-def test_gradients_are_those_of_finite_differences(options):
+def test_gradients_match_finite_differences(options):
     given = operands()
     assert torch.autograd.gradcheck(
         lambda h, w: linear_kl_divergence(h, w, *given[2:], **options, chunk_size=5), given[:2]
@@ -81,7 +81,7 @@ def test_gradients_are_those_of_finite_differences(options):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)]
 )
-def test_narrow_dtypes_stay_within_their_rounding(dtype, tolerance):
+def test_narrow_dtypes_stay_within_error_bounds(dtype, tolerance):
     given = operands(tokens=40, dtype=dtype)
     got = linear_kl_divergence(*given, chunk_size=16)
     got.backward()
@@ -103,7 +103,7 @@ def test_strided_operands_and_one_token():
     torch.testing.assert_close(got, plain(*given), rtol=1e-12, atol=1e-14)
 
 
-def test_only_what_wants_a_gradient_gets_one():
+def test_only_tensors_that_require_a_gradient_get_one():
     given = operands()
     given[1].requires_grad_(False)
     linear_kl_divergence(*given).backward()
@@ -113,7 +113,7 @@ def test_only_what_wants_a_gradient_gets_one():
         assert not linear_kl_divergence(*given).requires_grad
 
 
-def test_a_teacher_that_asks_for_gradients_gets_none():
+def test_the_teacher_never_gets_a_gradient():
     student_and_teacher = [tensor.requires_grad_() for tensor in operands()]
     loss = linear_kl_divergence(*student_and_teacher)
     loss.backward()
@@ -125,7 +125,7 @@ def test_a_teacher_that_asks_for_gradients_gets_none():
     )
 
 
-def test_nothing_that_counts_is_zero_and_not_nan():
+def test_no_counted_tokens_give_zero_loss():
     given = operands()
     loss = linear_kl_divergence(*given, mask=torch.zeros(13, dtype=torch.bool))
     loss.backward()
@@ -134,7 +134,7 @@ def test_nothing_that_counts_is_zero_and_not_nan():
     assert not given[1].grad.any()
 
 
-def test_a_teacher_that_is_certain_gives_no_nan():
+def test_a_certain_teacher_gives_a_finite_loss():
     given = operands(target=1)
     given[2].fill_(1e4)
     loss = linear_kl_divergence(*[t.float().detach().requires_grad_() for t in given])
@@ -142,7 +142,7 @@ def test_a_teacher_that_is_certain_gives_no_nan():
 
 
 class Largest(TorchDispatchMode):
-    """Notes the number of elements of the largest tensor that any operation makes."""
+    """Records the number of elements of the largest result of any torch operation."""
 
     def __init__(self):
         super().__init__()
@@ -156,7 +156,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("top", [None, 6])
-def test_whole_logits_never_exist(top):
+def test_whole_logits_are_never_in_memory(top):
     tokens, vocab = 96, 300
     given = operands(tokens=tokens, vocab=vocab)
     with Largest() as largest:
@@ -178,7 +178,7 @@ def teacher_of(given, top):
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("top", [1, 5, 28])
-def test_the_likeliest_tokens_and_the_rest_are_one_distribution(top, chunk_size):
+def test_top_k_tokens_and_the_rest_form_one_distribution(top, chunk_size):
     given = operands(seed=3)
     log_probs, indices, values = teacher_of(given, top)
     want, got = log_probs.exp(), torch.softmax(given[0] @ given[1].T * 0.7, -1)
@@ -200,7 +200,7 @@ def test_the_likeliest_tokens_and_the_rest_are_one_distribution(top, chunk_size)
         torch.testing.assert_close(ours.grad, theirs, rtol=1e-8, atol=1e-11)
 
 
-def test_all_tokens_known_is_the_full_divergence():
+def test_top_k_of_all_tokens_is_the_full_divergence():
     given = operands(seed=4)
     _, indices, values = teacher_of(given, 29)
     full, all_known = (

@@ -1,4 +1,4 @@
-"""One token through a Mamba-2 block against its recurrence, written out in float64."""
+"""A decoding step of a Mamba-2 block against its recurrence in plain float64 arithmetic."""
 
 import math
 
@@ -32,7 +32,7 @@ def silu(x):
     return x / (1 + torch.exp(-x))
 
 
-def written_out(tokens, state, group_size, dt_limit, p):
+def recurrence(tokens, state, group_size, dt_limit, p):
     """Return the outputs of ``(batch, length, …)`` with an empty conv_state, and the last state."""
     batch, length, _ = tokens.shape
     outputs = torch.full((batch, length, INNER), math.nan, dtype=torch.float64)
@@ -47,14 +47,14 @@ def written_out(tokens, state, group_size, dt_limit, p):
             x, B, C = silu(total).split((INNER, SHARED, SHARED))
             y = torch.empty(INNER, dtype=torch.float64)
             for h in range(HEADS):
-                step = math.log1p(math.exp(float(dt[b, t, h] + p["dt_bias"][h])))
-                step = min(max(step, dt_limit[0]), dt_limit[1])
-                mine = slice(h * HEAD_DIM, (h + 1) * HEAD_DIM)
+                delta = math.log1p(math.exp(float(dt[b, t, h] + p["dt_bias"][h])))
+                delta = min(max(delta, dt_limit[0]), dt_limit[1])
+                channels = slice(h * HEAD_DIM, (h + 1) * HEAD_DIM)
                 group = h // (HEADS // GROUPS)
                 shared = slice(group * D_STATE, (group + 1) * D_STATE)
-                decay = math.exp(-step * math.exp(float(p["A_log"][h])))
-                state[b, h] = decay * state[b, h] + step * torch.outer(x[mine], B[shared])
-                y[mine] = state[b, h] @ C[shared] + p["D"][h] * x[mine]
+                decay = math.exp(-delta * math.exp(float(p["A_log"][h])))
+                state[b, h] = decay * state[b, h] + delta * torch.outer(x[channels], B[shared])
+                y[channels] = state[b, h] @ C[shared] + p["D"][h] * x[channels]
             y = (y * silu(gate[b, t])).view(-1, group_size)
             y = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt()
             outputs[b, t] = p["norm_weight"] * y.flatten()
@@ -63,10 +63,10 @@ def written_out(tokens, state, group_size, dt_limit, p):
 
 @pytest.mark.parametrize("group_size", [INNER, INNER // GROUPS])
 @pytest.mark.parametrize("dt_limit", [(0.0, math.inf), (0.3, 0.9)])
-def test_steps_make_the_whole(group_size, dt_limit):
+def test_steps_equal_the_whole_sequence(group_size, dt_limit):
     tokens, state = draw(2, 6, INNER + CHANNELS + HEADS), draw(2, HEADS, HEAD_DIM, D_STATE, seed=7)
-    want, last = written_out(tokens, state, group_size, dt_limit, parameters())
-    conv_state = torch.zeros(2, CHANNELS, WIDTH - 1, dtype=torch.float64).mT  # as caches have it
+    want, last = recurrence(tokens, state, group_size, dt_limit, parameters())
+    conv_state = torch.zeros(2, CHANNELS, WIDTH - 1, dtype=torch.float64).mT  # as in the cache
     options = {"eps": 1e-5, "group_size": group_size, "dt_limit": dt_limit}
     for t in range(6):
         y = mamba2_step(tokens[:, t], conv_state, state, **parameters(), **options)

@@ -1,4 +1,4 @@
-"""The feed-forward block of two layers against plain float64 arithmetic."""
+"""The MLP without a gate against plain float64 arithmetic."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def formula(x, up, down, up_bias=0.0, down_bias=0.0):
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
     monkeypatch.setattr(mlp, "_TILE_BYTES", 1)
-    monkeypatch.setattr(mlp, "_MIN_TOKENS", 4)  # tokens at a time, of 15
+    monkeypatch.setattr(mlp, "_MIN_TOKENS", 4)  # tiles of 4 of the 15 tokens
     return request.param
 
 
@@ -52,28 +52,28 @@ def test_values_and_gradients(dtype, bound, biased):
         assert (mine.double() - right).norm() < bound * right.norm()
 
 
-def test_gradients_are_those_of_differences():
+def test_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(squared_relu_mlp, tuple(operands().values()))
 
 
-@pytest.mark.parametrize("wanted", SHAPES)
-def test_one_gradient_alone(wanted):
-    given = {k: v.requires_grad_(k == wanted) for k, v in operands().items()}
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_single_gradient(name):
+    given = {k: v.requires_grad_(k == name) for k, v in operands().items()}
     squared_relu_mlp(**given).sum().backward()
-    got = given[wanted].grad.clone()
-    given[wanted].grad = None
+    got = given[name].grad.clone()
+    given[name].grad = None
     formula(**given).sum().backward()
-    torch.testing.assert_close(got, given[wanted].grad)
+    torch.testing.assert_close(got, given[name].grad)
 
 
-def test_operands_of_any_layout():
+def test_operands_may_have_any_strides():
     given = operands(biased=False)
     turned = {k: v.detach().mT.contiguous().mT for k, v in given.items()}
     torch.testing.assert_close(squared_relu_mlp(**turned), formula(**given))
     assert squared_relu_mlp(turned["x"][:0], turned["up"], turned["down"]).shape == (0, 5, 4)
 
 
-def test_autocast_computes_in_its_own_dtype():
+def test_autocast_casts_to_its_dtype():
     given = operands(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = squared_relu_mlp(**given)
@@ -82,9 +82,9 @@ def test_autocast_computes_in_its_own_dtype():
     assert given["up"].grad.dtype == torch.float32
 
 
-def test_nothing_wide_is_kept_for_the_backward(backend):
+def test_no_wide_activation_is_saved_for_backward(backend):
     if backend == "reference":
-        pytest.skip("the formula keeps all of it")
+        pytest.skip("the reference saves its wide activations")
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         squared_relu_mlp(**operands())

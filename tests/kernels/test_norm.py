@@ -15,7 +15,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(params=["reference", "eager"], autouse=True)
 def backend(request, monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", request.param)
-    monkeypatch.setattr(rows, "_TILE", 1)  # 32 rows at a time
+    monkeypatch.setattr(rows, "_TILE", 1)  # tiles of 32 rows
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -47,13 +47,13 @@ def test_gated_rms_norm(norm_before_gate, group_size):
     torch.testing.assert_close(got, want)
 
 
-def test_the_gradient_of_rms_norm_is_that_of_differences():
+def test_rms_norm_gradient_matches_finite_differences():
     leaves = [draw(3, 15, 16).requires_grad_(), draw(16, seed=1).requires_grad_()]
     assert torch.autograd.gradcheck(lambda x, weight: rms_norm(x, weight, 1e-2), leaves)
 
 
 @pytest.mark.parametrize("norm_before_gate", [False, True])
-def test_the_gradient_of_gated_rms_norm_is_that_of_differences(norm_before_gate):
+def test_gated_rms_norm_gradient_matches_finite_differences(norm_before_gate):
     leaves = [draw(2, 17, 16), draw(2, 17, 16, seed=1), draw(16, seed=2)]
 
     def norm(x, gate, weight):
@@ -67,7 +67,7 @@ def test_the_gradient_of_gated_rms_norm_is_that_of_differences(norm_before_gate)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("norm_before_gate", [False, True])
 def test_backends_agree_in_narrow_dtypes(monkeypatch, dtype, norm_before_gate):
-    """To the bit in the forward: what was converted must stay what it was."""
+    """Forward results are the same bits; gradients agree within rounding."""
     leaves = [draw(70, 16), draw(70, 16, seed=1), draw(16, seed=2)]
     leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
     dy = draw(70, 16, seed=3).to(dtype)

@@ -1,4 +1,4 @@
-"""transformers' own models with these kernels give the logits that they give without."""
+"""transformers' own models compute the same with and without these kernels."""
 
 import pytest
 import torch
@@ -24,18 +24,18 @@ def model(request):
 
 
 def close(got, want):
-    """To a few roundings in float32."""
+    """Check equality up to a few float32 roundings."""
     scale = float(want.abs().max())
     torch.testing.assert_close(got, want, rtol=0, atol=2e-5 * scale)
 
 
 @torch.no_grad()
-def test_logits_are_the_same_and_come_back_to_the_bit(model):
+def test_patched_logits_agree_and_unpatch_restores_the_bits(model):
     ids = tokens(2, 70)
     want = model(ids).logits
     assert patch(model) >= 2
     got = model(ids).logits
-    assert not torch.equal(got, want)  # other kernels did run
+    assert not torch.equal(got, want)  # the kernels were used
     close(got, want)
     unpatch(model)
     assert torch.equal(model(ids).logits, want)
@@ -43,7 +43,7 @@ def test_logits_are_the_same_and_come_back_to_the_bit(model):
 
 
 @torch.no_grad()
-def test_padding_is_not_seen(model):
+def test_padding_does_not_change_logits(model):
     ids = tokens(2, 40)
     mask = torch.ones_like(ids)
     mask[0, :17] = 0
@@ -56,30 +56,30 @@ def test_padding_is_not_seen(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("prompt", [1, 2, 3, 30])
-def test_decoding_goes_on_from_the_prompt(model, prompt):
-    """Prompts shorter than the convolution among them, and a second piece of several tokens."""
+def test_decoding_continues_from_the_prompt(model, prompt):
+    """Some prompts are shorter than the convolution; the second part has several tokens."""
     ids = tokens(2, prompt + 12)
-    pieces = [ids[:, :prompt], ids[:, prompt : prompt + 5], *ids[:, prompt + 5 :].split(1, 1)]
+    parts = [ids[:, :prompt], ids[:, prompt : prompt + 5], *ids[:, prompt + 5 :].split(1, 1)]
     logits = {}
     for kernels in ("stock", "ours"):
-        cache, parts = None, []
-        for piece in pieces:
-            output = model(piece, use_cache=True, cache=cache)
+        cache, collected = None, []
+        for part in parts:
+            output = model(part, use_cache=True, cache=cache)
             cache = output.cache
-            parts.append(output.logits)
-        logits[kernels] = torch.cat(parts, 1)
+            collected.append(output.logits)
+        logits[kernels] = torch.cat(collected, 1)
         patch(model)
     close(logits["ours"], logits["stock"])
 
 
-def test_generation_writes_the_same(model):
+def test_generate_returns_the_same_tokens(model):
     ids = tokens(2, 20)
     want = model.generate(ids, max_new_tokens=12, do_sample=False)
     patch(model)
     assert torch.equal(model.generate(ids, max_new_tokens=12, do_sample=False), want)
 
 
-def test_gradients_are_the_same(model):
+def test_gradients_agree(model):
     ids = tokens(2, 40)
     found = {}
     for kernels in ("stock", "ours"):
@@ -93,7 +93,7 @@ def test_gradients_are_the_same(model):
 
 
 @torch.no_grad()
-def test_bfloat16_agrees_as_well_as_bfloat16_can(model):
+def test_bfloat16_is_as_exact_as_the_original(model):
     ids = tokens(2, 70)
     exact = model(ids).logits
     model.bfloat16()
@@ -105,7 +105,7 @@ def test_bfloat16_agrees_as_well_as_bfloat16_can(model):
 
 
 @torch.no_grad()
-def test_packed_rows_are_separate(model):
+def test_packed_sequences_are_separate(model):
     patch(model)
     mixer = next(module for module in model.modules() if hasattr(module, "conv1d"))
     x = torch.randn(1, 40, 32)
@@ -115,12 +115,12 @@ def test_packed_rows_are_separate(model):
     close(whole, alone)
 
 
-def test_models_without_such_a_mixer_are_refused():
+def test_models_without_a_known_mixer_are_rejected():
     with pytest.raises(InputError, match="LlamaForCausalLM: no Mamba-2 mixer"):
         patch(stock("llama"))
 
 
-def test_an_activation_that_the_kernels_do_not_have_is_refused():
+def test_other_activations_than_silu_are_rejected():
     model = stock("mamba2", hidden_act="gelu")
     with pytest.raises(InputError, match="not SiLU"):
         patch(model)

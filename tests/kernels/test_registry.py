@@ -41,7 +41,7 @@ def test_every_operation_is_declared_exported_and_has_a_reference():
     assert all(getattr(kernels, name) is declared for name, declared in DECLARED.items())
 
 
-def test_an_operation_that_a_backend_lacks_runs_on_the_next():
+def test_a_missing_kernel_falls_back_to_the_next_backend():
     def chosen(name, preferred):
         return registry.implementation(name, on_cuda=True, preferred=preferred).__module__
 
@@ -58,7 +58,7 @@ def test_the_first_tensor_may_be_given_by_keyword():
         kernels.rms_norm(weight=weight, eps=0.0)
 
 
-def test_an_unknown_backend_is_refused(monkeypatch):
+def test_an_unknown_backend_is_rejected(monkeypatch):
     monkeypatch.setenv("HYBRIDIZE_KERNELS", "abacus")
     with pytest.raises(InputError, match="HYBRIDIZE_KERNELS=abacus"):
         kernels.squared_relu(torch.ones(2))

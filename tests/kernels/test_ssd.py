@@ -1,4 +1,4 @@
-"""The state-space scan against its recurrence in float64."""
+"""The SSD scan against its recurrence in float64."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridize.kernels import ssd_scan, ssd_step
-from hybridize.kernels.eager import ssd_scan as cpu
+from hybridize.kernels.eager import ssd_scan as eager
 
 CHUNK = 16
 
@@ -35,7 +35,7 @@ def operands(
 
 
 def recurrence(x, dt, A, B, C, D, dt_bias, initial_state, dt_limit=(0.0, math.inf), seq_idx=None):
-    """Return y and the last state, written out head by head with no code of the package's."""
+    """Compute y and the last state, token by token and head by head."""
     batch, length, heads, _head_dim = x.shape
     group = heads // B.shape[2]
     y = torch.full(x.shape, math.nan, dtype=torch.float64)
@@ -45,10 +45,10 @@ def recurrence(x, dt, A, B, C, D, dt_bias, initial_state, dt_limit=(0.0, math.in
             for t in range(length):
                 if seq_idx is not None and t and seq_idx[b, t] != seq_idx[b, t - 1]:
                     state[b, h] = 0
-                step = math.log1p(math.exp(float(dt[b, t, h]) + float(dt_bias[h])))
-                step = min(max(step, dt_limit[0]), dt_limit[1])
+                delta = math.log1p(math.exp(float(dt[b, t, h]) + float(dt_bias[h])))
+                delta = min(max(delta, dt_limit[0]), dt_limit[1])
                 outer = torch.outer(x[b, t, h].double(), B[b, t, h // group].double())
-                state[b, h] = math.exp(step * float(A[h])) * state[b, h] + step * outer
+                state[b, h] = math.exp(delta * float(A[h])) * state[b, h] + delta * outer
                 y[b, t, h] = state[b, h] @ C[b, t, h // group].double()
                 y[b, t, h] += float(D[h]) * x[b, t, h].double()
     return y, state
@@ -62,7 +62,7 @@ def backend(request, monkeypatch):
 
 @pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 37])
 @pytest.mark.parametrize(("batch", "heads", "groups"), [(1, 1, 1), (2, 6, 3), (2, 4, 1), (1, 3, 3)])
-def test_scan_is_the_recurrence(backend, length, batch, heads, groups):
+def test_scan_equals_the_recurrence(backend, length, batch, heads, groups):
     inputs = operands(batch, length, heads, groups, seed=length)
     y, state = ssd_scan(**inputs, chunk_size=CHUNK)
     want_y, want_state = recurrence(**inputs)
@@ -70,7 +70,7 @@ def test_scan_is_the_recurrence(backend, length, batch, heads, groups):
     torch.testing.assert_close(state, want_state, rtol=1e-10, atol=1e-10)
 
 
-def test_steps_keep_to_their_limits(backend):
+def test_dt_is_clamped_to_its_limits(backend):
     inputs = operands(2, 21, 4, 2, seed=3)
     limit = (0.3, 0.9)
     y, _ = ssd_scan(**inputs, dt_limit=limit, chunk_size=CHUNK)
@@ -79,18 +79,18 @@ def test_steps_keep_to_their_limits(backend):
 
 @given(seed=st.integers(0, 2**31), cuts=st.lists(st.integers(1, 39), max_size=6))
 @settings(max_examples=25, deadline=None)
-def test_packed_sequences_do_not_see_each_other(seed, cuts):
+def test_packed_sequences_are_independent(seed, cuts):
     inputs = operands(1, 40, 2, 1, seed=seed)
     seq_idx = torch.zeros(1, 40, dtype=torch.long)
     for cut in cuts:
-        seq_idx[:, cut:] = 1 - seq_idx[:, cut:]  # a number comes again
+        seq_idx[:, cut:] = 1 - seq_idx[:, cut:]  # 0 and 1 occur several times
     y, state = ssd_scan(**inputs, seq_idx=seq_idx, chunk_size=CHUNK)
     want_y, want_state = recurrence(**inputs, seq_idx=seq_idx)
     torch.testing.assert_close(y, want_y, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(state, want_state, rtol=1e-9, atol=1e-9)
 
 
-def test_halves_make_the_whole(backend):
+def test_two_halves_equal_the_whole(backend):
     inputs = operands(2, 50, 4, 2, seed=5)
     whole, last = ssd_scan(**inputs, chunk_size=CHUNK)
     timed = ("x", "dt", "B", "C")
@@ -102,7 +102,7 @@ def test_halves_make_the_whole(backend):
     torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
 
 
-def test_steps_make_the_whole():
+def test_steps_equal_the_whole_sequence():
     inputs = operands(2, 9, 6, 3, seed=6)
     want, last = recurrence(**inputs)
     state = inputs.pop("initial_state").clone()
@@ -114,7 +114,7 @@ def test_steps_make_the_whole():
     torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
 
 
-def test_a_step_of_minus_infinity_leaves_no_trace(backend):
+def test_dt_of_minus_infinity_skips_the_token(backend):
     inputs = operands(1, 30, 2, 1, seed=7)
     inputs["dt"][:, 10:20] = -math.inf
     y, state = ssd_scan(**inputs, chunk_size=CHUNK)
@@ -126,7 +126,7 @@ def test_a_step_of_minus_infinity_leaves_no_trace(backend):
     torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
 
 
-def test_strong_decay_neither_overflows_nor_vanishes(backend):
+def test_strong_and_weak_decay_stay_exact(backend):
     inputs = operands(1, 64, 2, 1, seed=8, dtype=torch.float32)
     inputs["A"] = torch.tensor([-200.0, -1e-4])
     y, state = ssd_scan(**inputs, chunk_size=CHUNK)
@@ -138,7 +138,7 @@ def test_strong_decay_neither_overflows_nor_vanishes(backend):
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)]
 )
-def test_narrow_dtypes_stay_within_their_bounds(backend, dtype, bound):
+def test_narrow_dtypes_stay_within_error_bounds(backend, dtype, bound):
     inputs = operands(2, 70, 4, 2, seed=9, dtype=dtype)
     y, state = ssd_scan(**inputs, chunk_size=CHUNK)
     want, _ = recurrence(**inputs)
@@ -147,7 +147,7 @@ def test_narrow_dtypes_stay_within_their_bounds(backend, dtype, bound):
     assert (y.double() - want).norm() / want.norm() < bound
 
 
-def test_strided_operands_give_the_same(backend):
+def test_strided_operands_give_the_same_result(backend):
     inputs = operands(2, 20, 4, 2, seed=10)
     strided = {
         k: v.repeat_interleave(2, dim=-1)[..., ::2] if v.ndim > 1 else v for k, v in inputs.items()
@@ -158,8 +158,8 @@ def test_strided_operands_give_the_same(backend):
 
 @pytest.mark.parametrize(("heads", "groups"), [(2, 1), (4, 2)])
 @pytest.mark.parametrize("packed", [False, True])
-def test_gradients_are_those_of_differences(monkeypatch, heads, groups, packed):
-    monkeypatch.setattr(cpu, "_TILE", 2 * heads * 4**2)  # two chunks a tile
+def test_gradients_match_finite_differences(monkeypatch, heads, groups, packed):
+    monkeypatch.setattr(eager, "_TILE", 2 * heads * 4**2)  # tiles of two chunks
     inputs = operands(1, 11, heads, groups, seed=11)
     leaves = {k: v.requires_grad_() for k, v in inputs.items()}
     order = list(leaves)
@@ -173,7 +173,7 @@ def test_gradients_are_those_of_differences(monkeypatch, heads, groups, packed):
 
 
 def gradients(inputs, seq_idx, dy, dstate):
-    """Return y, the last state and the gradients of all inputs."""
+    """Return the gradients of all inputs."""
     leaves = {k: v.detach().requires_grad_() for k, v in inputs.items()}
     y, state = ssd_scan(**leaves, seq_idx=seq_idx, dt_limit=(0.1, 1.5))
     torch.autograd.backward([y, state], [dy.to(y.dtype), dstate.to(state.dtype)])
@@ -191,8 +191,8 @@ def gradients(inputs, seq_idx, dy, dstate):
         (torch.float16, 6e-3),
     ],
 )
-def test_gradients_are_those_of_the_recurrence(monkeypatch, length, packed, dtype, bound):
-    """Over more than one tile, at the chunk size that is chosen when none is given."""
+def test_gradients_match_the_recurrence(monkeypatch, length, packed, dtype, bound):
+    """With several tiles, and the default chunk size."""
     inputs = operands(2, length, 16, 2, seed=length, dtype=dtype)
     seq_idx = torch.arange(length).div(50, rounding_mode="floor").expand(2, -1) if packed else None
     y_shape, state_shape = inputs["x"].shape, inputs["initial_state"].shape
@@ -209,7 +209,7 @@ def test_gradients_are_those_of_the_recurrence(monkeypatch, length, packed, dtyp
         assert error < bound, name
 
 
-def test_autocast_changes_nothing(backend):
+def test_autocast_does_not_change_the_result(backend):
     inputs = operands(1, 40, 2, 1, seed=13, dtype=torch.float32)
     dy, dstate = torch.ones_like(inputs["x"]), torch.ones_like(inputs["initial_state"])
     want = gradients(inputs, None, dy, dstate)
@@ -218,7 +218,7 @@ def test_autocast_changes_nothing(backend):
     torch.testing.assert_close(got, want)
 
 
-def test_the_backward_keeps_no_more_than_inputs_output_and_states():
+def test_only_inputs_output_and_states_are_saved_for_backward():
     inputs = operands(1, 4096, 2, 1, seed=12, dtype=torch.float32)
     leaves = {k: v.requires_grad_() for k, v in inputs.items()}
     kept = {}

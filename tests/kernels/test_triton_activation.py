@@ -1,8 +1,8 @@
-"""The Triton kernels of the activations against their plain form in float64."""
+"""The Triton kernels of the activations against the reference in float64."""
 
 import pytest
 import torch
-from on_triton import DEVICE, DTYPES, draw, error, exact, poisoned  # noqa: F401
+from triton_testing import DEVICE, DTYPES, draw, error, exact, nan_filled_memory  # noqa: F401
 
 from hybridize.kernels.reference import activation as plain
 from hybridize.kernels.triton import activation
@@ -31,21 +31,21 @@ def test_values_and_gradients(function, shape, dtype):
 
 
 @pytest.mark.parametrize("function", OPERANDS)
-def test_gradients_are_those_of_differences(function):
+def test_gradients_match_finite_differences(function):
     leaves = [draw(2, 5, seed=seed).requires_grad_() for seed in range(OPERANDS[function])]
     assert torch.autograd.gradcheck(getattr(activation, function), leaves)
 
 
 @pytest.mark.parametrize("function", OPERANDS)
-def test_operands_of_any_layout(function):
-    """Transposed, split out of a wider tensor, and in more dimensions than two."""
+def test_operands_may_have_any_strides(function):
+    """Transposed, every other column, a slice of columns, and three dimensions."""
     for layout in (lambda t: t.T, lambda t: t[:, ::2], lambda t: t[:, 3:9], lambda t: t[:, None]):
         given = [layout(draw(14, 12, seed=seed)) for seed in range(OPERANDS[function])]
         got = getattr(activation, function)(*given)
         assert error(got, getattr(plain, function)(*given)) < 1e-14
 
 
-def test_extremes_are_neither_hidden_nor_made():
+def test_infinity_and_nan_match_the_reference():
     x = torch.tensor([[-1e4, -0.0, 0.0, 1e4, torch.inf, torch.nan]], device=DEVICE)
     for got, want in (
         (activation.squared_relu(x), plain.squared_relu(x)),

@@ -1,10 +1,10 @@
-"""The Triton kernels of FP8 against torch's rounding, bit by bit, and products in float64."""
+"""The Triton kernels of FP8 against torch's rounding, to the bit, and against float64 products."""
 
 import pytest
 import torch
-from on_triton import DEVICE, draw, error, poisoned  # noqa: F401
+from triton_testing import DEVICE, draw, error, nan_filled_memory  # noqa: F401
 
-from hybridize.kernels.eager import fp8 as torch_path
+from hybridize.kernels.eager import fp8 as eager
 from hybridize.kernels.reference import fp8 as plain
 from hybridize.kernels.triton import fp8
 
@@ -13,14 +13,14 @@ GRANULARITIES = ["tensor", "row", "group", "block"]
 
 
 @pytest.fixture(autouse=True, params=[True, False] if DEVICE == "cuda" else [False])
-def converting(request, monkeypatch):
-    """Run a GPU's own conversion, and the one for devices that have none."""
+def conversion(request, monkeypatch):
+    """Test the GPU's own conversion, and the one for devices without any."""
     if not request.param:
         monkeypatch.setattr(fp8, "_has_fp8_conversion", lambda device: False)
 
 
 def same_numbers(got, want):
-    """Compare bits, but those of NaN, of which there are many."""
+    """Compare bits, except for NaN, which has many encodings."""
     nan = want.float().isnan()
     assert torch.equal(got.float().isnan(), nan)
     assert torch.equal(got.view(torch.uint8)[~nan], want.view(torch.uint8)[~nan])
@@ -35,7 +35,7 @@ def check(x, granularity, **options):
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-def test_every_number_and_every_middle_rounds_as_it_should(dtype):
+def test_all_fp8_numbers_and_midpoints_round_correctly(dtype):
     numbers = torch.arange(256, dtype=torch.uint8).view(dtype).float()
     numbers = numbers[numbers.isfinite()].unique()
     middles = (numbers[1:] + numbers[:-1]) / 2
@@ -48,10 +48,10 @@ def test_every_number_and_every_middle_rounds_as_it_should(dtype):
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 128), (131, 129), (2, 5, 200), (2, 130, 260)])
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_scales_are_found_and_given(granularity, shape, dtype):
+def test_computed_and_given_scales(granularity, shape, dtype):
     x = draw(*shape, dtype=torch.float32) * torch.logspace(-3, 3, shape[-2], device=DEVICE)[:, None]
     check(x, granularity, dtype=dtype)
-    given = plain.fp8_scale(x, granularity, dtype=dtype) * 0.7  # some are cut off
+    given = plain.fp8_scale(x, granularity, dtype=dtype) * 0.7  # some numbers are clamped
     check(x, granularity, scale=given, dtype=dtype)
 
 
@@ -71,24 +71,24 @@ def test_zeros_subnormals_infinity_and_nan(granularity):
     check(x, granularity)
 
 
-def test_rows_wider_than_a_program(monkeypatch):
+def test_rows_wider_than_one_program(monkeypatch):
     monkeypatch.setattr(fp8, "_MAX_COLUMNS", 64)
     monkeypatch.setattr(fp8, "_BLOCK", 32)
     check(draw(3, 100, dtype=torch.float32), "row")
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_operands_of_any_layout(granularity):
+def test_operands_may_have_any_strides(granularity):
     wide = draw(140, 300, dtype=torch.float32)
     for x in (wide.T, wide[:, ::2], wide[:, 7:200], wide[:0]):
-        if x.numel() or granularity not in ("tensor", "block"):  # no maximum of nothing
+        if x.numel() or granularity not in ("tensor", "block"):  # an empty tensor has no maximum
             check(x, granularity)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 1, 256), (2, 17, 384), (5, 130)])
 @pytest.mark.parametrize("biased", [True, False])
-def test_the_product_by_blocks(dtype, shape, biased):
+def test_block_scaled_product(dtype, shape, biased):
     x = draw(*shape, dtype=dtype)
     weight, scale = plain.fp8_quantize(draw(150, shape[-1], seed=1, dtype=torch.float32), "block")
     bias = draw(150, seed=2, dtype=dtype) if biased else None
@@ -108,7 +108,7 @@ def test_the_product_by_blocks(dtype, shape, biased):
     [("row", "row", False), ("tensor", "tensor", True), ("tensor", "tensor", False),
      ("block", "row", False), ("row", "group", False)],
 )  # fmt: skip
-def test_other_products_are_torchs(weights, activations, static):
+def test_other_granularities_run_torch_products(weights, activations, static):
     x = draw(3, 5, 256, dtype=torch.bfloat16)
     weight, scale = plain.fp8_quantize(draw(144, 256, seed=1, dtype=torch.float32), weights)
     given = torch.full((1,), 0.01, device=DEVICE) if static else None
@@ -116,6 +116,6 @@ def test_other_products_are_torchs(weights, activations, static):
     want = plain.fp8_linear(
         x.double(), weight, scale, bias, activations=activations, input_scale=given
     )
-    for module in (fp8, torch_path):
+    for module in (fp8, eager):
         got = module.fp8_linear(x, weight, scale, bias, activations=activations, input_scale=given)
         assert error(got, want) < 5e-3

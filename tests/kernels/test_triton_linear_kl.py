@@ -1,9 +1,9 @@
-"""The Triton kernel of the divergence between heads against the formula on whole logits."""
+"""The Triton kernel of the KL divergence against the formula on whole logits."""
 
 import pytest
 import torch
-from on_triton import DEVICE, DTYPES, draw, error, exact, poisoned  # noqa: F401
 from test_linear_kl import LABELS, MASK, OPTIONS, plain
+from triton_testing import DEVICE, DTYPES, draw, error, exact, nan_filled_memory  # noqa: F401
 
 from hybridize.kernels.triton import linear_kl
 
@@ -28,21 +28,21 @@ def check(given, bound, options, **more):
 
 @pytest.mark.parametrize("chunk_size", [None, 4, 13])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "+".join(o) or "plain")
-def test_equals_the_formula_on_whole_logits(options, chunk_size):
+def test_loss_and_gradients_equal_the_formula_on_whole_logits(options, chunk_size):
     check(operands(), 1e-11, options, chunk_size=chunk_size)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-def test_narrow_dtypes_stay_within_their_rounding(dtype):
+def test_narrow_dtypes_stay_within_error_bounds(dtype):
     check(operands(dtype=dtype), BOUNDS[dtype], {"labels": LABELS, "label_weight": 0.3})
 
 
-def test_vocabularies_of_more_than_a_block(monkeypatch):
+def test_vocabularies_larger_than_a_block(monkeypatch):
     monkeypatch.setattr(linear_kl, "_BLOCK", 16)
     check(operands(vocab=37), 1e-11, {"mask": MASK, "labels": LABELS, "label_weight": 0.5})
 
 
-def test_a_teacher_that_is_certain_gives_no_nan():
+def test_a_certain_teacher_gives_a_finite_loss():
     given = operands(dtype=torch.float32)
     given[2].mul_(1e4)
     loss = linear_kl.linear_kl_divergence(given[0].requires_grad_(), *given[1:])
@@ -51,7 +51,7 @@ def test_a_teacher_that_is_certain_gives_no_nan():
     assert gradient.isfinite().all()
 
 
-def test_nothing_that_counts_is_zero_and_not_nan():
+def test_no_counted_tokens_give_zero_loss():
     given = operands()
     nothing = torch.zeros(13, dtype=torch.bool, device=DEVICE)
     loss = linear_kl.linear_kl_divergence(given[0].requires_grad_(), *given[1:], mask=nothing)

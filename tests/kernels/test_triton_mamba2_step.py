@@ -1,8 +1,8 @@
-"""The Triton kernels of a Mamba-2 block's one token against their plain form in float64."""
+"""The Triton kernels of a Mamba-2 decoding step against the reference in float64."""
 
 import pytest
 import torch
-from on_triton import DTYPES, draw, error, poisoned  # noqa: F401
+from triton_testing import DTYPES, draw, error, nan_filled_memory  # noqa: F401
 
 from hybridize.kernels.reference import mamba2_step as plain
 from hybridize.kernels.triton import mamba2_step as triton
@@ -10,11 +10,11 @@ from hybridize.kernels.triton import mamba2_step as triton
 BOUNDS = dict(zip(DTYPES, (1e-12, 2e-6, 2e-2, 2e-3), strict=True))
 
 
-def check(dtype, *, heads=6, head_dim=5, d_state=7, groups=3, width=4, norms=1, biased=True):
-    """Take four tokens in, and compare outputs, conv_state and state."""
+def check(dtype, *, heads=4, head_dim=5, d_state=7, groups=2, width=4, norms=1, biased=True):
+    """Decode two tokens, and compare outputs, conv_state and state."""
     inner = heads * head_dim
     channels = inner + 2 * groups * d_state
-    tokens = draw(2, 4, inner + channels + heads, dtype=dtype)
+    tokens = draw(2, 2, inner + channels + heads, dtype=dtype)
     parameters = [
         draw(*shape, seed=seed, dtype=dtype)
         for seed, shape in enumerate(
@@ -24,12 +24,12 @@ def check(dtype, *, heads=6, head_dim=5, d_state=7, groups=3, width=4, norms=1, 
     if not biased:
         parameters[1] = None
     wide = torch.promote_types(dtype, torch.float32)
-    conv_state = draw(2, channels, width - 1, seed=8, dtype=dtype).mT  # as caches have it
+    conv_state = draw(2, channels, width - 1, seed=8, dtype=dtype).mT  # as in the cache
     state = draw(2, heads, head_dim, d_state, seed=9, dtype=wide).mT.contiguous().mT
     right = [conv_state.double().clone(), state.double().clone()]
     exact = [None if p is None else p.double() for p in parameters]
     options = {"group_size": inner // norms, "dt_limit": (0.2, 1.5)}
-    for t in range(4):
+    for t in range(2):
         got = triton.mamba2_step(tokens[:, t], conv_state, state, *parameters, 1e-5, **options)
         want = plain.mamba2_step(tokens[:, t].double(), *right, *exact, 1e-5, **options)
         assert got.dtype == dtype
@@ -39,20 +39,20 @@ def check(dtype, *, heads=6, head_dim=5, d_state=7, groups=3, width=4, norms=1, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tokens_one_after_the_other(dtype):
+def test_successive_tokens(dtype):
     check(dtype)
 
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"groups": 1}, {"groups": 6}, {"norms": 3}, {"norms": 6, "heads": 12}, {"biased": False},
-     {"width": 1}, {"width": 2}, {"head_dim": 40, "d_state": 16}],
+    [{"groups": 1}, {"groups": 4}, {"norms": 2}, {"norms": 4, "groups": 1}, {"biased": False},
+     {"width": 1}, {"width": 2}, {"head_dim": 40, "d_state": 16, "heads": 2}],
 )  # fmt: skip
-def test_blocks_of_any_shape(sizes):
+def test_mixers_of_any_shape(sizes):
     check(torch.float64, **sizes)
 
 
-def test_a_gradient_goes_through_torch():
+def test_gradients_run_as_reference_code():
     shapes = [(1, 2 + 4 + 1), (1, 3, 4), (1, 1, 2, 1), (4, 4), (4,), (1,), (1,), (1,), (2,)]
     operands = [draw(*shape, seed=seed) for seed, shape in enumerate(shapes)]
     operands[0].requires_grad_()

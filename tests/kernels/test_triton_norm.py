@@ -1,8 +1,8 @@
-"""The Triton kernels of the norms against their plain form in float64."""
+"""The Triton kernels of the norms against the reference in float64."""
 
 import pytest
 import torch
-from on_triton import DTYPES, draw, error, exact, poisoned  # noqa: F401
+from triton_testing import DTYPES, draw, error, exact, nan_filled_memory  # noqa: F401
 
 from hybridize.kernels.reference import norm as plain
 from hybridize.kernels.triton import norm
@@ -38,14 +38,14 @@ def test_gated_rms_norm(dtype, norm_before_gate, group_size):
     check([leaf.requires_grad_() for leaf in leaves], "gated_rms_norm", options, dtype)
 
 
-def test_operands_of_any_layout():
-    """Transposed, split out of a wider tensor, and empty."""
+def test_operands_may_have_any_strides():
+    """Transposed, every other column, and empty."""
     x, gate, weight = draw(16, 70).T, draw(70, 32, seed=1)[:, ::2], draw(16, seed=2)
     want = plain.gated_rms_norm(x, gate, weight, 1e-5, group_size=8)
     assert error(norm.gated_rms_norm(x, gate, weight, 1e-5, group_size=8), want) < 1e-12
     assert norm.rms_norm(x[:0], weight, 1e-5).shape == (0, 16)
 
 
-def test_a_wider_weight_widens_the_output():
+def test_a_wider_weight_dtype_widens_the_output():
     x, weight = draw(4, 16, dtype=torch.bfloat16), draw(16, seed=1, dtype=torch.float32)
     assert norm.rms_norm(x, weight, 1e-5).dtype == torch.float32

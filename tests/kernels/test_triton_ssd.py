@@ -1,8 +1,8 @@
-"""The Triton kernels of the state-space scan against its recurrence in float64."""
+"""The Triton kernels of the SSD scan against the recurrence in float64."""
 
 import pytest
 import torch
-from on_triton import DEVICE, DTYPES, draw, error, exact, poisoned  # noqa: F401
+from triton_testing import DEVICE, DTYPES, draw, error, exact, nan_filled_memory  # noqa: F401
 
 from hybridize.kernels.reference.ssd_scan import ssd_scan as recurrence
 from hybridize.kernels.reference.ssd_step import ssd_step as plain_step
@@ -46,36 +46,35 @@ def check(inputs, bound, **options):
 
 
 @pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 37])
-@pytest.mark.parametrize(("batch", "heads", "groups"), [(1, 1, 1), (2, 6, 3), (1, 4, 1)])
-def test_scan_is_the_recurrence(length, batch, heads, groups):
+@pytest.mark.parametrize(("batch", "heads", "groups"), [(1, 1, 1), (2, 4, 2), (1, 3, 1)])
+def test_scan_equals_the_recurrence(length, batch, heads, groups):
     check(operands(batch, length, heads, groups), 1e-11)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-@pytest.mark.parametrize("length", [17, 37])
-def test_narrow_dtypes_stay_within_their_bounds(dtype, length):
-    check(operands(2, length, 4, 2, dtype=dtype), BOUNDS[dtype])
+def test_narrow_dtypes_stay_within_error_bounds(dtype):
+    check(operands(1, 37, 4, 2, dtype=dtype), BOUNDS[dtype])
 
 
-def test_packed_sequences_do_not_see_each_other():
-    index = torch.zeros(2, 53, dtype=torch.long, device=DEVICE)
-    for row, cuts in enumerate(([3, 16, 17, 40], [31])):
+def test_packed_sequences_are_independent():
+    seq_idx = torch.zeros(2, 37, dtype=torch.long, device=DEVICE)
+    for row, cuts in enumerate(([3, 16, 17, 35], [31])):
         for cut in cuts:
-            index[row, cut:] = 1 - index[row, cut:]  # a number comes again
-    check(operands(2, 53, 4, 2), 1e-11, seq_idx=index)
+            seq_idx[row, cut:] = 1 - seq_idx[row, cut:]  # 0 and 1 occur several times
+    check(operands(2, 37, 4, 2), 1e-11, seq_idx=seq_idx)
 
 
-def test_steps_keep_to_their_limits():
+def test_dt_is_clamped_to_its_limits():
     check(operands(1, 21, 4, 2), 1e-11, dt_limit=(0.3, 0.9))
 
 
-def test_what_is_left_out_counts_as_nothing():
+def test_missing_optional_inputs_equal_zero_inputs():
     inputs = operands(1, 21, 2, 1)
     without = {k: v for k, v in inputs.items() if k not in ("D", "dt_bias", "initial_state")}
     check(without, 1e-11)
 
 
-def test_chunks_of_any_size_and_strided_operands():
+def test_any_chunk_size_with_strided_operands():
     inputs = operands(1, 21, 2, 1)
     want = recurrence(**inputs)
     strided = {k: v.repeat_interleave(2, -1)[..., ::2] for k, v in inputs.items()}
@@ -84,7 +83,7 @@ def test_chunks_of_any_size_and_strided_operands():
             assert error(mine, right) < 1e-12
 
 
-def test_parts_of_a_wider_tensor_are_read_in_place():
+def test_slices_of_a_wider_tensor():
     inputs = operands(2, 19, 2, 1)
     wide = torch.cat([inputs["x"].flatten(2), inputs["B"].flatten(2), inputs["dt"]], -1)
     split = wide.split([10, 7, 2], -1)
@@ -93,8 +92,8 @@ def test_parts_of_a_wider_tensor_are_read_in_place():
         assert error(mine, right) < 1e-12
 
 
-def test_rows_of_any_spacing():
-    """The tokens of a longer tensor, one row for all, and rows that are not whole tokens apart."""
+def test_sequences_of_any_stride():
+    """A slice of a longer tensor, an expanded batch, and sequences a fractional token apart."""
     inputs = operands(2, 19, 2, 1)
     longer, other = draw(2, 25, 2, 5), draw(2 * 19 * 10 + 1)
     for x in (longer[:, :19], longer[:1, :19].expand(2, -1, -1, -1), longer[:, 6:7],
@@ -105,19 +104,19 @@ def test_rows_of_any_spacing():
             assert error(mine, right) < 1e-12
 
 
-def test_a_step_of_minus_infinity_leaves_no_trace():
+def test_dt_of_minus_infinity_skips_the_token():
     inputs = operands(1, 30, 2, 1)
     inputs["dt"][:, 10:20] = -torch.inf
     check(inputs, 1e-11)
 
 
-def test_strong_decay_neither_overflows_nor_vanishes():
+def test_strong_and_weak_decay_stay_exact():
     inputs = operands(1, 40, 2, 1, dtype=torch.float32)
     inputs["A"] = torch.tensor([-200.0, -1e-4], device=DEVICE)
     check(inputs, 1e-4)
 
 
-def test_halves_make_the_whole():
+def test_two_halves_equal_the_whole():
     inputs = operands(2, 50, 4, 2)
     whole, last = ssd_scan(**inputs, chunk_size=CHUNK)
     timed = ("x", "dt", "B", "C")
@@ -129,27 +128,27 @@ def test_halves_make_the_whole():
     assert error(state, last) < 1e-12
 
 
-def test_states_of_the_usual_width():
-    """Whole blocks, in the dtype that has them on the chip; wide float64 goes another way."""
+def test_states_of_usual_size():
+    """Full blocks in float32; a state this large runs as eager code in float64."""
     wide = {"head_dim": 64, "d_state": 128}
     check(operands(1, 40, 2, 1, dtype=torch.float32, **wide), BOUNDS[torch.float32])
     check(operands(1, 20, 2, 1, **wide), 1e-11)
 
 
-def test_gradients_are_those_of_differences():
+def test_gradients_match_finite_differences():
     inputs = {k: v.requires_grad_() for k, v in operands(1, 3, 1, 1, head_dim=1, d_state=2).items()}
 
     def scan(*values):
         return ssd_scan(**dict(zip(inputs, values, strict=True)), chunk_size=2)
 
-    assert torch.autograd.gradcheck(scan, tuple(inputs.values()))
+    assert torch.autograd.gradcheck(scan, tuple(inputs.values()), fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_step_is_the_scan_of_one_token(dtype):
+def test_one_step_equals_the_scan_of_one_token(dtype):
     inputs = operands(2, 1, 6, 3, dtype=dtype)
     wide = torch.promote_types(dtype, torch.float32)
-    state = inputs.pop("initial_state").to(wide).mT.contiguous().mT  # of any layout
+    state = inputs.pop("initial_state").to(wide).mT.contiguous().mT  # not contiguous
     now = {k: v[:, 0] if k in ("x", "dt", "B", "C") else v for k, v in inputs.items()}
     right = state.double().clone()
     want = plain_step(right, **{k: v.double() for k, v in now.items()}, dt_limit=(0.2, 1.5))

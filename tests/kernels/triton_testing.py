@@ -1,4 +1,4 @@
-"""What the tests of the Triton kernels share: where they run, and random operands."""
+"""Helpers of the tests of the Triton kernels: their device, random operands, and errors."""
 
 import os
 
@@ -18,25 +18,25 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torc
 
 
 def exact(operands):
-    """Return float64 copies that want gradients, of a list or a dictionary."""
+    """Return float64 copies that require gradients, of a list or a dictionary."""
     if isinstance(operands, dict):
         return dict(zip(operands, exact(list(operands.values())), strict=True))
     return [t.detach().double().requires_grad_() for t in operands]
 
 
 def error(got: torch.Tensor, want: torch.Tensor) -> float:
-    """Return the distance relative to the size of what is wanted; NaN if there is one."""
+    """Return the norm of the difference relative to the norm of ``want``; NaN if any is NaN."""
     got, want = got.detach(), want.detach()
     return float((got.double() - want).norm() / want.norm().clamp(min=1e-12))
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """Fill all new memory with NaN, so that what a kernel leaves out is seen."""
-    plain = torch.Tensor.new_empty
+def nan_filled_memory(monkeypatch):
+    """Fill all new memory with NaN, so that an element that a kernel does not write shows."""
+    original = torch.Tensor.new_empty
 
     def new_empty(*args, **kwargs):
-        made = plain(*args, **kwargs)
+        made = original(*args, **kwargs)
         return made.fill_(torch.nan) if made.is_floating_point() else made
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)

@@ -1,6 +1,6 @@
-"""Every launch of the operations, as a Hopper GPU would have it, with none at hand.
+"""Every kernel launch of the operations, as on a Hopper GPU; needs no GPU.
 
-For processes of their own, without TRITON_INTERPRET: other tests interpret their kernels.
+Import it only in separate processes without TRITON_INTERPRET: the other tests interpret kernels.
 """
 
 from collections.abc import Callable
@@ -25,16 +25,16 @@ HOPPER = GPUTarget("cuda", 90, 32)
 
 
 def intercept(run: Callable[..., None]) -> None:
-    """Have ``run(kernel, *args, grid, warmup, **named)`` called in place of every launch."""
+    """Replace every launch by a call of ``run(kernel, *args, grid, warmup, **named)``."""
     JITFunction.run = run
     launch.tuning = ssd_scan.tuning = norm.tuning = lambda device: launch._TUNINGS[9]
     ssd_scan._ScanLaunch.rows_per_program = lambda launch: 64
 
 
 def launch_all(dtype: torch.dtype, length: int, heads: int) -> None:
-    """Run every operation once, both ways, packed and with all options; heads have 64 channels.
+    """Run every operation forward and backward, with packed sequences and all options.
 
-    Operands are parts of a projection, as they are in a model.
+    Heads have 64 channels. Operands are slices of a projection, as in a model.
     """
 
     def leaf(*shape: int) -> torch.Tensor:
@@ -45,14 +45,13 @@ def launch_all(dtype: torch.dtype, length: int, heads: int) -> None:
     projected, state = leaf(2, length, inner + channels + heads), leaf(2, heads, 64, shared)
     gate, mixed, dt = projected.split([inner, channels, heads], -1)
     weight, bias, conv_state = leaf(channels, 4), leaf(channels), leaf(2, 3, channels)
-    index = torch.zeros(2, length, dtype=torch.int64)
+    seq_idx = torch.zeros(2, length, dtype=torch.int64)
     scalars, A = {"D": leaf(heads), "dt_bias": leaf(heads)}, leaf(heads)
-    conv.causal_conv1d(mixed, weight, bias, conv_state=conv_state, seq_idx=index)[
-        0
-    ].sum().backward()
+    y, _ = conv.causal_conv1d(mixed, weight, bias, conv_state=conv_state, seq_idx=seq_idx)
+    y.sum().backward()
     x, B, C = mixed.split([inner, shared, shared], -1)
     operands = x.unflatten(-1, (heads, 64)), dt, A, B[:, :, None], C[:, :, None]
-    y, last = ssd_scan.ssd_scan(*operands, **scalars, seq_idx=index, initial_state=state)
+    y, last = ssd_scan.ssd_scan(*operands, **scalars, seq_idx=seq_idx, initial_state=state)
     torch.autograd.backward([y, last], [y.detach(), last.detach()])
     y = y.detach().flatten(2).requires_grad_()
     norm.rms_norm(y, leaf(inner), 1e-5).sum().backward()
@@ -83,11 +82,13 @@ def launch_all(dtype: torch.dtype, length: int, heads: int) -> None:
 
 
 def _launch_fp8(x: torch.Tensor, bias: torch.Tensor) -> None:
-    for converts in (False, True):
-        fp8._has_fp8_conversion = lambda device, converts=converts: converts
-        for number in (torch.float8_e4m3fn, torch.float8_e5m2):
-            for granularity in ("tensor", "row", "group", "block"):
-                fp8.fp8_quantize(x, granularity, dtype=number)
+    fp8._has_fp8_conversion = lambda device: False
+    for number in (torch.float8_e4m3fn, torch.float8_e5m2):  # each has its own rounding
+        fp8.fp8_quantize(x, "row", dtype=number)
+    fp8._has_fp8_conversion = lambda device: True
+    fp8.fp8_quantize(x, "row", dtype=torch.float8_e5m2)
+    for granularity in ("tensor", "row", "group", "block"):
+        fp8.fp8_quantize(x, granularity)
     fp8.fp8_quantize(x.new_zeros(4, 16384), "row")
     blocks = (x.shape[-1] + 127) // 128
     weight = torch.zeros(256, x.shape[-1]).to(torch.float8_e4m3fn)
