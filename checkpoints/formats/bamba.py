@@ -57,6 +57,7 @@ class Bamba(Format):
     """``model_type: bamba``."""
 
     name = "bamba"
+    fields = _FIELDS
     names = Names(
         embedding="model.embed_tokens",
         final_norm="model.final_layernorm",

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
-from hybridize.checkpoints.formats.fields import Raw
+from hybridize.checkpoints.formats.fields import Fields, Raw
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.layout import ATTENTION, KINDS, MAMBA, MLP
 from hybridize.modeling.model_spec import ModelSpec, attention_blocks, parameter_shapes
@@ -76,11 +76,13 @@ class Format(ABC):
 
     Attributes:
         name: ``model_type`` in config.json.
+        fields: the fields of config.json that are read, with transformers' types and defaults.
         names: the names of its tensors.
         ignored: glob patterns of tensors that some checkpoints have and no model needs.
     """
 
     name: ClassVar[str]
+    fields: ClassVar[Fields]
     names: ClassVar[Names]
     ignored: ClassVar[tuple[str, ...]] = ()
 

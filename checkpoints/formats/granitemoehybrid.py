@@ -66,6 +66,7 @@ class GraniteMoeHybrid(Format):
     """``model_type: granitemoehybrid``."""
 
     name = "granitemoehybrid"
+    fields = _FIELDS
     names = Names(
         embedding="model.embed_tokens",
         final_norm="model.norm",
@@ -91,6 +92,8 @@ class GraniteMoeHybrid(Format):
         )
         mlp = MLPSizes(source.shared_intermediate_size, activation=source.hidden_act)
         layers = source.num_hidden_layers
+        if "layers_block_type" in raw and source.layers_block_type is None:
+            raise ValueError("layers_block_type is null; remove it")
         given = (source.layers_block_type, source.layer_types, [LINEAR] * layers)
         kinds = next(kinds for kinds in given if kinds is not None)
         kinds = layer_kinds(kinds, (FULL, LINEAR), layers)

@@ -48,6 +48,7 @@ class HybridizeFormat(Format):
     """``model_type: hybridize``."""
 
     name = "hybridize"
+    fields = _FIELDS
     names = Names(
         embedding="model.embed_tokens",
         final_norm="model.norm",

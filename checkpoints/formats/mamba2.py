@@ -51,6 +51,7 @@ class Mamba2Format(Format):
     """``model_type: mamba2``."""
 
     name = "mamba2"
+    fields = _FIELDS
     names = Names(
         embedding="backbone.embeddings",
         final_norm="backbone.norm_f",

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import require, uniform
-from hybridize.checkpoints.formats.fields import Field, Raw, whole
+from hybridize.checkpoints.formats.fields import Fields, Raw, whole
 from hybridize.checkpoints.formats.transformer import TransformerFormat, transformer_fields
 from hybridize.modeling.layers.sizes import AttentionSizes, MLPSizes
 from hybridize.modeling.model_spec import ModelSpec
@@ -16,7 +16,7 @@ class Mistral(TransformerFormat):
     """``model_type: mistral``."""
 
     name = "mistral"
-    fields: ClassVar[dict[str, Field]] = {
+    fields: ClassVar[Fields] = {
         **transformer_fields(
             vocab_size=32000, intermediate_size=14336, max_position_embeddings=4096 * 32,
             kv_heads=8, bos=1, eos=2,

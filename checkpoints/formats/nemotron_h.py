@@ -69,6 +69,7 @@ class NemotronH(Format):
     """``model_type: nemotron_h``."""
 
     name = "nemotron_h"
+    fields = _FIELDS
     names = Names(
         embedding="backbone.embeddings",
         final_norm="backbone.norm_f",

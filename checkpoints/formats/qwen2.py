@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import require, same_apart_from_window, uniform
-from hybridize.checkpoints.formats.fields import Field, Raw
+from hybridize.checkpoints.formats.fields import Fields, Raw
 from hybridize.checkpoints.formats.transformer import (
     SLIDING_FIELDS,
     TransformerFormat,
@@ -24,7 +24,7 @@ class Qwen2(TransformerFormat):
     """``model_type: qwen2``."""
 
     name = "qwen2"
-    fields: ClassVar[dict[str, Field]] = {
+    fields: ClassVar[Fields] = {
         **transformer_fields(
             vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768, kv_heads=32
         ),

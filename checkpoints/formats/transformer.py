@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 from typing_extensions import override
 
@@ -70,11 +70,7 @@ SLIDING_FIELDS = {
 
 
 class TransformerFormat(Format):
-    """Layers of attention with RoPE and a gated MLP; subclasses say what else is allowed.
-
-    Attributes:
-        fields: the fields of config.json that are read.
-    """
+    """Layers of attention with RoPE and a gated MLP; subclasses say what else is allowed."""
 
     names = Names(
         embedding="model.embed_tokens",
@@ -84,7 +80,6 @@ class TransformerFormat(Format):
         blocks_per_layer=2,
     )
     ignored = ("*.rotary_emb.inv_freq",)
-    fields: ClassVar[dict[str, Field]]
 
     @override
     def to_spec(self, raw: Raw) -> ModelSpec:
