@@ -1,12 +1,13 @@
-"""Convert a checkpoint larger than the memory it may use, beside a plain copy of it.
+"""Memory and time of converting a large checkpoint, compared with copying it.
 
-Writes a synthetic Llama checkpoint in shards, then copies its directory with fsync and converts
-it, in turns, each in a process of its own, and reports peak resident memory and time.
+Writes a synthetic Llama checkpoint in shards, then copies and converts it several times,
+alternately. Reports the time of both (the copy with fsync) and the conversion's peak resident
+memory.
 
     python benchmarks/convert_streaming.py                 # 8 GB in 5 shards, needs 25 GB of disk
     python benchmarks/convert_streaming.py --gigabytes 1   # a quick look
 
-The bounds: memory at most 1 GiB plus twice the largest tensor, time at most 1.5 times the copy.
+Bounds: at most 1 GiB plus twice the largest tensor, and at most 1.5 times the time of the copy.
 """
 
 import argparse
@@ -37,8 +38,10 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=8)
     parser.add_argument("--shards", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--settle", type=float, default=8, help="seconds of rest before each")
-    parser.add_argument("--work-dir", type=Path, help="on the disk to measure; a temporary one")
+    parser.add_argument("--settle", type=float, default=8, help="pause before each run, in seconds")
+    parser.add_argument(
+        "--work-dir", type=Path, help="directory on the disk to measure; default: a temporary one"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work_dir) as folder:
@@ -49,7 +52,7 @@ def main() -> None:
 
 
 def write_source(directory: Path, gigabytes: float, shards: int) -> int:
-    """Write the checkpoint; return the bytes of its largest tensor."""
+    """Write the checkpoint; return the size of its largest tensor in bytes."""
     llama = FORMATS["llama"]
     layer = 2 * (HIDDEN * HIDDEN * (2 + 2 * KV_HEADS // HEADS) + 3 * HIDDEN * FFN)
     tables = 2 * 2 * VOCAB * HIDDEN
@@ -77,9 +80,9 @@ def write_source(directory: Path, gigabytes: float, shards: int) -> int:
 
 
 def measure(source: Path, folder: Path, settle: float) -> dict[str, float]:
-    """Copy and convert once each, both after the same rest.
+    """Copy and convert once each, with a pause before each.
 
-    Freed memory and pending writes of one would otherwise help or hinder the other.
+    The pause keeps pending writes and freed memory of one run from affecting the other.
     """
     copied, converted = folder / "copy", folder / "converted"
     time.sleep(settle)
@@ -115,7 +118,7 @@ def measure(source: Path, folder: Path, settle: float) -> dict[str, float]:
 
 
 def report(rounds: list[dict[str, float]], largest: int, options: argparse.Namespace) -> None:
-    """Print the table and write the figures down."""
+    """Print the table and write the result file."""
     median = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     bound = (1 << 30) + 2 * largest
     rows = [

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bundled import Settings, World, generate_documents, generate_prose
 
 from hybridize import convert, distill, load_model, load_tokenizer, quantize
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT
 from hybridize.kernels import linear_kl_divergence
-from tools.bundled_checkpoint.settings import Settings
-from tools.bundled_checkpoint.texts import generate_documents, generate_prose
-from tools.bundled_checkpoint.world import World
 
 SCHEMES: tuple[tuple[str, int | None], ...] = (("fp8", None), ("fp8", 0), ("fp8-tensor", None))
 """Schemes with ``keep_bf16``: None for the default, or no kept blocks."""

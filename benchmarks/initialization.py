@@ -1,13 +1,13 @@
-"""What a new Mamba-2 block's first values are worth, before any training.
+"""Compare initializations of new Mamba-2 blocks, before any training.
 
-Converts a checkpoint with each of several initializations and reports the KL divergence of the
-result's next-token distribution from the original's, in nats per token, on a text:
+Converts a checkpoint with each initialization and reports the KL divergence of the result's
+next-token distribution from the original's, in nats per token, on a text:
 
     python benchmarks/initialization.py                                # the bundled checkpoint
     python benchmarks/initialization.py --model DIR --text FILE        # any other
 
-"left out" zeroes the new blocks' outputs: what is not better than that is worth nothing.
-The rows below "attention" change one choice of `hybridize.conversion.first_values` each.
+"left out" sets the outputs of the new blocks to zero; a useful initialization must be better.
+Each row below "attention" changes one constant of `hybridize.conversion.first_values`.
 """
 
 import argparse
@@ -19,15 +19,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from bundled import World, generate_prose
 
 from hybridize import convert
 from hybridize.checkpoints.load import load_model, load_tokenizer
 from hybridize.console import console
-from hybridize.conversion import initialize
+from hybridize.conversion import first_values
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.layers.sizes import MambaSizes
-from tools.bundled_checkpoint.texts import generate_prose
-from tools.bundled_checkpoint.world import World
 
 VARIANTS: dict[str, dict[str, float]] = {
     "attention": {},
@@ -46,12 +45,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument(
-        "--text", type=Path, help="held-out prose of the bundled world if not given"
+        "--text", type=Path, help="default: generated text that the bundled checkpoint has not read"
     )
-    parser.add_argument("--attention", default="1,25%,50%", help="shares kept, comma separated")
-    parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--windows", type=int, default=16)
-    parser.add_argument("--name", help="of the result; the model's directory name if not given")
+    parser.add_argument(
+        "--attention", default="1,25%,50%", help="attention blocks to keep, separated by commas"
+    )
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--sequences", type=int, default=16)
+    parser.add_argument("--name", help="name of the result; default: the model's directory name")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
@@ -59,20 +60,20 @@ def main() -> None:
         options.text.read_text("utf-8") if options.text else generate_prose(World(), 1_000_003, 400)
     )
     ids = load_tokenizer(options.model)(text, return_tensors="pt").input_ids[0]
-    count = min(options.windows, len(ids) // options.window)
-    ids = ids[: count * options.window].view(count, options.window)
-    want = load_model(options.model, dtype=torch.float32)(ids).logits.log_softmax(-1)
+    count = min(options.sequences, len(ids) // options.seq_len)
+    ids = ids[: count * options.seq_len].view(count, options.seq_len)
+    expected = load_model(options.model, dtype=torch.float32)(ids).logits.log_softmax(-1)
 
     shares = options.attention.split(",")
     figures: dict[str, list[float]] = {}
     for share in shares:
         for name, constants in VARIANTS.items():
             figures.setdefault(name, []).append(
-                divergence(options.model, share, "attention", constants, ids, want)
+                divergence(options.model, share, "attention", constants, ids, expected)
             )
-        for name, init, silent in (("random", "random", False), ("left out", "attention", True)):
+        for name, init, zeroed in (("random", "random", False), ("left out", "attention", True)):
             figures.setdefault(name, []).append(
-                divergence(options.model, share, init, {}, ids, want, silent=silent)
+                divergence(options.model, share, init, {}, ids, expected, zeroed=zeroed)
             )
     name = options.name or options.model.resolve().name
     console.table(
@@ -84,7 +85,7 @@ def main() -> None:
         "benchmark": "initialization",
         "model": name,
         "tokens": ids.numel(),
-        "window": options.window,
+        "seq_len": options.seq_len,
         "versions": {name: version(name) for name in ("hybridize", "torch")},
         "kept": shares,
         "kl_nats_per_token": figures,
@@ -101,25 +102,28 @@ def divergence(
     init: str,
     constants: dict[str, float],
     ids: torch.Tensor,
-    want: torch.Tensor,
+    expected: torch.Tensor,
     *,
-    silent: bool = False,
+    zeroed: bool = False,
 ) -> float:
-    """Convert with some of the initialization's constants changed; return the mean KL."""
+    """Convert with other constants of the initialization; return the mean KL divergence.
+
+    ``zeroed`` sets the outputs of the new blocks to zero.
+    """
     with tempfile.TemporaryDirectory() as folder, ExitStack() as changed:
         for constant, value in constants.items():
-            changed.enter_context(patch.object(initialize, constant, value))
+            changed.enter_context(patch.object(first_values, constant, value))
         convert(model, Path(folder) / "out", attention=share, init=init, dtype="float32")
         student = load_model(Path(folder) / "out")
-    if silent:
+    if zeroed:
         before = load_model(model).config.blocks
         for block, old in zip(student.model.blocks, before, strict=True):
             if not isinstance(old, MambaSizes) and hasattr(block.mixer, "A_log"):
                 block.mixer.out_proj.weight.zero_()
                 if block.mixer.out_proj.bias is not None:
                     block.mixer.out_proj.bias.zero_()
-    got = student(ids).logits.log_softmax(-1)
-    return float((want.exp() * (want - got)).sum(-1).mean())
+    found = student(ids).logits.log_softmax(-1)
+    return float((expected.exp() * (expected - found)).sum(-1).mean())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fair timing, the machine's own limits, and its description."""
+"""Shared by the benchmarks: alternating timing, limits and description of the machine."""
 
 import os
 import platform
@@ -15,15 +15,15 @@ Work = Callable[[], object]
 
 
 def interleaved(works: Mapping[str, Work], device: torch.device, rounds: int = 5) -> dict[str, Any]:
-    """Time several pieces of work in turn, so that a noisy machine is as noisy to all of them.
+    """Time several functions alternately, so that other load affects all of them equally.
 
     Args:
-        works: what to run, by name; once unmeasured, then ``rounds`` times.
-        device: what to wait for.
-        rounds: how often.
+        works: the functions by name; each runs once as a warm-up and then ``rounds`` times.
+        device: the device that they run on.
+        rounds: the number of measured rounds.
 
     Returns:
-        For each name ``median_s`` and ``spread``, the interquartile range as a share of it.
+        For each name ``median_s`` and ``spread``, the interquartile range relative to the median.
     """
     for work in works.values():
         _seconds(work, device)
@@ -39,14 +39,14 @@ def interleaved(works: Mapping[str, Work], device: torch.device, rounds: int = 5
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the operations a second of a large square matrix product, the best of a few."""
+    """Return the best rate of a large matrix product in several runs, in operations per second."""
     size = 1536 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / min(_seconds(lambda: a @ b, device) for _ in range(6))
 
 
 def bandwidth(device: torch.device) -> float:
-    """Return the bytes a second that a large copy reads and writes, the best of a few."""
+    """Return the best bandwidth of a large copy in several runs, in bytes per second."""
     size = 1 << (26 if device.type == "cpu" else 30)
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -54,20 +54,20 @@ def bandwidth(device: torch.device) -> float:
 
 
 def memory_now() -> int:
-    """Return the bytes that this process holds."""
+    """Return the resident memory of this process in bytes."""
     return _status("VmRSS")
 
 
 def memory_peak() -> int:
-    """Return the most bytes that this process ever held.
+    """Return the peak resident memory of this process in bytes.
 
-    Not from ``getrusage``: that begins with the most that the process before it held.
+    The figure of ``getrusage`` would include the peak of the parent process.
     """
     return _status("VmHWM")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Describe what the figures were measured on."""
+    """Describe the machine that the figures come from."""
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -106,11 +106,11 @@ def _processor() -> str:
 
 
 def accuracy(model: Any, subjects: tuple[str, ...] | None = None) -> float:
-    """Return the share of an exam's questions that a model answers rightly.
+    """Return the accuracy of a model on an exam, from 0 to 1.
 
     Args:
-        model: a `hybridize.evals.ModelResult` of the ``mmlu`` task.
-        subjects: which; all if None.
+        model: a `hybridize.evals.results.ModelResult` of the task ``mmlu`` with a local exam.
+        subjects: the subjects that count; all if None.
     """
     wanted = None if subjects is None else {f"mmlu_{subject}" for subject in subjects}
     found = [

@@ -16,13 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bundled import World, generate_prose
 from measuring import accuracy
 
 from hybridize import distill, evaluate, prune
 from hybridize.console import console
 from hybridize.demo import EXAM
-from tools.bundled_checkpoint.texts import generate_prose
-from tools.bundled_checkpoint.world import World
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bundled import World, generate_prose, score
 from measuring import machine
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -29,9 +30,6 @@ from hybridize.console import console, size_in_words
 from hybridize.demo import CHECKPOINT, EXAM
 from hybridize.errors import InputError
 from hybridize.kernels import linear_kl_divergence
-from tools.bundled_checkpoint.score import score
-from tools.bundled_checkpoint.texts import generate_prose
-from tools.bundled_checkpoint.world import World
 
 SCHEMES = {"fp8": "FP8_DYNAMIC", "fp8-tensor": "FP8", "fp8-block": "FP8_BLOCK"}
 """Our names, and those of llm-compressor."""

@@ -23,14 +23,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bundled import RECALL_SUBJECTS, Settings, World, generate_documents, generate_prose
 from measuring import accuracy
 
 from hybridize import convert, distill, evaluate
 from hybridize.console import console
 from hybridize.demo import CHECKPOINT, EXAM
-from tools.bundled_checkpoint.settings import Settings
-from tools.bundled_checkpoint.texts import generate_documents, generate_prose
-from tools.bundled_checkpoint.world import RECALL_SUBJECTS, World
 
 KEPT = "25%"
 TEXT_SEED = 77
