@@ -6,9 +6,8 @@
 
 Writes a random Llama of 35 million parameters, converts it (with the default options, or to the
 shape of Mamba-2 hybrids that were trained from scratch: twice as wide, a state of 128, B and C
-shared by all heads), and times the prefill at each length, and the decoding of one sequence behind
-the longest prompt. Speed does not
-depend on the weights. Every model runs in turn within each round.
+shared by all heads), and times the prefill at each length, and the decoding of one sequence after
+the longest prompt. The speed does not depend on the weights. Each round runs the models in turn.
 """
 
 import argparse
@@ -34,17 +33,21 @@ OURS, STOCK, BEFORE = "hybridize", "transformers, same hybrid", "transformers, t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--attention", default="10%", help="how much of it the hybrid keeps")
-    parser.add_argument("--shape", default="attention", choices=SHAPES, help="of new blocks")
+    parser.add_argument("--attention", default="10%", help="attention blocks that the hybrid keeps")
+    parser.add_argument(
+        "--shape", default="attention", choices=SHAPES, help="shape of the new blocks"
+    )
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--vocabulary", type=int, default=8000, help="of all models")
-    parser.add_argument("--lengths", default="4096,8192,32768", help="of prompts")
+    parser.add_argument("--vocabulary", type=int, default=8000, help="vocabulary size")
+    parser.add_argument(
+        "--lengths", default="4096,8192,32768", help="prompt lengths, comma separated"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", choices=["float32", "bfloat16"],
-                        help="of all models; float32 on a CPU if not given")  # fmt: skip
-    parser.add_argument("--label", help="ends the names of the results' files")
+                        help="default: float32 on a CPU, bfloat16 on a GPU")  # fmt: skip
+    parser.add_argument("--label", help="suffix of the names of the result files")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     options.dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
@@ -56,7 +59,7 @@ def main() -> None:
         for length in lengths:
             console.message(f"prefill of {length:,} tokens")
             rows += timed(prefills(models, length, device), "prefill", length, length, options)
-        console.message(f"decoding behind {max(lengths):,} tokens")
+        console.message(f"decoding after {max(lengths):,} tokens")
         decoding = decoders(models, max(lengths), device)
         rows += timed(decoding, "decode", max(lengths), DECODED, options)
     report(rows, facts, options, device)
@@ -65,7 +68,7 @@ def main() -> None:
 def prepare(
     folder: Path, options: argparse.Namespace, longest: int, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write both checkpoints; return the models and what there is to know about them."""
+    """Write both checkpoints; return the models and facts about them."""
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -102,7 +105,7 @@ def prepare(
 def prefills(
     models: dict[str, Any], length: int, device: torch.device
 ) -> dict[str, Callable[[], object]]:
-    """Return for every model the work of taking in a prompt, its cache filled."""
+    """Return for every model a function that prefills a prompt, with a cache."""
     ids = torch.randint(0, models[OURS].config.vocab_size, (1, length), device=device)
 
     def prefill(model: Any) -> Any:
@@ -115,7 +118,7 @@ def prefills(
 def decoders(
     models: dict[str, Any], length: int, device: torch.device
 ) -> dict[str, Callable[[], object]]:
-    """Return for every model the work of decoding some tokens; each call goes on where it was."""
+    """Return for every model a function that decodes some tokens, continuing its last call."""
     filled = {name: work() for name, work in prefills(models, length, device).items()}
     caches = {name: o.cache for name, o in filled.items()}
     token = torch.zeros(1, 1, dtype=torch.long, device=device)
@@ -154,7 +157,7 @@ def report(
     options: argparse.Namespace,
     device: torch.device,
 ) -> None:
-    """Print the table, draw the plot, and write the figures down."""
+    """Print the table, and write the plot and the JSON file."""
     described = machine(device)
     ours = {(r["what"], r["context"]): r["tokens_per_s"] for r in rows if r["model"] == OURS}
     console.table(
@@ -175,7 +178,7 @@ def report(
         caption=f"{described['device']}, {described['threads']} threads, {options.dtype}; a Llama "
         f"of {facts['parameters_before'] / 1e6:.0f} M parameters and its hybrid, "
         f"{facts['parameters'] / 1e6:.0f} M ({facts['layout']}); one sequence, medians of "
-        f"{options.rounds} rounds in turn.",
+        f"{options.rounds} interleaved rounds.",
     )
     result = {
         "benchmark": "end_to_end",
@@ -201,7 +204,7 @@ def report(
 
 
 def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
-    """Draw prefill speed against length, a line for each model."""
+    """Draw prefill speed against length, one line per model."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")

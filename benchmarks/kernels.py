@@ -1,232 +1,29 @@
 """Every operation beside its peers, in one run, with the machine's own floor.
 
-    python benchmarks/kernels.py                        # this machine's processor
+    python benchmarks/kernels.py                        # this machine's CPU
     python benchmarks/kernels.py --device cuda          # its GPU, in bfloat16
     python benchmarks/kernels.py --only ssd_scan --tokens 2048,8192
 
-Peers: transformers' torch path (what its Mamba-2 models run without mamba-ssm), and mamba_ssm and
-causal_conv1d where they import. The floor is the larger of the operations over the rate of a large
-matrix product and the bytes over the bandwidth of a large copy, both measured in the same run.
-Backward peaks are measured in a process each.
+Peers are transformers' torch code, which its Mamba-2 models run without mamba-ssm, and mamba_ssm
+and causal_conv1d if they are installed. The floor is a lower bound of the time: operations divided
+by the rate of a large matrix product, or bytes divided by the bandwidth of a large copy, whichever
+is longer. The same run measures both rates. A separate process measures each memory peak.
 """
 
 import argparse
-import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from kernels_operations import GROUPS, HEAD_DIM, HEADS, OPERATIONS, STATE, Operation, Shape
 from measuring import bandwidth, interleaved, machine, matrix_rate, memory_now, memory_peak
 
-from hybridize import kernels
 from hybridize.console import console
-
-HEADS, HEAD_DIM, STATE, GROUPS, HIDDEN = 16, 64, 128, 1, 512
-
-
-@dataclass
-class Shape:
-    """What the operations work on."""
-
-    batch: int
-    tokens: int
-    device: torch.device
-    dtype: torch.dtype
-
-    def draw(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Return random numbers that take a gradient."""
-        made = torch.randn(*shape, device=self.device, dtype=dtype or self.dtype)
-        return made.requires_grad_()
-
-
-@dataclass
-class Operation:
-    """An operation on its operands.
-
-    Attributes:
-        inputs: the operands, all of which take gradients.
-        works: by name, ours first: given the operands, the output.
-        operations, bytes: the least that it has to compute and to move.
-    """
-
-    inputs: dict[str, torch.Tensor]
-    works: dict[str, Callable[..., torch.Tensor]]
-    operations: float
-    bytes: float
-
-
-def ssd_scan(shape: Shape) -> Operation:
-    b, n = shape.batch, shape.tokens
-    inputs = {
-        "x": shape.draw(b, n, HEADS, HEAD_DIM),
-        "dt": shape.draw(b, n, HEADS),
-        "A": (-torch.rand(HEADS, device=shape.device) - 0.1).requires_grad_(),
-        "B": shape.draw(b, n, GROUPS, STATE),
-        "C": shape.draw(b, n, GROUPS, STATE),
-        "D": shape.draw(HEADS, dtype=torch.float32),
-        "dt_bias": shape.draw(HEADS, dtype=torch.float32),
-    }
-
-    def ours(**given: torch.Tensor) -> torch.Tensor:
-        return kernels.ssd_scan(**given)[0]
-
-    def theirs(x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
-        from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
-
-        return mamba2_chunk_scan(
-            x, dt, A, B, C, chunk_size=256, D=D, dt_bias=dt_bias, dt_softplus=True
-        )
-
-    def mamba_ssm(x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
-        scan = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
-        return scan.mamba_chunk_scan_combined(
-            x, dt, A, B, C, chunk_size=256, D=D, dt_bias=dt_bias, dt_softplus=True
-        )
-
-    works = {"hybridize": ours, "transformers": theirs}
-    if shape.device.type == "cuda" and _imports("mamba_ssm"):
-        works["mamba_ssm"] = mamba_ssm
-    # By chunks of Q tokens a token takes 2·Q·(N/heads + P) within the chunk, half of it masked, and
-    # 4·N·P through the state; the best Q for this width is 64.
-    chunk = 64
-    within = 2 * chunk * (STATE * GROUPS / HEADS + HEAD_DIM) / 2
-    operations = b * n * HEADS * (within + 4 * STATE * HEAD_DIM)
-    return Operation(inputs, works, operations, _bytes(inputs, inputs["x"]))
-
-
-def causal_conv1d(shape: Shape) -> Operation:
-    channels = HEADS * HEAD_DIM + 2 * GROUPS * STATE
-    inputs = {
-        "x": shape.draw(shape.batch, shape.tokens, channels),
-        "weight": shape.draw(channels, 4),
-        "bias": shape.draw(channels),
-    }
-
-    def ours(**given: torch.Tensor) -> torch.Tensor:
-        return kernels.causal_conv1d(**given)[0]
-
-    def theirs(x, weight, bias):  # type: ignore[no-untyped-def]
-        y = F.conv1d(x.transpose(1, 2), weight[:, None], bias, padding=3, groups=channels)
-        return F.silu(y[..., : x.shape[1]]).transpose(1, 2)
-
-    def compiled(x, weight, bias):  # type: ignore[no-untyped-def]
-        module = importlib.import_module("causal_conv1d")
-        return module.causal_conv1d_fn(x.transpose(1, 2), weight, bias, activation="silu").mT
-
-    works = {"hybridize": ours, "transformers": theirs}
-    if shape.device.type == "cuda" and _imports("causal_conv1d"):
-        works["causal_conv1d"] = compiled
-    return Operation(inputs, works, 8 * inputs["x"].numel(), _bytes(inputs, inputs["x"]))
-
-
-def gated_rms_norm(shape: Shape) -> Operation:
-    width = HEADS * HEAD_DIM
-    inputs = {
-        "x": shape.draw(shape.batch, shape.tokens, width),
-        "gate": shape.draw(shape.batch, shape.tokens, width),
-        "weight": shape.draw(width),
-    }
-
-    def ours(**given: torch.Tensor) -> torch.Tensor:
-        return kernels.gated_rms_norm(**given, eps=1e-5, group_size=width)
-
-    def theirs(x, gate, weight):  # type: ignore[no-untyped-def]
-        wide = x.float() * F.silu(gate.float())
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)
-        return weight * wide.to(x.dtype)
-
-    works = {"hybridize": ours, "transformers": theirs}
-    return Operation(inputs, works, 10 * inputs["x"].numel(), _bytes(inputs, inputs["x"]))
-
-
-def swiglu(shape: Shape) -> Operation:
-    inputs = {name: shape.draw(shape.batch, shape.tokens, 4 * HIDDEN) for name in ("gate", "up")}
-    works = {
-        "hybridize": kernels.swiglu,
-        "transformers": lambda gate, up: F.silu(gate) * up,
-    }
-    return Operation(inputs, works, 5 * inputs["up"].numel(), _bytes(inputs, inputs["up"]))
-
-
-def linear(shape: Shape) -> Operation:
-    inputs = {
-        "x": shape.draw(shape.batch, shape.tokens, HIDDEN),
-        "weight": (shape.draw(4 * HIDDEN, HIDDEN) * HIDDEN**-0.5).detach().requires_grad_(),
-    }
-    works = {"hybridize": kernels.linear, "torch": F.linear}
-    operations = 2 * inputs["x"].numel() * 4 * HIDDEN
-    return Operation(inputs, works, operations, _bytes(inputs, inputs["x"]))
-
-
-def squared_relu_mlp(shape: Shape) -> Operation:
-    width, small = 4 * HIDDEN, HIDDEN**-0.5
-    inputs = {
-        "x": shape.draw(shape.batch, shape.tokens, HIDDEN),
-        "up": (shape.draw(width, HIDDEN) * small).detach().requires_grad_(),
-        "down": (shape.draw(HIDDEN, width) * small).detach().requires_grad_(),
-    }
-    works = {
-        "hybridize": kernels.squared_relu_mlp,
-        "torch": lambda x, up, down: F.linear(F.relu(F.linear(x, up)).square(), down),
-        "hybridize, layer by layer": lambda x, up, down: F.linear(
-            kernels.squared_relu(F.linear(x, up)), down
-        ),
-    }
-    operations = 4 * inputs["x"].numel() * width
-    return Operation(inputs, works, operations, _bytes(inputs, inputs["x"]))
-
-
-def linear_kl_divergence(shape: Shape) -> Operation:
-    tokens, vocabulary = min(2048, shape.batch * shape.tokens), 32_000
-    inputs = {
-        "hidden": shape.draw(tokens, HIDDEN),
-        "weight": (shape.draw(vocabulary, HIDDEN) * 0.05).detach().requires_grad_(),
-        "target_hidden": shape.draw(tokens, HIDDEN).detach(),
-        "target_weight": (shape.draw(vocabulary, HIDDEN) * 0.05).detach(),
-    }
-
-    def plain(hidden, weight, target_hidden, target_weight):  # type: ignore[no-untyped-def]
-        wanted = (target_hidden @ target_weight.T).float().log_softmax(-1)
-        got = (hidden @ weight.T).float().log_softmax(-1)
-        return F.kl_div(got, wanted, reduction="batchmean", log_target=True)
-
-    works = {"hybridize": kernels.linear_kl_divergence, "torch, all logits": plain}
-    operations = 2 * 2 * tokens * vocabulary * HIDDEN
-    return Operation(inputs, works, operations, _bytes(inputs))
-
-
-def attention(shape: Shape) -> Operation:
-    """Causal attention of the scan's width: what the scan takes the place of."""
-    inputs = {
-        name: shape.draw(shape.batch, HEADS, shape.tokens, HEAD_DIM) for name in ("q", "k", "v")
-    }
-
-    def sdpa(q, k, v):  # type: ignore[no-untyped-def]
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-    operations = 2 * shape.batch * HEADS * shape.tokens**2 * HEAD_DIM
-    return Operation(inputs, {"torch SDPA": sdpa}, operations, _bytes(inputs, inputs["q"]))
-
-
-OPERATIONS: dict[str, Callable[[Shape], Operation]] = {
-    operation.__name__: operation
-    for operation in (
-        ssd_scan,
-        attention,
-        causal_conv1d,
-        gated_rms_norm,
-        swiglu,
-        linear,
-        squared_relu_mlp,
-        linear_kl_divergence,
-    )
-}
 
 
 def main() -> None:
@@ -236,8 +33,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--tokens", default="2048,8192", help="sequence lengths, comma separated")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help="operations, comma separated; all if left out")
-    parser.add_argument("--label", help="ends the names of the results' files")
+    parser.add_argument("--only", help="operations, comma separated; default: all")
+    parser.add_argument("--label", help="suffix of the names of the result files")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -249,21 +46,23 @@ def main() -> None:
         shape = Shape(options.batch, lengths[0], device, getattr(torch, name))
         print(_peak(operation, work, shape))
         return
-    rate, moved = matrix_rate(device, getattr(torch, name)), bandwidth(device)
-    console.message(f"matrix products: {rate / 1e9:,.0f} GFLOP/s; copies: {moved / 1e9:,.1f} GB/s")
+    rate, copy_rate = matrix_rate(device, getattr(torch, name)), bandwidth(device)
+    console.message(
+        f"matrix products: {rate / 1e9:,.0f} GFLOP/s; copies: {copy_rate / 1e9:,.1f} GB/s"
+    )
     rows = []
     for operation in options.only.split(",") if options.only else OPERATIONS:
         for length in lengths if operation != "linear_kl_divergence" else lengths[:1]:
             console.message(f"{operation}, {length:,} tokens")
             shape = Shape(options.batch, length, device, getattr(torch, name))
-            rows += measure(operation, shape, rate, moved, options)
-    report(rows, rate, moved, name, device, options)
+            rows += measure(operation, shape, rate, copy_rate, options)
+    report(rows, rate, copy_rate, name, device, options)
 
 
 def measure(
-    operation: str, shape: Shape, rate: float, moved: float, options: argparse.Namespace
+    operation: str, shape: Shape, rate: float, copy_rate: float, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Time an operation and its peers, forward, and forward with backward."""
+    """Time an operation and its peers: forward, and forward and backward."""
     case = OPERATIONS[operation](shape)
     plain = {name: value.detach() for name, value in case.inputs.items()}
 
@@ -283,7 +82,7 @@ def measure(
             shape.device,
             options.rounds,
         )
-        floor = max(factor * case.operations / rate, factor * case.bytes / moved)
+        floor = max(factor * case.operations / rate, factor * case.bytes / copy_rate)
         for name, figures in timed.items():
             rows.append(
                 {
@@ -303,19 +102,19 @@ def measure(
 def report(
     rows: list[dict[str, Any]],
     rate: float,
-    moved: float,
+    copy_rate: float,
     dtype: str,
     device: torch.device,
     options: argparse.Namespace,
 ) -> None:
-    """Print the table, draw the plot, and write the figures down."""
+    """Print the table, and write the plot and the JSON file."""
     described = machine(device)
     console.table(
         ["operation", "tokens", "", "implementation", "ms", "× floor", "× ours", "peak", "× ours"],
         [_row(row, _ours(row, rows)) for row in rows],
         caption=f"{described['device']}, {described['threads']} threads, {dtype}, batch "
         f"{options.batch}; {HEADS} heads × {HEAD_DIM}, state {STATE}, {GROUPS} group. Medians of "
-        f"{options.rounds} rounds, in turn; peaks beyond the operands, with all gradients.",
+        f"{options.rounds} interleaved rounds; peaks beyond the operands, with all gradients.",
     )
     result = {
         "benchmark": "kernels",
@@ -330,7 +129,7 @@ def report(
             "rounds": options.rounds,
         },
         "matrix_flops_per_s": rate,
-        "bandwidth_bytes_per_s": moved,
+        "bandwidth_bytes_per_s": copy_rate,
         "rows": rows,
     }
     options.output.mkdir(parents=True, exist_ok=True)
@@ -343,7 +142,7 @@ def report(
 
 
 def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
-    """Draw how many times as long as ours every peer takes."""
+    """Draw each peer's time as a multiple of ours."""
     from matplotlib.figure import Figure
 
     peers = [(row, ours) for row in rows if (ours := _ours(row, rows)) not in (None, row)]
@@ -367,7 +166,7 @@ def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
 
 
 def _ours(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return our row beside a row; attention is put beside the scan."""
+    """Return our row to compare a row with; attention is compared with the scan."""
     operation = "ssd_scan" if row["operation"] == "attention" else row["operation"]
     wanted = (operation, row["tokens"], row["direction"], "hybridize")
     keys = ("operation", "tokens", "direction", "implementation")
@@ -375,7 +174,7 @@ def _ours(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any] | N
 
 
 def _row(row: dict[str, Any], ours: dict[str, Any] | None) -> tuple[object, ...]:
-    beside = ours is not None and ours is not row
+    is_peer = ours is not None and ours is not row
     peak = row.get("peak_bytes")
     return (
         row["operation"],
@@ -384,9 +183,9 @@ def _row(row: dict[str, Any], ours: dict[str, Any] | None) -> tuple[object, ...]
         row["implementation"],
         f"{row['median_s'] * 1e3:.1f} ±{row['spread'] / 2:.0%}",
         f"{row['median_s'] / row['floor_s']:.1f}",
-        f"{row['median_s'] / ours['median_s']:.1f}" if ours is not None and beside else "",
+        f"{row['median_s'] / ours['median_s']:.1f}" if ours is not None and is_peer else "",
         "" if peak is None else f"{peak / 2**20:,.0f} MiB",
-        f"{peak / ours['peak_bytes']:.1f}" if peak and ours is not None and beside else "",
+        f"{peak / ours['peak_bytes']:.1f}" if peak and ours is not None and is_peer else "",
     )
 
 
@@ -399,14 +198,14 @@ def _peak_of(operation: str, work: str, shape: Shape, options: argparse.Namespac
 
 
 def _peak(operation: str, work: str, shape: Shape) -> int:
-    """Return the most memory that forward and backward take beyond the operands."""
+    """Return the peak memory of forward and backward beyond the operands, in bytes."""
 
     def both(case: Operation) -> None:
         output = case.works[work](**case.inputs)
         wanted = [value for value in case.inputs.values() if value.requires_grad]
         torch.autograd.grad(output, wanted, torch.ones_like(output))
 
-    both(OPERATIONS[operation](replace(shape, tokens=8)))  # what is loaded at the first call
+    both(OPERATIONS[operation](replace(shape, tokens=8)))  # load what the first call loads
     case = OPERATIONS[operation](shape)
     if shape.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -416,18 +215,6 @@ def _peak(operation: str, work: str, shape: Shape) -> int:
     before = memory_now()
     both(case)
     return memory_peak() - before
-
-
-def _bytes(inputs: dict[str, torch.Tensor], *outputs: torch.Tensor) -> float:
-    return float(sum(tensor.nbytes for tensor in (*inputs.values(), *outputs)))
-
-
-def _imports(name: str) -> bool:
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

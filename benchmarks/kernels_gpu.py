@@ -3,10 +3,11 @@
     benchmarks/kernels_gpu.sh                    # correctness first, then this
     python benchmarks/kernels_gpu.py --only ssd_scan,ssd_step
 
-Peers are mamba_ssm, causal_conv1d, flash-linear-attention and plain torch, where they import; what
-each gives is compared with ours. The floor is the larger of the operations over the rate of a large
-matrix product and the bytes over the bandwidth of a large copy, both measured in the same run.
-``--tiny`` runs everything at toy size, in Triton's interpreter too: it checks the script alone.
+Peers are plain torch, and mamba_ssm, causal_conv1d and flash-linear-attention if installed. Their
+outputs are compared with ours. The floor is a lower bound of the time: operations divided by the
+rate of a large matrix product, or bytes divided by the bandwidth of a large copy, whichever is
+longer. The same run measures both rates. ``--tiny`` runs everything at toy size, also in Triton's
+interpreter, to check this script.
 """
 
 import argparse
@@ -37,28 +38,32 @@ TINY = Sizes(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="operations, comma separated; all if left out")
+    parser.add_argument("--only", help="operations, comma separated; default: all")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.tiny:
-        raise SystemExit("error: no CUDA device here; benchmarks/kernels.py measures the processor")
+        raise SystemExit("error: there is no CUDA device; benchmarks/kernels.py measures the CPU")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     os.environ["HYBRIDIZE_KERNELS"] = "triton"
     sizes = TINY if options.tiny else HYBRID_8B
-    rate, moved = matrix_rate(device, sizes.dtype), bandwidth(device)
-    console.message(f"matrix products: {rate / 1e12:,.1f} TFLOP/s; copies: {moved / 1e9:,.0f} GB/s")
+    rate, copy_rate = matrix_rate(device, sizes.dtype), bandwidth(device)
+    console.message(
+        f"matrix products: {rate / 1e12:,.1f} TFLOP/s; copies: {copy_rate / 1e9:,.0f} GB/s"
+    )
     rows = []
     for name in options.only.split(",") if options.only else OPERATIONS:
-        rows += measure(name, OPERATIONS[name](sizes, device), rate, moved, options.rounds)
+        rows += measure(name, OPERATIONS[name](sizes, device), rate, copy_rate, options.rounds)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    report(rows, rate, moved, sizes, device, options)
+    report(rows, rate, copy_rate, sizes, device, options)
 
 
-def measure(name: str, case: Case, rate: float, moved: float, rounds: int) -> list[dict[str, Any]]:
-    """Time an operation and its peers: forward, and forward with backward where there is one."""
+def measure(
+    name: str, case: Case, rate: float, copy_rate: float, rounds: int
+) -> list[dict[str, Any]]:
+    """Time an operation and its peers: forward, and forward and backward if it has a gradient."""
     rows = []
     directions = [("forward", False, 1.0), ("forward+backward", True, 3.0)]
     for direction, backward, factor in directions if case.differentiable else directions[:1]:
@@ -68,17 +73,17 @@ def measure(name: str, case: Case, rate: float, moved: float, rounds: int) -> li
             started = time.perf_counter()
             try:
                 output = _finished(run, case.device)
-            except Exception as error:  # a peer's own matter, unless it is us
+            except Exception as error:  # a peer may fail; ours may not
                 if ours is None:
                     raise
-                console.message(f"{name}, {peer}: left out, {type(error).__name__}: {error}")
+                console.message(f"{name}, {peer}: skipped, {type(error).__name__}: {error}")
                 continue
             row = {
                 "operation": name,
                 "direction": direction,
                 "implementation": peer,
                 "first_call_s": time.perf_counter() - started,
-                "floor_s": max(factor * case.operations / rate, factor * case.bytes / moved),
+                "floor_s": max(factor * case.operations / rate, factor * case.bytes / copy_rate),
             }
             if ours is None:
                 ours = output
@@ -89,12 +94,12 @@ def measure(name: str, case: Case, rate: float, moved: float, rounds: int) -> li
             runs[peer] = (run, row)
             rows.append(row)
         seconds: dict[str, list[float]] = {peer: [] for peer in runs}
-        for _ in range(rounds):  # in turn, so that clocks that change do so for all
+        for _ in range(rounds):  # interleaved, so that changing clock rates affect all alike
             for peer, (run, _) in runs.items():
                 seconds[peer].append(_seconds(run, case.device))
         for peer, (_, row) in runs.items():
-            low, middle, high = statistics.quantiles(seconds[peer], n=4, method="inclusive")
-            row |= {"median_s": middle, "spread": (high - low) / middle}
+            low, median, high = statistics.quantiles(seconds[peer], n=4, method="inclusive")
+            row |= {"median_s": median, "spread": (high - low) / median}
         console.message(f"{name}, {direction}: {', '.join(runs)}")
     return rows
 
@@ -120,7 +125,7 @@ def _finished(run: Callable[[], torch.Tensor], device: torch.device) -> torch.Te
 
 
 def _peak(run: Callable[[], Any], device: torch.device) -> int | None:
-    """Return the most memory that a run takes beyond its operands."""
+    """Return the peak memory of a run beyond its operands, in bytes."""
     if device.type != "cuda":
         return None
     before = torch.cuda.memory_allocated()
@@ -131,7 +136,7 @@ def _peak(run: Callable[[], Any], device: torch.device) -> int | None:
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Time a run on the GPU's own clock, which leaves out what the launch took on the processor."""
+    """Time a run with GPU events, which exclude the CPU time of the launch."""
     if device.type != "cuda":
         started = time.perf_counter()
         run()
@@ -148,12 +153,12 @@ def _seconds(run: Callable[[], Any], device: torch.device) -> float:
 def report(
     rows: list[dict[str, Any]],
     rate: float,
-    moved: float,
+    copy_rate: float,
     sizes: Sizes,
     device: torch.device,
     options: argparse.Namespace,
 ) -> None:
-    """Print the table, draw the plot, and write the figures down under the device's name."""
+    """Print the table, and write the plot and the JSON file, named after the device."""
     from kernels import draw
 
     for row in rows:
@@ -161,16 +166,16 @@ def report(
     described = machine(device)
     console.table(
         ["operation", "", "implementation", "ms", "× floor", "× ours", "peak", "differs", "first"],
-        [_cells(row, rows) for row in rows],
-        caption=f"{described['device']}, {sizes}. Medians of {options.rounds} rounds, in turn; "
-        "peaks beyond the operands; first calls, in seconds, with compilation.",
+        [_row(row, rows) for row in rows],
+        caption=f"{described['device']}, {sizes}. Medians of {options.rounds} interleaved "
+        "rounds; peaks beyond the operands; first calls in seconds, with compilation.",
     )
     result = {
         "benchmark": "kernels_gpu",
         "machine": described,
         "settings": {"sizes": str(sizes), "rounds": options.rounds},
         "matrix_flops_per_s": rate,
-        "bandwidth_bytes_per_s": moved,
+        "bandwidth_bytes_per_s": copy_rate,
         "rows": rows,
     }
     options.output.mkdir(parents=True, exist_ok=True)
@@ -181,7 +186,7 @@ def report(
     console.message(f"written: {path} and {path.with_suffix('.png').name}")
 
 
-def _cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[object, ...]:
+def _row(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[object, ...]:
     same = ("operation", "direction")
     ours = next(other for other in rows if all(other[key] == row[key] for key in same))
     peak = row["peak_bytes"]

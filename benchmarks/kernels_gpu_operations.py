@@ -15,7 +15,7 @@ Work = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the operands are; ``decoding`` is the batch of the single steps."""
+    """Sizes of the operands; ``decoding`` is the batch size of operations on a single token."""
 
     batch: int
     tokens: int
@@ -42,10 +42,10 @@ class Case:
     """An operation on its operands.
 
     Attributes:
-        inputs: the operands; those that take gradients require them.
-        works: by name, ours first: given the operands, the output.
-        operations, bytes: the least that it has to compute and to move.
-        differentiable: whether there is a backward to measure.
+        inputs: the operands; gradients are computed for those that require them.
+        works: the implementations by name, ours first: functions from the operands to the output.
+        operations, bytes: the minimum of floating-point operations, and of bytes to move.
+        differentiable: whether the operation has a gradient.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -89,15 +89,16 @@ def ssd_scan(sizes: Sizes, device: torch.device) -> Case:
 
     def fla(x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
         gla = importlib.import_module("fla.ops.simple_gla")
-        step = F.softplus(dt.float() + dt_bias)
-        keys, queries = (t.repeat_interleave(x.shape[2] // t.shape[2], 2) for t in (B, C))
-        values = (x * step[..., None]).to(x.dtype)
-        y, _ = gla.chunk_simple_gla(queries, keys, values, step * A, scale=1.0)
+        delta = F.softplus(dt.float() + dt_bias)
+        B, C = (t.repeat_interleave(x.shape[2] // t.shape[2], 2) for t in (B, C))
+        values = (x * delta[..., None]).to(x.dtype)
+        y, _ = gla.chunk_simple_gla(C, B, values, delta * A, scale=1.0)
         return y + D.to(x.dtype)[:, None] * x
 
     works: dict[str, Work] = {"hybridize": lambda **given: kernels.ssd_scan(**given)[0]}
     works |= _available(mamba_ssm=mamba_ssm, fla=fla)
-    # The least over chunk sizes Q: 2·Q·(N·groups/heads + P), half of it masked, and 4·N·P a token.
+    # With chunks of Q = 64 tokens, a token takes 2·Q·(N·groups/heads + P) operations, half of them
+    # masked, and 4·N·P for the state.
     within = 64 * (sizes.state * sizes.groups / sizes.heads + sizes.head_dim)
     each = sizes.heads * (within + 4 * sizes.state * sizes.head_dim)
     moved = _bytes(inputs) + inputs["x"].nbytes
@@ -234,34 +235,34 @@ def mamba2_step(sizes: Sizes, device: torch.device) -> Case:
     inputs = {"projected": projected, **conv, **heads, "norm_weight": draw(sizes.inner)}
     shape = (sizes.decoding, sizes.heads, sizes.head_dim, sizes.state)
     group = sizes.inner // sizes.groups
-    known = {
+    states = {
         name: (
             torch.zeros(sizes.decoding, sizes.channels, 3, device=device, dtype=sizes.dtype).mT,
             torch.zeros(shape, device=device),
-        )  # windows laid out as caches have them
-        for name in ("hybridize", "apart")
+        )  # conv_state and state, in the layout of the model's cache
+        for name in ("hybridize", "separate")
     }
 
     def ours(**given: torch.Tensor) -> torch.Tensor:
-        conv_state, state = known["hybridize"]
+        conv_state, state = states["hybridize"]
         return kernels.mamba2_step(
             conv_state=conv_state, state=state, eps=1e-5, group_size=group, **given
         )
 
-    def apart(projected, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight):  # type: ignore[no-untyped-def]
-        conv_state, state = known["apart"]
+    def separate(projected, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight):  # type: ignore[no-untyped-def]
+        conv_state, state = states["separate"]
         gate, mixed, dt = projected.split([sizes.inner, sizes.channels, sizes.heads], -1)
         mixed = kernels.causal_conv1d_step(mixed, conv_state, conv_weight, conv_bias)
-        shared = sizes.groups * sizes.state
-        x, B, C = mixed.split([sizes.inner, shared, shared], -1)
+        bc_width = sizes.groups * sizes.state
+        x, B, C = mixed.split([sizes.inner, bc_width, bc_width], -1)
         B, C = (t.unflatten(-1, (sizes.groups, -1)) for t in (B, C))
         x = x.unflatten(-1, (sizes.heads, -1))
         y = kernels.ssd_step(state, x, dt, -A_log.exp(), B, C, D=D, dt_bias=dt_bias)
         return kernels.gated_rms_norm(y.flatten(1), gate, norm_weight, 1e-5, group_size=group)
 
-    conv_state, state = known["hybridize"]
+    conv_state, state = states["hybridize"]
     moved = _bytes(inputs) + 2 * (state.nbytes + conv_state.nbytes)
-    works: dict[str, Work] = {"hybridize": ours, "hybridize, op by op": apart}
+    works: dict[str, Work] = {"hybridize": ours, "hybridize, op by op": separate}
     return Case(inputs, works, 5 * state.numel(), moved, device, differentiable=False)
 
 
@@ -281,11 +282,11 @@ def fp8_quantize(sizes: Sizes, device: torch.device) -> Case:
 
 
 def fp8_linear(sizes: Sizes, device: torch.device) -> Case:
-    """By rows, activations quantized on the way in; torch's product has them quantized already."""
+    """Scales per row. Ours also quantizes the activations; torch's product gets them quantized."""
     return _fp8_linear(sizes, device, "row", "row")
 
 
-def fp8_linear_by_blocks(sizes: Sizes, device: torch.device) -> Case:
+def fp8_linear_per_block(sizes: Sizes, device: torch.device) -> Case:
     return _fp8_linear(sizes, device, "group", "block")
 
 
@@ -295,7 +296,7 @@ def _fp8_linear(sizes: Sizes, device: torch.device, activations: str, weights: s
     wide = draw(4 * sizes.hidden, sizes.hidden).detach()
     weight, weight_scale = kernels.fp8_quantize(wide, weights)
     values, scale = kernels.fp8_quantize(x, activations)
-    by_columns = scale.T.contiguous().T  # what torch wants of groups; the same of rows
+    by_columns = scale.T.contiguous().T  # torch's layout for groups; the same for rows
 
     def scaled_mm(x):  # type: ignore[no-untyped-def]
         return torch._scaled_mm(
@@ -311,7 +312,7 @@ def _fp8_linear(sizes: Sizes, device: torch.device, activations: str, weights: s
         "torch, product alone": scaled_mm,
         "torch, in the operands' dtype": lambda x: F.linear(x, wide),
     }
-    # Half of them: FP8 has twice the rate of the products that were measured.
+    # Half of the operations, because FP8 has twice the rate of the measured matrix product.
     operations = x.numel() * len(weight)
     moved = x.nbytes + weight.nbytes + x.shape[0] * len(weight) * x.element_size()
     return Case({"x": x}, works, operations, moved, device, differentiable=False)
@@ -328,9 +329,9 @@ def linear_kl_divergence(sizes: Sizes, device: torch.device) -> Case:
     }
 
     def unfused(hidden, weight, target_hidden, target_weight):  # type: ignore[no-untyped-def]
-        wanted = (target_hidden @ target_weight.T).float().log_softmax(-1)
-        got = (hidden @ weight.T).float().log_softmax(-1)
-        return F.kl_div(got, wanted, reduction="batchmean", log_target=True)
+        teacher = (target_hidden @ target_weight.T).float().log_softmax(-1)
+        student = (hidden @ weight.T).float().log_softmax(-1)
+        return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
     works: dict[str, Work] = {"hybridize": kernels.linear_kl_divergence, "torch": unfused}
     operations = 4 * sizes.tokens * sizes.vocabulary * sizes.hidden
@@ -351,14 +352,14 @@ OPERATIONS: dict[str, Callable[[Sizes, torch.device], Case]] = {
         squared_relu_mlp,
         fp8_quantize,
         fp8_linear,
-        fp8_linear_by_blocks,
+        fp8_linear_per_block,
         linear_kl_divergence,
     )
 }
 
 
 def _available(**peers: Any) -> dict[str, Work]:
-    """Return the peers whose package is installed."""
+    """Return the peers whose packages are installed."""
     from importlib.util import find_spec
 
     return {name: work for name, work in peers.items() if find_spec(name) is not None}
