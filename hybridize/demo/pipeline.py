@@ -34,15 +34,23 @@ class DemoSizes:
     """How much the demo computes.
 
     Attributes:
+        calibration_tokens: tokens that new blocks are fitted on and swaps are measured on.
         align_tokens: tokens of the align stage.
         distill_tokens: tokens of the kl stage.
+        validation_sequences: sequences that distillation is validated on.
+        prune_tokens: tokens that importance is measured on.
+        candidates: pruning candidates that are compared.
         questions: questions asked per subject; None for all.
         bench: options of `hybridize.bench`. Only long prompts and a batch show the cost of
             attention in so small a model.
     """
 
+    calibration_tokens: int = 4096
     align_tokens: int = 250_000
     distill_tokens: int = 450_000
+    validation_sequences: int = 16
+    prune_tokens: int = 8192
+    candidates: int = 4
     questions: int | None = None
     bench: dict[str, Any] = field(
         default_factory=lambda: {
@@ -120,13 +128,16 @@ class _Steps:
         self._importance = output / "importance.safetensors"
         self._evaluation, self._bench = output / "eval.json", output / "bench.json"
         self._calibration: dict[str, Any] = {
-            "calibration": self._text, "calibration_tokens": 4096, "force": force,
-        }  # fmt: skip
+            "calibration": self._text,
+            "calibration_tokens": SIZES.calibration_tokens,
+            "force": force,
+        }
         self._training: dict[str, Any] = {
             "teacher": CHECKPOINT,
             "data": (str(self._text),),
             "seq_len": 512,
             "batch_size": 8,
+            "validation_sequences": SIZES.validation_sequences,
             "device": "cpu",
             "force": force,
         }
@@ -191,8 +202,8 @@ class _Steps:
             self._output / f"attention-{KEPT}-pruned",
             params=PARAMS,
             calibration=self._text,
-            calibration_tokens=8192,
-            candidates=4,
+            calibration_tokens=SIZES.prune_tokens,
+            candidates=SIZES.candidates,
             scores=self._importance,
             device="cpu",
             force=self._force,
@@ -209,7 +220,7 @@ class _Steps:
         return DemoModel("  quantized to FP8", done.output)
 
     def evaluate(self, models: Sequence[DemoModel]) -> Any:
-        from hybridize.evals import evaluate
+        from hybridize.evals.evaluate import evaluate
 
         console.message("evaluating: the bundled exam, 9 subjects, 5-shot")
         return evaluate(

@@ -15,7 +15,7 @@ from hybridize.kernels.reference.ssd_scan import ssd_scan
 from hybrids import LAYOUTS, build
 from tiny import tokens, write_stock, write_tokenizer
 
-EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "onnx_generate.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "onnx_generate.py"
 
 
 @torch.no_grad()
