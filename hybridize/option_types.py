@@ -68,6 +68,23 @@ class Text(OptionType):
 
 
 @dataclass(frozen=True)
+class ParsedText(Text):
+    """Text that a function can parse. The option keeps the text.
+
+    Attributes:
+        parse: reads the text; its `ValueError` says what is right.
+    """
+
+    parse: Callable[[str], Any] = str
+
+    @override
+    def convert(self, value: Any) -> str:
+        text = super().convert(value)
+        self.parse(text)
+        return text
+
+
+@dataclass(frozen=True)
 class TextOrFlag(Text):
     """A text. On the command line, the option may also stand without a value.
 

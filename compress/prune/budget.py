@@ -108,7 +108,7 @@ def parameter_budget(text: str, config: ModelSpec) -> Parameters:
         config: the model that a percentage refers to.
 
     Raises:
-        InputError: the text is no such budget.
+        ValueError: the text is no such budget.
     """
     percent, count = parse_params(text)
     if percent is None:
@@ -128,7 +128,7 @@ def memory_budget(
             if they will be quantized.
 
     Raises:
-        InputError: the text is no such budget.
+        ValueError: the text is no such budget.
     """
     limit, context, batch = parse_memory(text)
     linear_width = width if weight_bits is None else weight_bits / 8

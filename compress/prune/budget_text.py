@@ -2,7 +2,6 @@
 
 import re
 
-from hybridize.errors import InputError
 from hybridize.option_types import Count, Number, Size
 
 _AT = r"@(?P<context>\d+)(?P<k>k?)(?:x(?P<batch>\d+))?"
@@ -15,7 +14,7 @@ def parse_params(text: str) -> tuple[float | None, int | None]:
         The percentage and None, or None and the count.
 
     Raises:
-        InputError: the text is neither.
+        ValueError: the text is neither.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
     try:
@@ -23,9 +22,7 @@ def parse_params(text: str) -> tuple[float | None, int | None]:
             return None, Count().convert(text)
         return Number(0, 100, above=True).convert(match[1]), None
     except ValueError:
-        raise InputError(
-            f"`params={text}`: give a percentage like 70% or a number like 1.3B"
-        ) from None
+        raise ValueError("give a percentage like 70% or a number like 1.3B") from None
 
 
 def parse_memory(text: str) -> tuple[int, int, int]:
@@ -35,7 +32,7 @@ def parse_memory(text: str) -> tuple[int, int, int]:
         The bytes, the context and the batch size.
 
     Raises:
-        InputError: the text has another form, or a number is 0.
+        ValueError: the text has another form, or a number is 0.
     """
     match = re.fullmatch(rf"(?P<size>[^@]+){_AT}", text.strip().lower())
     try:
@@ -43,12 +40,10 @@ def parse_memory(text: str) -> tuple[int, int, int]:
             raise ValueError
         size = Size().convert(match["size"])
     except ValueError:
-        raise InputError(
-            f"`memory={text}`: give SIZE@CONTEXT[xBATCH], such as 24GiB@65536x4"
-        ) from None
+        raise ValueError("give SIZE@CONTEXT[xBATCH], such as 24GiB@65536x4") from None
     context, batch = _context_and_batch(match)
     if not context or not batch:
-        raise InputError(f"`memory={text}`: the context and the batch must be at least 1")
+        raise ValueError("the context and the batch must be at least 1")
     return size, context, batch
 
 
@@ -62,19 +57,18 @@ def parse_latency(text: str) -> tuple[float, int | None, int]:
         The share, the context (None if it is left out) and the batch size.
 
     Raises:
-        InputError: the text has another form, or a number is out of range.
+        ValueError: the text has another form, or a number is out of range.
     """
     match = re.fullmatch(
         rf"(?P<share>\d+(?:\.\d+)?)(?P<percent>%?)(?:{_AT})?", text.strip().lower()
     )
     if match is None:
-        raise InputError(f"`latency={text}`: give SHARE[@CONTEXT[xBATCH]], such as 0.7@65536x4")
+        raise ValueError("give SHARE[@CONTEXT[xBATCH]], such as 0.7@65536x4")
     share = float(match["share"]) / (100 if match["percent"] else 1)
     context, batch = _context_and_batch(match) if match["context"] else (None, 1)
     if not 0 < share <= 1 or context == 0 or not batch:
-        raise InputError(
-            f"`latency={text}`: the share must be above 0 and at most 1, the context and the batch "
-            "at least 1"
+        raise ValueError(
+            "the share must be above 0 and at most 1, the context and the batch at least 1"
         )
     return share, context, batch
 

@@ -6,7 +6,18 @@ from typing import Any
 from hybridize.compress.prune.axes import axes_help, axis_names
 from hybridize.compress.prune.budget_text import parse_latency, parse_memory, parse_params
 from hybridize.errors import InputError
-from hybridize.option_types import Choice, Count, Flag, Listed, Location, NameIn, Size, Text, Whole
+from hybridize.option_types import (
+    Choice,
+    Count,
+    Flag,
+    Listed,
+    Location,
+    NameIn,
+    ParsedText,
+    Size,
+    Text,
+    Whole,
+)
 from hybridize.options import (
     Config,
     device_option,
@@ -25,18 +36,18 @@ class PruneConfig(Config):
     """The budget, the axes along which the model is cut, and how candidates are compared."""
 
     params: str | None = option(
-        Text("PERCENT%|N"),
+        ParsedText("PERCENT%|N", parse_params),
         None,
         help="Maximum number of parameters: a percentage of MODEL's (70%) or a number (1.3B).",
     )
     memory: str | None = option(
-        Text("SIZE@CONTEXT[xBATCH]"),
+        ParsedText("SIZE@CONTEXT[xBATCH]", parse_memory),
         None,
         help="Maximum memory of weights, cache and states at a context length, such as "
         "24GiB@65536x4.",
     )
     latency: str | None = option(
-        Text("SHARE[@CONTEXT[xBATCH]]"),
+        ParsedText("SHARE[@CONTEXT[xBATCH]]", parse_latency),
         None,
         help="Maximum time of a decoding step on this machine, as a share of MODEL's, such as "
         "0.7@65536.",
@@ -144,12 +155,6 @@ class PruneConfig(Config):
             raise InputError(
                 "give a budget: `params=70%`, `memory=24GiB@65536` or `latency=0.7`, or several"
             )
-        if self.params is not None:
-            parse_params(self.params)
-        if self.memory is not None:
-            parse_memory(self.memory)
-        if self.latency is not None:
-            parse_latency(self.latency)
         if self.memory is None and (self.weight_bits, self.kv_bits) != (None, None):
             raise InputError("`weight_bits` and `kv_bits` need `memory`")
 

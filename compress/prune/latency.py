@@ -85,7 +85,7 @@ def latency_budget(
         device, dtype: where steps run, and in which dtype.
 
     Raises:
-        InputError: the text is no such budget.
+        ValueError: the text is no such budget.
     """
     share, context, batch = parse_latency(text)
     if context is None:

@@ -4,7 +4,7 @@ from io import BytesIO
 
 from hybridize.compress.prune.scores import Scores
 from hybridize.extras import require_extra
-from hybridize.modeling.layout import KINDS
+from hybridize.modeling.layers.kinds import LAYER_KINDS
 
 _COLORS = {"attention": "#d1495b", "mamba": "#2a6f97", "mlp": "#9aa5b1"}
 _LABELS = {"attention": "attention", "mamba": "Mamba-2", "mlp": "MLP"}
@@ -30,7 +30,7 @@ def draw_importance(scores: Scores, layout: str) -> bytes:
         (bottom, scores.influence, "influence, 1 - cosine"),
     ):
         for kind, color in _COLORS.items():
-            blocks = [i for i, letter in enumerate(layout) if KINDS[letter] == kind]
+            blocks = [i for i, letter in enumerate(layout) if LAYER_KINDS[letter].name == kind]
             heights = [float(values[block_idx]) for block_idx in blocks]
             axes.bar(blocks, heights, color=color, label=_LABELS[kind] if blocks else None)
         axes.set_ylabel(label, fontsize=8)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from hybridize.compress.quantize.kept_blocks import read_keep
+from hybridize.compress.quantize.kept_blocks import match_keep
 from hybridize.compress.quantize.schemes import SCHEMES
-from hybridize.option_types import Location, NameIn, Size, Text, Whole
+from hybridize.option_types import Location, NameIn, ParsedText, Size, Whole
 from hybridize.options import (
     Config,
     device_option,
@@ -25,7 +25,7 @@ class QuantizeConfig(Config):
         help=f"Granularity of the scales. {SCHEMES.help()}.",
     )
     keep_bf16: str | None = option(
-        Text("N|auto:N|auto:PERCENT%"),
+        ParsedText("N|auto:N|auto:PERCENT%", match_keep),
         None,
         help="Blocks that are not quantized. N: the first N and the last N. auto: the N blocks, or "
         "PERCENT% of the blocks, whose quantization raises the KL divergence most; the whole model "
@@ -47,8 +47,3 @@ class QuantizeConfig(Config):
     device: str = device_option()
     force: bool = force_option()
     dry_run: bool = dry_run_option()
-
-    def check(self) -> None:
-        """Check the options against each other; see `Config.check`."""
-        if self.keep_bf16 is not None:
-            read_keep(self.keep_bf16)

@@ -36,18 +36,18 @@ class KeptBlock:
     reason: str
 
 
-def read_keep(text: str | int) -> re.Match[str]:
+def match_keep(text: str | int) -> re.Match[str]:
     """Check the spelling of `keep_bf16`.
 
     Returns:
         A match with the groups ``auto``, ``count`` and ``percent``.
 
     Raises:
-        InputError: the text is not a number, ``auto:N`` or ``auto:PERCENT%``.
+        ValueError: the text is not a number, ``auto:N`` or ``auto:PERCENT%``.
     """
     match = re.fullmatch(r"(?P<auto>auto:)?(?P<count>\d+)(?P<percent>%)?", str(text))
     if match is None or (match["percent"] and not match["auto"]):
-        raise InputError(f"`keep_bf16={text}`: give a number, auto:N or auto:PERCENT%")
+        raise ValueError("give a number, auto:N or auto:PERCENT%")
     return match
 
 
@@ -59,11 +59,12 @@ def parse_keep(text: str | int | None, blocks: Sequence[int]) -> Keep:
         blocks: the blocks that the scheme can quantize.
 
     Raises:
-        InputError: the text is spelled differently, or no block would be quantized.
+        ValueError: the text has another form.
+        InputError: no block would be quantized.
     """
     if text is None:
         return Keep(min(DEFAULT_ENDS, max(1, len(blocks) // _BLOCKS_PER_END)))
-    match = read_keep(text)
+    match = match_keep(text)
     count = int(match["count"])
     if match["percent"]:
         count = round(count / 100 * len(blocks))

@@ -6,6 +6,7 @@ import click
 
 from hybridize.cli.config_options import config_options
 from hybridize.cli.options import model_argument, output_option
+from hybridize.cli.results import print_format, print_output, size_rows, weight_files
 from hybridize.console import console, size_in_words
 from hybridize.conversion.config import ConvertConfig
 
@@ -26,19 +27,13 @@ def convert(model: str, output: Path, config: ConvertConfig) -> None:
     if console.json_mode:
         console.json(result.to_dict())
         return
-    growth = result.parameters_after / result.parameters_before - 1
     console.table(
         ["", f"{result.source_format} (before)", f"{result.format} (after)"],
         [
             ("layout", result.layout_before, result.layout_after),
             ("attention", len(result.kept) + len(result.swapped), len(result.kept)),
             ("Mamba-2", result.layout_before.count("M"), result.layout_after.count("M")),
-            (
-                "parameters",
-                f"{result.parameters_before:,}",
-                f"{result.parameters_after:,} ({growth:+.1%})",
-            ),
-            ("weights", size_in_words(result.bytes_before), size_in_words(result.bytes_after)),
+            *size_rows(result),
             (
                 "cache at 32k tokens",
                 size_in_words(result.cache_before),
@@ -66,14 +61,8 @@ def convert(model: str, output: Path, config: ConvertConfig) -> None:
             caption="KL divergence from MODEL before distillation. "
             f"To choose the same blocks again: --keep {_numbers(result.kept)}",
         )
-    console.message(f"format: {result.format}: {result.reason}")
-    for note in result.notes:
-        console.message(f"note: {note}")
-    if result.dry_run:
-        console.message(f"dry run: {result.output} was not written")
-    else:
-        files = "1 weight file" if result.files == 1 else f"{result.files} weight files"
-        console.message(f"written: {result.output} ({files})")
+    print_format(result)
+    print_output(result, weight_files(result.files))
 
 
 def _numbers(values: tuple[int, ...]) -> str:

@@ -7,8 +7,9 @@ import click
 
 from hybridize.cli.config_options import config_options
 from hybridize.cli.options import model_argument, output_option
+from hybridize.cli.results import print_format, print_output, size_rows
 from hybridize.compress.prune.config import PruneConfig
-from hybridize.console import console, size_in_words
+from hybridize.console import console
 
 if TYPE_CHECKING:
     from hybridize.compress.prune.results import PruningResult, ScoredCandidate
@@ -34,17 +35,9 @@ def prune(model: str, output: Path, config: PruneConfig) -> None:
         return
     _print_candidates(result)
     _print_change(result)
-    console.message(f"format: {result.format}: {result.reason}")
-    for note in result.notes:
-        console.message(f"note: {note}")
-    if result.dry_run:
-        console.message(f"dry run: {result.output} was not written")
-    elif result.distilled_tokens:
-        console.message(
-            f"written: {result.output} (distilled on {result.distilled_tokens:,} tokens)"
-        )
-    else:
-        console.message(f"written: {result.output} (with importance.png)")
+    print_format(result)
+    distilled = f"distilled on {result.distilled_tokens:,} tokens"
+    print_output(result, distilled if result.distilled_tokens else "with importance.png")
 
 
 def _print_candidates(result: "PruningResult") -> None:
@@ -67,7 +60,7 @@ def _print_candidates(result: "PruningResult") -> None:
 
     costs = ["cost"] * len(result.costs_before)
     console.table(
-        ["", *measured, "expected", *costs, "format", "cut"],
+        ["", *measured, "expected KL", *costs, "format", "cut"],
         [row(number, candidate) for number, candidate in enumerate(result.candidates)],
         caption=f"The best of {result.fitting:,} architectures within the budget, out of "
         f"{result.considered:,}. The model before the cut: {'; '.join(result.costs_before)}.",
@@ -75,15 +68,9 @@ def _print_candidates(result: "PruningResult") -> None:
 
 
 def _print_change(result: "PruningResult") -> None:
-    share = result.parameters_after / result.parameters_before
     rows = [
         ("layout", _short(result.layout_before), _short(result.layout_after)),
-        (
-            "parameters",
-            f"{result.parameters_before:,}",
-            f"{result.parameters_after:,} ({share:.1%})",
-        ),
-        ("weights", size_in_words(result.bytes_before), size_in_words(result.bytes_after)),
+        *size_rows(result),
     ]
     if result.step_seconds is not None:
         before, after = result.step_seconds

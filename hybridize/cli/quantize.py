@@ -7,6 +7,7 @@ import click
 
 from hybridize.cli.config_options import config_options
 from hybridize.cli.options import model_argument, output_option
+from hybridize.cli.results import print_output, weight_files
 from hybridize.compress.quantize.config import QuantizeConfig
 from hybridize.console import console, size_in_words
 
@@ -33,11 +34,7 @@ def quantize(model: str, output: Path, config: QuantizeConfig) -> None:
         console.json(result.to_dict())
         return
     _print(result)
-    if result.dry_run:
-        console.message(f"dry run: {result.output} was not written")
-    else:
-        files = "1 weight file" if result.files == 1 else f"{result.files} weight files"
-        console.message(f"written: {result.output} ({files})")
+    print_output(result, weight_files(result.files))
 
 
 def _print(result: "QuantizeResult") -> None:

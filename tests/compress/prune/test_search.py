@@ -18,6 +18,7 @@ from hybridize.compress.prune.budget import (
     parameter_budget,
 )
 from hybridize.compress.prune.budget_text import parse_latency
+from hybridize.compress.prune.config import PruneConfig
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import search
 from hybridize.errors import InputError
@@ -161,14 +162,18 @@ CONFIG = ModelSpec(tuple(BLOCKS), hidden_size=32)
 
 @given(text=st.text(max_size=12) | st.from_regex(r"[0-9.]{0,3}[%kGiB@x0-9]{0,8}"))
 def test_other_spellings_raise_an_input_error_that_names_the_option(text):
-    for parse in (
-        lambda: parameter_budget(text, CONFIG).limit,
-        lambda: memory_budget(text, 2).limit,
-        lambda: min(part for part in parse_latency(text) if part is not None),
-    ):
+    limits = {
+        "params": lambda: parameter_budget(text, CONFIG).limit,
+        "memory": lambda: memory_budget(text, 2).limit,
+        "latency": lambda: min(part for part in parse_latency(text) if part is not None),
+    }
+    for name, limit in limits.items():
         complaint = None
         try:
-            assert parse() > 0
+            PruneConfig(**{name: text})
         except InputError as error:
             complaint = str(error)
-        assert complaint is None or complaint.startswith(("`params=", "`memory=", "`latency="))
+        if complaint is None:
+            assert limit() > 0
+        else:
+            assert complaint.startswith(f"`{name}=")
