@@ -1,15 +1,15 @@
-"""What all tests share: one thread, no network, no chance, and the real checkpoints if present."""
+"""Settings of all tests: one thread, no network, fixed seeds, and the real checkpoints, if any."""
 
 import os
 import random
 import sys
 from pathlib import Path
 
-# Set before anything imports torch: the tests run in several processes, and a sum split over
-# threads rounds differently from machine to machine.
+# Set before torch is imported. The tests run in several processes, and with several threads the
+# rounding of sums would depend on the machine.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-# Triton kernels are tested without a GPU; benchmarks/kernels_gpu.sh sets 0 to test them on one.
+# Triton kernels are tested without a GPU. benchmarks/kernels_gpu.sh sets 0 to test them on a GPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import hypothesis
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     random.seed(0)
-    # Tests that need neither library should not wait for it.
+    # Tests that need neither numpy nor torch should not wait for their import.
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
@@ -39,7 +39,7 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def materials() -> Path:
-    """The folder of real checkpoints and data beside the repository; skips where there is none."""
+    """The folder with real checkpoints and data beside the repository; skips if it is missing."""
     folder = ROOT.parent / "shared" / "materials"
     if not folder.is_dir():
         pytest.skip("needs the real checkpoints in ../shared/materials")

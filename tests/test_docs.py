@@ -1,10 +1,10 @@
-"""Every code block of the documents does what it says, on the bundled checkpoint.
+"""Every code block of the documents runs on the bundled checkpoint.
 
-The blocks of a page run from the top in one folder that looks like the repository's root, as
-somebody who reads the page would run them. What is not at hand, or takes long, is replaced by what
-the tables below say, and by nothing else. A comment above a block, ``<!-- not run: why -->`` or
-``<!-- dry run: why -->``, leaves it out, or adds ``--dry-run`` and takes hollow files of a model's
-shape for the model; its commands are parsed all the same.
+The blocks of a page run from the top, in one folder that looks like the root of the repository.
+The tables below replace options that need something large or take long; nothing else is replaced.
+A comment above a block changes how it runs: ``<!-- not run: why -->`` only parses its commands,
+and ``<!-- dry run: why -->`` adds ``--dry-run`` and uses files of the model's shape without
+weights.
 """
 
 import json
@@ -32,18 +32,18 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = documents(ROOT)
 
 MODELS = ("MODEL", "meta-llama/Llama-3.2-1B")
-"""Stand for the bundled checkpoint."""
+"""Replaced by the bundled checkpoint."""
 
 TEXTS = {"NAME": "text.jsonl"}
-"""Data sets of the hub, and the file that is read instead."""
+"""Datasets of the hub, and the file that replaces each."""
 
 LINKED = ("hybridize", "examples", "benchmarks", "README.md", "Makefile", "pyproject.toml")
-"""What a page finds of the repository's root."""
+"""What a page finds from the root of the repository."""
 
 PREPARED = {
     "kernels.md": ("hybridize convert MODEL -o hybrid",),
 }
-"""What a page takes for granted, since another page is about it."""
+"""Commands that run before a page, because another page explains them."""
 
 SMALLER: dict[str, dict[str, str]] = {
     "distill": {
@@ -57,7 +57,7 @@ SMALLER: dict[str, dict[str, str]] = {
     "bench": {"--prompt-len": "16,32", "--gen-len": "4", "--repeats": "1"},
     "generate": {"--max-new-tokens": "4"},
 }
-"""Options that a command gets, in place of its own, to be quick, if it is not only to plan."""
+"""Options that replace those of a command, to make it quick, unless it is a dry run."""
 
 ONLY_WITH: dict[str, tuple[tuple[str, str, str], ...]] = {
     "convert": (
@@ -66,24 +66,24 @@ ONLY_WITH: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "quantize": (("--calibration", "--calibration-tokens", "1024"),),
     "eval": (("mmlu", "--mmlu-dir", "hybridize/demo/exam"),),
-    "export": (("gguf", "--tokenizer", "none"),),  # llama.cpp has no rule that cuts as ours does
+    "export": (("gguf", "--tokenizer", "none"),),  # llama.cpp has no rule for our tokenizer
 }
-"""The same, where one of the command's words begins with the first: word, option, value."""
+"""More such options, if one of the command's words begins with a prefix: prefix, option, value."""
 
 PLANNED = {("README.md", "export")}
-"""Commands that a page only plans: they take long, and another page runs them."""
+"""Commands that run as a dry run on this page, because another page runs them."""
 
 LAYERS = {"onnx.md": 3}
-"""Pages on which the bundled checkpoint has only its first layers, of eight."""
+"""Pages for which the bundled checkpoint is cut to its first layers; it has eight."""
 
 SIZES = {"24GiB@65536x4": "20MiB@4096x4"}
-"""Budgets of memory that a model of 1.3 million parameters has to be cut for."""
+"""Memory budgets, and one that is small enough for a model of 1.3 million parameters."""
 
 
 def parse(words: list[str]) -> click.Context:
-    """Parse a command's options as click does before it runs; raises where that fails."""
+    """Parse the options of a command as click does; raises if that fails."""
     name, *rest = words
-    group = click.Context(cli, **cli.context_settings)  # or -h would mean nothing from here on
+    group = click.Context(cli, **cli.context_settings)  # without the settings, -h would be unknown
     command = cli.get_command(group, name)
     assert command is not None, f"no command {name}"
     return command.make_context(name, list(rest), parent=group)
@@ -109,14 +109,14 @@ def as_run(words: list[str]) -> list[str]:
 
 
 LONGEST = 128
-"""Tokens that a teacher writes at a time, one after the other, where it writes the text."""
+"""Maximum length of a text that a teacher generates."""
 
 MEASURED = ("--select", "--init")
-"""What convert measures with the model itself; left out where there are no weights."""
+"""Options with which convert runs the model; left out if there are no weights."""
 
 
 def without(words: list[str], options: tuple[str, ...]) -> list[str]:
-    """Leave out options and their values."""
+    """Return a command without some options and their values."""
     return [
         word
         for before, word in zip(["", *words], words, strict=False)
@@ -143,7 +143,7 @@ class Page:
         _parquet(folder / "b.parquet", text)
 
     def run(self, block: Block) -> None:
-        """Run a block; raises where it fails."""
+        """Run a block; raises if it fails."""
         if block.language == "python":
             if block.how == "run":
                 self._python(block)
@@ -167,14 +167,14 @@ class Page:
             if how == "dry run":
                 self._plan(ours)
                 return
-            # Of several processes, one is tried dry.
+            # A command for several processes runs as a dry run in this process.
             planned = words[0] != "hybridize" or (self.name, ours[0]) in PLANNED
             self.hybridize([*ours, "--dry-run"] if planned and has_dry_run else ours)
         elif how == "run":
             self._other(words)
 
     def _plan(self, words: list[str]) -> None:
-        """Run a command with ``--dry-run``, and leave behind what later ones need of its result."""
+        """Run a command with ``--dry-run``, and write the files that later commands need."""
         for model in SHAPES:
             if model in words and not Path(model).exists():
                 write_shape(Path(model), model)
@@ -194,7 +194,7 @@ class Page:
             output.symlink_to(Path(options["student"]).resolve())
 
     def hybridize(self, words: list[str]) -> None:
-        """Run a command of hybridize's in this process."""
+        """Run a command of hybridize in this process."""
         words = as_run(words)
         code = main(words)
         said = self._capsys.readouterr().err
@@ -213,11 +213,11 @@ class Page:
             case ["python", *arguments]:
                 subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
             case _:
-                raise AssertionError(f"{shlex.join(words)}: not known; say why it is not run")
+                raise AssertionError(f"{shlex.join(words)}: unknown command; say why it is not run")
 
 
 def write_shallow(folder: Path, layers: int) -> None:
-    """Write the first layers of the bundled checkpoint."""
+    """Write the bundled checkpoint with its first layers only."""
     shutil.copytree(CHECKPOINT, folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
@@ -238,7 +238,7 @@ def _parquet(path: Path, text: str) -> None:
 
 
 def assert_installable(what: str) -> None:
-    """Check that ``.[EXTRA]`` or ``hybridize[EXTRA]`` names an extra that there is."""
+    """Check that the extras in ``.[EXTRA]`` or ``hybridize[EXTRA]`` exist."""
     found = re.fullmatch(r"(?:\.|hybridize)(?:\[(.*)\])?", what)
     assert found, what
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -246,7 +246,7 @@ def assert_installable(what: str) -> None:
         assert extra in project["optional-dependencies"], extra
 
 
-@pytest.mark.timeout(900)  # for a machine that is busy with other things
+@pytest.mark.timeout(900)  # for a busy machine
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_blocks_run(document, tmp_path, monkeypatch, capsys):
     found = list(blocks(document.read_text("utf-8")))
@@ -266,7 +266,7 @@ def test_blocks_run(document, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("line", ["convert a -o b --atention 2", "conver a", "bench a --repeats x"])
-def test_a_mistake_is_found(line):
+def test_a_mistake_in_a_command_is_found(line):
     with pytest.raises((click.ClickException, AssertionError)):
         parse(shlex.split(line))
     (block,) = blocks(f"```\nhybridize {line}  # so\n```\n")
@@ -288,7 +288,7 @@ def test_a_block_that_fails_is_found(tmp_path, monkeypatch, capsys):
             page.run(block)
 
 
-def test_comments_say_why_a_block_is_not_run():
+def test_comments_above_blocks_are_read():
     text = "<!-- not run: needs a GPU -->\n```bash\nhybridize eval x \\\n  --limit 1\n```\n"
     (block,) = blocks(text)
     assert (block.how, block.reason, block.line) == ("not run", "needs a GPU", 3)

@@ -19,6 +19,7 @@ from hybridize.option_types import (
     NameIn,
     Number,
     OptionType,
+    ParsedText,
     PerName,
     Repeated,
     Size,
@@ -32,6 +33,7 @@ from hybridize.option_types import (
 VALUES: dict[str, tuple[OptionType, st.SearchStrategy]] = {
     "Flag": (Flag(), st.booleans()),
     "Text": (Text("NAME"), st.text(min_size=1) | st.integers()),
+    "ParsedText": (ParsedText("N", int), st.integers().map(str)),
     "TextOrFlag": (TextOrFlag("NAME", bare="all"), st.text(min_size=1)),
     "Choice": (Choice("a", "b"), st.sampled_from(["a", "b"])),
     "NameIn": (NameIn(lambda: ("a", "b")), st.sampled_from(["a", "b"])),

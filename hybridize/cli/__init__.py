@@ -45,7 +45,7 @@ COMMANDS = {
     ),
     "quantize": Entry(
         "hybridize.cli.quantize:quantize",
-        "Hold the linear layers in FP8, for transformers and vLLM.",
+        "Store the linear layers in FP8, for transformers and vLLM.",
     ),
     "eval": Entry(
         "hybridize.cli.evaluate:evaluate",

@@ -113,9 +113,9 @@ def test_every_option_of_convert_is_recorded(run, model, tmp_path):
         "--calibration-tokens 4096"
     )
     run("convert", model, "-o", tmp_path / "out", *options.split(), "--allow-nonfinite")
-    (step,) = json.loads((tmp_path / "out" / "hybridize.json").read_text())["steps"]
-    assert step["seed"] == 7
-    assert step["options"] == {
+    (record,) = json.loads((tmp_path / "out" / "hybridize.json").read_text())["steps"]
+    assert record["seed"] == 7
+    assert record["options"] == {
         "attention": None,
         "keep": None,
         "pattern": "M-M-*-M-",
@@ -161,7 +161,7 @@ def test_inspect_counts_a_transformer(run, model):
     assert found["parameters"] == attention + mlp + norms + 2 * VOCAB * HIDDEN == parameters(model)
     assert found["dtypes"] == {"float32": 4 * parameters(model)}
     assert found["layout"] == "*-" * LAYERS
-    assert (found["format"], found["directory"], found["steps"]) == ("llama", str(model), [])
+    assert (found["format"], found["directory"], found["records"]) == ("llama", str(model), [])
     for cost, context in zip(found["cache"], (4096, 32768, 131072, 1048576), strict=True):
         kv = LAYERS * 2 * KV_HEADS * HEAD_DIM * context * 4  # float32
         assert cost == {"context": context, "kv": kv, "state": 0}
@@ -186,8 +186,8 @@ def test_inspect_counts_a_hybrid(run, hybrid):
     assert found["holds"]["granitemoehybrid"] == ""
     assert found["holds"]["hybridize"] == ""
     assert "Mamba-2 blocks only" in found["holds"]["mamba2"]
-    (step,) = found["steps"]
-    assert (step["command"], step["source"]["name"]) == ("convert", "llama")
+    (record,) = found["records"]
+    assert (record["command"], record["source"]["name"]) == ("convert", "llama")
 
 
 def test_inspect_prints_tables(run, hybrid):
@@ -307,7 +307,7 @@ def test_verify_prints_its_checks(run, hybrid):
     table = rows(out)
     assert table["weight files"] == ["1"]
     assert table["tensors"] == [str(len(load_file(hybrid / "model.safetensors")))]
-    assert table["steps on record"] == ["1"]
+    assert table["commands on record"] == ["1"]
     assert out.count("checked") == 4
     assert err == f"sound: {hybrid}\n"
     assert run("verify", hybrid, "--quiet") == (out, "")
