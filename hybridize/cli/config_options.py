@@ -56,7 +56,7 @@ def config_options(config_class: type[Config]) -> Callable[[Command], Command]:
                 error.args = (as_flags(str(error), flags),)
                 raise
 
-        command = common_options(run)
+        command: Command = common_options(run)
         for each in reversed(every):
             for option in reversed(_click_options(each, flags)):
                 command = option(command)
