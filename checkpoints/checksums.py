@@ -1,6 +1,6 @@
-"""Safetensors files with a checksum: what long runs write down to go on from.
+"""Safetensors files with a checksum, in which long runs save their state.
 
-The format itself would hand out a damaged tensor as readily as a sound one.
+Safetensors itself does not detect damaged tensor data.
 """
 
 import json
@@ -19,10 +19,15 @@ Tensors = dict[str, torch.Tensor]
 
 
 def save_checked(path: Path, tensors: Tensors, about: dict[str, Any]) -> None:
-    """Write tensors and what JSON can say about them; the file is the old one or the new one.
+    """Write tensors and JSON values, atomically.
+
+    Args:
+        path: the file; an existing one is replaced.
+        tensors: the tensors by name.
+        about: further values.
 
     Raises:
-        HybridizeError: it cannot be written.
+        HybridizeError: the file cannot be written.
     """
     partial = path.with_name(f"{path.name}.partial")
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -37,11 +42,11 @@ def save_checked(path: Path, tensors: Tensors, about: dict[str, Any]) -> None:
 
 
 def load_checked(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Read what `save_checked` wrote.
+    """Read a file that `save_checked` has written.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not such a file, or not any more what it was.
+        ValueError: it was not written by `save_checked`, or is damaged.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -51,7 +56,7 @@ def load_checked(path: Path) -> tuple[Tensors, dict[str, Any]]:
         raise ValueError(str(error)) from error
     text = metadata.get("about", "")
     if metadata.get("check") != _checksum(text, tensors):
-        raise ValueError("it is not what was written")
+        raise ValueError("its checksum is wrong: the file is damaged")
     about: dict[str, Any] = json.loads(text)
     return tensors, about
 

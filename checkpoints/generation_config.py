@@ -1,4 +1,4 @@
-"""``generation_config.json``: how a checkpoint wants text to be made."""
+"""Reading ``generation_config.json``: the default options of text generation."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _TOKENS = (
 
 
 def read_generation_config(directory: Path) -> GenerationConfig | None:
-    """Read how a checkpoint wants text to be made; None where it does not say.
+    """Read a checkpoint's default options of text generation; None if it has none.
 
     Raises:
         InputError: the file is damaged.
@@ -41,7 +41,7 @@ def read_generation_config(directory: Path) -> GenerationConfig | None:
     for names, fits, what in (
         (_FLAGS, _is_flag, "true or false"),
         (_NUMBERS, _is_number, "a number"),
-        (_TOKENS, _is_token, "a token's number, or a list of them"),
+        (_TOKENS, _is_token, "a token id or a list of token ids"),
     ):
         for name in names:
             if raw.get(name) is not None and not fits(raw[name]):

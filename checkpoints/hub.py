@@ -1,4 +1,4 @@
-"""From what a user calls a model to a directory on this machine."""
+"""Finding the directory of a model that a user names: a path or a hub id."""
 
 import os
 import sys
@@ -9,24 +9,24 @@ from hybridize.console import console
 from hybridize.errors import InputError
 
 _WEIGHTS = ["*.safetensors"]
-_WORDS = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*"]
+_OTHER_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*"]
 
 
 def resolve(model: str | Path, *, weights: bool = True) -> Path:
     """Return the directory of a checkpoint, downloading it if ``model`` is a hub id.
 
-    Downloads go through huggingface_hub, with its cache, its mirrors and ``HF_HUB_OFFLINE``;
-    no code and no pickled weights are fetched.
+    Downloads use huggingface_hub with its cache, its mirrors and ``HF_HUB_OFFLINE``. Code and
+    pickled weights are never downloaded.
 
     Args:
         model: a directory or a hub id.
-        weights: whether they are needed; without them a download is small.
+        weights: whether to download the weights as well.
 
     Raises:
-        InputError: neither a directory nor a hub id that can be had.
+        InputError: it is not a directory, and cannot be downloaded from the hub.
     """
     path = Path(model)
-    if os.path.exists(path):  # False, too, for names that no file can have
+    if os.path.exists(path):  # also False for names that no file can have
         return path
     text = str(model)
     if isinstance(model, Path) or not _is_hub_id(text):
@@ -34,8 +34,8 @@ def resolve(model: str | Path, *, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = [*_WORDS, *_WEIGHTS] if weights else _WORDS
-    # On a terminal, huggingface_hub shows bars of its own.
+    wanted = [*_OTHER_FILES, *_WEIGHTS] if weights else _OTHER_FILES
+    # On a terminal, huggingface_hub shows its own progress bars.
     progress = (
         nullcontext()
         if sys.stderr.isatty()
@@ -47,7 +47,7 @@ def resolve(model: str | Path, *, weights: bool = True) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{text}: no such directory, and not to be had from the hub: {reason[0]}"
+            f"{text}: no such directory, and it cannot be downloaded from the hub: {reason[0]}"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Directories in the making: telling those of a run that goes on from what a killed run has left.
+"""Working directories of running commands, and removing those that killed runs have left.
 
-A run holds a lock (flock) on the directory that it works in, which the system lifts when the
-process ends, however it ends.
+A run holds a lock (flock) on its working directory. The operating system releases the lock when the
+process ends, even if it is killed. So a working directory without a lock is left over.
 """
 
 import fcntl
@@ -20,20 +20,20 @@ _UNIQUE = "[0-9a-f]" * 8
 
 
 def begin(output: Path, partial: Path) -> int | None:
-    """Make a directory to work in, and remove those that killed runs have left.
+    """Make and lock a working directory, and remove those that killed runs have left.
 
     Args:
-        output: what it will become.
-        partial: the directory, called ``OUTPUT.partial-…``.
+        output: the directory that it will be renamed to.
+        partial: the working directory, ``OUTPUT.partial-…``.
 
     Returns:
-        A descriptor to be closed with the work done; None where the file system has no locks.
+        A descriptor that must be closed at the end; None if the file system has no locks.
 
     Raises:
         OSError: the directory cannot be made.
     """
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with _held(partial.parent):  # between making it and locking it nobody must take it for old
+    with _held(partial.parent):  # no other run may remove it before it is locked
         _remove_leftovers(output)
         partial.mkdir()
         return _lock(partial)
@@ -41,10 +41,10 @@ def begin(output: Path, partial: Path) -> int | None:
 
 @contextmanager
 def partial_directory(output: Path) -> Iterator[Path]:
-    """Yield a directory beside ``output`` to work in; what is left of it in the end is removed.
+    """Yield a working directory beside ``output``; remove it at the end if it still exists.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the directory cannot be made.
     """
     partial = output.parent / f"{output.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}"
     lock = begin(output, partial)
@@ -63,16 +63,16 @@ def _remove_leftovers(output: Path) -> None:
         if descriptor is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)
-            console.message(f"removed: {path}, which a run that was stopped had left")
+            console.message(f"removed: {path}, which an interrupted run had left")
     for name in sorted(glob.glob(f"{beside}.{REPLACED}-{_UNIQUE}")):
         console.message(
-            f"note: {name} is what {output} was before a run that was stopped; delete it, or "
-            "rename it to have it back"
+            f"note: an interrupted run renamed the previous {output} to {name}; delete it, or "
+            "rename it to restore it"
         )
 
 
 def _lock(directory: Path) -> int | None:
-    """Take a directory's lock; None where another holds it or there is none to be had."""
+    """Lock a directory; None if another process holds the lock or locks are not supported."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -87,7 +87,7 @@ def _lock(directory: Path) -> int | None:
 
 @contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """Wait for a directory's lock and hold it meanwhile, where the file system has locks."""
+    """Wait for a directory's lock, if the file system has locks, and hold it in the block."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Opening a checkpoint of any known format as hybridize's own model."""
+"""Loading a checkpoint of any supported format as hybridize's own model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,19 +30,19 @@ def load_model(
     shared: Mapping[str, torch.nn.Parameter] | None = None,
     cache_format: CacheFormat | None = None,
 ) -> HybridForCausalLM:
-    """Load a checkpoint: Llama, Mistral, Qwen, or a hybrid in any format that is known.
+    """Load a checkpoint: Llama, Mistral, Qwen, or a hybrid in any supported format.
 
     Args:
         model: a directory or a hub id.
-        dtype: of the parameters; the checkpoint's own if None.
-        device: where to put them.
-        shared: another model's parameters by name; those that equal this model's, up to the
-            rounding of their own dtype, serve both.
-        cache_format: what its cache stores keys, values and SSM states in; see `CacheFormat`.
+        dtype: the dtype of the parameters; None keeps that of the checkpoint.
+        device: the device of the parameters.
+        shared: the parameters of another model by name. A parameter that equals this model's,
+            when both are rounded to its dtype, is used in both models.
+        cache_format: the dtypes in which the cache is stored; see `CacheFormat`.
 
     Returns:
-        The model, in evaluation mode. For the model's own class use transformers'
-        ``AutoModelForCausalLM``.
+        The model, in evaluation mode. Use transformers' ``AutoModelForCausalLM`` to get the class
+        that transformers has for the checkpoint.
 
     Raises:
         InputError: the checkpoint cannot be read.
@@ -95,15 +95,15 @@ def _fp8_linear(tensors: CheckpointTensors, name: str) -> FP8Linear:
 
 
 def check_tokens(ids: Sequence[int], vocabulary: int, directory: str | Path) -> None:
-    """Check that a model knows the tokens that its tokenizer gives.
+    """Check that token ids are within a model's vocabulary.
 
     Args:
-        ids: the tokens.
-        vocabulary: how many the model knows.
-        directory: of both, for the message.
+        ids: the token ids from the tokenizer.
+        vocabulary: the size of the model's vocabulary.
+        directory: the directory of both, which the error names.
 
     Raises:
-        InputError: it does not.
+        InputError: a token id is too large.
     """
     if max(ids, default=0) >= vocabulary:
         raise InputError(
@@ -113,7 +113,7 @@ def check_tokens(ids: Sequence[int], vocabulary: int, directory: str | Path) -> 
 
 
 def load_tokenizer(model: str | Path) -> Any:
-    """Load the tokenizer that lies beside a checkpoint.
+    """Load the tokenizer of a checkpoint.
 
     Raises:
         InputError: there is none, or transformers cannot read it.
@@ -123,7 +123,7 @@ def load_tokenizer(model: str | Path) -> Any:
     directory = resolve(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        tokenizer.decode(tokenizer("a").input_ids)  # some damage shows only in use
+        tokenizer.decode(tokenizer("a").input_ids)  # some damage appears only in use
         return tokenizer
     except Exception as error:  # transformers raises a different type for every kind of damage
         reason = str(error).strip().splitlines() or [type(error).__name__]

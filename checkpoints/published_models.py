@@ -1,4 +1,4 @@
-"""Published model shapes, for what can be told of models that are not at hand.
+"""The shapes of published models, for predictions that need no checkpoint.
 
 Sources: the models' config.json files, and table 1 and section 4 of Nemotron-H (arXiv 2504.03624).
 """
@@ -16,15 +16,18 @@ Shape = tuple[Format, ModelSpec]
 
 
 def published(name: str) -> Shape | None:
-    """Return the shape of a published model; None if the name is not one of `SHAPES`."""
+    """Return the shape of a published model; None if ``name`` is not in `SHAPES`."""
     make = SHAPES.get(name)
     return None if make is None else make()
 
 
 def find_shape(model: str | Path) -> Shape:
-    """Return format and configuration of a published shape, a config.json, or a checkpoint.
+    """Return the format and the shape of a published model, a config.json, or a checkpoint.
 
-    No weights are needed.
+    Weights are not needed.
+
+    Args:
+        model: a name in `SHAPES`, a config.json, a directory, or a hub id.
 
     Raises:
         InputError: it is none of these.
@@ -56,18 +59,26 @@ def _llama(layers: int, hidden: int, heads: int, ffn: int) -> Shape:
 def _nemotron_h(
     hidden: int, ffn: int, counts: tuple[int, int, int], mamba: MambaSizes, heads: int
 ) -> Shape:
-    """Build a Nemotron-H of so many Mamba-2, MLP and attention blocks, the last evenly spread."""
+    """Return a Nemotron-H whose blocks of each kind are evenly spaced.
+
+    Args:
+        hidden: the hidden size.
+        ffn: the width of the MLPs.
+        counts: the number of Mamba-2, MLP and attention blocks.
+        mamba: the sizes of the Mamba-2 blocks.
+        heads: the number of query heads.
+    """
     of_kind: list[list[BlockSizes]] = [
         [mamba] * counts[0],
         [MLPSizes(ffn, "relu2", gated=False)] * counts[1],
         [AttentionSizes(heads, 8, 128, rope=False)] * counts[2],
     ]
-    placed = [
+    positioned = [
         ((number + 0.5) / len(blocks), block)
         for blocks in of_kind
         for number, block in enumerate(blocks)
     ]
-    blocks = [block for _, block in sorted(placed, key=lambda pair: pair[0])]
+    blocks = [block for _, block in sorted(positioned, key=lambda pair: pair[0])]
     return FORMATS["nemotron_h"], ModelSpec(
         blocks, vocab_size=131072, hidden_size=hidden, max_position_embeddings=8192
     )
@@ -84,4 +95,4 @@ SHAPES = {
         8192, 32768, (54, 54, 10), MambaSizes(256, 64, 8, 256), 64
     ),
 }
-"""By name."""
+"""A function for each published model, by name; it returns the format and the shape."""

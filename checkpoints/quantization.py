@@ -1,7 +1,7 @@
-"""FP8 checkpoints: how they say what they are, in the compressed-tensors format.
+"""How FP8 checkpoints describe themselves, in the compressed-tensors format.
 
-A quantized matrix ``X.weight`` is float8_e4m3fn; beside it lie ``X.weight_scale`` and, where
-activations have a scale of their own, ``X.input_scale``.
+A quantized matrix ``X.weight`` is float8_e4m3fn. Its scale is ``X.weight_scale``; if activations
+have a static scale, it is ``X.input_scale``.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 FP8 = "float8_e4m3fn"
 TILE = 128
-"""Rows and columns of a block; columns of a group of activations."""
+"""The rows and columns of a block, and the columns of a group of activations."""
 
 _WEIGHTS = {"channel": "row", "tensor": "tensor", "block": "block"}
 _ACTIVATIONS = {"token": "row", "tensor": "tensor", "group": "group"}
-# Per granularity of the weights, that of the activations, and whether their scales are static.
+# Granularity of weights, granularity of activations, static scales of activations: the scheme.
 _SCHEMES = {
     ("row", "row", False): "fp8",
     ("tensor", "tensor", True): "fp8-tensor",
@@ -30,10 +30,10 @@ class Quantization:
     """How a checkpoint's linear layers are quantized.
 
     Attributes:
-        weights: granularity of the weights' scales: ``tensor``, ``row`` or ``block``.
-        activations: granularity of the activations': ``tensor``, ``row`` or ``group``.
-        static: whether the activations' scale is stored rather than taken from each input.
-        ignored: patterns of the modules that are not.
+        weights: the granularity of the weights' scales: ``tensor``, ``row`` or ``block``.
+        activations: the granularity of the activations' scales: ``tensor``, ``row`` or ``group``.
+        static: whether the activations' scale is stored and not computed from each input.
+        ignored: patterns of the modules that are not quantized.
     """
 
     weights: str
@@ -43,12 +43,12 @@ class Quantization:
 
     @property
     def scheme(self) -> str:
-        """The scheme's name, or what it does where it has none here."""
+        """The scheme's name, or a description if hybridize has no name for it."""
         known = _SCHEMES.get((self.weights, self.activations, self.static))
         return known or f"{self.weights} weights, {self.activations} activations"
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of the scale of a matrix of ``shape``, as it is stored."""
+        """Return the shape of the stored scale of a matrix with ``shape``."""
         rows, columns = shape
         return {
             "tensor": (1,),
@@ -58,10 +58,10 @@ class Quantization:
 
 
 def read_quantization(raw: dict[str, Any]) -> Quantization | None:
-    """Understand ``quantization_config`` in a config.json; None where there is none.
+    """Understand ``quantization_config`` in a config.json; None if it has none.
 
     Raises:
-        ValueError: something else than FP8 in the compressed-tensors format.
+        ValueError: it is not FP8 in the compressed-tensors format.
     """
     config = raw.get("quantization_config")
     if not config:
@@ -86,18 +86,17 @@ def read_quantization(raw: dict[str, Any]) -> Quantization | None:
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            "by its quantization_config the checkpoint is quantized, and not to FP8 in the "
-            f"compressed-tensors format ({type(error).__name__}: {error}); start from the "
-            "unquantized one"
+            "its quantization_config is not FP8 in the compressed-tensors format "
+            f"({type(error).__name__}: {error}); use the unquantized checkpoint"
         ) from error
 
 
 def split_scale(scale: "torch.Tensor", rows: Sequence[int]) -> list["torch.Tensor"]:
-    """Take the scale of a matrix apart for the parts that it is stacked of.
+    """Split the scale of a matrix between the parts that the matrix is stacked from.
 
     Args:
-        scale: see `Quantization.scale_shape`.
-        rows: how many each part has.
+        scale: the scale; see `Quantization.scale_shape`.
+        rows: the number of rows of each part.
 
     Raises:
         ValueError: a block lies across the border between two parts.

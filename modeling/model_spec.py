@@ -10,23 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
+from hybridize.modeling.layers.kinds import LAYER_KINDS
 from hybridize.modeling.layers.sizes import (
     AttentionSizes,
     BlockSizes,
-    MambaSizes,
     MLPSizes,
     is_number,
     with_current_names,
 )
-from hybridize.modeling.layout import ATTENTION, KINDS, MAMBA, MLP, Layout
+from hybridize.modeling.layout import Layout
 from hybridize.modeling.rope_parameters import check_rope_parameters, standardize_rope
-
-_SIZES: dict[str, type[BlockSizes]] = {
-    ATTENTION: AttentionSizes,
-    MAMBA: MambaSizes,
-    MLP: MLPSizes,
-}
-_LETTERS = {sizes: letter for letter, sizes in _SIZES.items()}
 
 ACTIVATIONS = frozenset(
     (
@@ -90,7 +83,7 @@ class ModelSpec:
     @property
     def layout(self) -> str:
         """One letter per block; see `Layout`."""
-        return "".join(_LETTERS[type(block)] for block in self.blocks)
+        return "".join(block.letter for block in self.blocks)
 
     @property
     def rope(self) -> dict[str, Any]:
@@ -146,16 +139,16 @@ def pack_blocks(blocks: Iterable[BlockSizes]) -> dict[str, Any]:
     maps the index of a block to the fields in which it differs.
     """
     blocks = list(blocks)
-    layout = "".join(_LETTERS[type(block)] for block in blocks)
+    layout = "".join(block.letter for block in blocks)
     common: dict[str, Any] = {}
     overrides: dict[str, dict[str, Any]] = {}
-    for letter, kind in KINDS.items():
-        of_kind = [block for block in blocks if _LETTERS[type(block)] == letter]
+    for letter, kind in LAYER_KINDS.items():
+        of_kind = [block for block in blocks if block.letter == letter]
         if of_kind:
-            common[kind] = dataclasses.asdict(Counter(of_kind).most_common(1)[0][0])
+            common[kind.name] = dict(vars(Counter(of_kind).most_common(1)[0][0]))
     for index, block in enumerate(blocks):
-        usual = common[KINDS[_LETTERS[type(block)]]]
-        differs = {k: v for k, v in dataclasses.asdict(block).items() if v != usual[k]}
+        usual = common[LAYER_KINDS[block.letter].name]
+        differs = {k: v for k, v in vars(block).items() if v != usual[k]}
         if differs:
             overrides[str(index)] = differs
     return {"layout": layout, **common, "overrides": overrides or None}
@@ -170,14 +163,15 @@ def unpack_blocks(packed: Mapping[str, Any]) -> tuple[BlockSizes, ...]:
     overrides = packed.get("overrides") or {}
     result = []
     for index, letter in enumerate(Layout(packed["layout"])):
-        fields = packed.get(KINDS[letter])
+        kind = LAYER_KINDS[letter]
+        fields = packed.get(kind.name)
         if fields is None:
-            raise ValueError(f"layout has {letter!r} blocks but no {KINDS[letter]!r} sizes")
+            raise ValueError(f"layout has {letter!r} blocks but no {kind.name!r} sizes")
         try:
             own = with_current_names(overrides.get(str(index)) or {})
-            result.append(_SIZES[letter](**{**with_current_names(fields), **own}))
+            result.append(kind.sizes_class()(**{**with_current_names(fields), **own}))
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"block {index} ({KINDS[letter]}): {error}") from None
+            raise ValueError(f"block {index} ({kind.name}): {error}") from None
     return tuple(result)
 
 

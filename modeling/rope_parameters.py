@@ -68,7 +68,7 @@ def check_rope_parameters(rope: Mapping[str, Any]) -> None:
             f"rope_parameters do not describe a RoPE: rope_type {kind!r} needs {missing[0]}"
         )
     for key in _POSITIVE_KEYS:
-        value = rope.get(key)
+        value: Any = rope.get(key)
         may_be_none = key not in _REQUIRED_KEYS[kind] and key != "rope_theta"
         if value is None and may_be_none:
             continue

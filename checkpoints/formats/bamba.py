@@ -36,8 +36,8 @@ from hybridize.checkpoints.formats.stock_hybrid import (
     written_attention,
     written_mamba,
 )
+from hybridize.modeling.layers.kinds import ATTENTION, MLP
 from hybridize.modeling.layers.sizes import MLPSizes
-from hybridize.modeling.layout import ATTENTION, MLP
 from hybridize.modeling.model_spec import ModelSpec
 
 _DEFAULT_ROTARY_FACTOR = 0.5  # fixed in transformers, unless `rope_parameters` has another value

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
 from hybridize.checkpoints.formats.fields import Fields, Raw
+from hybridize.modeling.layers.kinds import ATTENTION, LAYER_KINDS, MAMBA, MLP
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
-from hybridize.modeling.layout import ATTENTION, KINDS, MAMBA, MLP
 from hybridize.modeling.model_spec import ModelSpec, attention_blocks, parameter_shapes
 
 Sizes = TypeVar("Sizes", AttentionSizes, MambaSizes, MLPSizes)
@@ -216,8 +216,8 @@ def written_fields(config: ModelSpec) -> Raw:
 
 
 def letters_to(words: dict[str, str], layout: str) -> list[str]:
-    """Return the layout in a format's words, which are given by letter of `KINDS`."""
-    assert set(words) <= set(KINDS)
+    """Return the layout in a format's words, which are given by letter of `LAYER_KINDS`."""
+    assert set(words) <= set(LAYER_KINDS)
     return [words[letter] for letter in layout]
 
 

@@ -41,8 +41,8 @@ from hybridize.checkpoints.formats.stock_hybrid import (
     written_attention,
     written_mamba,
 )
+from hybridize.modeling.layers.kinds import ATTENTION, MAMBA, MLP
 from hybridize.modeling.layers.sizes import MLPSizes
-from hybridize.modeling.layout import ATTENTION, MAMBA, MLP
 from hybridize.modeling.model_spec import ModelSpec
 
 _FIELDS = {

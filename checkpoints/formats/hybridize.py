@@ -19,15 +19,12 @@ from hybridize.checkpoints.formats.fields import (
 from hybridize.checkpoints.formats.modeling_file import MODELING_FILE, modeling_source
 from hybridize.checkpoints.formats.read_model import build_spec
 from hybridize.checkpoints.formats.rope import read_rope
-from hybridize.modeling.layout import KINDS
+from hybridize.modeling.layers.kinds import LAYER_KINDS
 from hybridize.modeling.model_spec import ModelSpec, pack_blocks, unpack_blocks
 
 _FIELDS = {
     **common_fields(vocab_size=32000, max_position_embeddings=4096, bos=None, eos=None),
     "layout": text("M-"),
-    "attention": mapping(),
-    "mamba": mapping(),
-    "mlp": mapping(),
     "overrides": mapping(),
     "initializer_range": number(0.02),
     "norm_eps": number(1e-5),
@@ -52,8 +49,8 @@ class HybridizeFormat(Format):
     names = Names(
         embedding="model.embed_tokens",
         final_norm="model.norm",
-        norms=dict.fromkeys(KINDS, "model.blocks.{}.norm"),
-        mixers=dict.fromkeys(KINDS, "model.blocks.{}.mixer"),
+        norms=dict.fromkeys(LAYER_KINDS, "model.blocks.{}.norm"),
+        mixers=dict.fromkeys(LAYER_KINDS, "model.blocks.{}.mixer"),
     )
 
     @override
@@ -61,8 +58,14 @@ class HybridizeFormat(Format):
         for name in _DERIVED:
             if name in raw:
                 raise ValueError(f"{name} is derived from the sizes of the blocks; remove it")
-        source = read_fields(raw, _FIELDS)
+        kinds = {kind.name: mapping() for kind in LAYER_KINDS.values()}
+        source = read_fields(raw, _FIELDS | kinds)
         return build_spec(raw, source, unpack_blocks(vars(source)), rope_parameters=read_rope(raw))
+
+    @override
+    def _disk_name(self, parameter: str, layout: str) -> str:
+        del layout
+        return parameter
 
     @override
     def fit(self, config: ModelSpec) -> Fit:

@@ -23,8 +23,8 @@ from hybridize.checkpoints.formats.fields import (
 )
 from hybridize.checkpoints.formats.read_model import build_spec
 from hybridize.checkpoints.special_floats import encode_special_floats
+from hybridize.modeling.layers.kinds import MAMBA
 from hybridize.modeling.layers.sizes import MambaSizes
-from hybridize.modeling.layout import MAMBA
 from hybridize.modeling.model_spec import ModelSpec
 
 _FIELDS = {

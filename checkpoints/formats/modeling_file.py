@@ -1,50 +1,50 @@
-"""The modeling file that goes with hybridize's own architecture.
+"""The modeling file of checkpoints in hybridize's own architecture.
 
-It is the model's modules, as they stand in this package, one after the other without the
-imports between them: so it cannot drift from the code that is tested.
+It consists of the modules of this package that the model needs, one after the other, without the
+imports between them. So it is always the same code that is tested.
 """
 
 import ast
-from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from hybridize.modeling.layers.kinds import LAYER_KINDS
 
 MODELING_FILE = "modeling_hybridize.py"
 
-_MODULES = (
-    ("", "errors.py"),
-    ("kernels", "reference/norm.py"),
-    ("kernels", "reference/activation.py"),
-    ("kernels", "reference/linear.py"),
-    ("kernels", "reference/conv.py"),
-    ("kernels", "reference/fp8.py"),
-    ("kernels", "reference/ssd_step.py"),
-    ("kernels", "reference/mamba2_step.py"),
-    ("kernels", "eager/ssd_scan.py"),
-    ("modeling", "layout.py"),
-    ("modeling", "layers/sizes.py"),
-    ("modeling", "rope_parameters.py"),
-    ("modeling", "model_spec.py"),
-    ("modeling", "config.py"),
-    ("modeling", "packed_sequences.py"),
-    ("modeling", "masks.py"),
-    ("modeling", "cache/format.py"),
-    ("modeling", "cache/hybrid.py"),
-    ("modeling", "cache/compact.py"),
-    ("modeling", "layers/context.py"),
-    ("modeling", "layers/linear.py"),
-    ("modeling", "layers/norm.py"),
-    ("modeling", "layers/rope.py"),
-    ("modeling", "layers/attention.py"),
-    ("modeling", "layers/mamba2.py"),
-    ("modeling", "layers/mlp.py"),
-    ("modeling", "block.py"),
-    ("modeling", "model.py"),
+_BEFORE_LAYERS = (
+    "hybridize.errors",
+    "hybridize.kernels.reference.norm",
+    "hybridize.kernels.reference.activation",
+    "hybridize.kernels.reference.linear",
+    "hybridize.kernels.reference.conv",
+    "hybridize.kernels.reference.fp8",
+    "hybridize.kernels.reference.ssd_step",
+    "hybridize.kernels.reference.mamba2_step",
+    "hybridize.kernels.eager.ssd_scan",
+    "hybridize.modeling.layers.kinds",
+    "hybridize.modeling.layout",
+    "hybridize.modeling.layers.sizes",
+    "hybridize.modeling.rope_parameters",
+    "hybridize.modeling.model_spec",
+    "hybridize.modeling.config",
+    "hybridize.modeling.packed_sequences",
+    "hybridize.modeling.masks",
+    "hybridize.modeling.cache.format",
+    "hybridize.modeling.cache.hybrid",
+    "hybridize.modeling.cache.compact",
+    "hybridize.modeling.layers.context",
+    "hybridize.modeling.layers.linear",
+    "hybridize.modeling.layers.norm",
+    "hybridize.modeling.layers.rope",
 )
+_AFTER_LAYERS = ("hybridize.modeling.block", "hybridize.modeling.model")
 
 _HEADER = '''\
 """A hybrid of Mamba-2 and attention, written by hybridize (Apache-2.0).
 
-This file lets transformers open the checkpoint beside it with trust_remote_code=True.
-It is put together from hybridize's own modules, and needs torch and transformers only.
+Transformers opens the checkpoint in this directory with it, if trust_remote_code=True.
+It is assembled from hybridize's own modules and needs only torch and transformers.
 """
 '''
 
@@ -53,18 +53,24 @@ def modeling_source() -> str:
     """Return the text of the modeling file."""
     imports: dict[str, None] = {}  # ordered, each once
     bodies = []
-    for package, path in _MODULES:
-        source = (
-            resources.files(f"hybridize.{package}".rstrip(".")).joinpath(path).read_text("utf-8")
-        )
-        body, needed = _without_imports(source)
+    targets = [target for kind in LAYER_KINDS.values() for target in (kind.sizes, kind.mixer)]
+    layers = [target.partition(":")[0] for target in targets]
+    for module in dict.fromkeys((*_BEFORE_LAYERS, *layers, *_AFTER_LAYERS)):
+        body, needed = _without_imports(_source_of(module))
         imports |= dict.fromkeys(needed)
-        bodies.append(f"# {package or 'hybridize'}/{path}\n\n{body}")
+        bodies.append(f"# {module}\n\n{body}")
     return "\n\n".join([_HEADER, "\n".join(imports), *bodies]) + "\n"
 
 
+def _source_of(module: str) -> str:
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).read_text("utf-8")
+
+
 def _without_imports(source: str) -> tuple[str, list[str]]:
-    """Take a module's docstring and imports off; return the rest and the foreign imports."""
+    """Return a module without its docstring and imports, and its imports of other packages."""
     lines = source.splitlines()
     needed = []
     for node in ast.parse(source).body:

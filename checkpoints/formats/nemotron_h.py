@@ -27,8 +27,8 @@ from hybridize.checkpoints.formats.fields import (
     whole,
 )
 from hybridize.checkpoints.formats.read_model import build_spec, layer_kinds
+from hybridize.modeling.layers.kinds import ATTENTION, LAYER_KINDS, MAMBA, MLP
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
-from hybridize.modeling.layout import ATTENTION, KINDS, MAMBA, MLP
 from hybridize.modeling.model_spec import ModelSpec
 
 _WORDS = {ATTENTION: "full_attention", MAMBA: "linear_attention", MLP: "mlp"}
@@ -73,8 +73,8 @@ class NemotronH(Format):
     names = Names(
         embedding="backbone.embeddings",
         final_norm="backbone.norm_f",
-        norms=dict.fromkeys(KINDS, "backbone.layers.{}.norm"),
-        mixers=dict.fromkeys(KINDS, "backbone.layers.{}.mixer"),
+        norms=dict.fromkeys(LAYER_KINDS, "backbone.layers.{}.norm"),
+        mixers=dict.fromkeys(LAYER_KINDS, "backbone.layers.{}.mixer"),
     )
 
     @override

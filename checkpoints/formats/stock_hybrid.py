@@ -15,8 +15,8 @@ from hybridize.checkpoints.formats.base import (
 )
 from hybridize.checkpoints.formats.fields import Raw, flag, limits, size_or_auto, text, whole
 from hybridize.checkpoints.formats.read_model import head_dim, num_kv_heads
+from hybridize.modeling.layers.kinds import ATTENTION
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
-from hybridize.modeling.layout import ATTENTION
 from hybridize.modeling.model_spec import ModelSpec
 
 FULL, LINEAR = "full_attention", "linear_attention"

@@ -34,8 +34,8 @@ from hybridize.checkpoints.formats.fields import (
 )
 from hybridize.checkpoints.formats.read_model import build_spec, head_dim, layer_kinds, num_kv_heads
 from hybridize.checkpoints.formats.rope import read_rope, written_rope
+from hybridize.modeling.layers.kinds import MAMBA
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MLPSizes
-from hybridize.modeling.layout import MAMBA
 from hybridize.modeling.model_spec import ModelSpec, attention_blocks
 
 _LAYER_TYPES = ("full_attention", "sliding_attention")

@@ -12,7 +12,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path, few, capsys):
     (left / "model.safetensors").write_bytes(bytes(100))
     write_checkpoint(tmp_path / "out", few)
     assert os.listdir(tmp_path) == ["out"]
-    assert capsys.readouterr().err == (f"removed: {left}, which a run that was stopped had left\n")
+    assert capsys.readouterr().err == (f"removed: {left}, which an interrupted run had left\n")
 
 
 def test_what_a_run_is_still_working_on_stays(tmp_path, few, capsys):
@@ -28,7 +28,6 @@ def test_what_a_run_is_still_working_on_stays(tmp_path, few, capsys):
 
 def test_two_runs_with_one_output_do_not_disturb_each_other(tmp_path, few):
     from disk import specs_of
-
     from hybridize.checkpoints import CheckpointReader, CheckpointWriter
 
     with CheckpointWriter(
@@ -62,5 +61,5 @@ def test_what_was_to_be_replaced_is_reported_and_kept(tmp_path, few, capsys):
     write_checkpoint(tmp_path / "o[u]t", few)
     assert old.exists()
     assert capsys.readouterr().err.startswith(
-        f"note: {old} is what {tmp_path / 'o[u]t'} was before"
+        f"note: an interrupted run renamed the previous {tmp_path / 'o[u]t'} to {old};"
     )
