@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 from hybridize.compress.distill.stages import STAGES
 from hybridize.compress.quantize.schemes import SCHEMES
 from hybridize.errors import InputError
@@ -54,9 +56,9 @@ class DistillConfig(Config):
     data: tuple[str, ...] = option(
         Repeated(Location("FILE|DATASET|teacher")),
         ("teacher",),
-        help="Text to train on: a text, JSON lines or Parquet file; a dataset on the hub (NAME, "
-        "NAME:SPLIT or NAME:CONFIGURATION:SPLIT); or teacher: the teacher generates the text. "
-        "May be repeated.",
+        help="Text to train on: a text, JSON, JSON lines or Parquet file; a dataset on the hub "
+        "(NAME, NAME:SPLIT or NAME:CONFIGURATION:SPLIT); or teacher: the teacher generates the "
+        "text. May be repeated.",
     )
     data_tokens: int | None = option(
         Count(),
@@ -72,7 +74,8 @@ class DistillConfig(Config):
     tokens: int | None = option(
         Count(),
         None,
-        help="Training tokens of the last stage. The other stages are scaled by the same factor.",
+        help="Training tokens of the last stage. The defaults of the other stages are scaled by "
+        "the same factor.",
     )
     stage_tokens: Mapping[str, int] | None = option(
         PerName(Count(), "tokens", lambda: STAGES, _tokens_help),
@@ -104,7 +107,7 @@ class DistillConfig(Config):
     warmup_ratio: float = option(
         Number(0, 1), 0.1, help="Fraction of a stage's steps with a rising learning rate."
     )
-    weight_decay: float = option(Number(0), 0.0, help="Weight decay of matrices.")
+    weight_decay: float = option(Number(0), 0.0, help="Weight decay. It applies to matrices only.")
     max_grad_norm: float = option(
         Number(0, above=True), 1.0, help="Maximum gradient norm; larger gradients are scaled down."
     )
@@ -158,8 +161,8 @@ class DistillConfig(Config):
     force: bool = force_option()
     dry_run: bool = dry_run_option()
 
+    @override
     def check(self) -> None:
-        """Check the options against each other; see `Config.check`."""
         self._check_stages()
         if not self.data:
             raise InputError("`data`: name at least one source")
@@ -213,6 +216,7 @@ class DistillConfig(Config):
         """Return the number of optimizer steps of a stage."""
         return max(1, self.tokens_of(stage) // (self.batch_size * self.seq_len))
 
+    @override
     def record(self) -> dict[str, Any]:
         """Return the options that influence the result, with the values used for each stage."""
         return super().record() | {

@@ -26,13 +26,12 @@ class StageSpec:
         help: what the student learns, in a few words, for ``--help``.
         loss: name and unit of the loss, for tables and plots.
         tokens: default number of training tokens.
-        learning_rate: default peak learning rate for ``--train mixers``.
-        learning_rate_all: default peak learning rate for ``--train all``. It is lower where the
-            stage trains the whole model, because the pretrained weights need smaller updates
-            than the new blocks.
-        needs_teacher: whether the stage runs the teacher.
-        reads_teacher_cache: whether the stage can read the teacher's predictions from
-            ``--cache-teacher`` instead of running the teacher.
+        learning_rate: default peak learning rate for ``train="mixers"``.
+        learning_rate_all: default peak learning rate for ``train="all"``. It is lower, because
+            pretrained weights need smaller updates than new blocks.
+        needs_teacher: whether the stage uses the teacher.
+        reads_teacher_cache: whether the stage can read the predictions that ``cache_teacher``
+            stores instead of running the teacher.
         needs_matching_blocks: whether the student needs the teacher's hidden size and number of
             blocks, because the stage compares blocks or hidden states.
     """
@@ -48,14 +47,18 @@ class StageSpec:
     needs_matching_blocks: bool = False
 
     def runs_teacher(self, cached: bool) -> bool:
-        """Return whether the stage runs the teacher, given whether its predictions are cached."""
+        """Return whether the stage runs the teacher.
+
+        Args:
+            cached: whether the teacher's predictions are stored.
+        """
         return self.needs_teacher and not (cached and self.reads_teacher_cache)
 
 
 STAGES: dict[str, StageSpec] = {
     "align": StageSpec(
         "hybridize.compress.distill.stages.align:Align",
-        help="each new block's output",
+        help="the output of each attention block that was replaced",
         loss="relative error",
         tokens=2_000_000,
         learning_rate_all=1e-3,  # align trains new blocks only
@@ -63,14 +66,14 @@ STAGES: dict[str, StageSpec] = {
     ),
     "hidden": StageSpec(
         "hybridize.compress.distill.stages.hidden:Hidden",
-        help="the hidden states",
+        help="the teacher's hidden states",
         loss="relative error",
         tokens=2_000_000,
         needs_matching_blocks=True,
     ),
     "kl": StageSpec(
         "hybridize.compress.distill.stages.kl:KL",
-        help="the next-token distribution",
+        help="the teacher's next-token distribution",
         loss="KL, nats per token",
         reads_teacher_cache=True,
     ),
