@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from hybridize.errors import InputError
 from hybridize.option_types import Choice, Listed, Location, Text, Whole
 from hybridize.options import (
@@ -76,8 +78,8 @@ class EvalConfig(Config):
     kv_cache_dtype: str = kv_cache_dtype_option()
     ssm_cache_dtype: str = ssm_cache_dtype_option()
 
+    @override
     def check(self) -> None:
-        """See `Config.check`."""
         if self.tasks is None:
             only_text = self.perplexity is not None and self.mmlu_dir is None
             self._set("tasks", () if only_text else DEFAULT_TASKS)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 from hybridize.evals.bench.gpus import GPUS
 from hybridize.evals.config import BACKENDS
 from hybridize.option_types import Choice, Listed, Location, Whole, WholeOr
@@ -91,8 +93,8 @@ class BenchConfig(Config):
     ssm_cache_dtype: str = ssm_cache_dtype_option()
     seed: int = option(Whole(0, 2**32 - 1), 0, help="Random seed of the prompts.")
 
+    @override
     def check(self) -> None:
-        """See `Config.check`."""
         for name, value in SIZES[self.preset].items():
             if getattr(self, name) is None:
                 self._set(name, value)

@@ -24,11 +24,11 @@ def write_questions(path: Path, rows: Iterable[Iterable[str]]) -> None:
         csv.writer(file).writerows(rows)
 
 
-def write_exam(directory: Path, subjects: Iterable[str], questions: int = 9) -> Path:
+def write_exam(directory: Path, subjects: Iterable[str], questions: int = 6) -> Path:
     """Write an exam; the number of questions differs by subject."""
     for index, subject in enumerate(subjects):
         rng = random.Random(subject)
-        for split, count in (("dev", 6), ("test", questions + 3 * index)):
+        for split, count in (("dev", 6), ("test", questions + 2 * index)):
             rows = [_row(rng) for _ in range(count)]
             write_questions(directory / split / f"{subject}_{split}.csv", rows)
     return directory

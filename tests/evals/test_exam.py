@@ -95,7 +95,7 @@ def test_subjects_are_listed_and_read(tmp_path: Path) -> None:
     (tmp_path / "test" / "notes.txt").write_text("not a subject")
     assert list_subjects(tmp_path) == ["anatomy", "tools"]
     subject = read_subject(tmp_path, "tools")
-    assert (subject.name, len(subject.dev), len(subject.test)) == ("tools", 6, 9)
+    assert (subject.name, len(subject.dev), len(subject.test)) == ("tools", 6, 6)
     assert subject.test == read_questions(tmp_path / "test" / "tools_test.csv")
 
 

@@ -41,6 +41,14 @@ def pair(tmp_path_factory):
 
 
 @pytest.fixture
+def quick_garbage_collection():
+    """Let `gc.collect`, which runs once per trial, ignore all objects that exist now."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
 def recorded_batches(monkeypatch):
     """Decode with fixed addresses but without a CUDA graph; list the batch size of each record."""
     recorded = []
@@ -62,6 +70,7 @@ def test_steps_at_fixed_addresses_are_measured_like_eager_ones(recorded_batches,
     assert result.to_dict()["rows"][0]["decoding"] == "graph"
 
 
+@pytest.mark.usefixtures("quick_garbage_collection")
 def test_each_model_gets_its_largest_batch_and_ratios_count_tokens(
     monkeypatch, recorded_batches, pair
 ):
@@ -92,14 +101,6 @@ def test_each_model_gets_its_largest_batch_and_ratios_count_tokens(
     assert little.ratios.throughput.median == pytest.approx(
         little.throughput.median / much.throughput.median
     )
-
-
-@pytest.fixture
-def quick_garbage_collection():
-    """Let `gc.collect`, which runs once per trial, ignore all objects that exist now."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.usefixtures("quick_garbage_collection")
