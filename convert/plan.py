@@ -7,8 +7,9 @@ from hybridize.checkpoints.formats import Fit, Format
 from hybridize.checkpoints.formats.choose_format import choose_format
 from hybridize.checkpoints.formats.stock_hybrid import pad_heads
 from hybridize.errors import InputError
+from hybridize.modeling.layers.kinds import ATTENTION, MAMBA
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
-from hybridize.modeling.layout import ATTENTION, MAMBA, Layout
+from hybridize.modeling.layout import Layout
 from hybridize.modeling.model_spec import ModelSpec
 
 Chooser = Callable[[int, int], tuple[int, ...]]

@@ -12,7 +12,8 @@ from hybridize.conversion.measurements import BlockError, Curve, Point
 from hybridize.conversion.plan import Plan
 from hybridize.conversion.source import Source
 from hybridize.modeling.costs import cache_cost
-from hybridize.modeling.layout import ATTENTION, Layout
+from hybridize.modeling.layers.kinds import ATTENTION
+from hybridize.modeling.layout import Layout
 from hybridize.modeling.model_spec import parameter_shapes
 
 CONTEXT = 32 * 1024

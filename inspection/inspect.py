@@ -17,8 +17,7 @@ from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.inspection.config import InspectConfig
 from hybridize.modeling.costs import CacheCost, cache_cost
-from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes
-from hybridize.modeling.layout import KINDS
+from hybridize.modeling.layers.kinds import LAYER_KINDS
 from hybridize.modeling.model_spec import ModelSpec, parameter_shapes
 from hybridize.options import takes_options
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 CONTEXTS = (4 * 1024, 32 * 1024, 128 * 1024, 1024 * 1024)
 """The context lengths for which the size of the cache is computed by default, in tokens."""
-
-_KIND_NAMES = {"*": "attention", "M": "Mamba-2", "-": "MLP"}
 
 
 @dataclass(frozen=True)
@@ -149,12 +146,12 @@ def _measure_states(model: str | Path, config: InspectConfig) -> "StateReport | 
 def _kinds(spec: ModelSpec) -> tuple[KindSummary, ...]:
     hidden = spec.hidden_size
     result = []
-    for letter in KINDS:
-        blocks = [b for b, kind in zip(spec.blocks, spec.layout, strict=True) if kind == letter]
+    for letter, kind in LAYER_KINDS.items():
+        blocks = [block for block in spec.blocks if block.letter == letter]
         if blocks:
             count = sum(prod(shape) for b in blocks for shape in b.shapes(hidden).values())
-            sizes = tuple(dict.fromkeys(_in_words(block) for block in blocks))
-            result.append(KindSummary(_KIND_NAMES[letter], len(blocks), count, sizes))
+            sizes = tuple(dict.fromkeys(block.in_words() for block in blocks))
+            result.append(KindSummary(kind.title, len(blocks), count, sizes))
     shapes = parameter_shapes(spec)
     tables = [name for name in shapes if "embed" in name or "lm_head" in name]
     tied = "tied" if spec.tie_word_embeddings else "untied"
@@ -163,22 +160,6 @@ def _kinds(spec: ModelSpec) -> tuple[KindSummary, ...]:
     norms = len(spec.layout) + 1
     result.append(KindSummary("norms", norms, norms * hidden, ()))
     return tuple(result)
-
-
-def _in_words(block: BlockSizes) -> str:
-    if isinstance(block, AttentionSizes):
-        parts = [f"{block.num_heads} heads × {block.head_dim}", f"{block.num_kv_heads} KV heads"]
-        parts += ["query/key norm"] if block.qk_norm else []
-        parts += ["biases"] if block.qkv_bias or block.out_bias else []
-        parts += [] if block.rope else ["no RoPE"]
-        parts += [f"window {block.sliding_window}"] if block.sliding_window else []
-    elif isinstance(block, MambaSizes):
-        parts = [f"{block.num_heads} heads × {block.head_dim}", f"state {block.d_state}"]
-        parts += [f"{block.n_groups} groups"]
-    else:
-        gated = "gated " if block.gated else ""
-        parts = [f"width {block.intermediate_size}", f"{gated}{block.activation}"]
-    return ", ".join(parts)
 
 
 def _obstacle(name: str, spec: ModelSpec) -> str:

@@ -1,23 +1,13 @@
 """One residual block: a norm and a mixer."""
 
 import torch
-from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.context import BlockContext
-from hybridize.modeling.layers.mamba2 import Mamba2
-from hybridize.modeling.layers.mlp import FeedForward
+from hybridize.modeling.layers.kinds import LAYER_KINDS
 from hybridize.modeling.layers.norm import RMSNorm
-from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
-
-_MIXERS: dict[type[BlockSizes], type[nn.Module]] = {
-    AttentionSizes: Attention,
-    MambaSizes: Mamba2,
-    MLPSizes: FeedForward,
-}
-"""The mixer of every kind of block, by the class of its sizes."""
+from hybridize.modeling.layers.sizes import BlockSizes
 
 
 class HybridBlock(GradientCheckpointingLayer):
@@ -26,7 +16,7 @@ class HybridBlock(GradientCheckpointingLayer):
     def __init__(self, config: HybridConfig, sizes: BlockSizes, layer_idx: int) -> None:
         super().__init__()
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mixer = _MIXERS[type(sizes)](config, sizes, layer_idx)
+        self.mixer = LAYER_KINDS[sizes.letter].mixer_class()(config, sizes, layer_idx)
         self.residual_multiplier = config.residual_multiplier
         self.residual_in_fp32 = config.residual_in_fp32
 

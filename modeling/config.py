@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
+from hybridize.modeling.layers.kinds import LAYER_KINDS
+from hybridize.modeling.layers.sizes import BlockSizes
 from hybridize.modeling.model_spec import (
     SHARED_FIELDS,
     ModelSpec,
@@ -59,24 +60,26 @@ class HybridConfig(PreTrainedConfig):
         Raises:
             ValueError: sizes that contradict each other or the layout.
         """
-        if self.mamba is None and self.attention is None and self.mlp is None:
+        for kind in LAYER_KINDS.values():  # of kinds that have no field above
+            if kind.name in kwargs:
+                setattr(self, kind.name, kwargs.pop(kind.name))
+        if not any(getattr(self, kind.name, None) for kind in LAYER_KINDS.values()):
             # Transformers sometimes instantiates a configuration without arguments.
             self.mamba = {"num_heads": 128, "head_dim": 64, "n_groups": 8, "d_state": 128}
             self.mlp = {"intermediate_size": 16384}
         # Directories written by earlier versions have other names of fields.
         packed = pack_blocks(unpack_blocks(self._packed()))
         self.overrides = packed.pop("overrides")
-        for name in ("attention", "mamba", "mlp"):
-            if name in packed:
-                setattr(self, name, packed[name])
+        for name, value in packed.items():
+            setattr(self, name, value)
         self.rope_parameters = dict(self.rope_parameters or {})
         kwargs.pop("num_hidden_layers", None)
         super().__post_init__(**kwargs)
         _ = self.spec  # checks the values
 
     def _packed(self) -> dict[str, Any]:
-        names = ("layout", "attention", "mamba", "mlp", "overrides")
-        return {name: getattr(self, name) for name in names}
+        names = ("layout", "overrides", *(kind.name for kind in LAYER_KINDS.values()))
+        return {name: getattr(self, name, None) for name in names}
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> "HybridConfig":
@@ -116,14 +119,7 @@ class HybridConfig(PreTrainedConfig):
     @property
     def layer_types(self) -> list[str]:
         """The kind of every block, by transformers' names."""
-        # Of the names that transformers' checks accept, only "moe" means a block without a cache.
-        names = {MambaSizes: "linear_attention", MLPSizes: "moe"}
-        return [
-            names[type(block)]
-            if not isinstance(block, AttentionSizes)
-            else ("full_attention" if block.sliding_window is None else "sliding_attention")
-            for block in self.blocks
-        ]
+        return [block.layer_type for block in self.blocks]
 
     @property
     def sliding_window(self) -> int | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes
+from hybridize.modeling.layers.sizes import BlockSizes
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,5 @@ def block_cache_cost(
     block: BlockSizes, context: int, itemsize: int, *, preallocated: bool = False
 ) -> CacheCost:
     """Return the memory of the cache of one sequence in one block; see `cache_cost`."""
-    kv = state = 0
-    if isinstance(block, AttentionSizes):
-        tokens = context
-        if block.sliding_window is not None and not preallocated:
-            tokens = min(context, block.sliding_window - 1)
-        kv = 2 * tokens * block.num_kv_heads * block.head_dim * itemsize
-    elif isinstance(block, MambaSizes):
-        state = block.d_inner * block.d_state * max(itemsize, 4)
-        state += (block.conv_kernel - 1) * block.conv_channels * itemsize
+    kv, state = block.cache_bytes(context, itemsize, preallocated=preallocated)
     return CacheCost(context, kv, state)

@@ -10,10 +10,7 @@ The letters are those of Nemotron-H (arXiv 2504.03624): ``*`` attention, ``M`` M
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-ATTENTION = "*"
-MAMBA = "M"
-MLP = "-"
-KINDS = {ATTENTION: "attention", MAMBA: "mamba", MLP: "mlp"}
+from hybridize.modeling.layers.kinds import ATTENTION, LAYER_KINDS, MAMBA
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Layout:
     2504.03624, figure 2).
 
     Args:
-        pattern: one letter per block: ``*`` attention, ``M`` Mamba-2, ``-`` MLP.
+        pattern: one letter per block, see `LAYER_KINDS`.
         swapped: indices of the Mamba-2 blocks that a conversion put in place of attention.
 
     Raises:
@@ -35,12 +32,10 @@ class Layout:
     swapped: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.pattern) - set(KINDS))
+        unknown = sorted(set(self.pattern) - set(LAYER_KINDS))
         if unknown:
-            raise ValueError(
-                f"pattern {self.pattern!r} has the letter {unknown[0]!r}; "
-                "use * (attention), M (Mamba-2) and - (MLP)"
-            )
+            known = ", ".join(f"{letter} ({kind.title})" for letter, kind in LAYER_KINDS.items())
+            raise ValueError(f"pattern {self.pattern!r} has the letter {unknown[0]!r}; use {known}")
         if not self.pattern:
             raise ValueError("the pattern is empty; a model has at least one block")
         if any(self.pattern[index] != MAMBA for index in self.swapped):

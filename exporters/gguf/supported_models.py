@@ -9,8 +9,8 @@ from hybridize.checkpoints.formats.base import (
     uniform,
 )
 from hybridize.exporters.rope import FIXED_ROPE_TYPES, rope_type
+from hybridize.modeling.layers.kinds import ATTENTION, MAMBA
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
-from hybridize.modeling.layout import ATTENTION, MAMBA
 from hybridize.modeling.model_spec import ModelSpec
 
 

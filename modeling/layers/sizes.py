@@ -1,15 +1,59 @@
 """The sizes of a block: one dataclass per kind, which gives the shapes of all parameters."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from hybridize.modeling.layers.kinds import ATTENTION, MAMBA, MLP
 
 Shapes = dict[str, tuple[int, ...]]
 
 
+class BlockSizes(ABC):
+    """The sizes of one block; subclasses are frozen dataclasses, one per kind of layer.
+
+    Attributes:
+        letter: the kind's letter in a layout; see `LAYER_KINDS`.
+    """
+
+    letter: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def layer_type(self) -> str:
+        """The kind by transformers' names, which decide what a cache holds for the block.
+
+        ``full_attention``, ``sliding_attention``, ``linear_attention``, or ``moe`` for a block
+        without a cache: the only such name that transformers' checks accept.
+        """
+
+    @abstractmethod
+    def shapes(self, hidden: int) -> Shapes:
+        """Return the shape of every parameter of the mixer by its name."""
+
+    def cache_bytes(
+        self, context: int, itemsize: int, *, preallocated: bool = False
+    ) -> tuple[int, int]:
+        """Return the cache of one sequence: bytes of keys and values, and of states.
+
+        Arguments as for `hybridize.modeling.costs.cache_cost`.
+        """
+        del context, itemsize, preallocated
+        return 0, 0
+
+    @abstractmethod
+    def in_words(self) -> str:
+        """Return the sizes for a person to read."""
+
+
 @dataclass(frozen=True)
-class AttentionSizes:
+class AttentionSizes(BlockSizes):
     """Causal attention with grouped queries (Ainslie et al. 2023, arXiv 2305.13245)."""
+
+    letter = ATTENTION
 
     num_heads: int
     num_kv_heads: int
@@ -35,8 +79,31 @@ class AttentionSizes:
         if self.scale is not None and not is_number(self.scale):
             raise ValueError(f"scale is {self.scale!r}; it must be a finite number")
 
+    @property
+    @override
+    def layer_type(self) -> str:
+        return "full_attention" if self.sliding_window is None else "sliding_attention"
+
+    @override
+    def cache_bytes(
+        self, context: int, itemsize: int, *, preallocated: bool = False
+    ) -> tuple[int, int]:
+        tokens = context
+        if self.sliding_window is not None and not preallocated:
+            tokens = min(context, self.sliding_window - 1)
+        return 2 * tokens * self.num_kv_heads * self.head_dim * itemsize, 0
+
+    @override
+    def in_words(self) -> str:
+        parts = [f"{self.num_heads} heads × {self.head_dim}", f"{self.num_kv_heads} KV heads"]
+        parts += ["query/key norm"] if self.qk_norm else []
+        parts += ["biases"] if self.qkv_bias or self.out_bias else []
+        parts += [] if self.rope else ["no RoPE"]
+        parts += [f"window {self.sliding_window}"] if self.sliding_window else []
+        return ", ".join(parts)
+
+    @override
     def shapes(self, hidden: int) -> Shapes:
-        """Return the mixer's parameters: name to shape."""
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         shapes: Shapes = {}
         for name, rows in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
@@ -48,8 +115,10 @@ class AttentionSizes:
 
 
 @dataclass(frozen=True)
-class MambaSizes:
+class MambaSizes(BlockSizes):
     """Mamba-2 (Dao & Gu 2024, arXiv 2405.21060, section 7)."""
+
+    letter = MAMBA
 
     num_heads: int
     head_dim: int
@@ -94,8 +163,26 @@ class MambaSizes:
         bc = self.n_groups * self.d_state
         return (self.d_inner, self.d_inner, bc, bc, self.num_heads)
 
+    @property
+    @override
+    def layer_type(self) -> str:
+        return "linear_attention"
+
+    @override
+    def cache_bytes(
+        self, context: int, itemsize: int, *, preallocated: bool = False
+    ) -> tuple[int, int]:
+        del context, preallocated
+        ssm_state = self.d_inner * self.d_state * max(itemsize, 4)
+        return 0, ssm_state + (self.conv_kernel - 1) * self.conv_channels * itemsize
+
+    @override
+    def in_words(self) -> str:
+        heads = f"{self.num_heads} heads × {self.head_dim}"
+        return f"{heads}, state {self.d_state}, {self.n_groups} groups"
+
+    @override
     def shapes(self, hidden: int) -> Shapes:
-        """Return the mixer's parameters: name to shape."""
         shapes = _linear("in_proj", sum(self.in_proj_splits()), hidden, self.proj_bias)
         shapes["conv1d.weight"] = (self.conv_channels, 1, self.conv_kernel)
         if self.conv_bias:
@@ -106,8 +193,10 @@ class MambaSizes:
 
 
 @dataclass(frozen=True)
-class MLPSizes:
+class MLPSizes(BlockSizes):
     """A feed-forward block. If gated, like SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
+
+    letter = MLP
 
     intermediate_size: int
     activation: str = "silu"
@@ -117,8 +206,18 @@ class MLPSizes:
     def __post_init__(self) -> None:
         _require_positive(self, "intermediate_size")
 
+    @property
+    @override
+    def layer_type(self) -> str:
+        return "moe"
+
+    @override
+    def in_words(self) -> str:
+        gated = "gated " if self.gated else ""
+        return f"width {self.intermediate_size}, {gated}{self.activation}"
+
+    @override
     def shapes(self, hidden: int) -> Shapes:
-        """Return the mixer's parameters: name to shape."""
         shapes = (
             _linear("gate_proj", self.intermediate_size, hidden, self.bias) if self.gated else {}
         )
@@ -133,8 +232,6 @@ def is_number(value: object) -> bool:
     """Return whether a value of a configuration is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
-
-BlockSizes = AttentionSizes | MambaSizes | MLPSizes
 
 _OLD_NAMES = {
     "heads": "num_heads",

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridize.modeling.config import HybridConfig
+from hybridize.modeling.layers.kinds import ATTENTION
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
-from hybridize.modeling.layout import ATTENTION, Layout
+from hybridize.modeling.layout import Layout
 from hybridize.modeling.model import HybridForCausalLM
 from hybridize.modeling.model_spec import parameter_shapes
 
