@@ -17,8 +17,8 @@ def options(tmp_path):
     text = "A few words to learn from, again and again, with Other Letters in it 0123. " * 200
     (tmp_path / "text.txt").write_text(text)
     return {
-        "params": "80%", "calibration": tmp_path / "text.txt", "calibration_tokens": 2048,
-        "candidates": 3, "distill_top": 2, "tokens": 2048,
+        "params": "80%", "calibration": tmp_path / "text.txt", "calibration_tokens": 1024,
+        "candidates": 3, "distill_top": 2, "tokens": 1024,
     }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def test_the_best_candidate_after_distillation_is_kept(tmp_path, options):
     assert first.chosen
     assert first.kl_distilled <= second.kl_distilled
     assert third.kl_distilled is None
-    assert result.distilled_tokens == 2048
+    assert result.distilled_tokens == 1024
     records = json.loads((tmp_path / "out" / "hybridize.json").read_text())["steps"]
     assert [record["command"] for record in records] == ["prune", "distill"]
     validation = records[-1]["metrics"]["stages"][-1]["validation_after"]

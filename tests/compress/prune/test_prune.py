@@ -25,7 +25,7 @@ def source(tmp_path):
     return tmp_path / "in"
 
 
-OPTIONS = {"calibration_tokens": 2048, "candidates": 4}
+OPTIONS = {"calibration_tokens": 1024, "candidates": 4}
 
 
 @pytest.mark.parametrize(
