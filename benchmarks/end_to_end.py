@@ -84,13 +84,13 @@ def prepare(
     LlamaForCausalLM(config).save_pretrained(folder / "before")
     shape = SHAPES[options.shape]
     result = convert(folder / "before", folder / "hybrid", attention=options.attention, **shape)
-    wanted = {"dtype": getattr(torch, options.dtype)}
+    load_options = {"dtype": getattr(torch, options.dtype)}
 
     def stock(directory: Path) -> Any:
-        return AutoModelForCausalLM.from_pretrained(directory, **wanted).to(device).eval()
+        return AutoModelForCausalLM.from_pretrained(directory, **load_options).to(device).eval()
 
     models = {
-        OURS: load_model(folder / "hybrid", **wanted, device=device),
+        OURS: load_model(folder / "hybrid", **load_options, device=device),
         STOCK: stock(folder / "hybrid"),
         BEFORE: stock(folder / "before"),
     }

@@ -72,8 +72,8 @@ def measure(
 
     def both(work: Callable[..., torch.Tensor]) -> None:
         output = work(**case.inputs)
-        wanted = [value for value in case.inputs.values() if value.requires_grad]
-        torch.autograd.grad(output, wanted, torch.ones_like(output))
+        leaves = [value for value in case.inputs.values() if value.requires_grad]
+        torch.autograd.grad(output, leaves, torch.ones_like(output))
 
     rows = []
     for direction, run, factor in (("forward", forward, 1.0), ("forward+backward", both, 3.0)):
@@ -168,9 +168,9 @@ def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
 def _ours(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return our row to compare a row with; attention is compared with the scan."""
     operation = "ssd_scan" if row["operation"] == "attention" else row["operation"]
-    wanted = (operation, row["tokens"], row["direction"], "hybridize")
-    keys = ("operation", "tokens", "direction", "implementation")
-    return next((other for other in rows if tuple(other[key] for key in keys) == wanted), None)
+    key = (operation, row["tokens"], row["direction"], "hybridize")
+    columns = ("operation", "tokens", "direction", "implementation")
+    return next((other for other in rows if tuple(other[c] for c in columns) == key), None)
 
 
 def _row(row: dict[str, Any], ours: dict[str, Any] | None) -> tuple[object, ...]:
@@ -202,8 +202,8 @@ def _peak(operation: str, work: str, shape: Shape) -> int:
 
     def both(case: Operation) -> None:
         output = case.works[work](**case.inputs)
-        wanted = [value for value in case.inputs.values() if value.requires_grad]
-        torch.autograd.grad(output, wanted, torch.ones_like(output))
+        leaves = [value for value in case.inputs.values() if value.requires_grad]
+        torch.autograd.grad(output, leaves, torch.ones_like(output))
 
     both(OPERATIONS[operation](replace(shape, tokens=8)))  # load what the first call loads
     case = OPERATIONS[operation](shape)

@@ -111,8 +111,8 @@ def _runner(case: Case, work: Callable[..., torch.Tensor], backward: bool) -> Ca
 
     def both() -> torch.Tensor:
         output = work(**case.inputs)
-        wanted = [value for value in case.inputs.values() if value.requires_grad]
-        return torch.autograd.grad(output, wanted, torch.ones_like(output))[0]
+        leaves = [value for value in case.inputs.values() if value.requires_grad]
+        return torch.autograd.grad(output, leaves, torch.ones_like(output))[0]
 
     return both if backward else forward
 

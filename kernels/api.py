@@ -361,7 +361,7 @@ def linear_kl_divergence(
         scales: factors of the student's and the teacher's logits, applied before the temperature.
         labels: ``(tokens,)``, the next tokens; negative where there is none.
         label_weight: weight of the cross-entropy to ``labels`` in the loss, 0 to 1; the divergence
-            has the rest. The loss of a token without a label is the divergence alone.
+            has the rest. The loss of a token without a label is only the divergence.
         mask: ``(tokens,)``, False for tokens to leave out; None counts all tokens.
         chunk_size: tokens per chunk; None takes as many as fill 64 MiB.
 

@@ -1,7 +1,8 @@
 """The causal convolution as one multiply-add per tap, over tiles of tokens.
 
-Libraries want the channels before the tokens, or are slow in the backward pass. With the channels
-last, each tap is a multiply-add of a shifted view. The backward pass saves only the inputs.
+Convolutions of libraries need the channels before the tokens, or have a slow backward pass. With
+the channels last, each tap is a multiply-add of a shifted view. The backward pass saves only the
+inputs.
 """
 
 from collections.abc import Iterator

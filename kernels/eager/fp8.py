@@ -53,7 +53,7 @@ def scaled_matmul(
             leading dimensions and dtype.
     """
     scale, weight_scale = scale.float(), weight_scale.float()
-    if scale.numel() > 1 or weight_scale.numel() > 1:  # torch wants both per row, or neither
+    if scale.numel() > 1 or weight_scale.numel() > 1:  # torch needs both per row, or neither
         scale = scale.reshape(-1, 1).expand(len(values), 1).contiguous()
         weight_scale = weight_scale.reshape(1, -1).expand(1, len(weight)).contiguous()
     # On the CPU, torch would round the bias together with the sum: add it in float32 afterwards.

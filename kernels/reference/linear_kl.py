@@ -105,7 +105,7 @@ def _chunked(
         if labels is not None and label_weight:
             labeled = (labels[chunk] >= 0).to(losses.dtype)
             entropy = cross_entropy(logits, labels[chunk], ignore_index=-100, reduction="none")
-            # The loss of a token without a label is the divergence alone.
+            # The loss of a token without a label is only the divergence.
             losses = losses + label_weight * labeled * (entropy - losses)
         return losses if mask is None else losses * mask[chunk].to(losses.dtype)
 

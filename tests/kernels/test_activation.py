@@ -46,10 +46,10 @@ def test_backends_agree_in_narrow_dtypes(monkeypatch, dtype):
         results[name] = gated, squared, torch.autograd.grad(gated + squared, [gate, up], dy)
     assert torch.equal(results["eager"][0], results["reference"][0])
     assert torch.equal(results["eager"][1], results["reference"][1])
-    for mine, theirs in zip(results["eager"][2], results["reference"][2], strict=True):
+    for eager, reference in zip(results["eager"][2], results["reference"][2], strict=True):
         torch.testing.assert_close(
-            mine,
-            theirs,
+            eager,
+            reference,
             rtol=2e-2 if dtype != torch.float32 else 1e-5,
             atol=1e-2 if dtype != torch.float32 else 1e-6,
         )

@@ -46,11 +46,11 @@ def test_convolution_continues_from_conv_state(backend, length, width, with_bias
 
 def test_steps_equal_the_whole_sequence(backend):
     x, weight, bias = draw(2, 9, 5), draw(5, 4, seed=1), draw(5, seed=2)
-    want, last = causal_conv1d(x, weight, bias)
+    expected, last = causal_conv1d(x, weight, bias)
     conv_state = torch.zeros(2, 3, 5, dtype=torch.float64)
     for t in range(9):
         torch.testing.assert_close(
-            causal_conv1d_step(x[:, t], conv_state, weight, bias), want[:, t]
+            causal_conv1d_step(x[:, t], conv_state, weight, bias), expected[:, t]
         )
     assert torch.equal(conv_state, last)
 
@@ -87,9 +87,9 @@ def test_narrow_dtypes_stay_within_error_bounds(backend, dtype, bound):
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     dy = draw(2, 40, 5, seed=4).to(dtype)
     y, _ = causal_conv1d(*leaves)
-    want = convolve(*exact, torch.zeros(2, 3, 5, dtype=torch.float64))
+    expected = convolve(*exact, torch.zeros(2, 3, 5, dtype=torch.float64))
     assert y.dtype == dtype
     got = [y, *torch.autograd.grad(y, leaves, dy)]
-    wanted = [want, *torch.autograd.grad(want, exact, dy.double())]
-    for mine, right in zip(got, wanted, strict=True):
-        assert (mine.double() - right).norm() / right.norm() < bound
+    wanted = [expected, *torch.autograd.grad(expected, exact, dy.double())]
+    for actual, expected in zip(got, wanted, strict=True):
+        assert (actual.double() - expected).norm() / expected.norm() < bound

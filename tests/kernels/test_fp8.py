@@ -33,9 +33,9 @@ def test_all_fp8_numbers_and_midpoints_round_correctly(dtype):
     near = torch.cat([numbers, middles, middles * (1 + 1e-7), middles * (1 - 1e-7)]).float()
     near = torch.cat([near, torch.tensor([500.0, -1e30, 6e4, 7e4, 1e-30, -0.0])])
     values, scale = fp8_quantize(near, "tensor", scale=torch.ones(1), dtype=dtype)
-    want = torch.tensor([rounded(v, dtype) for v in near.tolist()])
-    assert torch.equal(values.float(), want)
-    assert torch.equal(values.float().signbit(), want.signbit())
+    expected = torch.tensor([rounded(v, dtype) for v in near.tolist()])
+    assert torch.equal(values.float(), expected)
+    assert torch.equal(values.float().signbit(), expected.signbit())
     assert torch.equal(scale, torch.ones(1))
 
 
@@ -62,9 +62,9 @@ def test_scales_are_computed_per_granularity(shape, granularity):
         for j in range(0, shape[1], 37):
             rows = slice(i // height * height, (i // height + 1) * height)
             columns = slice(j // width * width, (j // width + 1) * width)
-            want = x[rows, columns].abs().max() / 448
-            assert table[i // height, j // width] == want
-            assert values[i, j].float() == rounded((x[i, j] / want).item(), torch.float8_e4m3fn)
+            expected = x[rows, columns].abs().max() / 448
+            assert table[i // height, j // width] == expected
+            assert values[i, j].float() == rounded((x[i, j] / expected).item(), torch.float8_e4m3fn)
 
 
 def test_zeros_and_extremes():
@@ -101,13 +101,13 @@ def test_linear_equals_the_product_of_dequantized_operands(
     tiles = [torch.arange(n) // 128 for n in values.shape]
     per_weight = scale[tiles[0]][:, tiles[1]] if weights == "block" else scale
     per_input = input_scale[..., tiles[1]] if activations == "group" else input_scale
-    want = (taken.double() * per_input) @ (values.double() * per_weight).T + bias.double()
+    expected = (taken.double() * per_input) @ (values.double() * per_weight).T + bias.double()
     for linear in (fp8_linear, eager.fp8_linear, reference.fp8_linear):
         got = linear(x, values, scale, bias, activations=activations, input_scale=given_scale)
         assert got.dtype == dtype
         # float32 sums of at most 256 terms; bfloat16 rounds the result, and the sum with the bias
         bound = 2e-6 if dtype == torch.float32 else 1e-2
-        error = (got.double() - want).abs().max() / want.abs().max()
+        error = (got.double() - expected).abs().max() / expected.abs().max()
         assert error < bound
 
 

@@ -37,29 +37,29 @@ def with_gradients(function, given):
 def test_values_and_gradients(dtype, bias):
     given = operands(dtype, bias=bias)
     exact = [t.detach().double().requires_grad_() for t in given]
-    for mine, right in zip(
+    for actual, expected in zip(
         with_gradients(linear, given), with_gradients(F.linear, exact), strict=True
     ):
-        assert mine.dtype == dtype
-        assert (mine.double() - right).norm() < BOUNDS[dtype] * right.norm()
+        assert actual.dtype == dtype
+        assert (actual.double() - expected).norm() < BOUNDS[dtype] * expected.norm()
 
 
 @pytest.mark.parametrize("index", range(3))
 def test_a_single_gradient(index):
     given = [t.detach() for t in operands(torch.bfloat16)]
     given[index].requires_grad_()
-    (mine,) = torch.autograd.grad(linear(*given).sum(), [given[index]])
+    (actual,) = torch.autograd.grad(linear(*given).sum(), [given[index]])
     exact = [t.detach().double() for t in given]
     exact[index].requires_grad_()
-    (right,) = torch.autograd.grad(F.linear(*exact).sum(), [exact[index]])
-    assert (mine.double() - right).norm() < 4e-3 * right.norm()
+    (expected,) = torch.autograd.grad(F.linear(*exact).sum(), [exact[index]])
+    assert (actual.double() - expected).norm() < 4e-3 * expected.norm()
 
 
 def test_results_are_rounded_once():
     """The result is the rounded exact sum, except where that is close to a tie."""
     given = [t.detach() for t in operands(torch.bfloat16)]
-    right = F.linear(*(t.double() for t in given)).bfloat16()
-    assert (linear(*given) == right).float().mean() > 0.99
+    expected = F.linear(*(t.double() for t in given)).bfloat16()
+    assert (linear(*given) == expected).float().mean() > 0.99
 
 
 def test_autocast_casts_to_its_dtype():

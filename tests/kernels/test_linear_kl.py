@@ -29,9 +29,9 @@ def plain(
     labels=None, label_weight=0.0, mask=None,
 ):  # fmt: skip
     logits = hidden @ weight.T * scales[0]
-    want = torch.softmax(target_hidden @ target_weight.T * scales[1] / temperature, -1)
-    got = torch.log_softmax(logits / temperature, -1)
-    each = temperature**2 * (want * (want.log() - got)).sum(-1)
+    teacher = torch.softmax(target_hidden @ target_weight.T * scales[1] / temperature, -1)
+    student = torch.log_softmax(logits / temperature, -1)
+    each = temperature**2 * (teacher * (teacher.log() - student)).sum(-1)
     if labels is not None:
         log_probs = torch.log_softmax(logits, -1)
         for token, label in enumerate(labels.tolist()):
@@ -63,9 +63,9 @@ def test_loss_and_gradients_equal_the_formula_on_whole_logits(options, chunk_siz
     gradients = [tensor.grad for tensor in given[:2]]
     assert [tensor.grad for tensor in given[2:]] == [None, None]
     again = operands()
-    want = plain(*again, **options)
-    (3 * want).backward()
-    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+    expected = plain(*again, **options)
+    (3 * expected).backward()
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
     for gradient, tensor in zip(gradients, again[:2], strict=True):
         torch.testing.assert_close(gradient, tensor.grad, rtol=1e-11, atol=1e-13)
 
@@ -88,10 +88,10 @@ def test_narrow_dtypes_stay_within_error_bounds(dtype, tolerance):
     got = linear_kl_divergence(*given, chunk_size=16)
     got.backward()
     exact = [t.detach().double().requires_grad_(t.requires_grad) for t in given]
-    want = plain(*exact)
-    want.backward()
+    expected = plain(*exact)
+    expected.backward()
     assert got.dtype == torch.float32
-    assert abs(got.item() - want.item()) <= tolerance * want.item()
+    assert abs(got.item() - expected.item()) <= tolerance * expected.item()
     for ours, theirs in zip(given[:2], exact[:2], strict=True):
         assert ours.grad.dtype == dtype
         error = (ours.grad.double() - theirs.grad).norm() / theirs.grad.norm()
@@ -183,23 +183,23 @@ def teacher_of(given, top):
 def test_top_k_tokens_and_the_rest_form_one_distribution(top, chunk_size):
     given = operands(seed=3)
     log_probs, indices, values = teacher_of(given, top)
-    want, got = log_probs.exp(), torch.softmax(given[0] @ given[1].T * 0.7, -1)
-    chosen = torch.zeros_like(want, dtype=torch.bool).scatter(1, indices, True)
+    teacher, student = log_probs.exp(), torch.softmax(given[0] @ given[1].T * 0.7, -1)
+    chosen = torch.zeros_like(teacher, dtype=torch.bool).scatter(1, indices, True)
 
     def buckets(p):
         kept = p[chosen].view(len(p), top)
         return torch.cat([kept, (p * ~chosen).sum(-1, keepdim=True)], -1)
 
-    p, q = buckets(want), buckets(got)
+    p, q = buckets(teacher), buckets(student)
     expected = (p * (p.log() - q.log())).sum(-1).mean()
     expected.backward()
-    wanted = [given[0].grad.clone(), given[1].grad.clone()]
+    expected_gradients = [given[0].grad.clone(), given[1].grad.clone()]
     given[0].grad = given[1].grad = None
     loss = linear_topk_kl_divergence(*given[:2], indices, values, scale=0.7, chunk_size=chunk_size)
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-12)
-    for ours, theirs in zip(given[:2], wanted, strict=True):
-        torch.testing.assert_close(ours.grad, theirs, rtol=1e-8, atol=1e-11)
+    for leaf, gradient in zip(given[:2], expected_gradients, strict=True):
+        torch.testing.assert_close(leaf.grad, gradient, rtol=1e-8, atol=1e-11)
 
 
 def test_top_k_of_all_tokens_is_the_full_divergence():

@@ -65,11 +65,11 @@ def recurrence(tokens, state, group_size, dt_limit, p):
 @pytest.mark.parametrize("dt_limit", [(0.0, math.inf), (0.3, 0.9)])
 def test_steps_equal_the_whole_sequence(group_size, dt_limit):
     tokens, state = draw(2, 6, INNER + CHANNELS + HEADS), draw(2, HEADS, HEAD_DIM, D_STATE, seed=7)
-    want, last = recurrence(tokens, state, group_size, dt_limit, parameters())
+    expected, last = recurrence(tokens, state, group_size, dt_limit, parameters())
     conv_state = torch.zeros(2, CHANNELS, WIDTH - 1, dtype=torch.float64).mT  # as in the cache
     options = {"eps": 1e-5, "group_size": group_size, "dt_limit": dt_limit}
     for t in range(6):
         y = mamba2_step(tokens[:, t], conv_state, state, **parameters(), **options)
-        torch.testing.assert_close(y, want[:, t], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(y, expected[:, t], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(conv_state, tokens[:, 3:, INNER : INNER + CHANNELS])

@@ -45,11 +45,11 @@ def with_gradients(function, given):
 def test_values_and_gradients(dtype, bound, biased):
     given = operands(dtype, biased)
     exact = {k: v.detach().double().requires_grad_() for k, v in given.items()}
-    for mine, right in zip(
+    for actual, expected in zip(
         with_gradients(squared_relu_mlp, given), with_gradients(formula, exact), strict=True
     ):
-        assert mine.dtype == dtype
-        assert (mine.double() - right).norm() < bound * right.norm()
+        assert actual.dtype == dtype
+        assert (actual.double() - expected).norm() < bound * expected.norm()
 
 
 def test_gradients_match_finite_differences():

@@ -22,10 +22,10 @@ def backend(request, monkeypatch):
 def test_rms_norm(dtype):
     x, weight = draw(3, 15, 16).to(dtype), draw(16, seed=1).to(dtype)
     wide = x.double()
-    want = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
+    expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
     got = rms_norm(x, weight, 1e-5)
     assert got.dtype == dtype
-    torch.testing.assert_close(got.double(), want, rtol=3 * torch.finfo(dtype).eps, atol=1e-6)
+    torch.testing.assert_close(got.double(), expected, rtol=3 * torch.finfo(dtype).eps, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm_before_gate", [False, True])
@@ -34,17 +34,17 @@ def test_gated_rms_norm(norm_before_gate, group_size):
     x, gate, weight = draw(2, 3, 16), draw(2, 3, 16, seed=1), draw(16, seed=2)
     silu = gate * torch.sigmoid(gate)
     y = x if norm_before_gate else x * silu
-    want = torch.full_like(x, torch.nan)
+    expected = torch.full_like(x, torch.nan)
     for start in range(0, 16, group_size):
         part = y[..., start : start + group_size]
-        want[..., start : start + group_size] = (
+        expected[..., start : start + group_size] = (
             part / (part.square().mean(-1, keepdim=True) + 1e-5).sqrt()
         )
-    want = want * weight * (silu if norm_before_gate else 1)
+    expected = expected * weight * (silu if norm_before_gate else 1)
     got = gated_rms_norm(
         x, gate, weight, 1e-5, group_size=group_size, norm_before_gate=norm_before_gate
     )
-    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got, expected)
 
 
 def test_rms_norm_gradient_matches_finite_differences():
@@ -79,7 +79,7 @@ def test_backends_agree_in_narrow_dtypes(monkeypatch, dtype, norm_before_gate):
         results[name] = plain, gated, torch.autograd.grad(plain + gated, leaves, dy)
     assert torch.equal(results["eager"][0], results["reference"][0])
     assert torch.equal(results["eager"][1], results["reference"][1])
-    for mine, theirs in zip(results["eager"][2], results["reference"][2], strict=True):
+    for eager, reference in zip(results["eager"][2], results["reference"][2], strict=True):
         torch.testing.assert_close(
-            mine, theirs, rtol=64 * torch.finfo(dtype).eps, atol=64 * torch.finfo(dtype).eps
+            eager, reference, rtol=64 * torch.finfo(dtype).eps, atol=64 * torch.finfo(dtype).eps
         )

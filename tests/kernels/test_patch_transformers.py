@@ -23,22 +23,22 @@ def model(request):
     return stock(request.param)
 
 
-def close(got, want):
+def close(got, expected):
     """Check equality up to a few float32 roundings."""
-    scale = float(want.abs().max())
-    torch.testing.assert_close(got, want, rtol=0, atol=2e-5 * scale)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5 * scale)
 
 
 @torch.no_grad()
 def test_patched_logits_agree_and_unpatch_restores_the_bits(model):
     ids = tokens(2, 70)
-    want = model(ids).logits
+    expected = model(ids).logits
     assert patch(model) >= 2
     got = model(ids).logits
-    assert not torch.equal(got, want)  # the kernels were used
-    close(got, want)
+    assert not torch.equal(got, expected)  # the kernels were used
+    close(got, expected)
     unpatch(model)
-    assert torch.equal(model(ids).logits, want)
+    assert torch.equal(model(ids).logits, expected)
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -47,11 +47,11 @@ def test_padding_does_not_change_logits(model):
     ids = tokens(2, 40)
     mask = torch.ones_like(ids)
     mask[0, :17] = 0
-    want = model(ids, attention_mask=mask).logits
+    expected = model(ids, attention_mask=mask).logits
     patch(model)
     got = model(ids, attention_mask=mask).logits
-    close(got[0, 17:], want[0, 17:])
-    close(got[1], want[1])
+    close(got[0, 17:], expected[0, 17:])
+    close(got[1], expected[1])
 
 
 @torch.no_grad()
@@ -74,9 +74,9 @@ def test_decoding_continues_from_the_prompt(model, prompt):
 
 def test_generate_returns_the_same_tokens(model):
     ids = tokens(2, 20)
-    want = model.generate(ids, max_new_tokens=12, do_sample=False)
+    expected = model.generate(ids, max_new_tokens=12, do_sample=False)
     patch(model)
-    assert torch.equal(model.generate(ids, max_new_tokens=12, do_sample=False), want)
+    assert torch.equal(model.generate(ids, max_new_tokens=12, do_sample=False), expected)
 
 
 def test_gradients_agree(model):
@@ -87,8 +87,8 @@ def test_gradients_agree(model):
         model(ids, labels=ids).loss.backward()
         found[kernels] = {n: p.grad.clone() for n, p in model.named_parameters()}
         patch(model)
-    for name, want in found["stock"].items():
-        error = (found["ours"][name] - want).norm() / want.norm().clamp(min=1e-6)
+    for name, expected in found["stock"].items():
+        error = (found["ours"][name] - expected).norm() / expected.norm().clamp(min=1e-6)
         assert error < 1e-4, name
 
 

@@ -71,9 +71,9 @@ def backend(request, monkeypatch):
 def test_scan_equals_the_recurrence(backend, length, batch, heads, groups):
     inputs = operands(batch, length, heads, groups, seed=length)
     y, state = ssd_scan(**inputs, chunk_size=CHUNK)
-    want_y, want_state = recurrence(**inputs)
-    torch.testing.assert_close(y, want_y, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(state, want_state, rtol=1e-10, atol=1e-10)
+    expected_y, expected_state = recurrence(**inputs)
+    torch.testing.assert_close(y, expected_y, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(state, expected_state, rtol=1e-10, atol=1e-10)
 
 
 def test_dt_is_clamped_to_its_limits(backend):
@@ -91,9 +91,9 @@ def test_packed_sequences_are_independent(seed, cuts):
     for cut in cuts:
         seq_idx[:, cut:] = 1 - seq_idx[:, cut:]  # 0 and 1 occur several times
     y, state = ssd_scan(**inputs, seq_idx=seq_idx, chunk_size=CHUNK)
-    want_y, want_state = recurrence(**inputs, seq_idx=seq_idx)
-    torch.testing.assert_close(y, want_y, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(state, want_state, rtol=1e-9, atol=1e-9)
+    expected_y, expected_state = recurrence(**inputs, seq_idx=seq_idx)
+    torch.testing.assert_close(y, expected_y, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(state, expected_state, rtol=1e-9, atol=1e-9)
 
 
 def test_two_halves_equal_the_whole(backend):
@@ -110,13 +110,13 @@ def test_two_halves_equal_the_whole(backend):
 
 def test_steps_equal_the_whole_sequence():
     inputs = operands(2, 9, 6, 3, seed=6)
-    want, last = recurrence(**inputs)
+    expected, last = recurrence(**inputs)
     state = inputs.pop("initial_state").clone()
     fixed = {k: inputs[k] for k in ("A", "D", "dt_bias")}
     for t in range(9):
         now = {k: inputs[k][:, t] for k in ("x", "dt", "B", "C")}
         y = ssd_step(state, **now, **fixed)
-        torch.testing.assert_close(y, want[:, t], rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(y, expected[:, t], rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
 
 
@@ -127,8 +127,8 @@ def test_dt_of_minus_infinity_skips_the_token(backend):
     keep = [*range(10), *range(20, 30)]
     timed = ("x", "dt", "B", "C")
     without = {k: v[:, keep] if k in timed else v for k, v in inputs.items()}
-    want, last = ssd_scan(**without, chunk_size=CHUNK)
-    torch.testing.assert_close(y[:, keep], want, rtol=1e-11, atol=1e-11)
+    expected, last = ssd_scan(**without, chunk_size=CHUNK)
+    torch.testing.assert_close(y[:, keep], expected, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
 
 
@@ -136,9 +136,9 @@ def test_strong_and_weak_decay_stay_exact(backend):
     inputs = operands(1, 64, 2, 1, seed=8, dtype=torch.float32)
     inputs["A"] = torch.tensor([-200.0, -1e-4])
     y, state = ssd_scan(**inputs, chunk_size=CHUNK)
-    want_y, want_state = recurrence(**inputs)
-    torch.testing.assert_close(y.double(), want_y, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(state.double(), want_state, rtol=1e-4, atol=1e-4)
+    expected_y, expected_state = recurrence(**inputs)
+    torch.testing.assert_close(y.double(), expected_y, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(state.double(), expected_state, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ def test_strong_and_weak_decay_stay_exact(backend):
 def test_narrow_dtypes_stay_within_error_bounds(backend, dtype, bound):
     inputs = operands(2, 70, 4, 2, seed=9, dtype=dtype)
     y, state = ssd_scan(**inputs, chunk_size=CHUNK)
-    want, _ = recurrence(**inputs)
+    expected, _ = recurrence(**inputs)
     assert y.dtype == dtype
     assert state.dtype == torch.float32
-    assert (y.double() - want).norm() / want.norm() < bound
+    assert (y.double() - expected).norm() / expected.norm() < bound
 
 
 def test_strided_operands_give_the_same_result(backend):
@@ -206,22 +206,22 @@ def test_gradients_match_the_recurrence(monkeypatch, length, packed, dtype, boun
     dy = torch.randn(y_shape, generator=generator, dtype=torch.float64).to(dtype)
     dstate = torch.randn(state_shape, generator=generator)
     monkeypatch.setenv("HYBRIDIZE_KERNELS", "reference")
-    want = gradients({k: v.double() for k, v in inputs.items()}, seq_idx, dy, dstate)
+    expected = gradients({k: v.double() for k, v in inputs.items()}, seq_idx, dy, dstate)
     monkeypatch.setenv("HYBRIDIZE_KERNELS", "eager")
     got = gradients(inputs, seq_idx, dy, dstate)
     for name, gradient in got.items():
         assert gradient.dtype == dtype
-        error = (gradient.double() - want[name]).norm() / want[name].norm()
+        error = (gradient.double() - expected[name]).norm() / expected[name].norm()
         assert error < bound, name
 
 
 def test_autocast_does_not_change_the_result(backend):
     inputs = operands(1, 40, 2, 1, seed=13, dtype=torch.float32)
     dy, dstate = torch.ones_like(inputs["x"]), torch.ones_like(inputs["initial_state"])
-    want = gradients(inputs, None, dy, dstate)
+    expected = gradients(inputs, None, dy, dstate)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = gradients(inputs, None, dy, dstate)
-    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got, expected)
 
 
 def test_only_inputs_output_and_states_are_saved_for_backward():

@@ -17,9 +17,9 @@ def check(function, leaves, dtype):
         y = getattr(module, function)(*operands)
         dy = draw(*y.shape, seed=3).to(y.dtype)
         found.append([y, *torch.autograd.grad(y, operands, dy)])
-    for mine, right in zip(*found, strict=True):
-        assert mine.numel() == 0 or error(mine, right) < BOUNDS[dtype]
-    assert {mine.dtype for mine in found[0]} == {dtype}
+    for actual, expected in zip(*found, strict=True):
+        assert actual.numel() == 0 or error(actual, expected) < BOUNDS[dtype]
+    assert {actual.dtype for actual in found[0]} == {dtype}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -47,8 +47,8 @@ def test_operands_may_have_any_strides(function):
 
 def test_infinity_and_nan_match_the_reference():
     x = torch.tensor([[-1e4, -0.0, 0.0, 1e4, torch.inf, torch.nan]], device=DEVICE)
-    for got, want in (
+    for got, expected in (
         (activation.squared_relu(x), plain.squared_relu(x)),
         (activation.swiglu(x[:, :5], x[:, :5]), plain.swiglu(x[:, :5], x[:, :5])),
     ):
-        torch.testing.assert_close(got, want, equal_nan=True)
+        torch.testing.assert_close(got, expected, equal_nan=True)

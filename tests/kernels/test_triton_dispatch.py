@@ -54,12 +54,12 @@ def test_triton_on_the_cpu_is_rejected_without_the_interpreter(monkeypatch):
 
 def test_public_operations_run_triton_kernels(monkeypatch):
     x, weight = draw(2, 5, 8), draw(8, 4)
-    want = causal_conv1d(x.cpu(), weight.cpu())[0], rms_norm(x.cpu(), weight[:, 0].cpu(), 1e-5)
+    on_cpu = causal_conv1d(x.cpu(), weight.cpu())[0], rms_norm(x.cpu(), weight[:, 0].cpu(), 1e-5)
     monkeypatch.setenv("HYBRIDIZE_KERNELS", "triton")
     got = causal_conv1d(x, weight)[0], rms_norm(x, weight[:, 0], 1e-5)
     assert x.device.type == DEVICE
-    for mine, right in zip(got, want, strict=True):
-        torch.testing.assert_close(mine.cpu(), right)
+    for actual, expected in zip(got, on_cpu, strict=True):
+        torch.testing.assert_close(actual.cpu(), expected)
 
 
 def lines_of(script, *arguments, **environment):

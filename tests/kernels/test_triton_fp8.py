@@ -19,19 +19,19 @@ def conversion(request, monkeypatch):
         monkeypatch.setattr(fp8, "_has_fp8_conversion", lambda device: False)
 
 
-def same_numbers(got, want):
+def same_numbers(got, expected):
     """Compare bits, except for NaN, which has many encodings."""
-    nan = want.float().isnan()
+    nan = expected.float().isnan()
     assert torch.equal(got.float().isnan(), nan)
-    assert torch.equal(got.view(torch.uint8)[~nan], want.view(torch.uint8)[~nan])
+    assert torch.equal(got.view(torch.uint8)[~nan], expected.view(torch.uint8)[~nan])
 
 
 def check(x, granularity, **options):
     values, scale = fp8.fp8_quantize(x, granularity, **options)
-    want, want_scale = plain.fp8_quantize(x, granularity, **options)
-    assert values.dtype == want.dtype
-    torch.testing.assert_close(scale, want_scale, rtol=0, atol=0, equal_nan=True)
-    same_numbers(values, want)
+    expected, expected_scale = plain.fp8_quantize(x, granularity, **options)
+    assert values.dtype == expected.dtype
+    torch.testing.assert_close(scale, expected_scale, rtol=0, atol=0, equal_nan=True)
+    same_numbers(values, expected)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -94,13 +94,13 @@ def test_block_scaled_product(dtype, shape, biased):
     bias = draw(150, seed=2, dtype=dtype) if biased else None
     got = fp8.fp8_linear(x, weight, scale, bias, activations="group")
     values, input_scale = plain.fp8_quantize(x, "group")
-    want = plain.fp8_dequantize(values, input_scale, torch.float64)
-    want = want @ plain.fp8_dequantize(weight, scale, torch.float64).T
-    want = want if bias is None else want + bias.double()
+    expected = plain.fp8_dequantize(values, input_scale, torch.float64)
+    expected = expected @ plain.fp8_dequantize(weight, scale, torch.float64).T
+    expected = expected if bias is None else expected + bias.double()
     assert got.dtype == dtype
     # A tensor core keeps 14 bits of the sums of one tile.
     exact = 1e-6 if DEVICE == "cpu" else 1e-3
-    assert error(got, want) < (exact if dtype == torch.float32 else 5e-3)
+    assert error(got, expected) < (exact if dtype == torch.float32 else 5e-3)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_other_granularities_run_torch_products(weights, activations, static):
     weight, scale = plain.fp8_quantize(draw(144, 256, seed=1, dtype=torch.float32), weights)
     given = torch.full((1,), 0.01, device=DEVICE) if static else None
     bias = draw(144, seed=2, dtype=torch.bfloat16)
-    want = plain.fp8_linear(
+    expected = plain.fp8_linear(
         x.double(), weight, scale, bias, activations=activations, input_scale=given
     )
     for module in (fp8, eager):
         got = module.fp8_linear(x, weight, scale, bias, activations=activations, input_scale=given)
-        assert error(got, want) < 5e-3
+        assert error(got, expected) < 5e-3

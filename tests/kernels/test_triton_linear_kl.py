@@ -17,13 +17,14 @@ def operands(tokens=13, vocab=29, dtype=torch.float64):
 
 def check(given, bound, options, **more):
     options = {k: v.to(DEVICE) if torch.is_tensor(v) else v for k, v in options.items()}
-    student, right = [t.requires_grad_() for t in given[:2]], exact(given)
+    student, exact_operands = [t.requires_grad_() for t in given[:2]], exact(given)
     got = linear_kl.linear_kl_divergence(*given, **options, **more)
-    want = plain(*right, **options)
-    assert error(got, want) < bound
-    gradients = torch.autograd.grad(3 * got, student), torch.autograd.grad(3 * want, right[:2])
-    for mine, theirs in zip(*gradients, strict=True):
-        assert error(mine, theirs) < bound
+    expected = plain(*exact_operands, **options)
+    assert error(got, expected) < bound
+    gradients = torch.autograd.grad(3 * got, student)
+    expected_gradients = torch.autograd.grad(3 * expected, exact_operands[:2])
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert error(gradient, expected_gradient) < bound
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4, 13])

@@ -26,16 +26,16 @@ def check(dtype, *, heads=4, head_dim=5, d_state=7, groups=2, width=4, norms=1, 
     wide = torch.promote_types(dtype, torch.float32)
     conv_state = draw(2, channels, width - 1, seed=8, dtype=dtype).mT  # as in the cache
     state = draw(2, heads, head_dim, d_state, seed=9, dtype=wide).mT.contiguous().mT
-    right = [conv_state.double().clone(), state.double().clone()]
+    exact_states = [conv_state.double().clone(), state.double().clone()]
     exact = [None if p is None else p.double() for p in parameters]
     options = {"group_size": inner // norms, "dt_limit": (0.2, 1.5)}
     for t in range(2):
         got = triton.mamba2_step(tokens[:, t], conv_state, state, *parameters, 1e-5, **options)
-        want = plain.mamba2_step(tokens[:, t].double(), *right, *exact, 1e-5, **options)
+        expected = plain.mamba2_step(tokens[:, t].double(), *exact_states, *exact, 1e-5, **options)
         assert got.dtype == dtype
-        assert error(got, want) < BOUNDS[dtype]
-    assert error(state, right[1]) < BOUNDS[dtype]
-    assert torch.equal(conv_state, right[0].to(dtype))
+        assert error(got, expected) < BOUNDS[dtype]
+    assert error(state, exact_states[1]) < BOUNDS[dtype]
+    assert torch.equal(conv_state, exact_states[0].to(dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -16,9 +16,9 @@ def check(leaves, function, options, dtype):
         y = getattr(module, function)(*operands, 1e-3, **options)
         dy = draw(*y.shape, seed=3).to(y.dtype)
         found.append([y, *torch.autograd.grad(y, operands, dy)])
-    for mine, right in zip(*found, strict=True):
-        assert error(mine, right) < BOUNDS[dtype]
-    assert {mine.dtype for mine in found[0]} == {dtype}
+    for actual, expected in zip(*found, strict=True):
+        assert error(actual, expected) < BOUNDS[dtype]
+    assert {actual.dtype for actual in found[0]} == {dtype}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -41,8 +41,8 @@ def test_gated_rms_norm(dtype, norm_before_gate, group_size):
 def test_operands_may_have_any_strides():
     """Transposed, every other column, and empty."""
     x, gate, weight = draw(16, 70).T, draw(70, 32, seed=1)[:, ::2], draw(16, seed=2)
-    want = plain.gated_rms_norm(x, gate, weight, 1e-5, group_size=8)
-    assert error(norm.gated_rms_norm(x, gate, weight, 1e-5, group_size=8), want) < 1e-12
+    expected = plain.gated_rms_norm(x, gate, weight, 1e-5, group_size=8)
+    assert error(norm.gated_rms_norm(x, gate, weight, 1e-5, group_size=8), expected) < 1e-12
     assert norm.rms_norm(x[:0], weight, 1e-5).shape == (0, 16)
 
 

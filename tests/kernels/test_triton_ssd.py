@@ -37,17 +37,23 @@ def check(inputs, bound, **options):
     """Compare outputs, states and all gradients."""
     leaves = {k: v.requires_grad_() for k, v in inputs.items()}
     got = with_gradients(ssd_scan, leaves, chunk_size=CHUNK, **options)
-    want = with_gradients(recurrence, exact(inputs), **options)
+    reference = with_gradients(recurrence, exact(inputs), **options)
     names = ("y", "state", *inputs)
-    for name, mine, right in zip(names, got, want, strict=True):
-        assert error(mine, right) < bound, name
+    for name, actual, expected in zip(names, got, reference, strict=True):
+        assert error(actual, expected) < bound, name
     assert [g.dtype for g in got[2:]] == [leaf.dtype for leaf in inputs.values()]
     assert got[0].dtype == inputs["x"].dtype
 
 
-@pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 37])
-@pytest.mark.parametrize(("batch", "heads", "groups"), [(1, 1, 1), (2, 4, 2), (1, 3, 1)])
-def test_scan_equals_the_recurrence(length, batch, heads, groups):
+@pytest.mark.parametrize(
+    ("batch", "heads", "groups", "length"),
+    [
+        *((1, 1, 1, length) for length in (1, CHUNK - 1, CHUNK, CHUNK + 1, 37)),
+        *((1, 3, 1, length) for length in (CHUNK, 37)),
+        *((2, 4, 2, length) for length in (1, CHUNK + 1, 37)),
+    ],
+)
+def test_scan_equals_the_recurrence(batch, heads, groups, length):
     check(operands(batch, length, heads, groups), 1e-11)
 
 
@@ -76,11 +82,11 @@ def test_missing_optional_inputs_equal_zero_inputs():
 
 def test_any_chunk_size_with_strided_operands():
     inputs = operands(1, 21, 2, 1)
-    want = recurrence(**inputs)
+    reference = recurrence(**inputs)
     strided = {k: v.repeat_interleave(2, -1)[..., ::2] for k, v in inputs.items()}
     for size in (None, 1, 5, 32):
-        for mine, right in zip(ssd_scan(**strided, chunk_size=size), want, strict=True):
-            assert error(mine, right) < 1e-12
+        for actual, expected in zip(ssd_scan(**strided, chunk_size=size), reference, strict=True):
+            assert error(actual, expected) < 1e-12
 
 
 def test_slices_of_a_wider_tensor():
@@ -88,8 +94,8 @@ def test_slices_of_a_wider_tensor():
     wide = torch.cat([inputs["x"].flatten(2), inputs["B"].flatten(2), inputs["dt"]], -1)
     split = wide.split([10, 7, 2], -1)
     parts = {"x": split[0].unflatten(2, (2, 5)), "B": split[1].unflatten(2, (1, 7)), "dt": split[2]}
-    for mine, right in zip(ssd_scan(**(inputs | parts)), recurrence(**inputs), strict=True):
-        assert error(mine, right) < 1e-12
+    for actual, expected in zip(ssd_scan(**(inputs | parts)), recurrence(**inputs), strict=True):
+        assert error(actual, expected) < 1e-12
 
 
 def test_sequences_of_any_stride():
@@ -100,8 +106,8 @@ def test_sequences_of_any_stride():
               other.as_strided((2, 19, 2, 5), (19 * 10 + 1, 10, 5, 1))):  # fmt: skip
         given = {k: v[:, : x.shape[1]] if k in ("dt", "B", "C") else v for k, v in inputs.items()}
         given |= {"x": x}
-        for mine, right in zip(ssd_scan(**given), recurrence(**given), strict=True):
-            assert error(mine, right) < 1e-12
+        for actual, expected in zip(ssd_scan(**given), recurrence(**given), strict=True):
+            assert error(actual, expected) < 1e-12
 
 
 def test_dt_of_minus_infinity_skips_the_token():
@@ -150,9 +156,11 @@ def test_one_step_equals_the_scan_of_one_token(dtype):
     wide = torch.promote_types(dtype, torch.float32)
     state = inputs.pop("initial_state").to(wide).mT.contiguous().mT  # not contiguous
     now = {k: v[:, 0] if k in ("x", "dt", "B", "C") else v for k, v in inputs.items()}
-    right = state.double().clone()
-    want = plain_step(right, **{k: v.double() for k, v in now.items()}, dt_limit=(0.2, 1.5))
+    expected_state = state.double().clone()
+    expected = plain_step(
+        expected_state, **{k: v.double() for k, v in now.items()}, dt_limit=(0.2, 1.5)
+    )
     got = ssd_step(state, **now, dt_limit=(0.2, 1.5))
     assert got.dtype == dtype
-    assert error(got, want) < BOUNDS[dtype]
-    assert error(state, right) < BOUNDS[wide]
+    assert error(got, expected) < BOUNDS[dtype]
+    assert error(state, expected_state) < BOUNDS[wide]
