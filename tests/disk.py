@@ -1,4 +1,4 @@
-"""Writing checkpoints without a model, and looking at all that a folder holds."""
+"""Writing checkpoints without a model, and comparing the contents of directories."""
 
 import hashlib
 from pathlib import Path
@@ -20,7 +20,7 @@ def specs_of(tensors: Tensors) -> list[TensorSpec]:
 
 
 def write_checkpoint(output: Path, tensors: Tensors, **options: Any) -> None:
-    """Write tensors with `CheckpointWriter`; ``options`` are its own, with defaults."""
+    """Write tensors with `CheckpointWriter`; ``options`` are its arguments."""
     options = {"config": {"model_type": "test"}, "max_shard_size": 1 << 30} | options
     command = options.pop("command", "test")
     with CheckpointWriter(output, specs_of(tensors), **options) as writer:
@@ -30,12 +30,12 @@ def write_checkpoint(output: Path, tensors: Tensors, **options: Any) -> None:
 
 
 def raw(tensor: torch.Tensor) -> bytes:
-    """A tensor's bytes, row by row."""
+    """Return a tensor's bytes, row by row."""
     return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def snapshot(directory: Path) -> dict[str, str]:
-    """Everything below a directory: relative name to hash, type and time of change."""
+    """Return everything in a directory: relative name to hash and modification time."""
     return {
         path.relative_to(directory).as_posix(): (
             hashlib.sha256(path.read_bytes()).hexdigest() + f"@{path.stat().st_mtime_ns}"

@@ -23,10 +23,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from documents import SHELL, Block, blocks, command_lines, documents, hybridize_words
+from hollow_checkpoints import SHAPES, write_converted, write_shape
 from hybridize.__main__ import main
 from hybridize.cli import cli
 from hybridize.demo import CHECKPOINT
-from shapes import SHAPES, write_converted, write_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = documents(ROOT)

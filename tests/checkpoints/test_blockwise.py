@@ -1,4 +1,4 @@
-"""A model run one block at a time, and one written from memory."""
+"""Running a model block by block, and writing a model from memory."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from tiny import tokens, write_stock, write_tokenizer
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ["llama", "granitemoehybrid", "nemotron_h"])
-def test_blocks_one_by_one_are_the_model(tmp_path, architecture):
+def test_blockwise_model_equals_the_whole_model(tmp_path, architecture):
     write_stock(tmp_path / "in", architecture)
     ids, seq_idx = tokens(2, 30), (torch.arange(30) > 11).long().expand(2, -1)
     want = load_model(tmp_path / "in").model(ids, seq_idx=seq_idx, use_cache=False)
@@ -32,7 +32,7 @@ def test_blocks_one_by_one_are_the_model(tmp_path, architecture):
 
 
 @pytest.mark.parametrize("format_", ["granitemoehybrid", "hybridize"])
-def test_a_model_is_written_like_the_checkpoint_it_came_from(tmp_path, format_):
+def test_save_model_keeps_format_dtypes_and_files(tmp_path, format_):
     write_stock(tmp_path / "in", "llama", dtype="bfloat16")
     write_tokenizer(tmp_path / "in")
     hybridize.convert(tmp_path / "in", tmp_path / "like", keep=(1,), format=format_)

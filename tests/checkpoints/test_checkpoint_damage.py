@@ -1,4 +1,4 @@
-"""Mangled checkpoints are read right or refused in one line that names the file; nothing else."""
+"""A damaged checkpoint is read correctly, or refused in one line that names the file."""
 
 import json
 import os
@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from disk import raw
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import hybridize
+from disk import raw
 from hybridize.checkpoints import CheckpointReader, reader
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.load import load_model
@@ -23,13 +23,13 @@ from tiny import ARCHITECTURES, write_stock
 
 
 def examples(count: int) -> settings:
-    """So many of them, in one directory: each writes the file that it mangles anew."""
+    """Settings for ``count`` examples in one directory; each example writes its own files."""
     return settings(max_examples=count, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
 def opened(monkeypatch) -> list[Path]:
-    """The weight files that were looked into."""
+    """The weight files whose headers were read."""
     seen: list[Path] = []
     read_header = reader.read_header
 
@@ -42,7 +42,7 @@ def opened(monkeypatch) -> list[Path]:
 
 
 def read_all(directory: Path) -> dict[str, torch.Tensor] | None:
-    """Every tensor; None if the checkpoint is refused, after a look at how."""
+    """Return all tensors, or None if the checkpoint is refused; check the error message."""
     try:
         with CheckpointReader(directory, allow_nonfinite=True) as checkpoint:
             return {name: checkpoint.get(name) for name in checkpoint.names}
@@ -93,14 +93,16 @@ def agrees_with_the_library(directory: Path) -> bool:
     cut=st.just(0) | st.integers(1, 300),
     extra=st.just(b"") | st.binary(max_size=9),
 )
-def test_mangled_bytes(tmp_path, sound, edits, cut, extra):
+def test_changed_bytes_are_refused_or_read_as_safetensors_reads_them(
+    tmp_path, sound, edits, cut, extra
+):
     mangled = bytearray(sound)
-    for place, value in edits:
-        mangled[place % len(mangled)] = value
+    for offset, value in edits:
+        mangled[offset % len(mangled)] = value
     content = bytes(mangled[: max(0, len(mangled) - cut)]) + extra
     (tmp_path / "model.safetensors").write_bytes(content)
     if agrees_with_the_library(tmp_path):
-        assert len(content) == len(sound)  # neither cut nor extended
+        assert len(content) == len(sound)  # it was neither truncated nor extended
     else:
         assert content != sound
 
@@ -126,7 +128,7 @@ ENTRIES = st.fixed_dictionaries(
 @example({"a": {"dtype": "F8_E8M0", "shape": [8], "data_offsets": [0, 8]}})
 @example({"__metadata__": {"format": "pt"}})
 @example({"__metadata__": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}})
-def test_mangled_headers(tmp_path, header):
+def test_random_headers_are_refused_or_read_as_safetensors_reads_them(tmp_path, header):
     text = json.dumps(header).encode()
     content = len(text).to_bytes(8, "little") + text + bytes(8)
     (tmp_path / "model.safetensors").write_bytes(content)
@@ -147,7 +149,7 @@ def test_mangled_headers(tmp_path, header):
         b"PK\x03\x04" + bytes(60),
     ],
 )
-def test_what_is_no_safetensors_file(tmp_path, sound, content):
+def test_files_that_are_not_safetensors_are_refused(tmp_path, sound, content):
     (tmp_path / "model.safetensors").write_bytes(content)
     assert read_all(tmp_path) is None
 
@@ -155,7 +157,7 @@ def test_what_is_no_safetensors_file(tmp_path, sound, content):
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "config.json", "model.safetensors.index.json"]
 )
-def test_a_directory_where_a_file_should_be(tmp_path, sound, name):
+def test_a_directory_in_place_of_a_file_is_refused(tmp_path, sound, name):
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).mkdir()
     assert read_all(tmp_path) is None
@@ -167,7 +169,7 @@ TRUE_MAP = {name: shard for shard, names in SHARDS.items() for name in names}
 
 @pytest.fixture
 def sharded(tmp_path) -> Path:
-    """A sound checkpoint of two shards, with weights lying around it that are not its own."""
+    """A sound checkpoint of two shards; other weight files lie outside it and in a subdirectory."""
     directory = tmp_path / "checkpoint"
     (directory / "sub").mkdir(parents=True)
     (directory / "config.json").write_text("{}")
@@ -178,7 +180,7 @@ def sharded(tmp_path) -> Path:
     return directory
 
 
-def places(directory: Path) -> st.SearchStrategy:
+def shard_names(directory: Path) -> st.SearchStrategy:
     return st.sampled_from(
         [
             *SHARDS, "missing.safetensors", "../outside.safetensors", "sub/outside.safetensors",
@@ -192,16 +194,16 @@ def places(directory: Path) -> st.SearchStrategy:
 
 @examples(300)
 @given(data=st.data())
-def test_mangled_indices(sharded, opened, data):
-    """Only a map that is true of the shards that it names is accepted; no other file is opened."""
+def test_only_a_correct_index_is_accepted(sharded, opened, data):
+    """A map is accepted only if it is true of the shards that it names; no other file is opened."""
     weight_map: dict[str, Any] = dict(TRUE_MAP)
     for name in data.draw(st.lists(st.sampled_from([*BASE, "ghost", "", "a\nb"]), max_size=2)):
-        weight_map[name] = data.draw(places(sharded))
+        weight_map[name] = data.draw(shard_names(sharded))
     for name in data.draw(st.lists(st.sampled_from(list(BASE)), max_size=1)):
         weight_map.pop(name)
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     got = read_all(sharded)
-    named = [place for place in weight_map.values() if isinstance(place, str)]
+    named = [shard for shard in weight_map.values() if isinstance(shard, str)]
     truth = {name: shard for name, shard in TRUE_MAP.items() if shard in named}
     assert (got is not None) == (weight_map == truth)
     if got is not None:
@@ -211,10 +213,10 @@ def test_mangled_indices(sharded, opened, data):
     assert {str(path) for path in opened} <= {str(sharded / shard) for shard in SHARDS}
 
 
-@pytest.mark.parametrize("place", ["../outside.safetensors", "{parent}/outside.safetensors"])
-def test_a_shard_outside_is_refused_though_it_holds_the_tensor(sharded, opened, place):
-    place = place.format(parent=sharded.parent)
-    index = {"weight_map": {"weight": place}}
+@pytest.mark.parametrize("shard", ["../outside.safetensors", "{parent}/outside.safetensors"])
+def test_a_shard_outside_the_directory_is_refused(sharded, opened, shard):
+    shard = shard.format(parent=sharded.parent)
+    index = {"weight_map": {"weight": shard}}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"index\.json: tensor 'weight' is in .*beside the index"):
         CheckpointReader(sharded)
@@ -253,7 +255,7 @@ DOCUMENTS = (
 
 @examples(150)
 @given(document=DOCUMENTS | JSON.map(lambda value: json.dumps({"weight_map": value}).encode()))
-def test_garbage_for_an_index(sharded, opened, document):
+def test_an_index_that_is_not_valid_is_refused(sharded, opened, document):
     (sharded / "model.safetensors.index.json").write_bytes(document)
     assert read_all(sharded) is None
     assert opened == []
@@ -261,7 +263,7 @@ def test_garbage_for_an_index(sharded, opened, document):
 
 @examples(150)
 @given(document=DOCUMENTS)
-def test_garbage_for_a_configuration(tmp_path, sound, document):
+def test_a_config_that_is_not_valid_is_refused(tmp_path, sound, document):
     (tmp_path / "config.json").write_bytes(document)
     try:
         with CheckpointReader(tmp_path) as checkpoint:
@@ -295,8 +297,8 @@ def originals(tmp_path_factory) -> dict[str, tuple[Path, dict[str, Any]]]:
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "hybridize"])
 @settings(max_examples=80)
 @given(data=st.data())
-def test_mangled_configurations(originals, architecture, data):
-    """A field of every configuration, with any value: the model opens, or one line says why not."""
+def test_changed_configs_load_or_are_refused_in_one_line(originals, architecture, data):
+    """Change one field of a config to any value, or remove it."""
     directory, config = originals[architecture]
     field = data.draw(st.sampled_from(sorted(config)))
     if data.draw(st.booleans()):
@@ -313,7 +315,7 @@ def test_mangled_configurations(originals, architecture, data):
         (directory / "config.json").write_text(json.dumps(config))
 
 
-def test_the_layout_of_the_hubs_cache(tmp_path):
+def test_a_snapshot_of_the_hub_cache_is_read(tmp_path):
     """Every file is a link to a blob outside the snapshot's directory."""
     write_stock(tmp_path / "plain", "llama", shard="20KB")
     snapshot = tmp_path / "models--a--b" / "snapshots" / "0"

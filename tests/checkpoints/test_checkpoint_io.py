@@ -1,4 +1,4 @@
-"""Checkpoints against the safetensors library and transformers; and writes that fail midway."""
+"""The reader and the writer against the safetensors library and transformers."""
 
 import hashlib
 import importlib.metadata
@@ -48,7 +48,7 @@ def same(got: torch.Tensor, want: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 100, 1], ids=["one file", "shards", "a tensor each"])
-def test_what_we_write_the_library_reads(tmp_path, limit):
+def test_safetensors_reads_what_the_writer_writes(tmp_path, limit):
     want = of_every_kind()
     write_checkpoint(tmp_path / "out", want, max_shard_size=limit)
     got = {}
@@ -60,7 +60,7 @@ def test_what_we_write_the_library_reads(tmp_path, limit):
     assert [name for name in want if not same(got[name], want[name])] == []
 
 
-def test_what_the_library_writes_we_read(tmp_path):
+def test_the_reader_reads_what_safetensors_writes(tmp_path):
     want = {name: tensor.contiguous() for name, tensor in of_every_kind().items()}
     save_file(want, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "test"}')
@@ -73,8 +73,8 @@ def test_what_the_library_writes_we_read(tmp_path):
 
 
 @pytest.mark.parametrize("most", [1, 7, 4096])
-def test_writes_may_be_cut_short(tmp_path, monkeypatch, few, most):
-    """The system may write less than it was asked to."""
+def test_partial_writes_are_continued(tmp_path, monkeypatch, few, most):
+    """The operating system may write fewer bytes than requested."""
     write = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda file, data: write(file, data[:most]))
@@ -87,7 +87,7 @@ def test_writes_may_be_cut_short(tmp_path, monkeypatch, few, most):
 
 
 @pytest.mark.parametrize("limit", [1, 2048, 20_000, 1 << 30])
-def test_shards_are_laid_out_as_transformers_lays_them_out(tmp_path, limit):
+def test_shards_are_those_of_transformers(tmp_path, limit):
     model = write_stock(tmp_path / "in", "llama")
     want = dict(model.state_dict())
     config = json.loads((tmp_path / "in" / "config.json").read_text())
@@ -120,7 +120,7 @@ def test_shards_that_transformers_wrote_are_read(tmp_path):
     with CheckpointReader(tmp_path) as reader:
         assert len(reader.files) > 2
         assert set(reader.names) == set(want)
-        # Against the order of the files, so that they are closed and opened again.
+        # Alternate between files, so that they are closed and opened again.
         assert all(same(reader.get(name), want[name]) for name in reversed(reader.names))
 
 
@@ -137,7 +137,7 @@ def test_shards_that_transformers_wrote_are_read(tmp_path):
     ],
     ids=["order", "shape", "dtype", "twice", "too many", "none", "too few"],
 )
-def test_mistakes_of_the_caller_are_refused(tmp_path, few, calls, complaint):
+def test_wrong_calls_of_the_writer_are_refused(tmp_path, few, calls, complaint):
     writer = CheckpointWriter(tmp_path / "out", specs_of(few), config={}, max_shard_size=60)
     tensors = few | {"half": few["a"].half()}
 
@@ -172,7 +172,7 @@ LEFT_BEHIND = {
 }
 
 
-def test_only_harmless_files_are_carried_along(tmp_path, few):
+def test_neither_code_nor_weights_are_copied(tmp_path, few):
     source = tmp_path / "in"
     write_checkpoint(source, few)
     for name, content in (CARRIED | LEFT_BEHIND).items():
@@ -203,7 +203,7 @@ def test_only_harmless_files_are_carried_along(tmp_path, few):
     }
 
 
-def test_the_history_grows_by_a_step_at_a_time(tmp_path, few):
+def test_provenance_has_one_record_per_command(tmp_path, few):
     source = None
     for command in ("one", "two", "three"):
         write_checkpoint(tmp_path / command, few, source=source, command=command)
@@ -229,7 +229,7 @@ def test_the_history_grows_by_a_step_at_a_time(tmp_path, few):
         '{"format_version": 1, "steps": [{"command": "x", "created": "y", "source": {}}]}',
     ],
 )
-def test_a_history_that_cannot_be_read_stops_the_work_before_it_begins(tmp_path, few, record):
+def test_unreadable_provenance_stops_a_run_at_its_start(tmp_path, few, record):
     write_checkpoint(tmp_path / "in", few)
     (tmp_path / "in" / "hybridize.json").write_text(record)
     before = snapshot(tmp_path)
@@ -250,7 +250,7 @@ def test_special_floats_are_spelled_as_transformers_spells_them(tmp_path, few):
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_hashes_are_those_of_hashlib(tmp_path, ahead):
+def test_hashes_equal_those_of_hashlib(tmp_path, ahead):
     tensors = {name: torch.rand(300_000) for name in "abc"}  # more than a chunk each
     write_checkpoint(tmp_path / "x", tensors, max_shard_size=1)
     with CheckpointReader(tmp_path / "x") as reader:
@@ -264,13 +264,15 @@ def test_hashes_are_those_of_hashlib(tmp_path, ahead):
     assert len(hashes) == 3
 
 
-def test_hashing_ends_with_the_reader(tmp_path):
-    """Or an interrupted conversion would not come to its end before a large source is hashed."""
+def test_hashing_stops_when_the_reader_closes(tmp_path):
+    """Otherwise an interrupted conversion would not end before a large source is hashed."""
     size = 1 << 34
     header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     with open(tmp_path / "model.safetensors", "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + size)  # a hole: takes no room, but many seconds to hash
+        file.truncate(
+            8 + len(header) + size
+        )  # a hole takes no disk space, but many seconds to hash
     (tmp_path / "config.json").write_text("{}")
 
     def hashing() -> bool:

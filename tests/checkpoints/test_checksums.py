@@ -1,4 +1,4 @@
-"""What was written down comes back, or is said to be damaged; never anything else."""
+"""Saved tensors and values are read back unchanged, or the damage is detected."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ TENSORS = {
 ABOUT = {"text": "größe", "numbers": [1, 2.5], "none": None}
 
 
-def test_what_was_written_comes_back(tmp_path):
+def test_tensors_and_values_are_read_back(tmp_path):
     path = tmp_path / "state.safetensors"
     save_checked(path, {"old": torch.ones(1)}, {})
     save_checked(path, TENSORS, ABOUT)
@@ -31,18 +31,18 @@ def test_what_was_written_comes_back(tmp_path):
 
 
 @given(data=st.data())
-def test_any_changed_byte_is_noticed(tmp_path_factory, data):
+def test_every_changed_byte_is_detected(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("checked") / "x.safetensors"
     save_checked(path, TENSORS, ABOUT)
     content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= data.draw(st.integers(1, 255))
+    offset = data.draw(st.integers(0, len(content) - 1))
+    content[offset] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content)
     try:
         tensors, about = load_checked(path)
     except ValueError:
         return
-    assert about == ABOUT  # blanks between the header and the data mean nothing
+    assert about == ABOUT  # spaces between header and data have no meaning
     assert all(torch.equal(tensors[name], want) for name, want in TENSORS.items())
 
 

@@ -1,4 +1,4 @@
-"""A config.json alone is enough to plan a conversion, and says so where it is not."""
+"""config.json alone is enough to plan a conversion; writing one without weights is refused."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def checkpoint(request, tmp_path):
     return tmp_path
 
 
-def test_the_tensors_are_those_of_the_checkpoint(checkpoint):
+def test_tensors_equal_those_of_the_checkpoint(checkpoint):
     with (
         CheckpointReader(checkpoint / "model") as real,
         ConfigOnlyReader(checkpoint / "shape") as planned,
@@ -46,7 +46,7 @@ def test_the_plan_is_the_same(checkpoint, capsys):
     assert not (checkpoint / "out").exists()
 
 
-def test_weights_are_asked_for_where_they_are_needed(tmp_path, capsys):
+def test_a_conversion_without_weights_is_refused(tmp_path, capsys):
     write_stock(tmp_path / "model", "llama")
     (tmp_path / "model" / "model.safetensors").unlink()
     assert (
@@ -55,7 +55,7 @@ def test_weights_are_asked_for_where_they_are_needed(tmp_path, capsys):
     assert "no model.safetensors" in capsys.readouterr().err
 
 
-def test_what_is_there_is_read(tmp_path):
+def test_weight_files_are_read_if_there_are_any(tmp_path):
     write_stock(tmp_path / "model", "llama")
     with open_to_plan(tmp_path / "model") as reader:
         assert not isinstance(reader, ConfigOnlyReader)
@@ -65,7 +65,7 @@ def test_what_is_there_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["int4", "__import__", ["float32"], 3])
-def test_a_dtype_that_is_none_is_refused(tmp_path, dtype):
+def test_an_unknown_dtype_is_refused(tmp_path, dtype):
     write_stock(tmp_path / "model", "llama")
     path = tmp_path / "model" / "config.json"
     (tmp_path / "model" / "model.safetensors").unlink()

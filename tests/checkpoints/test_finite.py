@@ -1,4 +1,4 @@
-"""NaN and infinity are found wherever they are."""
+"""NaN and infinity are detected at every position and in every dtype."""
 
 import math
 
@@ -28,8 +28,8 @@ def special_values(dtype: torch.dtype) -> dict[str, float]:
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("background", ["zero", "largest", "least"])
-def test_is_finite_sees_one_bad_value_anywhere(dtype, background):
-    """Among the largest values, too, whose sum would overflow."""
+def test_is_finite_detects_one_bad_value_at_any_position(dtype, background):
+    """Also among the largest values, whose sum would overflow."""
     values = special_values(dtype)
     for size in (1, 7, 64, 1003):
         for where in {0, size // 2, size - 1}:
@@ -41,7 +41,7 @@ def test_is_finite_sees_one_bad_value_anywhere(dtype, background):
 
 
 @pytest.mark.parametrize("dtype", [d for d in FLOATS if d.itemsize <= 2], ids=str)
-def test_is_finite_knows_every_bit_pattern(dtype):
+def test_is_finite_for_every_bit_pattern(dtype):
     if dtype.itemsize == 1:
         patterns = torch.arange(256, dtype=torch.uint8).view(dtype)
     else:  # all exponents and signs, with mantissas of every kind
@@ -51,7 +51,7 @@ def test_is_finite_knows_every_bit_pattern(dtype):
     assert [is_finite(pattern) for pattern in patterns] == want
 
 
-def test_is_finite_of_other_kinds():
+def test_is_finite_for_integers_empty_and_complex_tensors():
     assert is_finite(torch.tensor([True, False]))
     assert is_finite(torch.tensor([2**63 - 1]))
     assert is_finite(torch.empty(0))
@@ -61,7 +61,7 @@ def test_is_finite_of_other_kinds():
     assert not is_finite(torch.tensor([[1.0, math.nan]]).T)
 
 
-def test_a_tensor_that_is_not_finite_is_named_unless_allowed(tmp_path):
+def test_nonfinite_tensors_are_refused_unless_allowed(tmp_path):
     write_checkpoint(tmp_path / "x", {"good": torch.ones(2), "bad": torch.tensor([0, math.inf])})
     with CheckpointReader(tmp_path / "x") as reader:
         assert reader.get("good").sum() == 2

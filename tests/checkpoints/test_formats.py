@@ -1,4 +1,4 @@
-"""Every format against transformers' own code for it: logits on reading, tensors on writing."""
+"""Every format against transformers' own code: logits after reading, tensors after writing."""
 
 import ast
 import json
@@ -80,7 +80,7 @@ def identify(value):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("architecture", "changes"), VARIANTS, ids=identify)
-def test_transformers_are_read_to_the_last_bit(tmp_path, architecture, changes):
+def test_logits_of_transformers_are_bit_equal(tmp_path, architecture, changes):
     stock = write_stock(tmp_path, architecture, **changes)
     ids = tokens(2, 90)
     assert torch.equal(load_model(tmp_path)(ids).logits, stock(ids).logits)
@@ -88,19 +88,19 @@ def test_transformers_are_read_to_the_last_bit(tmp_path, architecture, changes):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("architecture", "changes"), HYBRIDS, ids=identify)
-def test_hybrids_are_read(tmp_path, architecture, changes):
+def test_logits_of_hybrids_are_equal(tmp_path, architecture, changes):
     stock = write_stock(tmp_path, architecture, **changes)
     model = load_model(tmp_path)
     ids = tokens(2, 70)
     want = stock(ids).logits
-    assert want.std() > 0.1  # logits that say something
+    assert want.std() > 0.1  # the logits are not trivially equal
     torch.testing.assert_close(model(ids).logits, want, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("architecture", "changes"), VARIANTS + HYBRIDS, ids=identify)
-def test_written_back_it_is_the_same_checkpoint(tmp_path, architecture, changes):
-    """Every tensor bit for bit, and a config.json that transformers reads as the same model."""
+def test_written_checkpoint_equals_the_original(tmp_path, architecture, changes):
+    """All tensors are bit-equal, and transformers reads config.json as the same model."""
     stock = write_stock(tmp_path, architecture, **changes)
     with CheckpointReader(tmp_path) as reader:
         format_, config = read_config(reader)
@@ -156,7 +156,7 @@ PLAIN = AttentionSizes(4, 2, 8)
         ("llama", hybrid(PLAIN), "no Mamba-2"),
     ],
 )
-def test_what_a_format_cannot_hold_it_says(name, config, reason):
+def test_a_format_says_what_it_cannot_hold(name, config, reason):
     with pytest.raises(CannotHoldError, match=reason):
         FORMATS[name].fit(config)
 
@@ -172,7 +172,7 @@ def test_blocks_must_be_uniform_and_one_attention_block_kept(name):
         FORMATS[name].fit(config)
 
 
-def test_a_window_that_nothing_can_reach_is_exact():
+def test_a_window_longer_than_the_context_is_exact():
     inside = hybrid(AttentionSizes(4, 2, 8, sliding_window=64), max_position_embeddings=128)
     fit = FORMATS["granitemoehybrid"].fit(inside)
     assert not fit.exact
@@ -181,7 +181,7 @@ def test_a_window_that_nothing_can_reach_is_exact():
     assert FORMATS["granitemoehybrid"].fit(beyond).exact
 
 
-class TestWhatTheEnginesRead:
+class TestConfigsForEngines:
     """Each point that vLLM, SGLang or llama.cpp depends on; see docs/formats.md."""
 
     def raw(self, name="granitemoehybrid", config=None):
@@ -193,7 +193,7 @@ class TestWhatTheEnginesRead:
     def test_granite_layer_types_in_the_older_words(self):
         assert self.raw()["layer_types"] == ["mamba", "attention"]
 
-    def test_rope_is_there_twice(self):
+    def test_rope_is_written_in_both_spellings(self):
         raw = self.raw()
         assert raw["rope_parameters"] == {"rope_type": "default", "rope_theta": 5e5}
         assert raw["rope_theta"] == 5e5
@@ -209,19 +209,19 @@ class TestWhatTheEnginesRead:
         assert "time_step_limit" not in raw
         assert "head_dim" not in raw
 
-    def test_head_dim_is_there_where_it_cannot_be_derived(self):
+    def test_head_dim_is_written_if_it_cannot_be_derived(self):
         raw = self.raw(config=hybrid(AttentionSizes(4, 2, 12)))
         assert raw["head_dim"] == 12
 
     @pytest.mark.parametrize("name", ["granitemoehybrid", "bamba"])
-    def test_expand_is_whole_and_fits(self, name):
+    def test_expand_is_a_whole_number(self, name):
         raw = self.raw(name)
         assert isinstance(raw["mamba_expand"], int)
         assert (
             raw["mamba_expand"] * raw["hidden_size"] == raw["mamba_n_heads"] * raw["mamba_d_head"]
         )
 
-    def test_a_width_that_is_no_whole_multiple_is_refused(self):
+    def test_a_width_that_is_not_a_multiple_is_refused(self):
         blocks = [MambaSizes(3, 8, 3, 8), MLPSizes(48), PLAIN, MLPSizes(48)]
         config = ModelSpec(blocks, vocab_size=64, hidden_size=32)
         with pytest.raises(CannotHoldError, match="24 is not one of 32"):
@@ -239,7 +239,7 @@ class TestWhatTheEnginesRead:
         for name in ("embedding_multiplier", "residual_multiplier", "logits_scaling"):
             assert raw[name] == 1.0
 
-    def test_bamba_turns_whole_heads(self):
+    def test_bamba_rotates_whole_heads(self):
         assert self.raw("bamba")["rope_parameters"]["partial_rotary_factor"] == 1.0
 
     def test_configs_are_plain_json(self):
@@ -301,7 +301,7 @@ class TestBadConfigurations:
 
 
 def test_the_modeling_file_has_every_name_once():
-    """Its modules may not hide each other's names, nor use what is in none of them."""
+    """No name is defined twice, and every name that is used is defined."""
     source = modeling_source()
     nodes = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     names = [node.name for node in nodes]
@@ -313,7 +313,7 @@ def test_the_modeling_file_has_every_name_once():
 
 @torch.no_grad()
 def test_the_modeling_file_stands_alone(tmp_path):
-    """A process that cannot import hybridize opens the checkpoint with trust_remote_code."""
+    """A process without hybridize opens the checkpoint with trust_remote_code."""
     from hybridize.conversion.convert import convert
 
     write_stock(tmp_path / "source", "qwen3")
@@ -344,13 +344,13 @@ with torch.no_grad():
     torch.testing.assert_close(logits, load_model(tmp_path / "out")(ids).logits, rtol=0, atol=1e-6)
 
 
-def test_rope_is_default_where_none_is_given():
+def test_rope_has_defaults():
     config = hybrid(PLAIN)
     assert config.rope_parameters == {"rope_type": "default", "rope_theta": 10000.0}
     assert math.isclose(PLAIN.head_dim**-0.5, 0.3535533905932738)
 
 
-def test_shapes_of_a_stacked_tensor_are_its_parts():
+def test_shape_of_a_stacked_tensor_is_the_sum_of_its_parts():
     config = hybrid(PLAIN)
     entries = {e.disk: e for e in FORMATS["granitemoehybrid"].tensor_map(config)}
     stacked = entries["model.layers.0.shared_mlp.input_linear.weight"]
@@ -360,6 +360,6 @@ def test_shapes_of_a_stacked_tensor_are_its_parts():
     assert total == sum(math.prod(shape) for shape in parameter_shapes(config).values())
 
 
-def test_stock_configurations_are_what_they_say():
+def test_stock_configs_have_the_right_model_type():
     for name in (*TRANSFORMERS, "bamba"):
         assert AutoConfig.for_model(name).model_type == stock_config(name).model_type

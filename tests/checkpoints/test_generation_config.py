@@ -1,4 +1,4 @@
-"""What a checkpoint says about generating: read, or refused in one line that names the file."""
+"""generation_config.json is read, or refused in one line that names the file."""
 
 import json
 
@@ -10,7 +10,7 @@ from hybridize.errors import InputError
 from tiny import write_tokenizer
 
 
-def test_what_is_said_is_read(tmp_path):
+def test_generation_options_are_read(tmp_path):
     assert read_generation_config(tmp_path) is None
     said = {"eos_token_id": [2, 5], "bos_token_id": 1, "top_k": 7, "do_sample": True}
     (tmp_path / "generation_config.json").write_text(json.dumps(said))
@@ -32,14 +32,14 @@ def test_what_is_said_is_read(tmp_path):
         ('{"top_k": ', "not valid JSON"),
     ],
 )
-def test_damage_is_named(tmp_path, text, words):
+def test_damage_is_reported(tmp_path, text, words):
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(InputError, match=f"{tmp_path}/generation_config.json: {words}") as caught:
         read_generation_config(tmp_path)
     assert str(caught.value).isprintable()
 
 
-def test_a_tokenizer_that_cannot_be_used_is_refused_when_it_is_loaded(tmp_path):
+def test_an_unusable_tokenizer_is_refused_on_loading(tmp_path):
     write_tokenizer(tmp_path)
     assert load_tokenizer(tmp_path)("ab").input_ids
     path = tmp_path / "tokenizer_config.json"

@@ -1,4 +1,4 @@
-"""What killed runs leave beside an output goes away with the next run; nothing else does."""
+"""The next run removes what killed runs have left beside the output, and nothing else."""
 
 import fcntl
 import os
@@ -6,7 +6,7 @@ import os
 from disk import write_checkpoint
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path, few, capsys):
+def test_directories_of_killed_runs_are_removed(tmp_path, few, capsys):
     left = tmp_path / "out.partial-0123abcd"
     left.mkdir()
     (left / "model.safetensors").write_bytes(bytes(100))
@@ -15,7 +15,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path, few, capsys):
     assert capsys.readouterr().err == (f"removed: {left}, which an interrupted run had left\n")
 
 
-def test_what_a_run_is_still_working_on_stays(tmp_path, few, capsys):
+def test_the_directory_of_a_running_command_stays(tmp_path, few, capsys):
     busy = tmp_path / "out.partial-0123abcd"
     busy.mkdir()
     descriptor = os.open(busy, os.O_RDONLY)
@@ -42,7 +42,7 @@ def test_two_runs_with_one_output_do_not_disturb_each_other(tmp_path, few):
         assert len(reader.files) == len(few)
 
 
-def test_what_only_looks_alike_stays(tmp_path, few):
+def test_similar_names_are_not_removed(tmp_path, few):
     names = [
         "out.partial-backup",
         "out.partial-0123abcd.old",
@@ -55,8 +55,8 @@ def test_what_only_looks_alike_stays(tmp_path, few):
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "out"])
 
 
-def test_what_was_to_be_replaced_is_reported_and_kept(tmp_path, few, capsys):
-    old = tmp_path / "o[u]t.replaced-0123abcd"  # with what means something to glob
+def test_a_replaced_output_is_reported_and_kept(tmp_path, few, capsys):
+    old = tmp_path / "o[u]t.replaced-0123abcd"  # characters with a meaning for glob
     old.mkdir()
     write_checkpoint(tmp_path / "o[u]t", few)
     assert old.exists()

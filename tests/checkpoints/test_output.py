@@ -1,4 +1,4 @@
-"""The output directory appears whole or not at all, whatever happens on the way."""
+"""The output directory appears complete or not at all, whatever fails."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from hybridize.checkpoints import (
 from hybridize.errors import HybridizeError, InputError
 
 
-def test_an_output_is_replaced_at_the_end_and_not_before(tmp_path, few):
+def test_an_output_is_replaced_only_at_the_end(tmp_path, few):
     output = tmp_path / "out"
     write_checkpoint(output, {"old": torch.zeros(3)})
     (output / "precious").write_text("data")
@@ -36,7 +36,7 @@ def test_an_output_is_replaced_at_the_end_and_not_before(tmp_path, few):
         assert reader.names == list(few)
 
 
-def test_replacing_a_link_spares_what_it_points_to(tmp_path, few):
+def test_replacing_a_link_keeps_its_target(tmp_path, few):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "precious").write_text("data")
     (tmp_path / "out").symlink_to("elsewhere")
@@ -57,9 +57,9 @@ def test_replacing_a_link_spares_what_it_points_to(tmp_path, few):
 def test_an_interrupted_replacement_leaves_the_old_output(
     tmp_path, monkeypatch, few, failure, call, done
 ):
-    """Two renames put the new output in place: the old one goes aside, the new one moves in.
+    """A replacement takes two renames: of the old output, and of the new one.
 
-    The failure strikes before or after the call that it strikes has done its work.
+    One of them fails, before or after it has renamed.
     """
     output = tmp_path / "out"
     write_checkpoint(output, {"old": torch.zeros(3)})
@@ -102,7 +102,7 @@ def test_leaving_the_block_early_removes_everything(tmp_path, few, failure, adde
 
 
 def fails_after(calls: int, function, failure: BaseException):
-    """``function``, which works so many times and then fails for good."""
+    """Return ``function``, but every call after the first ``calls`` calls fails."""
     count = iter(range(calls))
 
     def wrapped(*arguments, **options):
@@ -134,7 +134,7 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
         (Path, "write_text", 0),
     ],
 )
-def test_a_full_disk_and_ctrl_c_leave_nothing(
+def test_a_full_disk_or_an_interrupt_leaves_nothing(
     tmp_path, monkeypatch, few, owner, name, calls, failure
 ):
     output = tmp_path / "new" / "out"
@@ -156,7 +156,7 @@ def test_a_full_disk_and_ctrl_c_leave_nothing(
         ("file/out", "not a directory"),
         ("file", "exists already"),
         ("x" * 300, "File name too long"),
-        ("x" * 250, "File name too long"),  # with what is appended while it is written
+        ("x" * 250, "File name too long"),  # together with the suffix of the working directory
         (f"{'x' * 300}/out", "File name too long"),
         ("/proc/none/out", "No such file"),
         ("/proc/none", "No such file"),
@@ -165,7 +165,7 @@ def test_a_full_disk_and_ctrl_c_leave_nothing(
         (".", "source"),
     ],
 )
-def test_an_output_that_cannot_be_is_the_fault_of_the_input(tmp_path, few, output, complaint):
+def test_an_impossible_output_is_an_input_error(tmp_path, few, output, complaint):
     if output.startswith("/proc") and not Path("/proc/self").exists():
         pytest.skip("needs /proc")
     (tmp_path / "file").touch()
@@ -179,7 +179,7 @@ def test_an_output_that_cannot_be_is_the_fault_of_the_input(tmp_path, few, outpu
 
 @pytest.mark.parametrize("output", [".", "..", "sub/.."])
 def test_an_output_without_a_name_is_refused(tmp_path, monkeypatch, few, output):
-    """Nothing can be written beside it and renamed to it."""
+    """No directory beside it could be renamed to it."""
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
     before = snapshot(tmp_path)
@@ -202,7 +202,7 @@ with CheckpointWriter(Path(sys.argv[1]), specs, config={}, max_shard_size=1) as 
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_killed_run_leaves_nothing_under_the_outputs_name(tmp_path, few):
+def test_a_killed_run_leaves_no_output(tmp_path, few):
     output = tmp_path / "out"
     command = [sys.executable, "-c", KILLED, str(output)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""`inspect --states`: memory by hand, norms against a plain recurrence, attention against eager."""
+"""`inspect --states` against formulas, a plain recurrence and eager attention."""
 
 import json
 import math
@@ -23,19 +23,19 @@ def ids():
 
 
 @torch.no_grad()
-def test_norms_are_those_of_the_states_that_a_cache_holds(model, ids):
+def test_norms_equal_those_of_the_cached_states(model, ids):
     seen = measure_states(model, ids)
     assert seen.positions[-1] == seen.tokens == 70
     assert [memory.block for memory in seen.mamba] == [0, 4]
-    for place in (0, 10, -1):
-        cache = model(ids[:, : seen.positions[place]], use_cache=True).cache
+    for index in (0, 10, -1):
+        cache = model(ids[:, : seen.positions[index]], use_cache=True).cache
         for memory in seen.mamba:
             state = cache.layers[memory.block].recurrent_states[0]
-            assert memory.norms[place] == pytest.approx(float(state.norm()), rel=1e-6)
+            assert memory.norms[index] == pytest.approx(float(state.norm()), rel=1e-6)
 
 
 @torch.no_grad()
-def test_memory_follows_from_decays_that_do_not_depend_on_the_text(ids):
+def test_memory_length_follows_from_the_decay(ids):
     model = build(MIXED)
     for index in (0, 4):
         mixer = model.model.blocks[index].mixer
@@ -52,7 +52,7 @@ def test_memory_follows_from_decays_that_do_not_depend_on_the_text(ids):
 
 
 @torch.no_grad()
-def test_attention_is_that_of_the_eager_implementation(ids):
+def test_attention_spans_equal_those_of_eager_attention(ids):
     from hybridize.modeling import model as module
 
     model = build(MIXED)
@@ -92,7 +92,7 @@ def checkpoint(tmp_path_factory):
     return directory
 
 
-def test_the_command_prints_tables_and_draws(capsys, checkpoint, tmp_path):
+def test_the_command_prints_tables_and_plots(capsys, checkpoint, tmp_path):
     text, plot = tmp_path / "text.txt", tmp_path / "states.png"
     text.write_text("Hello you there " * 40)
     command = ["inspect", str(checkpoint), "--states", str(text)]

@@ -1,4 +1,4 @@
-"""`verify` names everything that is wrong with a checkpoint, all at once."""
+"""`verify` reports all problems of a checkpoint at once."""
 
 import json
 import re
@@ -127,13 +127,13 @@ def checkpoint(original, tmp_path) -> Path:
 
 
 def matches(problems: tuple[str, ...], patterns: list[str]) -> bool:
-    """Whether each problem is as one of the patterns says, and the other way round."""
+    """Return whether every problem matches a pattern, and every pattern a problem."""
     return len(problems) == len(patterns) and all(
         any(re.match(pattern, problem) for problem in problems) for pattern in patterns
     )
 
 
-def test_a_sound_checkpoint(checkpoint, capsys):
+def test_a_sound_checkpoint_has_no_problems(checkpoint, capsys):
     report = hybridize.verify(checkpoint)
     tensors = load_file(checkpoint / "model.safetensors")
     assert report.problems == ()
@@ -144,7 +144,7 @@ def test_a_sound_checkpoint(checkpoint, capsys):
     assert capsys.readouterr().err == f"sound: {checkpoint}\n"
 
 
-def test_without_a_record_the_hashes_are_not_claimed_to_be_checked(tmp_path):
+def test_hashes_are_checked_only_if_they_are_recorded(tmp_path):
     write_stock(tmp_path, "qwen2", shard="20KB")
     report = hybridize.verify(tmp_path)
     assert report.problems == ()
@@ -154,7 +154,7 @@ def test_without_a_record_the_hashes_are_not_claimed_to_be_checked(tmp_path):
 
 
 @pytest.mark.parametrize("what", DAMAGES)
-def test_damage_is_named(checkpoint, capsys, what):
+def test_damage_is_reported(checkpoint, capsys, what):
     damage, patterns = DAMAGES[what]
     damage(checkpoint)
     problems = hybridize.verify(checkpoint).problems
@@ -166,7 +166,7 @@ def test_damage_is_named(checkpoint, capsys, what):
     assert last == f"error: {checkpoint}: {count}"
 
 
-def test_all_damage_is_named_at_once(checkpoint):
+def test_all_damage_is_reported_at_once(checkpoint):
     for what in ("NaN", "a shape", "a missing file", "a tensor too many"):
         if what == "a shape":  # of a tensor other than the one with NaN
             in_weights(lambda tensors: tensors.update({GATE: torch.ones(2)}))(checkpoint)
@@ -191,7 +191,7 @@ def test_all_damage_is_named_at_once(checkpoint):
         (torch.float32, 1.0, ["tensor 'lm_head.weight' differs"]),
     ],
 )
-def test_a_tied_head_stored_a_second_time_must_be_the_same(tmp_path, dtype, value, expected):
+def test_a_stored_tied_head_must_equal_the_embedding(tmp_path, dtype, value, expected):
     write_stock(tmp_path, "llama", tie_word_embeddings=True)
 
     def add_head(tensors: dict[str, torch.Tensor]) -> None:
@@ -213,14 +213,14 @@ def test_a_tied_head_stored_a_second_time_must_be_the_same(tmp_path, dtype, valu
         ({"config.json": 7}, "makes no sense"),
     ],
 )
-def test_a_record_that_makes_no_sense_is_bad_input(checkpoint, files, reason):
+def test_invalid_provenance_is_an_input_error(checkpoint, files, reason):
     path = checkpoint / "hybridize.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "files": files}))
     with pytest.raises(InputError, match=rf"hybridize\.json: .*{reason}"):
         hybridize.verify(checkpoint)
 
 
-def test_a_record_of_a_name_that_no_file_can_have(checkpoint):
+def test_a_recorded_name_may_be_impossible(checkpoint):
     path = checkpoint / "hybridize.json"
     record = json.loads(path.read_text())
     record["files"] = {"x" * 300: {"bytes": 1}}

@@ -1,4 +1,7 @@
-"""Checkpoints of published shapes whose weights are holes in a file: for what reads no weights."""
+"""Checkpoints with the shapes of published models, whose weights are holes in a file.
+
+They take no disk space. They are for tests that do not read weights.
+"""
 
 import json
 import shutil
@@ -76,36 +79,36 @@ SHAPES: dict[str, dict[str, Any]] = {
 def write_hollow(
     folder: Path, format_: Format, config: ModelSpec, raw: dict[str, Any], tokenizer: Path
 ) -> None:
-    """Write a bfloat16 checkpoint whose files take no room on disk, with another's tokenizer."""
+    """Write a bfloat16 checkpoint without data, with the tokenizer of another checkpoint."""
     folder.mkdir(parents=True)
     for path in tokenizer.glob("tokenizer*"):
         shutil.copy(path, folder)
     (folder / "config.json").write_text(json.dumps(raw))
     shards: list[dict[str, Any]] = [{}]
-    places = [0]
+    ends = [0]
     for entry in format_.tensor_map(config):
         size = 2 * prod(entry.shape)
-        if places[-1] + size > _SHARD:
+        if ends[-1] + size > _SHARD:
             shards.append({})
-            places.append(0)
-        ends = [places[-1], places[-1] + size]
-        shards[-1][entry.disk] = {"dtype": "BF16", "shape": entry.shape, "data_offsets": ends}
-        places[-1] += size
+            ends.append(0)
+        offsets = [ends[-1], ends[-1] + size]
+        shards[-1][entry.disk] = {"dtype": "BF16", "shape": entry.shape, "data_offsets": offsets}
+        ends[-1] += size
     names = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
     weight_map = {}
-    for name, shard, end in zip(names, shards, places, strict=True):
+    for name, shard, end in zip(names, shards, ends, strict=True):
         weight_map |= dict.fromkeys(shard, name)
         header = json.dumps(shard).encode()
         header += b" " * (-len(header) % 8)
         with (folder / name).open("wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
             file.truncate(8 + len(header) + end)
-    index = {"metadata": {"total_size": sum(places)}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": sum(ends)}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def write_converted(source: Path, output: Path, options: dict[str, Any]) -> None:
-    """Write what `hybridize convert` with these options would write, but hollow and as uniform."""
+    """Write what `hybridize convert` would write, but without data and with uniform selection."""
     raw = json.loads((source / "config.json").read_text("utf-8"))
     config = config_from_json(raw, source)[1]
     given = {each.name: options[each.name] for each in fields(ConvertConfig)}
@@ -120,12 +123,12 @@ def write_converted(source: Path, output: Path, options: dict[str, Any]) -> None
 
 
 def write_shape(folder: Path, name: str) -> None:
-    """Write a hollow checkpoint of one of `SHAPES`, with the bundled checkpoint's tokenizer."""
+    """Write a checkpoint of one of `SHAPES` without data, with the bundled tokenizer."""
     raw = SHAPES[name]
     write_hollow(folder, *config_from_json(raw, folder), raw, CHECKPOINT)
     if raw["model_type"] == "qwen2":
-        # Qwen's own has this token, and transformers adds it where it is missing: to this model
-        # and not to what is converted from it.
+        # Transformers adds this token to a Qwen tokenizer that lacks it, as Qwen's own has it, but
+        # not to the tokenizer of the converted model. So it is added here.
         path = folder / "tokenizer.json"
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.add_special_tokens(["<|endoftext|>"])
