@@ -40,7 +40,7 @@ _MAX_LAYERS = 10_000  # without a limit, a mistyped number would take hours
 FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 """All formats by ``model_type``: first the hybrids, of which the most widely supported first."""
 
-HYBRID_FORMATS = ("granitemoehybrid", "bamba", "nemotron_h", "mamba2", "hybridize")
+HYBRID_FORMATS = tuple(known.name for known in _ALL if known.holds_mamba)
 """The formats that a conversion can write, in the order in which ``format="auto"`` tries them."""
 
 __all__ = [

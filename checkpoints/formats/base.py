@@ -79,12 +79,14 @@ class Format(ABC):
         fields: the fields of config.json that are read, with transformers' types and defaults.
         names: the names of its tensors.
         ignored: glob patterns of tensors that some checkpoints have and no model needs.
+        holds_mamba: whether it can hold Mamba-2 blocks, so that a conversion can write it.
     """
 
     name: ClassVar[str]
     fields: ClassVar[Fields]
     names: ClassVar[Names]
     ignored: ClassVar[tuple[str, ...]] = ()
+    holds_mamba: ClassVar[bool] = True
 
     @abstractmethod
     def to_spec(self, raw: Raw) -> ModelSpec:

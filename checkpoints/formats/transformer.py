@@ -80,6 +80,7 @@ class TransformerFormat(Format):
         blocks_per_layer=2,
     )
     ignored = ("*.rotary_emb.inv_freq",)
+    holds_mamba = False
 
     @override
     def to_spec(self, raw: Raw) -> ModelSpec:
