@@ -142,8 +142,8 @@ def _masked(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 def _split(mixer: Any, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Split the convolution's output into x per head, and B and C per group."""
-    shared = mixer.n_groups * mixer.ssm_state_size
-    x, B, C = mixed.split([mixer.intermediate_size, shared, shared], dim=-1)
+    bc_width = mixer.n_groups * mixer.ssm_state_size
+    x, B, C = mixed.split([mixer.intermediate_size, bc_width, bc_width], dim=-1)
     groups = (mixer.n_groups, mixer.ssm_state_size)
     return (
         x.unflatten(-1, (mixer.num_heads, mixer.head_dim)),

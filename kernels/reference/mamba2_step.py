@@ -27,8 +27,8 @@ def mamba2_step(
     inner, channels = heads * head_dim, conv_state.shape[2]
     gate, conv_input, dt = projected.split((inner, channels, heads), dim=-1)
     mixed = causal_conv1d_step(conv_input, conv_state, conv_weight, conv_bias)
-    shared = (channels - inner) // 2
-    x, B, C = mixed.split((inner, shared, shared), dim=-1)
+    bc_width = (channels - inner) // 2
+    x, B, C = mixed.split((inner, bc_width, bc_width), dim=-1)
     A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
     y = ssd_step(
         state,

@@ -33,7 +33,7 @@ def causal_conv1d(
     conv_state: torch.Tensor | None = None,
     seq_idx: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `hybridize.kernels.causal_conv1d`."""
+    """Implement `hybridize.kernels.causal_conv1d`."""
     seq_idx = number_sequences(seq_idx)
     y: torch.Tensor = _Convolution.apply(x, weight, bias, conv_state, seq_idx)
     return y, _next_conv_state(x, conv_state, seq_idx, weight.shape[1] - 1)
@@ -45,7 +45,7 @@ def causal_conv1d_step(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See `hybridize.kernels.causal_conv1d_step`."""
+    """Implement `hybridize.kernels.causal_conv1d_step`."""
     # The kernel updates conv_state in place and has no gradient.
     if wants_gradient(x, conv_state, weight, bias):
         return reference.causal_conv1d_step(x, conv_state, weight, bias)

@@ -40,16 +40,16 @@ def launch_all(dtype: torch.dtype, length: int, heads: int) -> None:
     def leaf(*shape: int) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, requires_grad=True)
 
-    inner, shared = 64 * heads, 128
-    channels = inner + 2 * shared
-    projected, state = leaf(2, length, inner + channels + heads), leaf(2, heads, 64, shared)
+    inner, d_state = 64 * heads, 128
+    channels = inner + 2 * d_state
+    projected, state = leaf(2, length, inner + channels + heads), leaf(2, heads, 64, d_state)
     gate, mixed, dt = projected.split([inner, channels, heads], -1)
     weight, bias, conv_state = leaf(channels, 4), leaf(channels), leaf(2, 3, channels)
     seq_idx = torch.zeros(2, length, dtype=torch.int64)
     scalars, A = {"D": leaf(heads), "dt_bias": leaf(heads)}, leaf(heads)
     y, _ = conv.causal_conv1d(mixed, weight, bias, conv_state=conv_state, seq_idx=seq_idx)
     y.sum().backward()
-    x, B, C = mixed.split([inner, shared, shared], -1)
+    x, B, C = mixed.split([inner, d_state, d_state], -1)
     operands = x.unflatten(-1, (heads, 64)), dt, A, B[:, :, None], C[:, :, None]
     y, last = ssd_scan.ssd_scan(*operands, **scalars, seq_idx=seq_idx, initial_state=state)
     torch.autograd.backward([y, last], [y.detach(), last.detach()])
@@ -69,15 +69,15 @@ def launch_all(dtype: torch.dtype, length: int, heads: int) -> None:
     )  # fmt: skip
     with torch.no_grad():
         _launch_fp8(y, leaf(256))
-        token, known = projected[:, 0].contiguous(), state.float()
+        token, ssm_state = projected[:, 0].contiguous(), state.float()
         _, mixed, dt = token.split([inner, channels, heads], -1)
-        x, B, C = mixed.split([inner, shared, shared], -1)
+        x, B, C = mixed.split([inner, d_state, d_state], -1)
         conv.causal_conv1d_step(mixed, conv_state, weight, bias)
         ssd_step.ssd_step(
-            known, x.unflatten(-1, (heads, 64)), dt, A, B[:, None], C[:, None], **scalars
+            ssm_state, x.unflatten(-1, (heads, 64)), dt, A, B[:, None], C[:, None], **scalars
         )
         mamba2_step.mamba2_step(
-            token, conv_state, known, weight, bias, A, A, A, leaf(inner), 1e-5, group_size=inner
+            token, conv_state, ssm_state, weight, bias, A, A, A, leaf(inner), 1e-5, group_size=inner
         )
 
 

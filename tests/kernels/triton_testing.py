@@ -24,10 +24,10 @@ def exact(operands):
     return [t.detach().double().requires_grad_() for t in operands]
 
 
-def error(got: torch.Tensor, want: torch.Tensor) -> float:
-    """Return the norm of the difference relative to the norm of ``want``; NaN if any is NaN."""
-    got, want = got.detach(), want.detach()
-    return float((got.double() - want).norm() / want.norm().clamp(min=1e-12))
+def error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the norm of the difference relative to the norm of ``expected``; NaN if any is NaN."""
+    got, expected = got.detach(), expected.detach()
+    return float((got.double() - expected).norm() / expected.norm().clamp(min=1e-12))
 
 
 @pytest.fixture(autouse=True)
