@@ -1,6 +1,6 @@
 """Continue a text with a model that `hybridize export --to onnx` wrote.
 
-Runs the two graphs with onnxruntime; tokenizers is used to spell, and nothing else is needed.
+It needs only onnxruntime, numpy and tokenizers.
 
     python examples/onnx_generate.py DIR "Once upon a time" --max-new-tokens 40
 """
@@ -22,8 +22,8 @@ def main() -> None:
     options = parser.parse_args()
 
     described = json.loads((options.directory / "onnx.json").read_text("utf-8"))
-    ends = described["eos_token_id"]
-    ends = ends if isinstance(ends, list) else [ends]
+    eos = described["eos_token_id"]
+    eos_ids = eos if isinstance(eos, list) else [eos]
     tokenizer = Tokenizer.from_file(str(options.directory / "tokenizer.json"))
     prefill, decode = (
         onnxruntime.InferenceSession(options.directory / f"{name}.onnx")
@@ -33,15 +33,15 @@ def main() -> None:
 
     ids = tokenizer.encode(options.prompt).ids
     logits, *states = prefill.run(None, {"input_ids": np.array([ids])})
-    written: list[int] = []
-    while len(written) < options.max_new_tokens:
+    new_ids: list[int] = []
+    while len(new_ids) < options.max_new_tokens:
         token = int(logits[0].argmax())
-        if token in ends:
+        if token in eos_ids:
             break
-        written.append(token)
-        held = dict(zip(state_names, states, strict=True))
-        logits, *states = decode.run(None, {"input_ids": np.array([[token]]), **held})
-    print(tokenizer.decode(ids + written))
+        new_ids.append(token)
+        past = dict(zip(state_names, states, strict=True))
+        logits, *states = decode.run(None, {"input_ids": np.array([[token]]), **past})
+    print(tokenizer.decode(ids + new_ids))
 
 
 if __name__ == "__main__":

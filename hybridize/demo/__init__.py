@@ -1,6 +1,7 @@
-"""The bundled tiny checkpoint, its exam, and text of the world that it knows.
+"""The bundled tiny checkpoint, its exam, and text for training and measurements.
 
-``tools/bundled_checkpoint`` made them. Nothing here imports torch or transformers.
+``tools/bundled_checkpoint`` generated them. Importing this module imports neither torch nor
+transformers.
 """
 
 from pathlib import Path
@@ -8,22 +9,22 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 CHECKPOINT = _HERE / "checkpoint"
-"""Directory of the trained Llama checkpoint (bf16 safetensors, tokenizer, model card)."""
+"""Directory of the trained Llama checkpoint (bfloat16 safetensors, tokenizer, model card)."""
 
 EXAM = _HERE / "exam"
-"""Directory of its exam in MMLU's CSV layout: ``dev/`` for the shots, ``test/`` for the score."""
+"""Directory of the exam in MMLU's CSV format: ``dev/`` has the shots, ``test/`` the questions."""
 
 TEXT = _HERE / "text" / "train.jsonl.gz"
-"""3,000 documents to calibrate and distill on, which the checkpoint has not read."""
+"""3,000 documents for calibration and distillation, which the checkpoint was not trained on."""
 
 PROSE = _HERE / "text" / "held-out.txt"
-"""Prose to measure perplexity on, which the checkpoint has not read."""
+"""Prose for measuring perplexity, which the checkpoint was not trained on."""
 
 SUBJECTS = tuple(sorted(path.stem.removesuffix("_test") for path in EXAM.glob("test/*.csv")))
-"""The exam's subjects."""
+"""All subjects of the exam."""
 
 RECALL_SUBJECTS = tuple(subject for subject in SUBJECTS if subject.startswith("recall_"))
-"""Subjects whose answers are in the question's own passage: only attention or state finds them."""
+"""Subjects whose answers are in a passage before the question, which the model must recall."""
 
 KNOWLEDGE_SUBJECTS = tuple(subject for subject in SUBJECTS if subject not in RECALL_SUBJECTS)
 """Subjects whose answers are in the weights."""
