@@ -6,7 +6,6 @@ from hybridize.checkpoints.provenance import source_name
 from hybridize.checkpoints.streaming_writer import Outgoing, outgoing, write
 from hybridize.compress.prune.budget import Parameters
 from hybridize.compress.prune.config import PruneConfig
-from hybridize.compress.prune.plot import draw_importance
 from hybridize.compress.prune.pruned_tensors import PrunedTensors
 from hybridize.compress.prune.ranking import Candidate
 from hybridize.compress.prune.scores import Scores
@@ -34,6 +33,7 @@ def write_candidate(
     output: Path,
     options: PruneConfig,
     *,
+    plot: bytes,
     force: bool,
 ) -> None:
     """Write the pruned checkpoint, tensor by tensor, with its provenance and a plot.
@@ -44,6 +44,7 @@ def write_candidate(
         scores: the importance of the model's parts.
         output: the directory.
         options: the options of `prune`.
+        plot: importance.png.
         force: replace an existing output.
     """
     pruned = pruned_checkpoint(source, candidate, scores, options.dtype)
@@ -71,5 +72,5 @@ def write_candidate(
         label="cutting",
         force=force,
         max_shard_size=options.max_shard_size,
-        extra_files={"importance.png": draw_importance(scores, source.config.layout)},
+        extra_files={"importance.png": plot},
     )

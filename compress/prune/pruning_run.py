@@ -19,6 +19,7 @@ from hybridize.compress.prune.finalists import distill_finalists
 from hybridize.compress.prune.importance import measure_importance
 from hybridize.compress.prune.latency import Latency, step_seconds
 from hybridize.compress.prune.output import pruned_checkpoint, write_candidate
+from hybridize.compress.prune.plot import draw_importance
 from hybridize.compress.prune.ranking import Candidate, Ranker
 from hybridize.compress.prune.results import PruningResult
 from hybridize.compress.prune.scores import Scores
@@ -225,8 +226,12 @@ class PruningRun:
     def _writer(
         self, source: Source, ranking: _Ranking, *, force: bool
     ) -> Callable[[Candidate, Path], None]:
+        """Return a function that writes the pruned checkpoint of a candidate to a directory."""
+        scores, options = ranking.scores, self._options
+        plot = draw_importance(scores, source.config.layout)
+
         def write(candidate: Candidate, output: Path) -> None:
-            write_candidate(source, candidate, ranking.scores, output, self._options, force=force)
+            write_candidate(source, candidate, scores, output, options, plot=plot, force=force)
 
         return write
 
