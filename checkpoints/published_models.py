@@ -48,7 +48,7 @@ def _llama(layers: int, hidden: int, heads: int, ffn: int) -> Shape:
     pair: list[BlockSizes] = [AttentionSizes(heads, 8, 128), MLPSizes(ffn)]
     rope = {"rope_type": "default", "rope_theta": 500000.0}
     return FORMATS["llama"], ModelSpec(
-        pair * layers,
+        tuple(pair * layers),
         vocab_size=128256,
         hidden_size=hidden,
         rope_parameters=rope,
@@ -80,7 +80,7 @@ def _nemotron_h(
     ]
     blocks = [block for _, block in sorted(positioned, key=lambda pair: pair[0])]
     return FORMATS["nemotron_h"], ModelSpec(
-        blocks, vocab_size=131072, hidden_size=hidden, max_position_embeddings=8192
+        tuple(blocks), vocab_size=131072, hidden_size=hidden, max_position_embeddings=8192
     )
 
 

@@ -1,6 +1,6 @@
 """Which kinds of RoPE can be exported."""
 
-from hybridize.modeling.config import HybridConfig
+from typing import Any, Protocol
 
 FIXED_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """RoPE types whose frequencies do not depend on the length of the text.
@@ -9,6 +9,14 @@ Neither an ONNX graph nor a GGUF file can hold the others.
 """
 
 
-def rope_type(config: HybridConfig) -> str:
+class HasRope(Protocol):
+    """A description of a model: a `ModelSpec` or a `HybridConfig`."""
+
+    @property
+    def rope_parameters(self) -> dict[str, Any] | None:
+        """Transformers' RoPE dictionary."""
+
+
+def rope_type(config: HasRope) -> str:
     """Return a model's RoPE type in the words of transformers."""
     return str((config.rope_parameters or {}).get("rope_type", "default"))

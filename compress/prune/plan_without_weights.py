@@ -16,7 +16,7 @@ from hybridize.compress.prune.results import PruningResult
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import search
 from hybridize.errors import InputError
-from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes
+from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model_spec import ModelSpec
 
 _DEFAULT_DTYPE = "bfloat16"  # the usual dtype of large checkpoints
@@ -130,4 +130,5 @@ def _equal_stats(sizes: BlockSizes) -> ActivationStats:
         return ActivationStats(torch.ones(sizes.d_inner), state)
     if isinstance(sizes, AttentionSizes):
         return ActivationStats(torch.ones(sizes.num_heads * sizes.head_dim))
+    assert isinstance(sizes, MLPSizes)
     return ActivationStats(torch.ones(sizes.intermediate_size))
