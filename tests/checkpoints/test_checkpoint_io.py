@@ -272,7 +272,7 @@ def test_hashing_stops_when_the_reader_closes(tmp_path):
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(
             8 + len(header) + size
-        )  # a hole takes no disk space, but many seconds to hash
+        )  # a hole, slow to hash
     (tmp_path / "config.json").write_text("{}")
 
     def hashing() -> bool:

@@ -37,6 +37,7 @@ def model(tmp_path_factory) -> Path:
         (["convert", "MODEL", "-o", "MODEL"], 2),
         (["convert", "MODEL", "-o", "OUT", "--d-state", "0"], 2),
         (["convert", "OUT", "-o", "OUT"], 2),
+        (["quantize", "MODEL", "-o", "OUT", "--scheme", "fp8-block", "--dry-run"], 2),
         (["--help"], 0),
         (["convert", "--help"], 0),
     ],
