@@ -102,5 +102,8 @@ def config_from_json(
         raise InputError(f"{path}: num_hidden_layers is {layers}; the limit is {_MAX_LAYERS}")
     try:
         return found, found.to_spec(decode_special_floats(raw))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        # Values that no check has foreseen, such as integers too large for a float.
+        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
