@@ -6,7 +6,7 @@ Values stay plain: what a device or a dtype means is for the functions behind th
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -58,28 +58,8 @@ seed_option = click.option(
     type=click.IntRange(0, LARGEST_SEED),
     default=0,
     show_default=True,
-    help="Seed of all chance.",
+    help="Random seed.",
 )
-
-
-class _Count(click.ParamType):
-    """A whole number that may end in k, M or G: thousands, millions, billions."""
-
-    name = "count"
-    _units: ClassVar[dict[str, int]] = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value).strip().lower()
-        unit = self._units.get(text[-1:], 1)
-        number = text[:-1] if text[-1:] in self._units else text
-        if not number.replace(".", "", 1).isdecimal() or int(float(number) * unit) < 1:
-            self.fail(f"{value!r} is not a count like 500k or 2M", param, ctx)
-        return int(float(number) * unit)
-
-
-def count_option(name: str, help: str) -> Callable[[Command], Command]:
-    """Add an option that takes a count like ``500k`` or ``2M``, passed on as ``int | None``."""
-    return click.option(name, type=_Count(), metavar="N", help=help)
 
 
 def dtype_option(help: str) -> Callable[[Command], Command]:
@@ -87,25 +67,6 @@ def dtype_option(help: str) -> Callable[[Command], Command]:
     return click.option(
         "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help=help
     )
-
-
-def cache_options(command: Command) -> Command:
-    """Add ``--kv-cache-dtype`` and ``--ssm-cache-dtype``, passed on as ``str`` each."""
-    kv = click.option(
-        "--kv-cache-dtype",
-        type=click.Choice(("auto", "fp8")),
-        default="auto",
-        show_default=True,
-        help="What keys and values are stored in; auto is the dtype of the computation.",
-    )
-    ssm = click.option(
-        "--ssm-cache-dtype",
-        type=click.Choice(("auto", "bfloat16", "fp8")),
-        default="auto",
-        show_default=True,
-        help="What SSM states are stored in; auto is float32.",
-    )
-    return kv(ssm(command))
 
 
 def _debug(context: click.Context, _: click.Parameter, on: bool) -> None:
@@ -178,26 +139,3 @@ def flags_of(parameters: list[click.Parameter]) -> dict[str, str]:
         for option in parameters
         if isinstance(option, click.Option) and option.name
     }
-
-
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def _size(_context: click.Context, _option: click.Parameter, text: str) -> int:
-    upper = text.strip().upper()
-    for unit, factor in _UNITS.items():
-        number = upper.removesuffix(unit).strip()
-        if upper.endswith(unit) and number.replace(".", "", 1).isdecimal() and float(number) > 0:
-            return int(float(number) * factor)
-    raise click.BadParameter(f"{text!r} is not a size like 5GB or 500MiB")
-
-
-shard_size_option = click.option(
-    "--max-shard-size",
-    metavar="SIZE",
-    default="5GB",
-    show_default=True,
-    callback=_size,
-    help="Per weight file.",
-)
-"""Passed on as ``max_shard_size: int``, in bytes."""
