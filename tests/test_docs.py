@@ -37,7 +37,7 @@ MODELS = ("MODEL", "meta-llama/Llama-3.2-1B")
 TEXTS = {"NAME": "text.jsonl"}
 """Datasets of the hub, and the file that replaces each."""
 
-LINKED = ("hybridize", "examples", "benchmarks", "README.md", "Makefile", "pyproject.toml")
+LINKED = ("examples", "benchmarks", "README.md", "Makefile", "pyproject.toml")
 """What a page finds from the root of the repository."""
 
 PREPARED = {
@@ -74,7 +74,13 @@ PLANNED = {("README.md", "export")}
 """Commands that run as a dry run on this page, because another page runs them."""
 
 LAYERS = {"onnx.md": 3}
-"""Pages for which the bundled checkpoint is cut to its first layers; it has eight."""
+"""Layers of the bundled checkpoint that some pages use; see `DEFAULT_LAYERS`."""
+
+DEFAULT_LAYERS = 4
+"""Layers of the bundled checkpoint that all other pages use. It has eight."""
+
+MODEL = "hybridize/demo/checkpoint"
+"""The bundled checkpoint, from the root of the repository."""
 
 SIZES = {"24GiB@65536x4": "20MiB@4096x4"}
 """Memory budgets, and one that is small enough for a model of 1.3 million parameters."""
@@ -92,13 +98,13 @@ def parse(words: list[str]) -> click.Context:
 def as_run(words: list[str]) -> list[str]:
     """Apply the tables above to a command."""
     name, *rest = words
-    replaced = {model: str(CHECKPOINT) for model in MODELS} | TEXTS | SIZES
+    replaced = dict.fromkeys(MODELS, MODEL) | TEXTS | SIZES
     rest = [replaced.get(word, word) for word in rest]
     if "--dry-run" in rest or "--predict" in rest:
         return [name, *rest]
     options = dict(SMALLER.get(name, {}))
     for word, option, value in ONLY_WITH.get(name, ()):
-        if any(each.startswith(word) for each in rest) and option not in rest:
+        if any(each.startswith(word) for each in rest):
             options[option] = value
     for option, value in options.items():
         if option in rest:
@@ -133,9 +139,9 @@ class Page:
         self._names: dict[str, Any] = {"__name__": "page"}
         for linked in LINKED:
             (folder / linked).symlink_to(ROOT / linked)
-        if name in LAYERS:
-            (folder / "hybridize").unlink()
-            write_shallow(folder / CHECKPOINT.relative_to(ROOT), LAYERS[name])
+        write_shallow(folder / MODEL, LAYERS.get(name, DEFAULT_LAYERS))
+        for linked in ("exam", "text"):
+            (folder / MODEL).with_name(linked).symlink_to(CHECKPOINT.with_name(linked))
         text = (ROOT / "docs" / "conversion.md").read_text("utf-8")
         lines = [json.dumps({"text": part}) for part in re.split(r"\n{2,}", text)]
         for name in ("text.jsonl", "a.jsonl"):
@@ -154,7 +160,7 @@ class Page:
     def _python(self, block: Block) -> None:
         text = block.text
         for model in MODELS:
-            text = text.replace(f'"{model}"', repr(str(CHECKPOINT)))
+            text = text.replace(f'"{model}"', repr(MODEL))
         exec(compile(text, f"line {block.line}", "exec"), self._names)
 
     def _command(self, words: list[str], how: str) -> None:
