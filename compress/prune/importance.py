@@ -20,19 +20,15 @@ from hybridize.checkpoints.blockwise import BlockwiseModel
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.tensors import Tensors
 from hybridize.compress.prune.axes import AXES
-from hybridize.compress.prune.axes.base import WHOLE_MODEL, ActivationStats
+from hybridize.compress.prune.axes.base import WHOLE_MODEL, ActivationStats, last_linear
 from hybridize.compress.prune.scores import Scores
 from hybridize.console import console
 from hybridize.data.kl import index_batches, kl_probes
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.kernels import causal_conv1d
-from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.mamba2 import Mamba2
-from hybridize.modeling.layers.mlp import FeedForward
 from hybridize.modeling.model_spec import ModelSpec
-
-_LAST_LINEAR = {Attention: "o_proj", Mamba2: "out_proj", FeedForward: "down_proj"}
 
 
 @torch.no_grad()
@@ -69,7 +65,7 @@ def measure_importance(
             block, distance = model.block(block_idx), 0.0
             for number, (x, (_, seq_idx)) in enumerate(zip(stream, batches, strict=True)):
                 units.add_stream(block_idx, x, block.norm(x))
-                with units.watching(block.mixer):
+                with units.watching(block_idx, block.mixer):
                     after = block(x, model.context(x, seq_idx.to(device)))
                 cosine = torch.nn.functional.cosine_similarity(x, after, dim=-1)
                 distance += float((1 - cosine).sum()) / dataset.tokens
@@ -134,10 +130,14 @@ class _UnitScores:
         self._normed += _sum_of_squares(normed)
 
     @contextmanager
-    def watching(self, mixer: nn.Module) -> Iterator[None]:
+    def watching(self, block_idx: int, mixer: nn.Module) -> Iterator[None]:
         """Add the activations within a mixer that runs in this context."""
-        last = mixer.get_submodule(_LAST_LINEAR[type(mixer)])
-        hooks = [last.register_forward_pre_hook(lambda _, inputs: self._add("output", *inputs))]
+        hooks = []
+        last = last_linear(self._config.blocks[block_idx])
+        if last is not None:
+            linear = mixer.get_submodule(last)
+            hook = linear.register_forward_pre_hook(lambda _, inputs: self._add("output", *inputs))
+            hooks.append(hook)
         if isinstance(mixer, Mamba2):
             hooks += [
                 mixer.norm.register_forward_pre_hook(self._add_gated),
@@ -151,9 +151,12 @@ class _UnitScores:
 
     def finish_block(self, block_idx: int, mixer: nn.Module, tokens: int) -> None:
         """Score the units of the current block, and reset the sums for the next one."""
+        last = last_linear(self._config.blocks[block_idx])
+        if last is None:
+            return
         means = {name: total / tokens for name, total in self._sums.items()}
         self._sums = {}
-        weight = mixer.get_parameter(f"{_LAST_LINEAR[type(mixer)]}.weight")
+        weight = mixer.get_parameter(f"{last}.weight")
         weight_power = weight.double().square().sum(0).cpu()
         state = means["B"] * means["C"] if "B" in means else None
         if "gated" in means:

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from hybridize.compress.prune.budget import Budget, block_parameters
 from hybridize.compress.prune.budget_text import parse_latency
-from hybridize.compress.prune.search import BLOCK_KINDS, axes_of, widths_to_try
+from hybridize.compress.prune.search import axes_of, block_kinds, widths_to_try
 from hybridize.console import console
 from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
@@ -92,7 +92,7 @@ def latency_budget(
         context = min(_DEFAULT_CONTEXT, config.max_position_embeddings)
     hidden_sizes = _hidden_sizes_to_time(config, axes, multiple_of)
     stacks: dict[str, list[tuple[Features, _Stack]]] = {}
-    for kind in BLOCK_KINDS:
+    for kind in block_kinds():
         of_kind = [sizes for sizes in config.blocks if isinstance(sizes, kind)]
         if not of_kind:
             continue

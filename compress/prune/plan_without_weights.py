@@ -7,7 +7,7 @@ import torch
 from hybridize.checkpoints.dtypes import itemsize, torch_dtype
 from hybridize.checkpoints.published_models import find_shape, published
 from hybridize.compress.prune.axes import AXES
-from hybridize.compress.prune.axes.base import WHOLE_MODEL, ActivationStats
+from hybridize.compress.prune.axes.base import WHOLE_MODEL, ActivationStats, last_linear
 from hybridize.compress.prune.budget import Parameters
 from hybridize.compress.prune.budget_options import requested_budgets
 from hybridize.compress.prune.config import PruneConfig
@@ -16,7 +16,7 @@ from hybridize.compress.prune.results import PruningResult
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import search
 from hybridize.errors import InputError
-from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
+from hybridize.modeling.layers.sizes import BlockSizes, MambaSizes
 from hybridize.modeling.model_spec import ModelSpec
 
 _DEFAULT_DTYPE = "bfloat16"  # the usual dtype of large checkpoints
@@ -125,10 +125,8 @@ def equal_scores(config: ModelSpec) -> Scores:
 
 
 def _equal_stats(sizes: BlockSizes) -> ActivationStats:
+    width = sizes.shapes(1)[f"{last_linear(sizes)}.weight"][1]
+    state = None
     if isinstance(sizes, MambaSizes):
         state = torch.ones(sizes.n_groups * sizes.d_state)
-        return ActivationStats(torch.ones(sizes.d_inner), state)
-    if isinstance(sizes, AttentionSizes):
-        return ActivationStats(torch.ones(sizes.num_heads * sizes.head_dim))
-    assert isinstance(sizes, MLPSizes)
-    return ActivationStats(torch.ones(sizes.intermediate_size))
+    return ActivationStats(torch.ones(width), state)

@@ -4,10 +4,10 @@ from io import BytesIO
 
 from hybridize.compress.prune.scores import Scores
 from hybridize.extras import require_extra
-from hybridize.modeling.layers.kinds import LAYER_KINDS
+from hybridize.modeling.layers.kinds import ATTENTION, LAYER_KINDS, MAMBA, MLP
 
-_COLORS = {"attention": "#d1495b", "mamba": "#2a6f97", "mlp": "#9aa5b1"}
-_LABELS = {"attention": "attention", "mamba": "Mamba-2", "mlp": "MLP"}
+_COLORS = {ATTENTION: "#d1495b", MAMBA: "#2a6f97", MLP: "#9aa5b1"}
+_OTHER_COLOR = "#7b4b94"
 
 
 def draw_importance(scores: Scores, layout: str) -> bytes:
@@ -29,10 +29,11 @@ def draw_importance(scores: Scores, layout: str) -> bytes:
         (top, scores.blocks, "KL if skipped, nats per token"),
         (bottom, scores.influence, "influence, 1 - cosine"),
     ):
-        for kind, color in _COLORS.items():
-            blocks = [i for i, letter in enumerate(layout) if LAYER_KINDS[letter].name == kind]
+        for letter, kind in LAYER_KINDS.items():
+            blocks = [block_idx for block_idx, other in enumerate(layout) if other == letter]
             heights = [float(values[block_idx]) for block_idx in blocks]
-            axes.bar(blocks, heights, color=color, label=_LABELS[kind] if blocks else None)
+            color = _COLORS.get(letter, _OTHER_COLOR)
+            axes.bar(blocks, heights, color=color, label=kind.title if blocks else None)
         axes.set_ylabel(label, fontsize=8)
         axes.set_yscale("log")
         axes.grid(alpha=0.3, axis="y")

@@ -21,10 +21,10 @@ from hybridize.compress.prune.axes.base import WHOLE_MODEL, Axis
 from hybridize.compress.prune.budget import Budget
 from hybridize.compress.prune.scores import Scores
 from hybridize.errors import InputError
-from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
+from hybridize.modeling.layers.kinds import ATTENTION, LAYER_KINDS, MAMBA, MLP
+from hybridize.modeling.layers.sizes import BlockSizes
 from hybridize.modeling.model_spec import ModelSpec
 
-BLOCK_KINDS: tuple[type[BlockSizes], ...] = (MLPSizes, AttentionSizes, MambaSizes)
 _MAX_SIZES_PER_AXIS = 9  # fewer if there would be too many combinations
 _MIN_SIZES_PER_AXIS = 2
 _MIN_WIDTH_SHARE = 0.25
@@ -120,6 +120,15 @@ def layers(config: ModelSpec, blocks_per_layer: int) -> list[tuple[int, ...]]:
     return [tuple(indices[i : i + blocks_per_layer]) for i in indices[::blocks_per_layer]]
 
 
+def block_kinds() -> list[type[BlockSizes]]:
+    """Return the class of sizes of each kind of block.
+
+    Of two architectures with equal damage, the order decides which one comes first.
+    """
+    letters = dict.fromkeys((MLP, ATTENTION, MAMBA, *LAYER_KINDS))
+    return [LAYER_KINDS[letter].sizes_class() for letter in letters]
+
+
 def axes_of(
     kind: type[BlockSizes] | None, names: Sequence[str], config: ModelSpec
 ) -> Iterator[Axis[Any]]:
@@ -164,7 +173,7 @@ class _Space:
     """All architectures.
 
     Tables of costs and damage have these dimensions: the widths of the axes of the whole model, the
-    number of removed layers, and the combinations of widths for each of `BLOCK_KINDS`.
+    number of removed layers, and the combinations of widths for each of the `block_kinds`.
     """
 
     def __init__(
@@ -187,7 +196,7 @@ class _Space:
         # The first combination of each list is the uncut one.
         self._model_widths = combinations(None)
         self._hidden_sizes = [self._hidden_size(widths) for widths in self._model_widths]
-        self._kinds = [(kind, combinations(kind)) for kind in BLOCK_KINDS]
+        self._kinds = [(kind, combinations(kind)) for kind in block_kinds()]
         self._dropped = self._choose_dropped(DEPTH in axes, blocks_per_layer)
         # (choices of depth, blocks): 1 if the block is kept
         self._kept = torch.ones(len(self._dropped), len(config.blocks), dtype=torch.float64)
@@ -290,7 +299,7 @@ class _Space:
 
         Args:
             table: ``(widths of the model, depth, combinations of the kind)``.
-            number: the kind's position in `BLOCK_KINDS`.
+            number: the kind's position in `block_kinds`.
         """
         after = len(self._kinds) - 1 - number
         return table.view(*table.shape[:2], *[1] * number, -1, *[1] * after)

@@ -10,11 +10,10 @@ from hybridize.cli.options import model_argument, output_option
 from hybridize.cli.results import print_output, weight_files
 from hybridize.compress.quantize.config import QuantizeConfig
 from hybridize.console import console, size_in_words
+from hybridize.modeling.layers.kinds import LAYER_KINDS
 
 if TYPE_CHECKING:
     from hybridize.compress.quantize.results import QuantizeResult
-
-_KINDS = {"*": "attention", "M": "Mamba-2", "-": "MLP"}
 
 
 @click.command(short_help="Store the linear layers in FP8, for transformers and vLLM.")
@@ -56,7 +55,7 @@ def _print(result: "QuantizeResult") -> None:
     if result.kept:
         console.table(
             ["block kept", "kind", "reason"],
-            [(block.block, _KINDS[block.kind], block.reason) for block in result.kept],
+            [(block.block, LAYER_KINDS[block.kind].title, block.reason) for block in result.kept],
         )
     if result.skipped:
         console.table(["tensor not quantized", "reason"], list(result.skipped.items()))

@@ -13,6 +13,9 @@ from hybridize.modeling.model_spec import ModelSpec
 WHOLE_MODEL = -1
 """Stands for a block's index where an axis resizes all blocks together."""
 
+LAST_LINEAR = ("o_proj", "out_proj", "down_proj")
+"""The names of a mixer's last linear layer, which writes to the residual stream."""
+
 Slices = dict[str, tuple[int, torch.Tensor]]
 """By parameter name: the dimension to slice, and the indices to keep."""
 
@@ -160,6 +163,12 @@ class Axis(ABC, Generic[Sizes]):
             else block
             for block_idx, block in enumerate(config.blocks)
         )
+
+
+def last_linear(sizes: BlockSizes) -> str | None:
+    """Return the name of a mixer's last linear layer; None if it is not in `LAST_LINEAR`."""
+    shapes = sizes.shapes(1)
+    return next((name for name in LAST_LINEAR if f"{name}.weight" in shapes), None)
 
 
 def rounded_increment(count: int, multiple_of: int | None) -> int:

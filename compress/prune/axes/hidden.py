@@ -5,11 +5,16 @@ from dataclasses import replace
 import torch
 from typing_extensions import override
 
-from hybridize.compress.prune.axes.base import ActivationStats, Axis, Slices, rounded_increment
+from hybridize.compress.prune.axes.base import (
+    LAST_LINEAR,
+    ActivationStats,
+    Axis,
+    Slices,
+    rounded_increment,
+)
 from hybridize.modeling.model_spec import ModelSpec, parameter_shapes
 
 _READERS = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "in_proj"}
-_WRITERS = {"o_proj", "down_proj", "out_proj"}
 
 
 class HiddenSize(Axis[ModelSpec]):
@@ -42,6 +47,6 @@ class HiddenSize(Axis[ModelSpec]):
             if module in ("embed_tokens", "lm_head") or module in _READERS:
                 if parameter == "weight":
                     slices[name] = (1, kept)
-            elif module in _WRITERS or (module == "norm" and ".mixer." not in name):
+            elif module in LAST_LINEAR or (module == "norm" and ".mixer." not in name):
                 slices[name] = (0, kept)
         return slices
