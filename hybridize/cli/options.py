@@ -1,6 +1,6 @@
-"""The options that commands share, so that each is spelt, explained and checked in one place.
+"""Arguments and options that are not in a config class: MODEL, ``--output``, ``--json`` and others.
 
-Values stay plain: what a device or a dtype means is for the functions behind the commands to say.
+All other options come from the config class of a command; see `hybridize.cli.config_options`.
 """
 
 from collections.abc import Callable
@@ -15,62 +15,25 @@ from hybridize.errors import HybridizeError, as_flags
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
-DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
 model_argument = click.argument("model")
 models_argument = click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 
 
-def output_option(
-    help: str, *, file: bool = False, required: bool = True
-) -> Callable[[Command], Command]:
-    """Add ``-o/--output``, passed on as ``output: Path | None``.
+def output_option(help: str, *, file: bool = False) -> Callable[[Command], Command]:
+    """Add ``-o/--output``, passed on as ``output: Path``.
 
     Args:
         help: what is written there.
-        file: whether that is a file rather than a directory.
-        required: whether the command needs it; None is passed where it is left out.
+        file: whether the output is a file, not a directory.
     """
     kind = click.Path(path_type=Path, file_okay=file, dir_okay=not file)
     return click.option(
-        "-o", "--output", type=kind, metavar="FILE" if file else "DIR", required=required, help=help
-    )
-
-
-force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
-
-dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Show what would be done, with sizes, and write nothing."
-)
-
-device_option = click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default="auto",
-    show_default=True,
-    help="Where to compute; auto is CUDA where there is a GPU.",
-)
-
-seed_option = click.option(
-    "--seed",
-    type=click.IntRange(0, LARGEST_SEED),
-    default=0,
-    show_default=True,
-    help="Random seed.",
-)
-
-
-def dtype_option(help: str) -> Callable[[Command], Command]:
-    """Add ``--dtype``, passed on as ``dtype: str``; ``help`` says of what, and what auto means."""
-    return click.option(
-        "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help=help
+        "-o", "--output", type=kind, metavar="FILE" if file else "DIR", required=True, help=help
     )
 
 
 def _debug(context: click.Context, _: click.Parameter, on: bool) -> None:
-    # Not undone when the command ends: whoever reports its failure still has to know.
+    # This stays set when the command ends, because its failure is reported afterwards.
     console.debug = console.debug or on
 
 
@@ -88,7 +51,7 @@ debug_option = click.option(
     "--debug",
     is_flag=True,
     expose_value=False,
-    is_eager=True,  # seen before another option is found to be wrong
+    is_eager=True,  # so that it holds for errors in other options too
     callback=_debug,
     help="Show the traceback of a failure.",
 )
@@ -98,11 +61,15 @@ _json_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_json,
-    help="Print one JSON object to stdout, and nothing else there.",
+    help="Print only one JSON object to stdout.",
 )
 
 _quiet_option = click.option(
-    "--quiet", is_flag=True, expose_value=False, callback=_quiet, help="No messages, no progress."
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=_quiet,
+    help="Print no messages and no progress.",
 )
 
 
