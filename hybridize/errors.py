@@ -1,7 +1,7 @@
 """The errors that a user can see, with their exit codes.
 
 A message is one line. It names the file or the option, says what is wrong, and says what to do. It
-names an option by its Python keyword, in backticks: ```d_state=0`: give …``. The command line
+names an option by its Python keyword, in backticks: `` `d_state=0`: give … ``. The command line
 shows the flag instead (`as_flags`). A traceback appears with ``--debug`` only.
 """
 
@@ -51,8 +51,8 @@ _OPTION = re.compile(r"`([a-z][a-z0-9_]*(?:\[\w+\])?)(?:=([^`]*))?`")
 def as_flags(message: str, flags: Mapping[str, str]) -> str:
     """Replace the keywords that a message names by what a user types on the command line.
 
-    ```d_state=0``` becomes ``--d-state 0``, ```force``` becomes ``--force``, and
-    ```ssm_bias=False``` becomes ``--no-ssm-bias``.
+    `` `d_state=0` `` becomes ``--d-state 0``, `` `force` `` becomes ``--force``, and
+    `` `ssm_bias=False` `` becomes ``--no-ssm-bias``.
 
     Args:
         message: names options by their keyword, in backticks, with or without a value.

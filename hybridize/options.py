@@ -6,7 +6,7 @@ A field made with `option` holds its type, default, help text and check. From th
 - the options of the command line (`hybridize.cli.config_options`),
 - the record in a checkpoint's provenance (`Config.record`).
 
-An error names an option by its keyword, in backticks: ```d_state=0```, or ```stage_tokens[kl]=0```
+An error names an option by its keyword, in backticks: `` `d_state=0` ``, or `` `stage_tokens[kl]=0` ``
 for one item of a mapping (`hybridize.option_types.PerName`). The command line shows the same
 message with the flag, ``--d-state 0`` or ``--kl-tokens 0``; see `hybridize.errors.as_flags`.
 """
@@ -165,7 +165,7 @@ def device_option() -> Any:
         Choice("auto", "cpu", "cuda"),
         "auto",
         recorded=False,
-        help="Where to compute; auto is CUDA where there is a GPU.",
+        help="Device to compute on; auto is CUDA if there is a GPU.",
     )
 
 
@@ -190,7 +190,7 @@ def dry_run_option() -> Any:
         Flag(),
         False,
         recorded=False,
-        help="Show what would be done, with sizes, and write nothing.",
+        help="Show what the command would do, with sizes, and write nothing.",
     )
 
 
@@ -204,7 +204,7 @@ def kv_cache_dtype_option() -> Any:
     return option(
         Choice("auto", "fp8"),
         "auto",
-        help="Dtype in which keys and values are stored; auto is that of the computation.",
+        help="Dtype of the stored keys and values; auto is the dtype of the computation.",
     )
 
 
@@ -213,5 +213,5 @@ def ssm_cache_dtype_option() -> Any:
     return option(
         Choice("auto", "bfloat16", "fp8"),
         "auto",
-        help="Dtype in which SSM states are stored; auto is float32.",
+        help="Dtype of the stored SSM states; auto is float32.",
     )
