@@ -205,7 +205,7 @@ def _check_blocks(model: ModelSpec) -> None:
     if not model.blocks:
         raise ValueError("the model has no blocks")
     for block in model.blocks:
-        if isinstance(block, MLPSizes) and block.activation not in ACTIVATIONS:
+        if isinstance(block, MLPSizes) and not _is_activation(block.activation):
             raise ValueError(f"activation {block.activation!r} is not known to transformers")
     attention = attention_blocks(model.blocks)
     rotary = {block.head_dim for block in attention if block.rope}
@@ -215,6 +215,10 @@ def _check_blocks(model: ModelSpec) -> None:
         raise ValueError("attention blocks differ in their sliding window")
     if rotary:
         check_rope_parameters(model.rope)
+
+
+def _is_activation(value: object) -> bool:
+    return isinstance(value, str) and value in ACTIVATIONS
 
 
 def _is_int(value: object) -> bool:
