@@ -6,9 +6,11 @@ A field made with `option` holds its type, default, help text and check. From th
 - the options of the command line (`hybridize.cli.config_options`),
 - the record in a checkpoint's provenance (`Config.record`).
 
-An error names an option by its keyword, in backticks: `` `d_state=0` ``, or `` `stage_tokens[kl]=0` ``
-for one item of a mapping (`hybridize.option_types.PerName`). The command line shows the same
-message with the flag, ``--d-state 0`` or ``--kl-tokens 0``; see `hybridize.errors.as_flags`.
+An error names an option by its keyword, in backticks: `` `d_state=0` ``, or, for an item of a
+mapping (`hybridize.option_types.PerName`), `` `stage_tokens[kl]=0` ``. The command line shows the
+same message with the flag, ``--d-state 0`` or ``--kl-tokens 0``; see `hybridize.errors.as_flags`.
+
+A config module imports neither torch nor transformers, so that help and errors are quick.
 """
 
 from __future__ import annotations
