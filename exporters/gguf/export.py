@@ -75,18 +75,18 @@ def export_gguf(model: str | Path, output: str | Path, config: ExportConfig) -> 
     check_output_file(output, force=config.force)
     require_extra("gguf", "gguf", "exporting to GGUF")
     with CheckpointReader(source) as reader:
-        format_, model_config = read_config(reader)
-        unsupported = unsupported_features(model_config)
+        format_, spec = read_config(reader)
+        unsupported = unsupported_features(spec)
         if unsupported:
             raise InputError(f"{source}: llama.cpp cannot hold it: {'; '.join(unsupported)}")
-        tensors = CheckpointTensors(reader, format_, model_config)
+        tensors = CheckpointTensors(reader, format_, spec)
         source_dtype = tensors.dtype("model.embed_tokens.weight")
         name = source_dtype if config.dtype == "auto" else config.dtype
         dtype = DTYPES.get(name, torch.float32)  # GGUF has no float64
-        vocabulary = read_vocabulary(source, config.tokenizer, model_config.vocab_size)
-        plan = tensor_plan(model_config, tensors)
+        vocabulary = read_vocabulary(source, config.tokenizer, spec.vocab_size)
+        plan = tensor_plan(spec, tensors)
         if not config.dry_run:
-            _write(output, plan, vocabulary, model_config, name=source_name(model), dtype=dtype)
+            _write(output, plan, vocabulary, spec, name=source_name(model), dtype=dtype)
     return GgufResult(
         output=output,
         architecture=ARCHITECTURE,
@@ -102,14 +102,14 @@ def _write(
     output: Path,
     plan: list[GgufTensor],
     vocabulary: Vocabulary,
-    config: ModelSpec,
+    spec: ModelSpec,
     *,
     name: str,
     dtype: torch.dtype,
 ) -> None:
     try:
         with partial_directory(output) as folder:
-            _fill(folder / output.name, plan, vocabulary, config, name, dtype)
+            _fill(folder / output.name, plan, vocabulary, spec, name, dtype)
             (folder / output.name).replace(output)
             sync(output.parent)
     except OSError as error:
@@ -120,7 +120,7 @@ def _fill(
     path: Path,
     plan: list[GgufTensor],
     vocabulary: Vocabulary,
-    config: ModelSpec,
+    spec: ModelSpec,
     name: str,
     dtype: torch.dtype,
 ) -> None:
@@ -128,7 +128,7 @@ def _fill(
 
     writer = GGUFWriter(path, ARCHITECTURE)
     try:
-        write_metadata(writer, config, name, dtype)
+        write_metadata(writer, spec, name, dtype)
         vocabulary.write(writer)
         for tensor in plan:
             gguf_type, item = _stored_types(tensor, dtype)

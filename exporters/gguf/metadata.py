@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 ARCHITECTURE = "granitehybrid"
 
 
-def write_metadata(writer: "GGUFWriter", config: ModelSpec, name: str, dtype: torch.dtype) -> None:
+def write_metadata(writer: "GGUFWriter", spec: ModelSpec, name: str, dtype: torch.dtype) -> None:
     """Write the keys that llama.cpp's Granite hybrid reads; the model must be supported.
 
     Args:
         writer: the file that is being written.
-        config: the model's configuration.
+        spec: the model's sizes.
         name: what the model is called.
         dtype: of its matrices.
     """
     from gguf import LlamaFileType
 
-    attention, mamba = same_apart_from_window(config), uniform(config, MambaSizes)
-    mlp = uniform(config, MLPSizes)
+    attention, mamba = same_apart_from_window(spec), uniform(spec, MambaSizes)
+    mlp = uniform(spec, MLPSizes)
     assert mamba is not None
     assert mlp is not None
     file_types = {
@@ -39,17 +39,17 @@ def write_metadata(writer: "GGUFWriter", config: ModelSpec, name: str, dtype: to
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(file_types[dtype])
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(layer_count(config))
+    writer.add_vocab_size(spec.vocab_size)
+    writer.add_context_length(spec.max_position_embeddings)
+    writer.add_embedding_length(spec.hidden_size)
+    writer.add_block_count(layer_count(spec))
     writer.add_feed_forward_length(mlp.intermediate_size)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_layer_norm_rms_eps(spec.norm_eps)
 
     writer.add_head_count(attention.num_heads)
     # The loader takes a layer without KV heads for Mamba-2.
     writer.add_head_count_kv([0 if is_mamba else attention.num_kv_heads
-                              for is_mamba in mamba_layers(config)])  # fmt: skip
+                              for is_mamba in mamba_layers(spec)])  # fmt: skip
     writer.add_key_length(attention.head_dim)
     writer.add_value_length(attention.head_dim)
     scale = attention.head_dim**-0.5 if attention.scale is None else attention.scale
@@ -57,10 +57,10 @@ def write_metadata(writer: "GGUFWriter", config: ModelSpec, name: str, dtype: to
 
     writer.add_rope_scaling_finetuned(attention.rope)  # the loader applies RoPE if this is true
     if attention.rope:
-        writer.add_rope_dimension_count(rotary_dim(config))
-        writer.add_rope_freq_base((config.rope_parameters or {})["rope_theta"])
-        if attention_factor(config) != 1.0:
-            writer.add_rope_scaling_attn_factors(attention_factor(config))
+        writer.add_rope_dimension_count(rotary_dim(spec))
+        writer.add_rope_freq_base((spec.rope_parameters or {})["rope_theta"])
+        if attention_factor(spec) != 1.0:
+            writer.add_rope_scaling_attn_factors(attention_factor(spec))
 
     writer.add_ssm_conv_kernel(mamba.conv_kernel)
     writer.add_ssm_inner_size(mamba.d_inner)
@@ -68,6 +68,6 @@ def write_metadata(writer: "GGUFWriter", config: ModelSpec, name: str, dtype: to
     writer.add_ssm_time_step_rank(mamba.num_heads)
     writer.add_ssm_group_count(mamba.n_groups)
 
-    writer.add_embedding_scale(config.embedding_multiplier)
-    writer.add_residual_scale(config.residual_multiplier)
-    writer.add_logit_scale(config.logits_scaling)
+    writer.add_embedding_scale(spec.embedding_multiplier)
+    writer.add_residual_scale(spec.residual_multiplier)
+    writer.add_logit_scale(spec.logits_scaling)

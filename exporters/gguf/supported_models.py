@@ -14,7 +14,7 @@ from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model_spec import ModelSpec
 
 
-def unsupported_features(config: ModelSpec) -> list[str]:
+def unsupported_features(spec: ModelSpec) -> list[str]:
     """Return what llama.cpp's ``granitehybrid`` cannot hold, each with what to do; empty if none.
 
     The architecture has layers of one mixer and one gated MLP, and one size per kind of block. Its
@@ -22,9 +22,9 @@ def unsupported_features(config: ModelSpec) -> list[str]:
     ``src/models/granite-hybrid.cpp`` and ``mamba-base.cpp``).
     """
     try:
-        require_layers(config)
-        mamba, mlp = uniform(config, MambaSizes), uniform(config, MLPSizes)
-        attention = same_apart_from_window(config) if ATTENTION in config.layout else None
+        require_layers(spec)
+        mamba, mlp = uniform(spec, MambaSizes), uniform(spec, MLPSizes)
+        attention = same_apart_from_window(spec) if ATTENTION in spec.layout else None
     except CannotHoldError as error:
         return [str(error)]
     assert mlp is not None
@@ -32,11 +32,11 @@ def unsupported_features(config: ModelSpec) -> list[str]:
     if mamba is None:
         found.append("it has no Mamba-2 block; llama.cpp's own converter takes Transformers")
     else:
-        found += _mamba(mamba, config.hidden_size)
+        found += _mamba(mamba, spec.hidden_size)
     if attention is None:
         found.append("it has no attention block; convert with `attention=1` or more")
     else:
-        found += _attention(attention, config)
+        found += _attention(attention, spec)
     return found
 
 
@@ -52,17 +52,17 @@ def _mamba(mamba: MambaSizes, hidden: int) -> Iterator[str]:
         yield f"the dt of its Mamba-2 blocks is limited to {mamba.dt_limit}"
 
 
-def _attention(attention: AttentionSizes, config: ModelSpec) -> Iterator[str]:
+def _attention(attention: AttentionSizes, spec: ModelSpec) -> Iterator[str]:
     if attention.qk_norm:
         yield "it has query/key norms"
-    window = config.sliding_window
-    if window is not None and window < config.max_position_embeddings:
+    window = spec.sliding_window
+    if window is not None and window < spec.max_position_embeddings:
         yield (
             f"it has a sliding window of {window} tokens; convert with `format=granitemoehybrid`, "
             "which drops the window"
         )
-    if attention.rope and rope_type(config) not in FIXED_ROPE_TYPES:
-        yield f"its RoPE type is {rope_type(config)!r}, whose frequencies depend on the length"
+    if attention.rope and rope_type(spec) not in FIXED_ROPE_TYPES:
+        yield f"its RoPE type is {rope_type(spec)!r}, whose frequencies depend on the length"
 
 
 def _mlp(mlp: MLPSizes) -> Iterator[str]:
@@ -71,11 +71,11 @@ def _mlp(mlp: MLPSizes) -> Iterator[str]:
         yield f"its MLP is {kind} with {mlp.activation}, and llama.cpp needs gated with silu"
 
 
-def layer_count(config: ModelSpec) -> int:
+def layer_count(spec: ModelSpec) -> int:
     """Return the number of layers, each of one mixer and one MLP."""
-    return len(config.layout) // 2
+    return len(spec.layout) // 2
 
 
-def mamba_layers(config: ModelSpec) -> list[bool]:
+def mamba_layers(spec: ModelSpec) -> list[bool]:
     """Return, for each layer, whether its mixer is Mamba-2."""
-    return [letter == MAMBA for letter in config.layout[::2]]
+    return [letter == MAMBA for letter in spec.layout[::2]]

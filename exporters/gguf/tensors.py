@@ -50,11 +50,11 @@ class GgufTensor:
         return math.prod(self.shape) * (dtype if self.matrix else torch.float32).itemsize
 
 
-def tensor_plan(config: ModelSpec, tensors: Tensors) -> list[GgufTensor]:
+def tensor_plan(spec: ModelSpec, tensors: Tensors) -> list[GgufTensor]:
     """Return all tensors of a supported model's file, in the order of the file."""
-    plan = list(_rope_factors(config))
-    blocks = config.blocks
-    for name, shape in parameter_shapes(config).items():
+    plan = list(_rope_factors(spec))
+    blocks = spec.blocks
+    for name, shape in parameter_shapes(spec).items():
         if name in _MODEL_NAMES:
             plan.append(_tensor(_MODEL_NAMES[name], name, shape, tensors, _identity))
             continue
@@ -72,17 +72,17 @@ def tensor_plan(config: ModelSpec, tensors: Tensors) -> list[GgufTensor]:
         if isinstance(block, MambaSizes):
             shape, transform = _mamba_layout(module, leaf, block, shape)
         elif isinstance(block, AttentionSizes) and module in ("q_proj", "k_proj") and block.rope:
-            transform = _interleave_rope(block.head_dim, rotary_dim(config))
+            transform = _interleave_rope(block.head_dim, rotary_dim(spec))
         plan.append(_tensor(new_name, name, shape, tensors, transform))
         if module == "conv1d" and isinstance(block, MambaSizes) and not block.conv_bias:
             plan.append(_zeros(f"{layer}ssm_conv1d.bias", block.conv_channels))
     return plan
 
 
-def rotary_dim(config: ModelSpec) -> int:
+def rotary_dim(spec: ModelSpec) -> int:
     """Return how many features of a head RoPE rotates."""
-    assert config.head_dim is not None
-    return int(config.head_dim * (config.rope_parameters or {}).get("partial_rotary_factor", 1.0))
+    assert spec.head_dim is not None
+    return int(spec.head_dim * (spec.rope_parameters or {}).get("partial_rotary_factor", 1.0))
 
 
 def _tensor(
@@ -135,15 +135,15 @@ def _interleave_rope(head_dim: int, rotary: int) -> _Transform:
     return transform
 
 
-def _rope_factors(config: ModelSpec) -> Iterator[GgufTensor]:
+def _rope_factors(spec: ModelSpec) -> Iterator[GgufTensor]:
     """Yield the factors that the default frequencies are divided by, unless all are 1.
 
     The loader divides each frequency by its factor. Any scaling that does not depend on the length
     (llama3, linear, yarn) is therefore reproduced exactly.
     """
-    if config.head_dim is None:
+    if spec.head_dim is None:
         return
-    hybrid_config = HybridConfig.from_spec(config)
+    hybrid_config = HybridConfig.from_spec(spec)
     rotary = RotaryEmbedding(hybrid_config)
     default, _ = RotaryEmbedding.compute_default_rope_parameters(hybrid_config)
     factors = default / rotary.inv_freq
@@ -151,8 +151,8 @@ def _rope_factors(config: ModelSpec) -> Iterator[GgufTensor]:
         yield GgufTensor(ROPE_FACTORS, tuple(factors.shape), False, lambda: factors)
 
 
-def attention_factor(config: ModelSpec) -> float:
+def attention_factor(spec: ModelSpec) -> float:
     """Return the factor that yarn multiplies cosines and sines by; 1 for other types."""
-    if config.head_dim is None:
+    if spec.head_dim is None:
         return 1.0
-    return float(RotaryEmbedding(HybridConfig.from_spec(config)).attention_scaling)
+    return float(RotaryEmbedding(HybridConfig.from_spec(spec)).attention_scaling)

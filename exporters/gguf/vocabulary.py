@@ -76,57 +76,57 @@ def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
     from hybridize.checkpoints.load import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    if spec["model"]["type"] != "BPE":
-        raise _unfit(directory, f"it is a {spec['model']['type']} model, not BPE")
-    texts = {number: text for text, number in spec["model"]["vocab"].items()}
-    texts |= {token["id"]: token["content"] for token in spec["added_tokens"]}
+    parsed = json.loads(tokenizer.backend_tokenizer.to_str())
+    if parsed["model"]["type"] != "BPE":
+        raise _splits_differently(directory, f"it is a {parsed['model']['type']} model, not BPE")
+    texts = {number: text for text, number in parsed["model"]["vocab"].items()}
+    texts |= {token["id"]: token["content"] for token in parsed["added_tokens"]}
     if max(texts) >= size:
         raise InputError(
             f"{directory / 'tokenizer.json'}: has the token id {max(texts)}, but the embedding has "
             f"{size} rows"
         )
-    fit = _sentencepiece if is_sentencepiece(spec) else _byte_level
+    read = _sentencepiece if is_sentencepiece(parsed) else _byte_level
     return replace(
-        fit(directory, spec, choice),
+        read(directory, parsed, choice),
         tokens=tuple(texts.get(number, f"[PAD{number}]") for number in range(size)),
-        types=_types(texts, spec, size),
+        types=_types(texts, parsed, size),
         special=_special(directory, tokenizer, size),
     )
 
 
-def _sentencepiece(directory: Path, spec: dict[str, Any], choice: str) -> Vocabulary:
+def _sentencepiece(directory: Path, parsed: dict[str, Any], choice: str) -> Vocabulary:
     if choice != "auto":
         raise InputError(
-            f"`tokenizer={choice}`: is for a byte-level BPE, but {directory / 'tokenizer.json'} is "
-            "of SentencePiece; leave the option out"
+            f"`tokenizer={choice}`: is for a byte-level BPE, but {directory / 'tokenizer.json'} "
+            "is a SentencePiece tokenizer; leave the option out"
         )
     try:
-        space_first, scores = adds_space(spec), piece_scores(spec)
+        space_first, scores = adds_space(parsed), piece_scores(parsed)
     except ValueError as error:
-        raise _unfit(directory, str(error)) from error
-    missing = next((n for n in range(256) if _byte(n) not in spec["model"]["vocab"]), None)
+        raise _splits_differently(directory, str(error)) from error
+    missing = next((n for n in range(256) if _byte(n) not in parsed["model"]["vocab"]), None)
     if missing is not None:
-        raise _unfit(directory, f"it has no token {_byte(missing)}")
+        raise _splits_differently(directory, f"it has no token {_byte(missing)}")
     return Vocabulary("llama", "default", scores=scores, space_first=space_first)
 
 
-def _byte_level(directory: Path, spec: dict[str, Any], choice: str) -> Vocabulary:
-    rule = pre_tokenizer_name(spec) if choice == "auto" else choice
+def _byte_level(directory: Path, parsed: dict[str, Any], choice: str) -> Vocabulary:
+    rule = pre_tokenizer_name(parsed) if choice == "auto" else choice
     if rule is None:
         raise InputError(
             f"{directory / 'tokenizer.json'}: no pre-tokenizer of llama.cpp is known to split text "
             f"like this one; if you know its name, give `tokenizer=NAME`; {_WITHOUT}"
         )
     merges = tuple(
-        merge if isinstance(merge, str) else " ".join(merge) for merge in spec["model"]["merges"]
+        merge if isinstance(merge, str) else " ".join(merge) for merge in parsed["model"]["merges"]
     )
     if not merges:
-        raise _unfit(directory, "it has no merges, and llama.cpp needs some")
+        raise _splits_differently(directory, "it has no merges, and llama.cpp needs some")
     return Vocabulary("gpt2", rule, merges=merges)
 
 
-def _unfit(directory: Path, reason: str) -> InputError:
+def _splits_differently(directory: Path, reason: str) -> InputError:
     return InputError(
         f"{directory / 'tokenizer.json'}: llama.cpp would split text into other tokens: {reason}; "
         f"{_WITHOUT}"
@@ -137,18 +137,18 @@ def _byte(number: int) -> str:
     return f"<0x{number:02X}>"
 
 
-def _types(texts: dict[int, str], spec: dict[str, Any], size: int) -> tuple[int, ...]:
+def _types(texts: dict[int, str], parsed: dict[str, Any], size: int) -> tuple[int, ...]:
     from gguf import TokenType
 
-    special = {token["id"] for token in spec["added_tokens"] if token["special"]}
-    user = {token["id"] for token in spec["added_tokens"]} - special
-    in_bytes = {_byte(number) for number in range(256)} if is_sentencepiece(spec) else set()
+    special = {token["id"] for token in parsed["added_tokens"] if token["special"]}
+    user = {token["id"] for token in parsed["added_tokens"]} - special
+    in_bytes = {_byte(number) for number in range(256)} if is_sentencepiece(parsed) else set()
 
     def kind(number: int) -> TokenType:
         text = texts.get(number)
         if text is None:
             return TokenType.UNUSED
-        if text == spec["model"].get("unk_token"):
+        if text == parsed["model"].get("unk_token"):
             return TokenType.UNKNOWN
         if number in special:
             return TokenType.CONTROL
@@ -186,4 +186,6 @@ def _added_around(directory: Path, tokenizer: Any) -> dict[str, bool]:
         for last in ([], [eos]):
             if full == [*first, *bare, *last]:
                 return {"bos": bool(first), "eos": bool(last)}
-    raise _unfit(directory, "it adds more to a text than one token before and one after")
+    raise _splits_differently(
+        directory, "it adds more to a text than one token before and one after"
+    )

@@ -55,7 +55,7 @@ def byte_level(*splits, ignore_merges=False):
 
 
 def sentencepiece(*, metaspace=False):
-    """A BPE as Hugging Face converts SentencePiece's: all merges of a piece together, best first."""
+    """A BPE as Hugging Face converts SentencePiece's: the merges of a piece are adjacent."""
     pieces = ["▁t", "he", "▁the", "▁d", "og", "▁dog", "▁dogs", "in", "▁▁", "er", "▁there", "ing"]
     single = sorted({c for c in TEXT if c.isprintable() and c != " "} | {"▁"})
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces, *single]
@@ -216,7 +216,9 @@ def test_tokenizers_that_llama_cpp_splits_differently_are_rejected(tmp_path):
     )
     tokenizer = sentencepiece()
     save(tokenizer, tmp_path / "model")
-    assert "of SentencePiece; leave the option out" in rejected(tmp_path / "model", "gpt-2")
+    assert "a SentencePiece tokenizer; leave the option out" in rejected(
+        tmp_path / "model", "gpt-2"
+    )
     tokenizer.post_processor = around
     save(tokenizer, tmp_path / "model")
     assert "one token before and one after" in rejected(tmp_path / "model")
