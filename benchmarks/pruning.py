@@ -77,7 +77,7 @@ def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) ->
         candidates=8, force=True,
     )  # fmt: skip
     best = result.candidates[0]
-    console.message(f"{budget}: {best.what}")
+    console.message(f"{budget}: {best.changes}")
     with CheckpointReader(model) as reader, CheckpointReader(folder / "smaller") as small:
         format_, config = read_config(reader)
         smaller = read_config(small)[1]
@@ -110,7 +110,7 @@ def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) ->
         seconds = time.perf_counter() - started
     return {
         "budget": budget,
-        "what": best.what,
+        "changes": best.changes,
         "parameters": result.parameters_after,
         "kl": divergences,
         "memory": memory(folder / "smaller"),
@@ -205,7 +205,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
                 *(f"{row['kl'][kind]:.3f}" for kind in kinds),
                 f"{row['memory']['allocated'] / row['memory']['predicted']:.3f}",
                 f"{row['search_seconds']:.2f} s",
-                row["what"],
+                row["changes"],
             )
             for row in rows
         ],

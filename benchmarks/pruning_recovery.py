@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     names = ("hybrid", "cut", "cut, after --distill-top", "distilled")
     (kl,) = learned.stages
     return {
-        "what": pruned.candidates[0].what,
+        "changes": pruned.candidates[0].changes,
         "parameters": [pruned.parameters_before, pruned.parameters_after],
         "kl_just_cut": cut.candidates[0].kl,
         "kl_before": kl.validation_before,
@@ -99,7 +99,7 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> None:
             )
             for row in found["rows"]
         ],
-        title=f"{before:,} to {after:,} parameters ({after / before:.0%}): {found['what']}",
+        title=f"{before:,} to {after:,} parameters ({after / before:.0%}): {found['changes']}",
         caption=f"Distilled on {options.tokens:,} tokens that the hybrid generated: KL "
         f"{found['kl_before']:.4f} to {found['kl_after']:.4f} nats per token.",
     )

@@ -54,7 +54,7 @@ def distill_finalists(
         raise InputError(f"`tokens={tokens}`: give at least the {seq_len} tokens of a sequence")
     distilled = []
     for number, candidate in enumerate(candidates, start=1):
-        console.message(f"distilling candidate {number} of {len(candidates)}: {candidate.what}")
+        console.message(f"distilling candidate {number} of {len(candidates)}: {candidate.changes}")
         start, output = work / f"candidate-{number}", work / f"distilled-{number}"
         if not output.exists():
             if not start.exists():

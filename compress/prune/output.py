@@ -54,7 +54,7 @@ def write_candidate(
         "seed": options.seed,
         "source": {"name": source_name(source.name), "sha256": source.reader.sha256()},
         "metrics": {
-            "what": candidate.what,
+            "changes": candidate.changes,
             "kl": candidate.kl,
             "costs": list(candidate.costs),
             "layout_before": source.config.layout,

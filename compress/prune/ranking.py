@@ -37,7 +37,7 @@ class Candidate:
         config: the pruned model.
         format, fit, reason: the on-disk format, the model in this format, and why it was chosen.
         costs: the cost for each budget, with its unit.
-        what: the differences from the model, as text.
+        changes: the differences from the model, as text.
         kl: measured KL divergence from the model, in nats per token.
         kl_distilled: the same after a short distillation.
     """
@@ -49,7 +49,7 @@ class Candidate:
     fit: Fit
     reason: str
     costs: tuple[str, ...]
-    what: str
+    changes: str
     kl: float | None = None
     kl_distilled: float | None = None
 
@@ -61,7 +61,7 @@ class Candidate:
     def summary(self, *, chosen: bool) -> ScoredCandidate:
         """Return the figures that a table shows."""
         return ScoredCandidate(
-            what=self.what,
+            changes=self.changes,
             layout=self.config.layout,
             format=self.format.name,
             parameters=self.parameters,
@@ -181,7 +181,7 @@ class Ranker:
             fit=fit,
             reason=reason,
             costs=tuple(budget.describe(budget.cost(fit.config)) for budget in self._budgets),
-            what=architecture.describe(self._config),
+            changes=architecture.describe(self._config),
         )
 
     def _within_budgets(self, config: ModelSpec) -> bool:

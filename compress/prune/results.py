@@ -10,7 +10,7 @@ class ScoredCandidate:
     """A smaller architecture and its measurements.
 
     Attributes:
-        what: the differences from the model, as text.
+        changes: the differences from the model, as text.
         layout: its pattern.
         format: the on-disk format.
         parameters: the number of parameters as stored.
@@ -22,7 +22,7 @@ class ScoredCandidate:
         chosen: whether this candidate was written.
     """
 
-    what: str
+    changes: str
     layout: str
     format: str
     parameters: int

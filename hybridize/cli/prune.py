@@ -55,7 +55,7 @@ def _print_candidates(result: "PruningResult") -> None:
             f"{candidate.damage:.3f}",
             *candidate.costs,
             candidate.format,
-            candidate.what,
+            candidate.changes,
         )
 
     costs = ["cost"] * len(result.costs_before)

@@ -208,7 +208,7 @@ class _Steps:
             device="cpu",
             force=self._force,
         )
-        console.message(f"  {done.candidates[0].what}")
+        console.message(f"  {done.candidates[0].changes}")
         return DemoModel(f"  pruned to {PARAMS}", done.output)
 
     def quantize(self, pruned: DemoModel) -> DemoModel:
