@@ -33,8 +33,10 @@ def checked_config(spec: ModelSpec, raw: dict[str, Any], path: Path) -> HybridCo
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about older spellings, which are read correctly
-            known = HybridConfig if model_type == "hybridize" else CONFIG_MAPPING[model_type]
-            known.from_dict(decode_special_floats(raw))
+            if model_type == HybridConfig.model_type:
+                HybridConfig.from_dict(decode_special_floats(raw))
+            elif model_type in CONFIG_MAPPING:
+                CONFIG_MAPPING[model_type].from_dict(decode_special_floats(raw))
         config = HybridConfig.from_spec(spec)
         check_rope(config)
         return config
