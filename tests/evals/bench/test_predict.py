@@ -1,6 +1,8 @@
 """The roofline against operations that torch counts, and against published figures."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -120,6 +122,16 @@ def test_a_model_that_does_not_fit_is_a_one_line_error(capsys, arguments, words)
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert words in err
+
+
+def test_a_prediction_imports_neither_torch_nor_transformers():
+    program = (
+        "import sys, hybridize\n"
+        "hybridize.predict('llama-3.1-8b', gpu='h100')\n"
+        "print({'torch', 'transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
 def test_a_damaged_config_is_a_one_line_error(capsys, tmp_path):
