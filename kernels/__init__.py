@@ -1,6 +1,9 @@
 """The operations that a hybrid is made of: one declaration each, several implementations.
 
-`hybridize.kernels.api` declares them, and `hybridize.kernels.registry` chooses the implementation.
+- `api` declares every operation: its signature, shapes and dtypes.
+- `registry` chooses the implementation by device and backend.
+- ``reference/``, ``eager/`` and ``triton/`` implement the operations, in files of the same names.
+- `patch_transformers` runs transformers' own models with these kernels.
 """
 
 from hybridize.kernels.api import (

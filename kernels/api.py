@@ -14,13 +14,15 @@ from hybridize.kernels.registry import operation
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Scale ``x`` to unit root mean square over its last dimension, then multiply by ``weight``.
 
+    This is RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467).
+
     Args:
         x: ``(..., width)``, any floating dtype; the mean is computed in float32 or wider.
         weight: ``(width,)``.
         eps: added to the mean square.
 
     Returns:
-        ``(..., width)`` in the dtype of ``x`` (Zhang & Sennrich 2019, arXiv 1910.07467).
+        ``(..., width)`` in the dtype of ``x``, or of ``weight`` if that is wider.
     """
 
 
@@ -44,7 +46,7 @@ def gated_rms_norm(
         norm_before_gate: normalize first, then gate. Mamba-2 gates first.
 
     Returns:
-        ``(..., width)`` in the dtype of ``x``.
+        ``(..., width)`` in the dtype of ``x``, or of ``weight`` if that is wider.
     """
 
 
@@ -67,10 +69,10 @@ def squared_relu(x: torch.Tensor) -> torch.Tensor:
 
 @operation
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Apply a linear layer; fast also on CPUs without native bf16/fp16 matrix multiplication.
+    """Apply a linear layer. It is fast even on CPUs without native bf16/fp16 multiplication.
 
     Args:
-        x: ``(..., in_features)``, of the dtype of ``weight`` unless autocast is on.
+        x: ``(..., in_features)``, in the dtype of ``weight`` unless autocast is on.
         weight: ``(out_features, in_features)``.
         bias: ``(out_features,)`` or None.
 
@@ -89,8 +91,8 @@ def squared_relu_mlp(
 ) -> torch.Tensor:
     """Apply an MLP without a gate, with little memory for the backward pass.
 
-    The wide activations exist for a few tokens at a time. The backward pass computes them again:
-    it costs one more matrix product, and its memory does not grow with ``width``.
+    The activations of size ``width`` exist for a few tokens at a time, and the backward pass
+    recomputes them. This costs one more matrix product, but memory does not grow with ``width``.
 
     Args:
         x: ``(..., hidden)``.
@@ -125,7 +127,7 @@ def causal_conv1d(
 
     Returns:
         ``(batch, length, channels)``, and the ``conv_state`` for the next call: the last
-        ``width - 1`` inputs, with zeros for those of another sequence than the last token's.
+        ``width - 1`` inputs. Those that are not in the last token's sequence are zero.
     """
 
 
@@ -173,18 +175,19 @@ def ssd_scan(
 
     Args:
         x: ``(batch, length, heads, head_dim)``.
-        dt: ``(batch, length, heads)``, before bias and softplus. A token with ``-inf`` leaves the
-            state unchanged (if the lower limit is 0).
+        dt: ``(batch, length, heads)``, before bias and softplus. A token whose dt is ``-inf``
+            leaves the state unchanged (if the lower limit is 0).
         A: ``(heads,)``, negative.
-        B, C: ``(batch, length, groups, d_state)``; consecutive heads form a group and share them.
+        B, C: ``(batch, length, groups, d_state)``; the heads of a group are consecutive and share
+            them.
         D: ``(heads,)``, the skip connection.
         dt_bias: ``(heads,)``.
-        dt_limit: bounds of Δ.
+        dt_limit: lower and upper limit of Δ.
         initial_state: ``(batch, heads, head_dim, d_state)``; zeros if None.
         seq_idx: ``(batch, length)`` integers that number the packed sequences; the state is reset
             to zero where they change. ``initial_state`` belongs to the first token's sequence.
-        chunk_size: tokens per chunk; chosen for the device if None. It changes results only by
-            rounding.
+        chunk_size: tokens per chunk; chosen for the device if None. Results depend on it only
+            through rounding.
 
     Returns:
         ``y`` of the shape and dtype of ``x``, and the last state, ``(batch, heads, head_dim,
@@ -214,7 +217,7 @@ def ssd_step(
         A: ``(heads,)``.
         B, C: ``(batch, groups, d_state)``.
         D, dt_bias: ``(heads,)``.
-        dt_limit: bounds of Δ.
+        dt_limit: lower and upper limit of Δ.
 
     Returns:
         ``(batch, heads, head_dim)`` in the dtype of ``x``.
@@ -244,7 +247,7 @@ def mamba2_step(
 
     Args:
         projected: ``(batch, inner + channels + heads)``: the gate, the input of the convolution
-            (x, B and C), and dt, with ``inner = heads * head_dim`` and
+            (x, B and C), and dt. Here ``inner = heads * head_dim``, and
             ``channels = inner + 2 * groups * d_state``.
         conv_state: ``(batch, width - 1, channels)``; updated.
         state: ``(batch, heads, head_dim, d_state)``, float32 or wider; updated.
@@ -255,7 +258,7 @@ def mamba2_step(
         norm_weight: ``(inner,)``.
         eps: added to each group's mean square.
         group_size: number of channels that share a mean square; divides ``inner``.
-        dt_limit: bounds of Δ.
+        dt_limit: lower and upper limit of Δ.
 
     Returns:
         ``(batch, inner)`` in the dtype of ``projected``.
@@ -268,7 +271,7 @@ def fp8_scale(
 ) -> torch.Tensor:
     """Return the scales that map the largest magnitudes to the largest FP8 number.
 
-    A scale is 1 where all of its numbers are zero.
+    If all numbers that share a scale are zero, the scale is 1.
 
     Args:
         x: ``(..., rows, columns)``.
@@ -301,9 +304,9 @@ def fp8_quantize(
         dtype: ``torch.float8_e4m3fn`` or ``torch.float8_e5m2``.
 
     Returns:
-        FP8 numbers in the shape of ``x``, and the scales to multiply them by, in float32 or wider:
-        ``(1,)``, ``(..., rows, 1)``, ``(..., rows, columns / 128)``, or
-        ``(..., rows / 128, columns / 128)``, rounded up.
+        FP8 numbers in the shape of ``x``, and the scales to multiply them by, in float32 or wider.
+        The scales have the shape ``(1,)``, ``(..., rows, 1)``, ``(..., rows, ⌈columns / 128⌉)`` or
+        ``(..., ⌈rows / 128⌉, ⌈columns / 128⌉)``.
     """
 
 
@@ -317,7 +320,7 @@ def fp8_linear(
     activations: str,
     input_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Apply a linear layer to FP8 numbers, accumulating in float32; it has no gradient.
+    """Apply a linear layer to FP8 numbers, with sums in float32. There is no gradient.
 
     Args:
         x: ``(..., in_features)``; quantized before the product.
@@ -325,7 +328,8 @@ def fp8_linear(
         weight_scale: as `fp8_quantize` returns it for ``tensor``, ``row`` or ``block``.
         bias: ``(out_features,)``.
         activations: granularity for ``x``: ``tensor``, ``row`` or ``group``.
-        input_scale: ``(1,)``, a fixed scale for ``x`` (only with ``tensor``).
+        input_scale: ``(1,)``, a fixed scale for ``x``, only with ``activations="tensor"``; None to
+            compute the scales from ``x``.
 
     Returns:
         ``(..., out_features)`` in the dtype of ``x``.
@@ -349,8 +353,8 @@ def linear_kl_divergence(
     """Return the KL divergence of a student's next-token distribution from its teacher's.
 
     This is KL(teacher ‖ student) in nats per token, times the temperature squared (Hinton et al.
-    2015, arXiv 1503.02531, section 2). At most ``chunk_size`` tokens have their logits in memory at
-    a time, in the forward pass and in the backward pass.
+    2015, arXiv 1503.02531, section 2). Both passes keep the logits of at most ``chunk_size`` tokens
+    in memory.
 
     Args:
         hidden: ``(tokens, hidden)``, the input of the student's head; gets a gradient.
@@ -359,11 +363,11 @@ def linear_kl_divergence(
         target_weight: ``(vocab, target_hidden)``, the teacher's head.
         temperature: divides all logits.
         scales: factors of the student's and the teacher's logits, applied before the temperature.
-        labels: ``(tokens,)``, the next tokens; negative where there is none.
-        label_weight: weight of the cross-entropy to ``labels`` in the loss, 0 to 1; the divergence
-            has the rest. The loss of a token without a label is only the divergence.
-        mask: ``(tokens,)``, False for tokens to leave out; None counts all tokens.
-        chunk_size: tokens per chunk; None takes as many as fill 64 MiB.
+        labels: ``(tokens,)``, the correct next tokens; negative for tokens without a label.
+        label_weight: weight of the cross-entropy to ``labels`` in the loss, 0 to 1. The weight of
+            the divergence is ``1 - label_weight``, or 1 for tokens without a label.
+        mask: ``(tokens,)``, False for tokens that do not count; None counts all tokens.
+        chunk_size: tokens per chunk; None chooses as many as fill 64 MiB.
 
     Returns:
         A scalar in float32 or wider: the mean over the counted tokens, 0 if there are none.
@@ -383,14 +387,17 @@ def linear_topk_kl_divergence(
     mask: torch.Tensor | None = None,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
-    """Return `linear_kl_divergence` from a teacher of which only the top-k tokens are known.
+    """Return the KL divergence when only the teacher's top-k tokens are known.
 
-    All other tokens together count as one more outcome, for teacher and student alike. So the loss
-    is a true divergence, and a lower bound of the full one.
+    All other tokens are merged into one outcome, for the teacher and for the student. So the result
+    is a KL divergence too, and a lower bound of `linear_kl_divergence`.
 
     Args:
         hidden, weight, labels, label_weight, mask, chunk_size: see `linear_kl_divergence`.
         indices: ``(tokens, k)``, the top-k tokens, all different.
-        log_probs: ``(tokens, k)``, the teacher's log-probabilities of them.
+        log_probs: ``(tokens, k)``, the teacher's log-probabilities of these tokens.
         scale: factor of the student's logits.
+
+    Returns:
+        A scalar in float32 or wider: the mean over the counted tokens, 0 if there are none.
     """

@@ -1,8 +1,8 @@
 """Run transformers' own Granite-hybrid, Bamba, Nemotron-H and Mamba-2 models with these kernels.
 
 Without mamba-ssm and causal-conv1d, transformers runs the scan and the convolution as plain torch
-code. Its Mamba-2 mixers are the same class under several names. `patch` replaces the ``forward`` of
-a model's mixers and norms, and changes nothing else of the model or of transformers.
+code. Its Mamba-2 mixers have different class names but the same code. `patch` replaces the
+``forward`` of a model's mixers and norms. It changes nothing else in the model or in transformers.
 """
 
 from functools import partial
@@ -15,15 +15,16 @@ from hybridize.errors import InputError
 from hybridize.kernels.api import causal_conv1d, gated_rms_norm, mamba2_step, rms_norm, ssd_scan
 
 _MIXERS = {"BambaMixer", "GraniteMoeHybridMambaLayer", "Mamba2Mixer", "NemotronHMamba2Mixer"}
-# Not Nemotron-H's plain norm: it rounds after its weight; `rms_norm` and these round before it.
+# Nemotron-H's plain norm is not in this set, because it multiplies by its weight before it rounds.
+# `rms_norm` and the norms below round first.
 _NORMS = {"BambaRMSNorm", "GraniteMoeHybridRMSNorm", "Mamba2RMSNorm"}
 
 
 def patch(model: nn.Module) -> int:
     """Run a transformers model's Mamba-2 mixers and norms with these kernels.
 
-    `unpatch` undoes it. Weights, caches, ``generate`` and gradients work as before. Packed
-    sequences work too, given ``seq_idx``, ``(batch, length)``.
+    `unpatch` restores the original code. Weights, caches, ``generate`` and gradients work as
+    before. Packed sequences work too: pass ``seq_idx``, ``(batch, length)``.
 
     Args:
         model: transformers' own Granite-hybrid, Bamba, Nemotron-H or Mamba-2 model, or a part
@@ -88,7 +89,7 @@ def _mixer_forward(
         [mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1
     )
     weight, bias = mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias
-    if conv_state is not None:  # the cache holds one input more than the convolution needs
+    if conv_state is not None:  # the cache has one input more than the convolution needs
         conv_state = conv_state[..., 1 - weight.shape[1] :].transpose(1, 2).clone()
     if cache is not None:
         cache.update_conv_state(

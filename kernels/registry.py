@@ -1,4 +1,8 @@
-"""Which function runs an operation on which device.
+"""Choose the function that runs an operation.
+
+CUDA tensors run on the ``triton`` backend. All other tensors run on the ``eager`` backend, and so
+do CUDA tensors if Triton is not installed. The environment variable ``HYBRIDIZE_KERNELS`` names
+another backend. If a backend lacks an operation, the next backend in ``KERNELS`` runs it.
 
 `hybridize.kernels.api` declares each operation once; ``KERNELS`` lists its implementations.
 To add a kernel, write one file in ``kernels/<backend>/`` and add one line to ``KERNELS``.
@@ -72,18 +76,18 @@ R = TypeVar("R")
 
 
 def operation(declaration: Callable[P, R]) -> Callable[P, R]:
-    """Turn a declaration (signature and docstring) into a call of the chosen implementation.
+    """Turn a declaration (signature and docstring) into a function that calls an implementation.
 
-    The device of the first argument, a tensor, chooses.
+    The first argument must be a tensor; its device determines the implementation.
     """
     name = declaration.__name__
-    first = next(iter(inspect.signature(declaration).parameters))
+    first_parameter = next(iter(inspect.signature(declaration).parameters))
 
     @wraps(declaration)
     def dispatch(*args: P.args, **kwargs: P.kwargs) -> R:
-        tensor: Any = args[0] if args else kwargs.get(first)
+        tensor: Any = args[0] if args else kwargs.get(first_parameter)
         if tensor is None:
-            raise TypeError(f"{name}() needs the tensor `{first}`")
+            raise TypeError(f"{name}() needs the tensor `{first_parameter}`")
         preferred = os.environ.get("HYBRIDIZE_KERNELS", "")
         result: R = implementation(name, tensor.is_cuda, preferred)(*args, **kwargs)
         return result
@@ -96,17 +100,16 @@ def implementation(name: str, on_cuda: bool, preferred: str = "") -> Callable[..
     """Return the function that runs an operation.
 
     Args:
-        name: of the operation.
-        on_cuda: whether the tensors are on a CUDA device. They get Triton kernels there, and the
-            eager ones elsewhere.
-        preferred: use this backend for every operation that it has; from the environment
-            variable ``HYBRIDIZE_KERNELS``, no preference if empty.
+        name: the operation's name.
+        on_cuda: whether the tensors are on a CUDA device.
+        preferred: the value of ``HYBRIDIZE_KERNELS``: the backend to use for every operation that
+            it has. Empty for no preference.
 
     Raises:
-        InputError: ``preferred`` is not a backend, or cannot run there.
+        InputError: ``preferred`` is not a backend, or cannot run on this device.
     """
     if preferred:
-        _check(preferred, on_cuda)
+        _check_backend(preferred, on_cuda)
         _announce(preferred)
     backend = preferred or ("triton" if on_cuda and _has_triton() else "eager")
     backends = list(KERNELS)
@@ -123,7 +126,7 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _check(preferred: str, on_cuda: bool) -> None:
+def _check_backend(preferred: str, on_cuda: bool) -> None:
     if preferred not in KERNELS:
         raise InputError(
             f"HYBRIDIZE_KERNELS={preferred}: no such backend; choose one of {', '.join(KERNELS)}"

@@ -1,1 +1,1 @@
-"""Operations that plain torch can run much faster than the reference does, on any device."""
+"""Faster implementations in plain torch. They run on CPUs, and on GPUs without Triton."""

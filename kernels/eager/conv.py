@@ -1,8 +1,8 @@
 """The causal convolution as one multiply-add per tap, over tiles of tokens.
 
-Convolutions of libraries need the channels before the tokens, or have a slow backward pass. With
-the channels last, each tap is a multiply-add of a shifted view. The backward pass saves only the
-inputs.
+Library convolutions need the channels before the tokens, or have a slow backward pass. With the
+channels last, each tap is a multiply-add of a shifted view. The backward pass saves only the
+operands.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 _TILE = 1 << 17
-"""Outputs of a tile: 512 KiB in float32, half of a common second-level cache."""
+"""Outputs per tile: 512 KiB in float32, half of a common second-level cache."""
 
 
 def causal_conv1d(
@@ -41,7 +41,7 @@ def causal_conv1d(
 
 
 class _Convolution(torch.autograd.Function):
-    """Convolution and SiLU of inputs that begin with ``conv_state``."""
+    """Convolution and SiLU of ``padded``: the ``conv_state``, followed by the inputs."""
 
     @staticmethod
     def forward(
@@ -85,7 +85,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Taps:
-    """The operands of a convolution, read one tile of tokens at a time, in float32 or wider.
+    """Reads the operands of a convolution one tile of tokens at a time, in float32 or wider.
 
     Attributes:
         before: number of tokens before the first output.
@@ -107,7 +107,7 @@ class _Taps:
         self._padded, self._seq_idx = padded, seq_idx
 
     def tiles(self) -> Iterator[slice]:
-        """Yield the slices of output tokens that make up the tiles."""
+        """Yield the output tokens of each tile, as a slice."""
         batch, tokens, channels = self._padded.shape
         length, size = tokens - self.before, max(1, _TILE // (batch * channels))
         for start in range(0, length, size):
@@ -128,8 +128,8 @@ class _Taps:
             yield shifted if self._seq_idx is None else shifted * self.same_sequence(tile, tap)
 
     def same_sequence(self, tile: slice, tap: int) -> torch.Tensor:
-        """Return for which tokens a tap is in the token's own sequence, ``(batch, tokens, 1)``."""
+        """Return whether a tap reads the token's own sequence, ``(batch, tokens, 1)`` bool."""
         assert self._seq_idx is not None
-        of_tap = self._seq_idx[:, tile.start + tap : tile.stop + tap]
-        of_token = self._seq_idx[:, tile.start + self.before : tile.stop + self.before]
-        return (of_tap == of_token)[..., None]
+        tap_sequence = self._seq_idx[:, tile.start + tap : tile.stop + tap]
+        token_sequence = self._seq_idx[:, tile.start + self.before : tile.stop + self.before]
+        return (tap_sequence == token_sequence)[..., None]

@@ -1,8 +1,8 @@
 """Linear layers in bfloat16 and float16 on CPUs without native bf16/fp16 matrix multiplication.
 
-On such CPUs torch multiplies these dtypes one number at a time. Here, blocks of weight rows that
-fit into the caches are converted to float32 and multiplied as float32 matrices. Sums are rounded
-once, at the end.
+On such CPUs torch multiplies these dtypes one number at a time. The code here converts blocks of
+weight rows to float32, small enough for the caches, and multiplies float32 matrices. Each sum is
+rounded once, at the end.
 """
 
 from functools import cache
@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 _BLOCK = 1 << 18
-"""Weights that are converted at a time: 1 MiB in float32."""
+"""Weights per block of rows: 1 MiB in float32."""
 
 _MIN_TOKENS = 16
-"""With fewer tokens, the conversion would take longer than the products."""
+"""With fewer tokens, converting the weights would take longer than multiplying."""
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -56,8 +56,8 @@ class _Linear(torch.autograd.Function):
         y = x.new_empty(*x.shape[:-1], len(weight))
         with torch.autocast("cpu", enabled=False):
             for rows in _row_blocks(weight):
-                part = None if bias is None else bias[rows].float()
-                y[..., rows] = F.linear(wide, weight[rows].float(), part)
+                wide_bias = None if bias is None else bias[rows].float()
+                y[..., rows] = F.linear(wide, weight[rows].float(), wide_bias)
         return y
 
     @staticmethod
@@ -65,25 +65,25 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_dx, needs_dweight, needs_dbias = ctx.needs_input_grad
-        wide, dwide = x.float().flatten(0, -2), dy.float().flatten(0, -2)
+        wide, wide_dy = x.float().flatten(0, -2), dy.float().flatten(0, -2)
         dx = torch.zeros_like(wide) if needs_dx else None
         dweight = torch.empty_like(weight) if needs_dweight else None
         with torch.autocast("cpu", enabled=False):
             for rows in _row_blocks(weight):
-                part = dwide[:, rows]
+                dy_rows = wide_dy[:, rows]
                 if dx is not None:
-                    dx.addmm_(part, weight[rows].float())
+                    dx.addmm_(dy_rows, weight[rows].float())
                 if dweight is not None:
-                    dweight[rows] = part.T @ wide
+                    dweight[rows] = dy_rows.T @ wide
         return (
             None if dx is None else dx.view(x.shape).to(x.dtype),
             dweight,
-            dwide.sum(0).to(dy.dtype) if needs_dbias else None,
+            wide_dy.sum(0).to(dy.dtype) if needs_dbias else None,
         )
 
 
 def _row_blocks(weight: torch.Tensor) -> list[slice]:
-    """Return slices of a weight's rows that are converted together."""
+    """Return the blocks of a weight's rows, as slices."""
     rows, columns = weight.shape
     block = max(1, _BLOCK // max(1, columns))
     return [slice(start, start + block) for start in range(0, rows, block)]

@@ -29,7 +29,8 @@ def linear_kl_divergence(
     count = counted_tokens(hidden, mask)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     loss = _TileLoss(wide, temperature, scales)
-    # The weight of each token in the mean, and of its label in the token's loss, ``(tokens, 1)``.
+    # Each token's weight in the mean, and the weight of the cross-entropy in the token's loss; both
+    # are ``(tokens, 1)``.
     token_weights = torch.full(
         (len(hidden), 1), 1 / max(1, count), dtype=wide, device=hidden.device
     )
@@ -38,7 +39,8 @@ def linear_kl_divergence(
     if labels is None or not label_weight:
         labels = torch.full((len(hidden),), -1, device=hidden.device)
     label_weights = (labels >= 0)[:, None].to(wide) * label_weight
-    known_labels = labels.clamp(min=0).long()[:, None]
+    # Negative labels have weight 0, but `gather` needs an index that exists.
+    label_indices = labels.clamp(min=0).long()[:, None]
 
     def chunk_loss(
         logits: torch.Tensor, chunk: slice, wants_gradient: bool
@@ -53,7 +55,7 @@ def linear_kl_divergence(
                 target,
                 token_weights[tokens],
                 label_weights[tokens],
-                known_labels[tokens],
+                label_indices[tokens],
                 wants_gradient,
             )
             total += part
@@ -67,7 +69,7 @@ def linear_kl_divergence(
 
 @dataclass(frozen=True)
 class _TileLoss:
-    """The loss of one tile of tokens; the fields are options that all tokens share."""
+    """Computes the loss of one tile of tokens; the fields are the same for all tiles."""
 
     wide: torch.dtype
     temperature: float

@@ -1,7 +1,7 @@
 """The MLP without a gate, one tile of tokens at a time.
 
-The wide activations, ``(tokens, width)``, exist for one tile only. The backward pass saves the
-MLP's input and recomputes the rest.
+The wide activations, ``(tokens, width)``, exist for one tile only. The backward pass saves only the
+operands and recomputes everything else.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def squared_relu_mlp(
 ) -> torch.Tensor:
     """Implement `hybridize.kernels.squared_relu_mlp`."""
     operands = [x, up, down, up_bias, down_bias]
-    if torch.is_autocast_enabled(x.device.type):  # as for each of the linear layers
+    if torch.is_autocast_enabled(x.device.type):  # as autocast does for each linear layer
         dtype = torch.get_autocast_dtype(x.device.type)
         operands = [None if t is None else t.to(dtype) for t in operands]
     y: torch.Tensor = _SquaredReLUMLP.apply(*operands)
@@ -87,7 +87,7 @@ def _tiles(up: torch.Tensor, *tensors: torch.Tensor) -> Iterator[tuple[torch.Ten
 
 
 def _add_weight_gradient(sums: torch.Tensor | None, dout: torch.Tensor, x: torch.Tensor) -> None:
-    """Add a tile's gradient of a weight, ``dout.T @ x``, to ``sums``, unless that is None."""
+    """Add ``dout.T @ x``, one tile's gradient of a weight, to ``sums`` unless ``sums`` is None."""
     if sums is None:
         return
     if sums.dtype == dout.dtype:

@@ -5,14 +5,11 @@ from collections.abc import Iterator
 import torch
 
 _TILE = 1 << 17
-"""Elements of a tile: 512 KiB in float32, half of a common second-level cache."""
+"""Elements per tile: 512 KiB in float32, half of a common second-level cache."""
 
 
-def is_one_tile(tensor: torch.Tensor) -> bool:
-    """Return whether the tensor fits into one tile and no gradient is needed.
-
-    Then the reference is as fast.
-    """
+def reference_is_as_fast(tensor: torch.Tensor) -> bool:
+    """Return whether tiles bring nothing: one tile is enough, and no gradient is needed."""
     return tensor.numel() <= _TILE and not torch.is_grad_enabled()
 
 

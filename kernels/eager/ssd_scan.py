@@ -1,9 +1,9 @@
 """The SSD scan in chunks, so that matrix products do nearly all of the work.
 
-Within a chunk the recurrence is a product of C, B and x with a mask of decays; from chunk to chunk
-only the state is passed on (Dao & Gu 2024, arXiv 2405.21060, section 6 and listing 1). A tile is a
-few chunks that are computed together; its size lets all intermediates fit into the CPU's caches.
-The backward pass saves the inputs and the state before each tile, and recomputes the rest.
+Within a chunk, the recurrence is a product of C, B and x with a matrix of decays. Only the state is
+passed from chunk to chunk (Dao & Gu 2024, arXiv 2405.21060, section 6 and listing 1). A tile is a
+few chunks that are computed together, so few that all intermediates fit into the CPU's caches. The
+backward pass saves the inputs and the state before each tile, and recomputes everything else.
 
 The layout of a tile is ``(batch, groups, chunks, tokens, heads of the group, head_dim)``. The heads
 that share B and C are then columns of one matrix, and no large tensor is transposed. The layout of
@@ -118,8 +118,8 @@ def _tiles(x: torch.Tensor, chunk_size: int) -> list[tuple[int, int, int]]:
         (chunk * chunk_size, min(chunks_per_tile, whole - chunk), chunk_size)
         for chunk in range(0, whole, chunks_per_tile)
     ]
-    rest = length - whole * chunk_size
-    return [*tiles, (whole * chunk_size, 1, rest)] if rest else tiles
+    remainder = length - whole * chunk_size
+    return [*tiles, (whole * chunk_size, 1, remainder)] if remainder else tiles
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ class _Operands:
         total = _head_tile(self.log_decay, *span).cumsum(3)  # log decay from the chunk's start
         end = total[:, :, :, -1:]
         decay_from_start, decay_to_end, decay_chunk = total.exp(), (end - total).exp_(), end.exp()
-        # Only differences within a chunk are needed, and only those that give a factor below 1.
+        # The decay between two tokens is the exponential of a difference, because a quotient of two
+        # decays could be 0 / 0. Above the diagonal, `exp` may overflow; `tril_` sets these to 0.
         by_head = total.mT.contiguous()
         decay_within = torch.sub(by_head[..., :, None], by_head[..., None, :]).exp_().tril_()
         if self.seq_idx is not None:

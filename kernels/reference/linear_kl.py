@@ -23,7 +23,7 @@ ChunkLoss = Callable[[torch.Tensor, slice, bool], tuple[torch.Tensor, torch.Tens
 """A function of a chunk's logits, its slice of the tokens, and whether a gradient is needed.
 
 The logits are the output of the head, before any scale; the function may overwrite them. Returns
-the chunk's part of the loss, and its gradient with respect to these logits, in their dtype.
+the chunk's part of the loss, and the gradient of this part by the logits, in their dtype.
 """
 
 
@@ -76,13 +76,13 @@ def linear_topk_kl_divergence(
         student = logits.log_softmax(-1).gather(-1, indices[chunk].long())
         terms = teacher.exp() * (teacher - student)
         terms = terms.masked_fill(teacher == -torch.inf, 0.0).sum(-1)
-        teacher_rest, student_rest = _remaining(teacher), _remaining(student)
-        return terms + teacher_rest * (teacher_rest.log() - student_rest.log())
+        teacher_other, student_other = _other_probability(teacher), _other_probability(student)
+        return terms + teacher_other * (teacher_other.log() - student_other.log())
 
     return _chunked(hidden, weight, scale, divergence, labels, label_weight, mask, chunk_size)
 
 
-def _remaining(log_probs: torch.Tensor) -> torch.Tensor:
+def _other_probability(log_probs: torch.Tensor) -> torch.Tensor:
     """Return the probability of all tokens outside the top k, clamped to a positive minimum."""
     least = torch.finfo(log_probs.dtype).eps
     return (1 - log_probs.exp().sum(-1)).clamp(min=least)
@@ -98,7 +98,7 @@ def _chunked(
     mask: torch.Tensor | None,
     chunk_size: int | None,
 ) -> torch.Tensor:
-    """Return the mean of divergence and cross-entropy over the counted tokens."""
+    """Return the mean loss of the counted tokens, with the cross-entropy to the labels mixed in."""
 
     def token_losses(logits: torch.Tensor, chunk: slice) -> torch.Tensor:
         losses = divergence(logits, chunk)
@@ -139,7 +139,7 @@ def chunked_loss(
         hidden: ``(tokens, hidden)``; gets a gradient.
         weight: ``(vocab, hidden)``; gets a gradient.
         chunk_loss: called once for each chunk, in the forward pass; None makes the loss 0.
-        chunk_size: tokens per chunk; None takes as many as fill 64 MiB.
+        chunk_size: tokens per chunk; None chooses as many as fill 64 MiB.
     """
     chunk_size = chunk_size or max(1, _CHUNK_LOGITS // len(weight))
     result: torch.Tensor = _ChunkedLoss.apply(hidden, weight, chunk_loss, chunk_size)
@@ -147,7 +147,7 @@ def chunked_loss(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The sum over chunks of tokens of a loss on a linear head's logits."""
+    """A loss on the logits of a linear head, summed over chunks of tokens."""
 
     @staticmethod
     def forward(
@@ -157,7 +157,7 @@ class _ChunkedLoss(torch.autograd.Function):
         chunk_loss: ChunkLoss | None,
         chunk_size: int,
     ) -> torch.Tensor:
-        """Sum up the loss, and compute the gradients that are needed."""
+        """Return the loss, and compute the gradients that `backward` returns."""
         wide = torch.promote_types(hidden.dtype, torch.float32)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.zeros_like(hidden) if wants_hidden else None
@@ -184,7 +184,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scale the gradients."""
+        """Scale the gradients that `forward` has computed."""
         hidden, weight = ctx.saved_tensors
         return (
             None if hidden is None else (hidden * grad).to(hidden.dtype),
