@@ -60,20 +60,22 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        seen, unseen = Path(folder) / "seen.txt", Path(folder) / "unseen.txt"
+        calibration, held_out = Path(folder) / "calibration.txt", Path(folder) / "held_out.txt"
         text = generate_prose(World(), 7, 400) if options.text is None else options.text.read_text()
         half = len(text) // 2
-        seen.write_text(text[:half])
-        unseen.write_text(text[half:])
+        calibration.write_text(text[:half])
+        held_out.write_text(text[half:])
         for budget in options.budgets.split(","):
-            rows.append(measure(budget, options.model, seen, unseen, Path(folder)))
+            rows.append(measure(budget, options.model, calibration, held_out, Path(folder)))
     report(rows, options)
 
 
-def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) -> dict[str, Any]:
+def measure(
+    budget: str, model: Path, calibration: Path, held_out: Path, folder: Path
+) -> dict[str, Any]:
     """Return the KL divergences and the other figures of one budget."""
     result = prune(
-        model, folder / "smaller", params=budget, calibration=seen, scores=folder / "scores",
+        model, folder / "smaller", params=budget, calibration=calibration, scores=folder / "scores",
         candidates=8, force=True,
     )  # fmt: skip
     best = result.candidates[0]
@@ -99,10 +101,10 @@ def measure(budget: str, model: Path, seen: Path, unseen: Path, folder: Path) ->
             for scores in choices:
                 dropped = _dropped(scores, config, format_, num_dropped)
                 pruned = PrunedTensors(tensors, config, Architecture(widths, dropped), scores)
-                total += kl_of(pruned, model, unseen)
+                total += kl_of(pruned, model, held_out)
             divergences[kind] = total / len(choices)
             if kind == "importance":
-                divergences["importance, per-block widths"] = kl_of(per_block, model, unseen)
+                divergences["importance, per-block widths"] = kl_of(per_block, model, held_out)
         started = time.perf_counter()
         limits = [parameter_budget(budget, config)]
         found = search(config, importance, limits, axis_names(), count=8,
