@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Set before torch is imported. The tests run in several processes, and with several threads the
@@ -15,6 +16,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import hypothesis
 import pytest
 
+from hybridize.console import ProgressLog
+
 ROOT = Path(__file__).resolve().parents[1]
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -25,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "materials" in getattr(item, "fixturenames", ()):
             item.add_marker("materials")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_progress_lines() -> Iterator[None]:
+    """Print no progress lines: how many there are would depend on the speed of the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProgressLog, "FIRST_LINE", 1e6)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,12 @@ from hybridize.console import Console, ProgressLog, duration_in_words
 from hybridize.demo import CHECKPOINT
 
 
+@pytest.fixture(autouse=True)
+def _progress_lines(monkeypatch):
+    """Print progress lines after two seconds, which other tests do not; see conftest.py."""
+    monkeypatch.setattr(ProgressLog, "FIRST_LINE", 2.0)
+
+
 @pytest.fixture
 def console():
     return Console()
