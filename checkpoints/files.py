@@ -18,7 +18,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PROVENANCE = "hybridize.json"
 
-CARRIED = (
+COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "*.tiktoken",
     "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
@@ -32,27 +32,27 @@ Code and weights are never among them.
 _CHUNK = 1 << 20  # bytes; small enough to be in the CPU's cache when it is hashed
 
 
-def carried_files(source: Path) -> list[Path]:
+def copied_files(source: Path) -> list[Path]:
     """Return the files of ``source`` that are copied to its results, sorted."""
-    return sorted({p for pattern in CARRIED for p in source.glob(pattern) if p.is_file()})
+    return sorted({p for pattern in COPIED for p in source.glob(pattern) if p.is_file()})
 
 
-def sha256_of(path: Path, abandoned: Event | None = None) -> str:
+def sha256_of(path: Path, stop: Event | None = None) -> str:
     """Return a file's SHA-256 in hexadecimal.
 
     Args:
         path: the file.
-        abandoned: another thread sets this event to stop the hashing.
+        stop: another thread sets this event to stop the hashing.
 
     Raises:
-        CancelledError: ``abandoned`` was set.
+        CancelledError: ``stop`` was set.
     """
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
-            if abandoned is not None and abandoned.is_set():
+            if stop is not None and stop.is_set():
                 raise CancelledError
     return digest.hexdigest()
 
@@ -75,7 +75,7 @@ def sync_range(descriptor: int, start: int, end: int) -> None:
         os.fsync(descriptor)
 
 
-def put_in_place(finished: Path, output: Path, *, force: bool) -> None:
+def move_into_place(finished: Path, output: Path, *, force: bool) -> None:
     """Rename a finished directory to its final name.
 
     Args:

@@ -49,15 +49,15 @@ class BackgroundHash:
 class SyncedFile:
     """A new file that is synced to disk at intervals while it is being written.
 
-    The disk is busy from the start, and not only at the end of a shard. Synced pages leave the
-    page cache and are used again for the next bytes. Without this, a large checkpoint would fill
-    the page cache and evict what other processes have cached. In a virtual machine that must
-    request each page from its host, that takes several times as long as the disk itself.
+    So the disk is busy from the start, and not only at the end of a shard. Synced pages leave the
+    page cache and are reused for the next bytes. Otherwise a large checkpoint would fill the page
+    cache and evict the pages of other processes. A virtual machine would request every new page
+    from its host, which takes several times as long as writing to the disk.
 
     Args:
         path: the file; it must not exist.
         pool: the thread that syncs.
-        digest: is updated with what is written.
+        digest: the hash of the bytes written.
 
     Attributes:
         size: bytes written so far.

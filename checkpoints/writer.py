@@ -17,8 +17,8 @@ from hybridize.checkpoints.files import (
     CONFIG,
     INDEX,
     PROVENANCE,
-    carried_files,
-    put_in_place,
+    copied_files,
+    move_into_place,
     sha256_of,
     sync,
 )
@@ -141,11 +141,11 @@ class CheckpointWriter:
                 if path.name not in self._written:  # shards are synced already
                     sync(path)
             sync(self._partial)
-            put_in_place(self._partial, self._output, force=self._force)
+            move_into_place(self._partial, self._output, force=self._force)
         self._finished = True
 
     def _write_small_files(self, record: dict[str, Any]) -> None:
-        for path in carried_files(self._source) if self._source is not None else []:
+        for path in copied_files(self._source) if self._source is not None else []:
             assert self._source is not None
             target = self._partial / path.relative_to(self._source)
             target.parent.mkdir(exist_ok=True)

@@ -1,1 +1,1 @@
-"""Looking at checkpoints: what they are made of, whether they are sound, what they remember."""
+"""Inspecting checkpoints: blocks and sizes, damage, memory of states and reach of attention."""

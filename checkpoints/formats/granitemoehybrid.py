@@ -1,8 +1,8 @@
 """Granite 4 hybrids without experts, the stock hybrid that most engines open.
 
 Transformers, vLLM, SGLang and llama.cpp read it: RoPE, SwiGLU, biases on queries, keys and values,
-and mixers in any order. What is written is what all of them understand, and not what
-``save_pretrained`` would write.
+and mixers in any order. The config.json that is written here is understood by all of them. It differs
+from that of ``save_pretrained``.
 """
 
 from typing_extensions import override

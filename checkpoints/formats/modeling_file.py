@@ -17,6 +17,7 @@ _BEFORE_LAYERS = (
     "hybridize.kernels.reference.norm",
     "hybridize.kernels.reference.activation",
     "hybridize.kernels.reference.linear",
+    "hybridize.kernels.reference.packed_sequences",
     "hybridize.kernels.reference.conv",
     "hybridize.kernels.reference.fp8",
     "hybridize.kernels.reference.ssd_step",

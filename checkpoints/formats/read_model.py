@@ -1,4 +1,4 @@
-"""Building a `ModelSpec` from the fields of a config.json: what all formats share."""
+"""Building a `ModelSpec` from the fields of a config.json, for all formats."""
 
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace

@@ -142,7 +142,7 @@ def fit_stock(config: ModelSpec) -> Fit:
     if padded.num_heads != attention.num_heads:
         notes.append(
             f"{padded.num_heads - attention.num_heads} zero heads were added, so that heads × "
-            "head_dim is the hidden size, which is what vLLM, SGLang and llama.cpp assume"
+            "head_dim is the hidden size, as vLLM, SGLang and llama.cpp assume"
         )
     elif attention.num_heads * attention.head_dim != config.hidden_size:
         notes.append(

@@ -10,7 +10,7 @@ import torch
 
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.dtypes import itemsize, torch_dtype
-from hybridize.checkpoints.files import put_in_place, read_json_object
+from hybridize.checkpoints.files import move_into_place, read_json_object
 from hybridize.checkpoints.load import load_model
 from hybridize.compress.prune.budget import Budget, Parameters
 from hybridize.compress.prune.budget_options import requested_budgets
@@ -218,7 +218,7 @@ class PruningRun:
         ranking.candidates[:] = [candidate for candidate, _ in distilled] + rest
         result = self._result(source, ranking, dry_run=False)
         try:
-            put_in_place(distilled[0][1], self._output, force=options.force)
+            move_into_place(distilled[0][1], self._output, force=options.force)
         except OSError as error:
             raise HybridizeError(f"{self._output}: {error.strerror}") from error
         return result

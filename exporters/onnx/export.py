@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hybridize.checkpoints.files import put_in_place
+from hybridize.checkpoints.files import move_into_place
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.leftovers import partial_directory
 from hybridize.checkpoints.load import load_model
@@ -92,7 +92,7 @@ def export_onnx(model: str | Path, output: str | Path, config: ExportConfig) -> 
             progress.advance()
         _write_other_files(hybrid, specs, source, partial)
         files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-        put_in_place(partial, output, force=config.force)
+        move_into_place(partial, output, force=config.force)
     return OnnxResult(output, files, specs, difference, False)
 
 

@@ -152,7 +152,7 @@ def test_wrong_calls_of_the_writer_are_refused(tmp_path, few, calls, complaint):
     assert snapshot(tmp_path) == {}
 
 
-CARRIED = {
+COPIED = {
     "tokenizer.json": b'{"a": "\xc3\xa4"}',
     "tokenizer_config.json": b"{}",
     "tokenizer.model": bytes(range(256)),
@@ -162,7 +162,7 @@ CARRIED = {
     "generation_config.json": b'{"eos_token_id": 2}',
     "LICENSE.txt": b"free",
 }
-LEFT_BEHIND = {
+NOT_COPIED = {
     "modeling_evil.py": b"import os",
     "pytorch_model.bin": b"pickle",
     "training_args.bin": b"pickle",
@@ -175,7 +175,7 @@ LEFT_BEHIND = {
 def test_neither_code_nor_weights_are_copied(tmp_path, few):
     source = tmp_path / "in"
     write_checkpoint(source, few)
-    for name, content in (CARRIED | LEFT_BEHIND).items():
+    for name, content in (COPIED | NOT_COPIED).items():
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_bytes(content)
     (source / "vocab.txt").rename(tmp_path / "blob")
@@ -187,8 +187,8 @@ def test_neither_code_nor_weights_are_copied(tmp_path, few):
     assert snapshot(source) == before
     made = {"config.json", "model.safetensors", "hybridize.json", "own.py"}
     files = {name for name, kind in snapshot(tmp_path / "out").items() if kind != "directory"}
-    assert files == made | set(CARRIED)
-    for name, content in CARRIED.items():
+    assert files == made | set(COPIED)
+    for name, content in COPIED.items():
         assert (tmp_path / "out" / name).read_bytes() == content
     assert not (tmp_path / "out" / "vocab.txt").is_symlink()
     assert (tmp_path / "out" / "own.py").read_text("utf-8") == "x = 'ü'\n"
@@ -270,9 +270,7 @@ def test_hashing_stops_when_the_reader_closes(tmp_path):
     header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     with open(tmp_path / "model.safetensors", "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(
-            8 + len(header) + size
-        )  # a hole, slow to hash
+        file.truncate(8 + len(header) + size)  # a hole, slow to hash
     (tmp_path / "config.json").write_text("{}")
 
     def hashing() -> bool:
