@@ -1,7 +1,7 @@
 """Granite 4 hybrids without experts, the stock hybrid that most engines open.
 
 Transformers, vLLM, SGLang and llama.cpp read it: RoPE, SwiGLU, biases on queries, keys and values,
-and mixers in any order. The config.json that is written here is understood by all of them. It differs
+and mixers in any order. All of them understand the config.json that is written here, which differs
 from that of ``save_pretrained``.
 """
 
