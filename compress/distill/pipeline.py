@@ -275,9 +275,12 @@ class DistillPipeline:
     def _identity(self) -> dict[str, Any]:
         """Return everything that the result depends on."""
         hashes = {}
-        for role, directory in (("student", self._student), ("teacher", self._teacher)):
-            with CheckpointReader(directory) as reader:
-                hashes[role] = reader.sha256()
+        directories = {"student": self._student, "teacher": self._teacher}
+        with console.progress("hashing weights", len(directories), "checkpoints") as progress:
+            for role, directory in directories.items():
+                with CheckpointReader(directory) as reader:
+                    hashes[role] = reader.sha256()
+                progress.advance()
         return self._config.identity() | hashes | {"data_tokens": self._data_tokens}
 
 

@@ -53,6 +53,7 @@ def test_two_processes_train_like_one(tmp_path):
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("validation before") == len(RUNS)  # one process prints the result
     assert sorted(path.name for path in two.iterdir()) == sorted(RUNS)  # no working directory
     for name in ("mixers", "all"):
         short_run(pair, one / name, **RUNS[name])
