@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from hybridize.console import console
@@ -36,7 +36,7 @@ def resolve(model: str | Path, *, weights: bool = True) -> Path:
 
     wanted = [*_OTHER_FILES, *_WEIGHTS] if weights else _OTHER_FILES
     # On a terminal, huggingface_hub shows its own progress bars.
-    progress = (
+    progress: AbstractContextManager[object] = (
         nullcontext()
         if sys.stderr.isatty()
         else console.progress(f"downloading {text}", None, "files")

@@ -53,7 +53,6 @@ class Trainer:
         self._letters = letter_tokens(self.tokenizer)
         verdicts = self.tokenizer.encode(" yes no", add_special_tokens=False)
         self._yes, self._no = verdicts
-        self._reply = self.tokenizer.encode("Reply:", add_special_tokens=False)
         self._option_starts = [
             self.tokenizer.encode(f"{letter}.", add_special_tokens=False) for letter in LETTERS
         ]
