@@ -13,13 +13,8 @@ from hybridize.evals.recall_questions import DEFAULT_LENGTHS, longest, parse_nam
 GROUP = "recall"
 
 
-def is_recall(name: str) -> bool:
-    """Return whether a name is ``recall``, one of its kinds, or a kind with a length."""
-    return name == GROUP or _kind(name) is not None or parse_name(name) is not None
-
-
-def build_recall(name: str) -> list[Task | Group]:
-    """Build the task or group called ``name``; see `is_recall`.
+def build_recall(name: str) -> list[Task | Group] | None:
+    """Build ``recall``, one of its kinds, or a kind with a length; return None for other names.
 
     Raises:
         InputError: there are not enough different words for the length.
@@ -28,6 +23,8 @@ def build_recall(name: str) -> list[Task | Group]:
     if named is not None:
         return [_task(*named)]
     kind = _kind(name)
+    if kind is None and name != GROUP:
+        return None
     kinds = DEFAULT_LENGTHS if kind is None else (kind,)
     tasks = [_task(each, length) for each in kinds for length in DEFAULT_LENGTHS[each]]
     group = Group.from_config(

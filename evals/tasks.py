@@ -12,7 +12,7 @@ from lm_eval.tasks import TaskManager
 
 from hybridize.errors import HybridizeError, InputError
 from hybridize.evals.exam_tasks import MMLU_SHOTS, ExamTasks
-from hybridize.evals.recall_tasks import build_recall, is_recall
+from hybridize.evals.local_tasks import build_local
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def select_tasks(
     """Build the named tasks.
 
     Args:
-        names: names of tasks, groups or tags of lm-eval, or of `recall_tasks`.
+        names: names of tasks, groups or tags of lm-eval, or of `local_tasks`.
         mmlu_dir: an exam in MMLU's layout, which replaces MMLU's questions on the hub.
         num_fewshot: number of solved questions in each prompt; if None, 5 for MMLU and the
             default of each other task.
@@ -54,7 +54,8 @@ def select_tasks(
             f"`mmlu_dir={mmlu_dir}`: none of `tasks={','.join(names)}` is part of this exam; "
             "add mmlu to `tasks`, or leave out `mmlu_dir`"
         )
-    from_hub = [name for name in names if name not in from_exam and not is_recall(name)]
+    local = {name: built for name in names if (built := build_local(name)) is not None}
+    from_hub = [name for name in names if name not in from_exam and name not in local]
     # lm-eval needs seconds to index all of its tasks, and much less for MMLU alone.
     manager = mmlu if all(name in mmlu.task_index for name in from_hub) else TaskManager()
     _check_names(from_hub, manager)
@@ -64,7 +65,7 @@ def select_tasks(
         if exam and name in from_exam:
             built += exam.build(name)
         else:
-            built += build_recall(name) if is_recall(name) else _fetch(name, manager)
+            built += local[name] if name in local else _fetch(name, manager)
     try:
         leaves = manager.load(built)["tasks"]
     except ValueError as error:  # two names include the same task
