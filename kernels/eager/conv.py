@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from hybridize.kernels.reference.packed_sequences import number_sequences
+
 _TILE = 1 << 17
 """Outputs per tile: 512 KiB in float32, half of a common second-level cache."""
 
@@ -32,9 +34,8 @@ def causal_conv1d(
     padded = torch.cat([conv_state.to(x.dtype), x], dim=1)
     last = padded[:, length:]
     if seq_idx is not None:
-        # Number the sequences anew, because a number may occur twice.
-        seq_idx = (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(1)
-        seq_idx = F.pad(seq_idx, (before, 0))  # conv_state belongs to the first sequence
+        # conv_state belongs to the first sequence, which has number 0.
+        seq_idx = F.pad(number_sequences(seq_idx), (before, 0))
         last = last * (seq_idx[:, length:] == seq_idx[:, -1:])[..., None]
     y: torch.Tensor = _Convolution.apply(padded, weight, bias, seq_idx)
     return y, last

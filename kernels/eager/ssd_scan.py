@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from hybridize.kernels.reference.packed_sequences import number_sequences
 from hybridize.kernels.reference.ssd_step import discretize
 
 _CHUNK = 64
@@ -43,8 +44,6 @@ def ssd_scan(
     if initial_state is None:
         batch, _, heads, head_dim = x.shape
         initial_state = x.new_zeros(batch, heads, head_dim, B.shape[-1], dtype=wide)
-    if seq_idx is not None:  # number the sequences anew, because a number may occur twice
-        seq_idx = (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(1)
     y, state = _Scan.apply(
         x,
         dt,
@@ -53,7 +52,7 @@ def ssd_scan(
         C,
         None if D is None else D.to(wide),
         initial_state.to(wide),
-        seq_idx,
+        None if seq_idx is None else number_sequences(seq_idx),
         chunk_size or _CHUNK,
     )
     return y, state

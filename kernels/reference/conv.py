@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from hybridize.kernels.reference.packed_sequences import number_sequences
+
 
 def causal_conv1d(
     x: torch.Tensor,
@@ -21,9 +23,7 @@ def causal_conv1d(
     if seq_idx is None:
         seq_idx = torch.zeros(batch, length, dtype=torch.long, device=x.device)
     # A tap that reaches into another packed sequence sees zeros, as at the start of a sequence.
-    # Sequences are numbered anew here, because a number in `seq_idx` may occur twice.
-    sequence = (seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0).cumsum(1)
-    sequence = F.pad(sequence, (width - 1, 0))
+    sequence = F.pad(number_sequences(seq_idx), (width - 1, 0))
     wide = torch.promote_types(x.dtype, torch.float32)
     y = torch.zeros_like(x, dtype=wide)
     for tap in range(width):

@@ -7,22 +7,22 @@ import triton
 from torch.autograd.function import once_differentiable
 
 from hybridize.kernels.reference import conv as reference
+from hybridize.kernels.reference.packed_sequences import number_sequences
 from hybridize.kernels.triton import conv_kernels as kernels
 from hybridize.kernels.triton.launch import (
     accumulator,
     evenly_spaced,
     inner_contiguous,
-    number_sequences,
     spacing,
     wants_gradient,
     wide_dtype,
 )
 
 _TOKENS, _CHANNELS = 16, 128
-"""Size of a block."""
+"""Tokens and channels per block."""
 
 _BACKWARD_BLOCKS = 8
-"""Blocks of tokens per program of the backward pass, which sums the weight's gradient over them."""
+"""Blocks per program of the backward pass; a program sums the weight's gradient over its blocks."""
 
 
 def causal_conv1d(
@@ -34,7 +34,7 @@ def causal_conv1d(
     seq_idx: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Implement `hybridize.kernels.causal_conv1d`."""
-    seq_idx = number_sequences(seq_idx)
+    seq_idx = None if seq_idx is None else number_sequences(seq_idx)
     y: torch.Tensor = _Convolution.apply(x, weight, bias, conv_state, seq_idx)
     return y, _next_conv_state(x, conv_state, seq_idx, weight.shape[1] - 1)
 
@@ -64,7 +64,7 @@ def causal_conv1d_step(
 def _next_conv_state(
     x: torch.Tensor, conv_state: torch.Tensor | None, seq_idx: torch.Tensor | None, before: int
 ) -> torch.Tensor:
-    """Return the last ``before`` inputs, the ``conv_state`` of the next call."""
+    """Return the ``conv_state`` of the next call: the last ``before`` inputs."""
     batch, length, channels = x.shape
     last = x[:, max(0, length - before) :]
     if seq_idx is not None:
@@ -74,7 +74,7 @@ def _next_conv_state(
     if conv_state is None:
         conv_state = x.new_zeros(batch, before, channels)
     front = conv_state[:, length:].to(x.dtype)
-    if seq_idx is not None:  # conv_state belongs to the first sequence
+    if seq_idx is not None:  # conv_state belongs to the first sequence, which has number 0
         front = front * (seq_idx[:, -1:] == 0)[..., None]
     return torch.cat([front, last], dim=1)
 

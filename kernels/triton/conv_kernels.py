@@ -1,7 +1,7 @@
 """The kernels of the causal convolution: a block has some tokens and some channels.
 
-Positions start at the first input in ``conv_state``: token ``t`` is at ``t + width - 1``.
-Output ``t`` reads the positions from ``t`` to ``t + width - 1``. Strides: see `ssd_kernels`.
+Positions start at the first input in ``conv_state``, so token ``t`` is at ``t + width - 1``.
+Output ``t`` reads the positions from ``t`` to ``t + width - 1``. For strides, see `ssd_kernels`.
 """
 
 import triton
@@ -113,7 +113,7 @@ def conv_backward(
                 x, conv_state, weight, bias, seq_idx, x_t, o_t, o_c, T, channels, WIDTH, ACC
             )  # fmt: skip
             b_dsum = b_dy * silu_grad(b_sum)
-            if tap == 0:  # every output occurs once per tap; count it for the bias with one of them
+            if tap == 0:  # the loop visits each output once per tap; add it to the bias only once
                 b_sums += tl.where(o_s == WIDTH, tl.sum(b_dsum, 0)[None, :], 0.0)
             if seq_idx is not None:
                 b_seq = _load_sequence(seq_idx, o_t + (WIDTH - 1), T, WIDTH)

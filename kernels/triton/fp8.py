@@ -10,10 +10,10 @@ from hybridize.kernels.triton import fp8_kernels as kernels
 from hybridize.kernels.triton.launch import INTERPRETED, evenly_spaced, spacing
 
 _MAX_COLUMNS = 16384
-"""Columns that a program can hold; the scales of wider rows are computed before the launch."""
+"""Most columns that a program loads; the scales of wider rows are computed before the launch."""
 
 _BLOCK = 4096
-"""Elements per program, unless the numbers that share a scale are more."""
+"""Elements per program, or more if more elements share a scale."""
 
 _BITS = {torch.float8_e4m3fn: (3, 7), torch.float8_e5m2: (2, 15)}
 """Bits of the mantissa, and bias of the exponent."""
@@ -38,7 +38,7 @@ def fp8_quantize(
     matrices = x.numel() // (rows * columns)
     height, width = _block_shape(granularity, columns, scale is not None)
     down, across = triton.cdiv(rows, height), triton.cdiv(columns, width)
-    # Shape of the scales, and their strides over matrices, over rows (or blocks), over columns.
+    # Shape of the scales; their strides over matrices, rows (or blocks of rows), blocks of columns.
     shape, strides = {
         "tensor": ((1,), (0, 0, 0)),
         "row": ((*x.shape[:-1], 1), (0, 1, 0)),
@@ -71,7 +71,7 @@ def fp8_linear(
     activations: str,
     input_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Implement `hybridize.kernels.fp8_linear`; without an FP8 product, use the reference."""
+    """Implement `hybridize.kernels.fp8_linear`; run the reference if there is no FP8 product."""
     has_blocks = activations == "group" and weight_scale.shape == _block_grid(weight)
     if has_blocks and x.numel() and (INTERPRETED or _has_fp8_conversion(x.device)):
         values, scale = fp8_quantize(x.flatten(0, -2), activations, scale=input_scale)
@@ -101,7 +101,10 @@ def _block_grid(weight: torch.Tensor) -> tuple[int, int]:
 
 
 def _has_fp8_conversion(device: torch.device) -> bool:
-    """Return whether a device converts to FP8 itself; Triton's interpreter would round wrongly."""
+    """Return whether a GPU has an instruction that converts to FP8.
+
+    Triton's interpreter also converts, but rounds differently.
+    """
     return (
         device.type == "cuda"
         and torch.version.hip is None
@@ -117,6 +120,7 @@ def _block_scaled_matmul(
     bias: torch.Tensor | None,
     like: torch.Tensor,
 ) -> torch.Tensor:
+    """Multiply FP8 matrices with scales per group and block; see `eager.scaled_matmul`."""
     rows, out_features = len(values), len(weight)
     y = like.new_empty(*like.shape[:-1], out_features)
     height = 16 if rows <= 16 else 128  # few rows: decoding

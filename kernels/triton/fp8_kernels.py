@@ -8,16 +8,16 @@ import triton.language as tl
 def _encode(b_x, MANTISSA: tl.constexpr, BIAS: tl.constexpr):
     """Return the bits of the nearest FP8 number, ties to even, for float32 within its range.
 
-    For devices without an FP8 conversion. NaN becomes FP8's only NaN, without its payload.
+    For devices without an FP8 conversion. Every NaN becomes the same NaN.
     """
     b_bits = b_x.to(tl.int32, bitcast=True)
     b_abs = b_bits & 0x7FFFFFFF
-    # Add half of the dropped bits, or just less if the kept number is even; then drop them.
+    # Round to even: add half of the dropped range, minus one if the kept part is even; then drop.
     DROPPED: tl.constexpr = 23 - MANTISSA
     b_normal = (b_abs + ((1 << (DROPPED - 1)) - 1) + ((b_abs >> DROPPED) & 1)) >> DROPPED
     b_normal -= (127 - BIAS) << MANTISSA
-    # Subnormal FP8 numbers have one spacing. It is the float32 spacing at MAGIC, so adding MAGIC
-    # rounds to it.
+    # Subnormal FP8 numbers are evenly spaced. Float32 numbers near 2**(MAGIC - 127) have the same
+    # spacing, so adding that number rounds to a multiple of it.
     MAGIC: tl.constexpr = 127 + 24 - BIAS - MANTISSA
     b_magic = tl.full(b_x.shape, MAGIC << 23, tl.int32)
     b_sum = b_abs.to(tl.float32, bitcast=True) + b_magic.to(tl.float32, bitcast=True)
@@ -53,7 +53,7 @@ def quantize(
     if GIVEN:
         b_scale = tl.load(p_scale, mask=m_r, other=1.0)
     else:
-        # Magnitudes compare like their bits, and NaN is above all numbers.
+        # As integers, the bits of magnitudes have the same order, and NaN is the largest.
         b_max = tl.max(b_x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1)
         if ONE_SCALE:
             b_max = tl.zeros((BR,), tl.int32) + tl.max(b_max, 0)

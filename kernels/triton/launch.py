@@ -25,13 +25,14 @@ class Tuning:
     """The configuration of the kernels on one architecture.
 
     Attributes:
-        scan_warps, scan_stages: warps and pipeline stages of `scan_forward` and `scan_states`;
-            operands wider than 16 bits have one stage.
-        gradient_warps, gradient_stages: the same of `scan_gradients`, which needs more registers.
-        chunk_size: tokens per chunk of the scan, for a ``d_state`` of up to 128; a quarter of it
-            for float64.
-        row_block: elements of a block in kernels that process whole rows.
-        precision: of matrix products of float32 operands; ``tf32x3`` is as exact as float32.
+        scan_warps, scan_stages: warps and pipeline stages of `scan_forward` and `scan_states`.
+            Operands wider than 16 bits always get one stage.
+        gradient_warps, gradient_stages: warps and stages of `scan_gradients`, which needs more
+            registers.
+        chunk_size: tokens per chunk of the scan for a ``d_state`` of up to 128. Float64 gets a
+            quarter of it.
+        row_block: elements per block in kernels that process whole rows.
+        precision: precision of products of float32 matrices; ``tf32x3`` is as exact as float32.
     """
 
     scan_warps: int = 4
@@ -68,7 +69,7 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
 
 
 def operand_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of matrix operands; the interpreter needs float32 or wider."""
+    """Return the dtype of matrix operands; Triton's interpreter needs float32 or wider."""
     return wide_dtype(dtype) if INTERPRETED else dtype
 
 
@@ -78,8 +79,13 @@ def operand(dtype: torch.dtype) -> tl.dtype:
 
 
 def block_size(size: int) -> int:
-    """Return the size of a block that holds ``size``; matrix products need at least 16."""
+    """Return the size of a block of at least ``size``; matrix products need at least 16."""
     return max(16, triton.next_power_of_2(size))
+
+
+def norm_warps(group_size: int) -> int:
+    """Return how many warps a norm needs to keep a group of channels in registers."""
+    return min(16, max(4, triton.next_power_of_2(group_size) // 512))
 
 
 def inner_contiguous(tensor: torch.Tensor, dims: int = 1) -> torch.Tensor:
@@ -106,8 +112,8 @@ def evenly_spaced(tensor: torch.Tensor, dims: int = 1) -> torch.Tensor:
 def spacing(tensor: torch.Tensor) -> tuple[int, int]:
     """Return the strides of an `evenly_spaced` tensor.
 
-    They are the distance between two sequences in tokens, and between two tokens in elements. Only
-    the first depends on the length.
+    The first is the distance between two sequences in tokens, and depends on the length. The second
+    is the distance between two tokens in elements, and does not.
     """
     batch_stride, token_stride = tensor.stride()[:2]
     if tensor.shape[1] == 1:  # with one token, the stride along the length has no meaning
@@ -123,11 +129,3 @@ def flat_rows(x: torch.Tensor) -> torch.Tensor:
 def wants_gradient(*tensors: torch.Tensor | None) -> bool:
     """Return whether autograd would record an operation on these tensors."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def number_sequences(seq_idx: torch.Tensor | None) -> torch.Tensor | None:
-    """Number packed sequences from 0, because a number in ``seq_idx`` may occur twice."""
-    if seq_idx is None:
-        return None
-    changes = seq_idx.diff(dim=1, prepend=seq_idx[:, :1]) != 0
-    return changes.cumsum(1, dtype=torch.int32)

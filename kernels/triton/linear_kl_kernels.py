@@ -25,7 +25,7 @@ def kl_rows(
     LABEL_WEIGHT: tl.constexpr, WANTS_GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write a token's part of the mean loss; overwrite the student's logits by their gradient.
+    """Write one token's part of the mean loss; replace the student's logits by their gradient.
 
     The first pass computes the softmaxes' normalizers, the second the loss and the gradient.
     ``count`` is the number of tokens that the mean is taken over.

@@ -1,6 +1,7 @@
 """One decoding step of a Mamba-2 block in two launches.
 
-All programs of the first launch read the conv_state, so the second launch updates it.
+The first launch convolves and updates the SSM state. The second gates, normalizes and updates the
+conv_state, which many programs of the first launch read.
 """
 
 import torch
@@ -8,7 +9,12 @@ import triton
 
 from hybridize.kernels.reference import mamba2_step as reference
 from hybridize.kernels.triton import mamba2_step_kernels as kernels
-from hybridize.kernels.triton.launch import accumulator, inner_contiguous, wants_gradient
+from hybridize.kernels.triton.launch import (
+    accumulator,
+    inner_contiguous,
+    norm_warps,
+    wants_gradient,
+)
 
 _ROWS = 32
 """Rows of the state per program. Each program repeats the convolution of its group's B and C."""
@@ -59,6 +65,6 @@ def mamba2_step(
             projected.stride(0), *conv_state.stride(), inner, channels, channels_per_program,
             EPS=eps, GROUP=group_size, BG=triton.next_power_of_2(group_size),
             BC=triton.next_power_of_2(channels_per_program), **constants,
-            num_warps=min(16, max(4, triton.next_power_of_2(group_size) // 512)),
+            num_warps=norm_warps(group_size),
         )  # fmt: skip
     return out

@@ -13,7 +13,7 @@ def _convolve(
     p_input, p_conv_state, weight, bias, conv_t, conv_c, o_c, m_c,
     WIDTH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Return some channels after the convolution and SiLU; conv_state is not updated."""
+    """Return some channels after the convolution and SiLU; do not update conv_state."""
     b_new = tl.load(p_input + o_c, mask=m_c, other=0.0)
     b_sum = tl.load(weight + o_c * WIDTH + WIDTH - 1, mask=m_c, other=0.0).to(ACC)
     b_sum *= b_new.to(ACC)

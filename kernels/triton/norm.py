@@ -10,10 +10,16 @@ import triton
 from torch.autograd.function import once_differentiable
 
 from hybridize.kernels.triton import norm_kernels as kernels
-from hybridize.kernels.triton.launch import accumulator, flat_rows, tuning, wide_dtype
+from hybridize.kernels.triton.launch import (
+    accumulator,
+    flat_rows,
+    norm_warps,
+    tuning,
+    wide_dtype,
+)
 
 _BACKWARD_PROGRAMS = 512
-"""Programs per group. Each writes one row of the weight's gradient; the rows are summed up."""
+"""Programs per group. Each writes one partial sum of the weight's gradient."""
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -63,7 +69,7 @@ class _Norm(torch.autograd.Function):
             kernels.norm_forward[grid](
                 x_rows, gate_rows, weight, y,
                 x_rows.stride(0), _stride(gate_rows), len(x_rows), x.shape[-1],
-                **constants, num_warps=_warps(group_size),
+                **constants, num_warps=norm_warps(group_size),
             )  # fmt: skip
         ctx.save_for_backward(x, gate, weight)
         ctx.constants = constants
@@ -85,15 +91,11 @@ class _Norm(torch.autograd.Function):
             kernels.norm_backward[programs, width // constants["GROUP"]](
                 x_rows, gate_rows, weight, dy_rows, dx, dgate, dweight,
                 x_rows.stride(0), _stride(gate_rows), dy_rows.stride(0), len(x_rows), width,
-                triton.cdiv(blocks, programs), **constants, num_warps=_warps(constants["GROUP"]),
+                triton.cdiv(blocks, programs),
+                **constants, num_warps=norm_warps(constants["GROUP"]),
             )  # fmt: skip
         return dx, dgate, dweight.sum(0).to(weight.dtype), None, None, None
 
 
 def _stride(rows: torch.Tensor | None) -> int:
     return 0 if rows is None else rows.stride(0)
-
-
-def _warps(group_size: int) -> int:
-    """Return enough warps to hold a group in registers."""
-    return min(16, max(4, triton.next_power_of_2(group_size) // 512))

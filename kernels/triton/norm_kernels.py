@@ -49,7 +49,7 @@ def norm_backward(
     EPS: tl.constexpr, GROUP: tl.constexpr, NORM_FIRST: tl.constexpr,
     BR: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of ``blocks`` blocks of rows, and the sum of the weight's over them."""
+    """Write the gradients of ``blocks`` blocks of rows; ``dweight`` gets its sum over them."""
     o_c = tl.arange(0, BC)[None, :]
     m_c = o_c < GROUP
     o_c += tl.program_id(1) * GROUP

@@ -26,15 +26,15 @@ def silu_grad(x):
 
 @triton.jit
 def softplus(x):
-    """Return ``log(1 + exp(x))``, to full relative precision where it is small."""
+    """Return ``log(1 + exp(x))``, with full relative precision also for very negative ``x``."""
     small = tl.exp(-tl.abs(x))
-    above = 1 + small
-    # log1p after Kahan: the factor restores the digits that 1 + small has lost to rounding.
-    log = tl.where(above == 1, small, tl.log(above) * (small / tl.where(above == 1, 1, above - 1)))
+    total = 1 + small
+    # Kahan's log1p(small): the factor corrects for the digits that 1 + small has lost to rounding.
+    log = tl.where(total == 1, small, tl.log(total) * (small / tl.where(total == 1, 1, total - 1)))
     return tl.maximum(x, 0.0) + log
 
 
 @triton.jit
 def clamp(x, LOW: tl.constexpr, HIGH: tl.constexpr):
-    """Return ``x`` clamped to constants; arguments would be rounded to float32."""
+    """Return ``x`` clamped to constants. As ordinary arguments they would be rounded to float32."""
     return tl.minimum(tl.maximum(x, tl.full((), LOW, x.dtype)), tl.full((), HIGH, x.dtype))

@@ -1,4 +1,4 @@
-"""Parts that the kernels of the SSD scan share: Δ, decays and operands of one head's chunk."""
+"""Functions that the kernels of the SSD scan share: Δ, decays and operands of one head's chunk."""
 
 import triton
 import triton.language as tl
@@ -60,7 +60,7 @@ def decay_within(b_log, b_seq, PACKED: tl.constexpr):
     m_seen = o_t[:, None] >= o_t[None, :]
     if PACKED:
         m_seen = m_seen & (b_seq[:, None] == b_seq[None, :])
-    # Only differences within a chunk are needed, and only those that give a factor below 1.
+    # Mask before `exp`: it could overflow for an earlier token.
     return tl.exp(tl.where(m_seen, b_log[:, None] - b_log[None, :], float("-inf")))
 
 

@@ -1,8 +1,8 @@
 """The kernels of the SSD scan: forward, recomputation of the states, and gradients.
 
-A program of the first two kernels goes from chunk to chunk, with the state of one head (or some of
-its rows) in registers: the state is float32 throughout. A program of the third kernel has one chunk
-and one group, and sums the gradients of B and C over the group's heads.
+A program of the first two kernels loops over chunks. It keeps the state of one head, or some rows
+of that state, in registers, in float32 or wider. A program of the third kernel has one chunk and
+one group, and sums the gradients of B and C over the group's heads.
 
 Strides: ``_t`` is the distance between two tokens in elements, ``_b`` the distance between two
 sequences of the batch in tokens. Only ``_b`` depends on the length, so Triton must not specialize
@@ -84,9 +84,9 @@ def scan_states(
 ):  # fmt: skip
     """Write the state before each chunk, and the last state.
 
-    With ``BACKWARD``, the chunks run from last to first. Given dy for ``x``, C for ``B`` and the
-    gradient of the last state for ``initial_state``, the kernel then writes the gradients of the
-    state after each chunk and of the initial state.
+    With ``BACKWARD``, write the gradients of the state after each chunk and of the initial state.
+    Chunks then run from last to first. The caller passes dy as ``x``, C as ``B``, and the gradient
+    of the last state as ``initial_state``.
     """
     i_b, i_h = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     o_p = tl.program_id(1) * BP + tl.arange(0, BP)
@@ -137,10 +137,10 @@ def scan_gradients(
     ``states`` are the states before the chunks, ``dstates`` the gradients of those after them.
     ``sums`` gets the chunk's gradients of A, dt_bias and D, ``(3, heads)``.
 
-    With L the log decays summed up from the chunk's start, and G[to, from] the part of a pair of
-    tokens in the loss, dL[t] is the sum of G's row t minus the sum of its column t. Both sums are
-    of the same float32 numbers, so that terms that cancel do so exactly. The terms from the state
-    before the chunk and to the state after it are summed separately; they cancel nothing.
+    L is the log decay summed up from the chunk's start, and G[to, from] is the gradient of the log
+    decay between two tokens, L[to] - L[from]. So dL[t] is the sum of row t of G minus the sum of
+    column t. Both sums have the same float32 terms, so terms that cancel do so exactly. The terms
+    of the states before and after the chunk do not cancel, and are added separately.
     """
     i_c, i_b = tl.program_id(0) % chunks, (tl.program_id(0) // chunks).to(tl.int64)
     i_g, groups = tl.program_id(1), tl.num_programs(1)

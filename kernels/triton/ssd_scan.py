@@ -10,13 +10,13 @@ import triton
 from torch.autograd.function import once_differentiable
 
 from hybridize.kernels.eager import ssd_scan as eager
+from hybridize.kernels.reference.packed_sequences import number_sequences
 from hybridize.kernels.triton import ssd_kernels as kernels
 from hybridize.kernels.triton.launch import (
     INTERPRETED,
     accumulator,
     block_size,
     evenly_spaced,
-    number_sequences,
     operand,
     operand_dtype,
     spacing,
@@ -24,8 +24,8 @@ from hybridize.kernels.triton.launch import (
     wide_dtype,
 )
 
-_WIDEST_DOUBLE = 2048
-"""Elements of a float64 state that fit into registers. The eager code runs larger ones."""
+_MAX_FLOAT64_STATE = 2048
+"""Elements of a float64 state that fit into registers. Larger states run as eager code."""
 
 
 def ssd_scan(
@@ -45,7 +45,7 @@ def ssd_scan(
     """Implement `hybridize.kernels.ssd_scan`."""
     if (
         x.dtype == torch.float64
-        and block_size(x.shape[-1]) * block_size(B.shape[-1]) > _WIDEST_DOUBLE
+        and block_size(x.shape[-1]) * block_size(B.shape[-1]) > _MAX_FLOAT64_STATE
     ):
         return eager.ssd_scan(
             x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_limit=dt_limit,
@@ -60,7 +60,7 @@ def ssd_scan(
         D,
         dt_bias,
         initial_state,
-        number_sequences(seq_idx),
+        None if seq_idx is None else number_sequences(seq_idx),
         dt_limit,
         chunk_size,
     )
@@ -85,9 +85,8 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         launch = _ScanLaunch(x, B, dt_limit, chunk_size)
         x, dt, B, C = (evenly_spaced(t, dims) for t, dims in ((x, 2), (dt, 1), (B, 2), (C, 2)))
-        A, (D, dt_bias, initial_state) = (
-            A.contiguous(),
-            (None if t is None else t.contiguous() for t in (D, dt_bias, initial_state)),
+        A, D, dt_bias, initial_state = (
+            None if t is None else t.contiguous() for t in (A, D, dt_bias, initial_state)
         )
         y = x.new_empty(x.shape)
         state = x.new_empty(launch.state_shape, dtype=wide_dtype(x.dtype))
@@ -168,9 +167,9 @@ class _ScanLaunch:
         self.heads_per_group = self.heads // B.shape[2]
         self.state_shape = (self.batch, self.heads, self.head_dim, self.d_state)
         tuned = tuning(x.device)
-        # Larger states, and float64, leave fewer registers: take shorter chunks.
-        longest = tuned.chunk_size // (4 if x.dtype == torch.float64 else 1)
-        chunk = chunk_size or max(16, longest * 128 // max(128, block_size(self.d_state)))
+        # Larger states and float64 leave fewer registers, so chunks must be shorter.
+        max_chunk = tuned.chunk_size // (4 if x.dtype == torch.float64 else 1)
+        chunk = chunk_size or max(16, max_chunk * 128 // max(128, block_size(self.d_state)))
         self.chunks = triton.cdiv(self.length, chunk)
         self.constants = {
             "P": self.head_dim,
@@ -193,7 +192,7 @@ class _ScanLaunch:
         self._device = x.device
 
     def rows_per_program(self) -> int:
-        """Return the rows of a state per program: fewer if the heads alone do not fill the GPU."""
+        """Return the rows of a state per program; fewer if there are too few heads for the GPU."""
         rows = block_size(self.head_dim)
         if INTERPRETED:
             return rows

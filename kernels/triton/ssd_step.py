@@ -5,11 +5,7 @@ import triton
 
 from hybridize.kernels.reference import ssd_step as reference
 from hybridize.kernels.triton import ssd_step_kernels as kernels
-from hybridize.kernels.triton.launch import (
-    accumulator,
-    inner_contiguous,
-    wants_gradient,
-)
+from hybridize.kernels.triton.launch import accumulator, inner_contiguous, wants_gradient
 
 _ROWS = 16
 """Rows of the state per program: many small programs, because memory bandwidth is the limit."""
@@ -34,7 +30,7 @@ def ssd_step(
     batch, heads, head_dim, d_state = state.shape
     x, B, C = (inner_contiguous(t, 2) for t in (x, B, C))
     dt = inner_contiguous(dt)
-    A, (D, dt_bias) = A.contiguous(), (None if t is None else t.contiguous() for t in (D, dt_bias))
+    A, D, dt_bias = (None if t is None else t.contiguous() for t in (A, D, dt_bias))
     y = x.new_empty(x.shape)
     with torch.cuda.device_of(x):
         kernels.scan_step[batch * heads, triton.cdiv(head_dim, _ROWS)](
