@@ -32,8 +32,8 @@ from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.devices import choose_dtype
 
-_HELD_OUT = 4  # one of so many sequences is kept for measuring candidates
-_MORE = 30  # times as many architectures are checked for whether transformers can open them
+_HELD_OUT = 4  # one of four sequences is held out for measuring candidates
+_ARCHITECTURES_PER_CANDIDATE = 30  # those that transformers can open become candidates first
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class PruningRun:
             scores,
             budgets,
             options.axes,
-            count=options.candidates * _MORE,
+            count=options.candidates * _ARCHITECTURES_PER_CANDIDATE,
             multiple_of=options.multiple_of,
             blocks_per_layer=source.format.names.blocks_per_layer,
         )
