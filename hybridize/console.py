@@ -56,11 +56,11 @@ class Console:
     @contextmanager
     def silence(self) -> Iterator[None]:
         """Print neither messages nor progress inside the block."""
-        self.quiet = True
+        before, self.quiet = self.quiet, True
         try:
             yield
         finally:
-            self.quiet = False
+            self.quiet = before
 
     def message(self, text: str) -> None:
         """Print one line to stderr, unless quiet."""

@@ -32,6 +32,8 @@ def test_messages_and_errors_go_to_stderr(console, capsys):
 
 def test_silence_stops_messages_but_not_errors(console, capsys):
     with console.silence():
+        with console.silence():
+            pass
         console.message("half way")
         console.error("wrong")
     console.message("loud again")
