@@ -1,1 +1,1 @@
-"""Making a model smaller: which parts matter, which shapes fit a budget, and the cut itself."""
+"""Cuts a model down to a budget: importance, search, ranking, and the cut itself."""

@@ -1,1 +1,1 @@
-"""FP8 checkpoints: schemes, which blocks stay as they are, and the streaming of it."""
+"""Stores the linear layers of a checkpoint in FP8: schemes, plan, and quantized tensors."""
