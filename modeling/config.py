@@ -1,4 +1,4 @@
-"""The configuration of a hybrid as transformers needs it."""
+"""The configuration of a hybrid, in the form that transformers needs."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ class HybridConfig(PreTrainedConfig):
     """One residual stream of pre-norm blocks, each with its own sizes; see `ModelSpec`.
 
     The blocks are stored as `pack_blocks` packs them. `from_blocks` and `from_spec` build a
-    configuration from a list of sizes; `blocks` and `spec` give it back.
+    configuration from a list of sizes; the properties `blocks` and `spec` return it.
 
     Attributes:
         layout: one letter per block, see `Layout`.
@@ -60,14 +60,14 @@ class HybridConfig(PreTrainedConfig):
         Raises:
             ValueError: sizes that contradict each other or the layout.
         """
-        for kind in LAYER_KINDS.values():  # of kinds that have no field above
+        for kind in LAYER_KINDS.values():  # an added kind has no field above
             if kind.name in kwargs:
                 setattr(self, kind.name, kwargs.pop(kind.name))
         if not any(getattr(self, kind.name, None) for kind in LAYER_KINDS.values()):
             # Transformers sometimes instantiates a configuration without arguments.
             self.mamba = {"num_heads": 128, "head_dim": 64, "n_groups": 8, "d_state": 128}
             self.mlp = {"intermediate_size": 16384}
-        # Directories written by earlier versions have other names of fields.
+        # `unpack_blocks` also reads the field names of earlier versions.
         packed = pack_blocks(unpack_blocks(self._packed()))
         self.overrides = packed.pop("overrides")
         for name, value in packed.items():

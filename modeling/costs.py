@@ -22,7 +22,7 @@ class CacheCost:
 
     @property
     def total(self) -> int:
-        """Bytes of everything."""
+        """Bytes of the whole cache."""
         return self.kv + self.state
 
 
@@ -44,8 +44,8 @@ def cache_cost(
         context: length of the sequence in tokens.
         itemsize: bytes per element of keys, values and convolution states. SSM states are float32,
             or float64 if this is 8.
-        preallocated: whether the cache has room for all tokens even where attention has a sliding
-            window, as in a `StaticHybridCache`.
+        preallocated: whether even attention with a sliding window has memory for all tokens, as in
+            a `StaticHybridCache`.
     """
     costs = [
         block_cache_cost(block, context, itemsize, preallocated=preallocated)

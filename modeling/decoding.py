@@ -16,10 +16,10 @@ _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 def cuda_graph_obstacle(config: HybridConfig) -> str | None:
-    """Return why a decoding step of a model depends on the length; None if it does not."""
+    """Return why a CUDA graph cannot replay a model's decoding step; None if it can."""
     kind = (config.rope_parameters or {}).get("rope_type", "default")
     if config.head_dim is not None and kind in _LENGTH_DEPENDENT_ROPE:
-        return f"its RoPE is of the type {kind!r}, whose frequencies depend on the length"
+        return f"its RoPE has the type {kind!r}, whose frequencies depend on the length"
     return None
 
 
@@ -38,7 +38,7 @@ class StaticDecoder:
 
     Attributes:
         token: ``(batch_size, 1)``, the latest token of every sequence; each step overwrites it.
-        cache: the state of all sequences.
+        cache: the cache of all sequences.
     """
 
     def __init__(self, model: HybridForCausalLM, batch_size: int, capacity: int) -> None:
@@ -76,7 +76,7 @@ class StaticDecoder:
 
     @torch.inference_mode()
     def prefill_sequences(self, prompts: torch.Tensor, first: int) -> None:
-        """Run the prompts of the sequences from index ``first`` on, in one call."""
+        """Run prompts in one call, for as many sequences of the cache, beginning at ``first``."""
         sequences = slice(first, first + len(prompts))
         outputs = self._model(input_ids=prompts, use_cache=True, logits_to_keep=1)
         self.cache.copy_from(outputs.cache, sequences)

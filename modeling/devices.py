@@ -1,4 +1,4 @@
-"""The devices and dtypes that a model can run in, by the names that options give them."""
+"""Devices and dtypes of models, by the names that options use."""
 
 import torch
 
@@ -8,7 +8,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device with a name; ``"auto"`` is CUDA if there is a GPU, else the CPU.
+    """Return the device with the given name; ``"auto"`` is CUDA if there is a GPU, else the CPU.
 
     Raises:
         InputError: ``cuda`` without a GPU, or an unknown device.
@@ -24,13 +24,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
-    """Return the dtype with a name, or None for the checkpoint's own dtype.
+    """Return the dtype with the given name, or None for the checkpoint's own dtype.
 
     ``"auto"`` is float32 on the CPU, which is exact and no slower there. On other devices it is the
     checkpoint's own dtype.
 
     Raises:
-        InputError: models cannot run in this dtype.
+        InputError: an unknown dtype.
     """
     if name == "auto":
         return torch.float32 if device.type == "cpu" else None

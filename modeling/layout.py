@@ -22,7 +22,7 @@ class Layout:
 
     Args:
         pattern: one letter per block, see `LAYER_KINDS`.
-        swapped: indices of the Mamba-2 blocks that a conversion put in place of attention.
+        swapped: indices of the Mamba-2 blocks that a conversion has made from attention blocks.
 
     Raises:
         ValueError: the pattern has another letter or is empty, or a swapped block is not Mamba-2.

@@ -1,4 +1,9 @@
-"""Which tokens a token may attend to, and which tokens are padding."""
+"""Attention masks, and the padding mask that keeps a padded batch right.
+
+Attention masks hide padding, later tokens and other packed sequences from attention. The padding
+mask is for Mamba-2: on padding, its mixer sets the convolution's inputs and Δ to zero, so that
+padding changes no state (see `hybridize.modeling.layers.mamba2`).
+"""
 
 from typing import Any
 
@@ -18,11 +23,11 @@ def causal_masks(
     seq_idx: torch.Tensor | None,
     cache: Cache | None,
 ) -> dict[str, Any]:
-    """Return a mask for every kind of attention in the model, as transformers builds them.
+    """Return a mask for each kind of attention in the model, built by transformers.
 
     Args:
         config: the model's configuration.
-        x: ``(batch, length, hidden)``; gives shape, dtype and device.
+        x: ``(batch, length, hidden)``; only its shape, dtype and device matter.
         attention_mask: ``(batch, past + length)``, 0 on padding, or None.
         position_ids: ``(batch or 1, length)``.
         seq_idx: ``(batch, length)``, the number of each token's packed sequence, or None.
@@ -56,6 +61,6 @@ def padding_mask(attention_mask: torch.Tensor | None, length: int) -> torch.Tens
         ``(batch, length)`` bool, False on padding; None if no new token is padding.
     """
     if attention_mask is None or attention_mask.ndim != 2 or length == 1:
-        return None  # a token that is being decoded is never padding
+        return None  # with one token the model decodes, and that token is never padding
     mask = attention_mask[:, -length:].bool()
     return None if mask.all() else mask

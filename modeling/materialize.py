@@ -1,4 +1,4 @@
-"""Modules that get their weights from elsewhere, built without computing initial values.
+"""Build a module from given weights, without computing initial values first.
 
 `on_meta` builds a module without memory, and `materialize` copies values into it. The frequencies
 of RoPE are not parameters, so they are computed again.
@@ -17,7 +17,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def on_meta(build: Callable[[], Module]) -> Module:
-    """Return what ``build`` returns, with parameters that have a shape but no values."""
+    """Build a module on the meta device: its parameters have a shape but no values."""
     with torch.device("meta"):
         return build()
 
@@ -32,8 +32,8 @@ def materialize(
 
     Args:
         build: returns the module.
-        values: returns the values of the parameter with the given name, in any dtype.
-        device: where to put the module.
+        values: returns the values of the parameter of the given name, in any dtype.
+        device: the module's device.
 
     Returns:
         The module in evaluation mode; its parameters need no gradient.
@@ -62,8 +62,8 @@ def set_parameters(
 
     Args:
         module: changed in place; parameters that are not on the meta device stay.
-        parameter: returns the new parameter with the given name.
-        device: of the buffers.
+        parameter: returns the new parameter of the given name.
+        device: the device of the buffers.
 
     Returns:
         The module itself.

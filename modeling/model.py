@@ -30,7 +30,7 @@ from hybridize.modeling.packed_sequences import positions_from_seq_idx, seq_idx_
 
 
 class HybridPreTrainedModel(PreTrainedModel):
-    """The settings that transformers reads from a model class, and the initialization."""
+    """The class attributes that transformers reads, and the initialization of weights."""
 
     config: HybridConfig
     config_class = HybridConfig
@@ -130,12 +130,12 @@ class HybridModel(HybridPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
     ) -> BlockContext:
-        """Return the second argument of every block, also for running the blocks one by one.
+        """Return the second argument of every block; callers may then run the blocks one by one.
 
         Args:
-            x: ``(batch, length, hidden)``; gives shape, dtype and device.
+            x: ``(batch, length, hidden)``; only its shape, dtype and device matter.
             seq_idx: ``(batch, length)``, see `HybridForCausalLM.forward`.
-            cache: what the blocks read and update.
+            cache: the cache that the blocks read and update.
             attention_mask: ``(batch, past + length)``, 0 on padding.
             position_ids: ``(batch, length)``; counted from the cache and ``seq_idx`` if None.
             attention_kwargs: further arguments of the attention function.
@@ -173,8 +173,8 @@ class HybridModel(HybridPreTrainedModel):
 
         Args:
             x: ``(batch, length, hidden)``.
-            all_seq_idx: ``(batch, past + length)``, the sequences of all tokens.
-            cache: gives the number of past tokens.
+            all_seq_idx: ``(batch, past + length)``, the sequence of every token.
+            cache: knows the number of past tokens.
         """
         length = x.shape[1]
         if all_seq_idx is not None:
@@ -182,7 +182,7 @@ class HybridModel(HybridPreTrainedModel):
         # A cache counts tokens in its attention layers. Without attention, positions do not matter.
         has_attention = {"full_attention", "sliding_attention"} & set(self.config.layer_types)
         past = cache.get_seq_length() if cache is not None and has_attention else 0
-        # The sum works for a number of past tokens that is a tensor on the device, too.
+        # `past` may be a tensor on the device: add it, without reading its value.
         return torch.arange(length, device=x.device)[None] + past
 
     def _packed_sequences(
@@ -193,7 +193,7 @@ class HybridModel(HybridPreTrainedModel):
         cache: Cache | None,
         seq_idx: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Return ``(batch, length)`` sequence numbers; None if no row is packed."""
+        """Return each token's sequence number, ``(batch, length)``; None if no row is packed."""
         if seq_idx is not None:
             if attention_mask is not None:
                 raise ValueError("seq_idx and attention_mask exclude each other")
@@ -241,8 +241,8 @@ class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
             inputs_embeds: ``(batch, length, hidden)``, instead of ``input_ids``.
             labels: ``(batch, length)``, -100 for tokens without a loss. The model shifts them.
             use_cache: whether to return a cache; the configuration decides if None.
-            logits_to_keep: the number of last positions that get logits, or the indices of those
-                that do; all if 0.
+            logits_to_keep: compute logits only for this many last positions, or for the positions
+                in this tensor; 0 for all.
             seq_idx: ``(batch, length)``, the number of each token's packed sequence.
             past_key_values: the older name of ``cache``.
 

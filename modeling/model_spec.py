@@ -1,7 +1,7 @@
 """A model as plain data: the sizes of every block and the numbers that blocks share.
 
 Reading, planning and writing checkpoints needs only this. Nothing here imports torch or
-transformers; `hybridize.modeling.config.HybridConfig` is the same data as transformers needs it.
+transformers. `hybridize.modeling.config.HybridConfig` is the same data in transformers' form.
 """
 
 import dataclasses
@@ -135,8 +135,8 @@ def attention_blocks(blocks: Iterable[BlockSizes]) -> list[AttentionSizes]:
 def pack_blocks(blocks: Iterable[BlockSizes]) -> dict[str, Any]:
     """Return blocks as they are written to config.json: ``layout``, sizes and ``overrides``.
 
-    ``attention``, ``mamba`` and ``mlp`` hold the sizes of most blocks of the kind. ``overrides``
-    maps the index of a block to the fields in which it differs.
+    ``attention``, ``mamba`` and ``mlp`` are the most common sizes of each kind. ``overrides`` maps
+    the index of a block to the fields in which it differs.
     """
     blocks = list(blocks)
     layout = "".join(block.letter for block in blocks)
@@ -147,15 +147,15 @@ def pack_blocks(blocks: Iterable[BlockSizes]) -> dict[str, Any]:
         if of_kind:
             common[kind.name] = dict(vars(Counter(of_kind).most_common(1)[0][0]))
     for index, block in enumerate(blocks):
-        usual = common[LAYER_KINDS[block.letter].name]
-        differs = {k: v for k, v in vars(block).items() if v != usual[k]}
-        if differs:
-            overrides[str(index)] = differs
+        most_common = common[LAYER_KINDS[block.letter].name]
+        differing = {k: v for k, v in vars(block).items() if v != most_common[k]}
+        if differing:
+            overrides[str(index)] = differing
     return {"layout": layout, **common, "overrides": overrides or None}
 
 
 def unpack_blocks(packed: Mapping[str, Any]) -> tuple[BlockSizes, ...]:
-    """Return the blocks that `pack_blocks` has packed.
+    """Undo `pack_blocks`.
 
     Raises:
         ValueError: the layout has unknown letters, or sizes are missing or wrong.

@@ -1,7 +1,7 @@
-"""Packed sequences: several sequences one behind the other in a row of the batch.
+"""Packed sequences: several sequences one after the other in a row of the batch.
 
-A row is described in one of two ways. ``seq_idx`` numbers its sequences, so that tokens of the
-same sequence have the same number. ``position_ids`` counts the tokens of each sequence from zero.
+There are two descriptions of a row. ``seq_idx`` has the number of each token's sequence.
+``position_ids`` has each token's position in its sequence, from zero.
 """
 
 import torch

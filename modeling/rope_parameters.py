@@ -1,6 +1,9 @@
-"""The parameters of rotary position embeddings: defaults and checks, without torch.
+"""The parameters of rotary position embeddings (RoPE): defaults and checks, without torch.
 
 They are a dictionary with transformers' keys: ``rope_type``, ``rope_theta``, ``factor``, ….
+
+To add a type of scaling that transformers computes, add its keys to ``_REQUIRED_KEYS``.
+`hybridize.modeling.layers.rope` then gets the frequencies from transformers.
 """
 
 from collections.abc import Mapping
@@ -10,7 +13,7 @@ from hybridize.modeling.layers.sizes import is_number
 
 _DEFAULT_THETA = 10000.0
 _SCALED_FROM_ORIGINAL = ("llama3", "yarn", "longrope")
-"""The types that depend on the context length before scaling."""
+"""The types that need the context length before scaling."""
 
 _REQUIRED_KEYS: dict[str, set[str]] = {
     "default": set(),

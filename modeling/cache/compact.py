@@ -1,8 +1,8 @@
 """A cache that stores keys and values in FP8, and SSM states in bfloat16 or FP8.
 
-A row in FP8 is stored as its bytes followed by the two bytes of its scale, in bfloat16. For
-transformers' cache layers that is a longer row of another dtype, so they handle growth, sliding
-windows, beams and cropping as usual. Only the block that reads has its rows expanded in memory.
+A row in FP8 is stored as its bytes, followed by the two bytes of its scale in bfloat16. For
+transformers' cache layers this is only a longer row of uint8, so they handle growth, sliding
+windows, beams and cropping as usual. Each block unpacks its own rows when it reads them.
 """
 
 from typing import Any

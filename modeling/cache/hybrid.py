@@ -14,9 +14,8 @@ from hybridize.modeling.masks import causal_masks
 class HybridCache(DynamicCache):
     """One entry per block: keys and values, or convolution and SSM state, or nothing.
 
-    transformers' own cache layers hold the tensors, so that `generate`, beam search and all other
-    code for a `Cache` works. `generate` makes the same layers from the configuration's
-    ``layer_types``.
+    The tensors are in transformers' own cache layers, so `generate`, beam search and all other code
+    for a `Cache` works. `generate` makes the same layers from the configuration's ``layer_types``.
 
     Shapes: keys and values ``(batch, num_kv_heads, tokens, head_dim)``; the convolution state
     ``(batch, channels, conv_kernel - 1)``; the SSM state ``(batch, num_heads, head_dim, d_state)``
@@ -36,7 +35,7 @@ class HybridCache(DynamicCache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all tensors of the cache take now."""
+        """Bytes of all tensors in the cache."""
         return sum(cache_bytes(self))
 
     def extend(self, seq_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -83,14 +82,14 @@ class HybridCache(DynamicCache):
         self.update_recurrent_state(ssm_state, layer_idx)
 
     def after_ssm_step(self, layer_idx: int, ssm_state: torch.Tensor) -> None:
-        """Take note that a decoding step has changed the states of `read_ssm` in place.
+        """Store the states again, if necessary, after a decoding step has changed them in place.
 
-        Here these are the cache's own tensors, so nothing is left to do.
+        Here `read_ssm` returns the cache's own tensors, so they are already stored.
         """
 
 
 def as_hybrid_cache(cache: Cache) -> HybridCache:
-    """Return the interface of a `HybridCache` to any cache; the two share their layers."""
+    """Return a `HybridCache` with the layers of any cache; both share them."""
     if isinstance(cache, HybridCache):
         return cache
     hybrid = HybridCache.__new__(HybridCache)
@@ -110,7 +109,7 @@ def cache_bytes(cache: Cache) -> tuple[int, int]:
 
 
 def ssm_states(layer: Any) -> Iterator[dict[int, torch.Tensor | None]]:
-    """Yield the dictionaries in which a layer of a cache keeps convolution and SSM states."""
+    """Yield the dictionaries of convolution states and SSM states in a layer of a cache."""
     for name in ("conv_states", "recurrent_states"):
         states = getattr(layer, name, None)
         if isinstance(states, dict):

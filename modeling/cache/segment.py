@@ -11,9 +11,9 @@ from hybridize.modeling.config import HybridConfig
 
 
 class SegmentCache(HybridCache):
-    """Carries the state from one segment of a row to the next (truncated back-propagation).
+    """Passes the state from one segment of a row to the next (truncated backpropagation).
 
-    It differs from its parent in two ways. It holds packed sequences, and remembers the sequence of
+    It differs from its parent in two ways. It supports packed sequences, and stores the sequence of
     each token. It replaces states instead of overwriting them, because the backward pass of an
     earlier segment may still need the old ones.
 
@@ -57,7 +57,7 @@ class SegmentCache(HybridCache):
         }
 
     def detach(self) -> None:
-        """Cut the graph, so that later segments send no gradient into earlier ones."""
+        """Detach all tensors, so that no gradient flows from later segments into earlier ones."""
         for layer in self.layers:
             for name in ("keys", "values"):
                 tensor = getattr(layer, name, None)
@@ -95,8 +95,8 @@ def segment_mask(
         seq_idx: ``(batch, tokens)``, of all tokens.
         length: number of last tokens, which are the queries.
         window: number of tokens that a query may attend to, itself included; all if None. A cache
-            with a sliding window holds at most the ``window - 1`` tokens before the queries.
-        dtype: of the mask.
+            with a sliding window has at most ``window - 1`` tokens before the queries.
+        dtype: the mask's dtype.
 
     Returns:
         ``(batch, 1, length, keys)``, zero where a query may attend.

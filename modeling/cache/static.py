@@ -16,18 +16,18 @@ from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 class StaticHybridCache(HybridCache):
     """The cache of a fixed number of sequences, all of the same length.
 
-    Prompts run with an ordinary cache, which `copy_from` then copies into this one. From there on,
-    a call decodes one token per sequence. The memory for all keys and values is allocated at the
-    beginning, and the number of tokens is a tensor on the device. So a step does the same
-    operations on the same memory, whatever the length.
+    Prompts run with an ordinary cache, which `copy_from` then copies into this one. After that,
+    each call decodes one token per sequence. The memory for all keys and values is allocated at the
+    beginning, and the number of tokens is a tensor on the device. So every step does the same
+    operations on the same memory.
 
     Args:
         config: the model's configuration.
         batch_size: number of sequences.
         capacity: largest number of tokens per sequence.
-        dtype: of keys, values and convolution states. SSM states are float32, or float64 if this
-            is float64.
-        device: where to put the cache.
+        dtype: dtype of keys, values and convolution states. SSM states are float32, or float64 if
+            this is float64.
+        device: the cache's device.
     """
 
     attention_function = staticmethod(decode_attention)
@@ -84,14 +84,14 @@ class StaticHybridCache(HybridCache):
             cache: an ordinary cache, after the prompts have run.
             sequences: which sequences of this cache to overwrite; as many as ``cache`` holds.
         """
-        for mine, theirs in zip(self.layers, cache.layers, strict=True):
-            if isinstance(mine, StaticLayer):
-                assert isinstance(theirs, CacheLayerMixin)
-                _copy_tokens(mine, theirs, sequences)
-            elif isinstance(mine, LinearAttentionCacheLayerMixin):
-                assert isinstance(theirs, LinearAttentionCacheLayerMixin)
-                _copy(mine.conv_states[0], theirs.conv_states[0], sequences)
-                _copy(mine.recurrent_states[0], theirs.recurrent_states[0], sequences)
+        for target, source in zip(self.layers, cache.layers, strict=True):
+            if isinstance(target, StaticLayer):
+                assert isinstance(source, CacheLayerMixin)
+                _copy_tokens(target, source, sequences)
+            elif isinstance(target, LinearAttentionCacheLayerMixin):
+                assert isinstance(source, LinearAttentionCacheLayerMixin)
+                _copy(target.conv_states[0], source.conv_states[0], sequences)
+                _copy(target.recurrent_states[0], source.recurrent_states[0], sequences)
 
     def reset_length(self) -> None:
         """Set the number of tokens to zero. States keep their values."""
@@ -100,14 +100,14 @@ class StaticHybridCache(HybridCache):
                 layer.cumulative_length.zero_()
 
 
-def _copy_tokens(mine: StaticLayer, theirs: CacheLayerMixin, sequences: slice) -> None:
-    assert theirs.keys is not None
-    length = theirs.get_seq_length()
-    slots = slice(length - theirs.keys.shape[2], length)  # a sliding window keeps the last tokens
-    for target, source in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
-        assert target is not None
-        _copy(target[:, :, slots], source, sequences)
-    mine.cumulative_length.fill_(length)
+def _copy_tokens(target: StaticLayer, source: CacheLayerMixin, sequences: slice) -> None:
+    assert source.keys is not None
+    length = source.get_seq_length()
+    slots = slice(length - source.keys.shape[2], length)  # a sliding window keeps the last tokens
+    for to, values in ((target.keys, source.keys), (target.values, source.values)):
+        assert to is not None
+        _copy(to[:, :, slots], values, sequences)
+    target.cumulative_length.fill_(length)
 
 
 def _copy(target: torch.Tensor | None, source: torch.Tensor | None, sequences: slice) -> None:

@@ -1,4 +1,4 @@
-"""What a block gets besides its input."""
+"""The second argument of every block: cache, masks, RoPE angles and packed sequences."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class BlockCache(Protocol):
         """Store the convolution state and the SSM state of a block."""
 
     def after_ssm_step(self, layer_idx: int, ssm_state: torch.Tensor) -> None:
-        """Take note that a decoding step has changed the states of `read_ssm` in place."""
+        """Store the states again, if necessary, after a decoding step has changed them in place."""
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ def decode_attention(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend with one token per sequence; an attention function in transformers' sense.
+    """Compute attention for one token per sequence; one of transformers' attention functions.
 
-    The queries of a group form one matrix. So keys and values are read once, which is what
-    takes the time of a decoding step, and they are never repeated in memory.
+    The queries of a group form one matrix. So keys and values are read once and never repeated in
+    memory. Reading them takes most of the time of a decoding step.
 
     Args:
         module: not used.
         q: ``(batch, num_heads, 1, head_dim)``.
         k, v: ``(batch, num_kv_heads, capacity, head_dim)``.
-        mask: ``(batch or 1, 1, 1, capacity)`` bool, False on slots that the token must not see.
+        mask: ``(batch or 1, 1, 1, capacity)`` bool, False for keys that the token must not see.
         scaling: factor of the scores.
         kwargs: not used; dropout is zero, and ``mask`` includes the sliding window.
 

@@ -9,7 +9,7 @@ To add a kind, write one file in ``modeling/layers/`` with two classes, and add 
   `hybridize.modeling.layers.context.BlockContext`.
 
 The model, its configuration, ``inspect`` and hybridize's own format then have the new kind. The
-other formats refuse it until they say where its tensors go.
+other formats refuse it until they name its tensors.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MLP = "-"
 
 @dataclass(frozen=True)
 class LayerKind:
-    """One kind of layer. Its classes are imported when they are used first.
+    """One kind of layer. Its classes are imported on first use.
 
     Attributes:
         name: key of its sizes in the ``config.json`` of hybridize's own format.
@@ -63,5 +63,5 @@ LAYER_KINDS = {
 
 def _import(target: str) -> Any:
     module, _, name = target.partition(":")
-    # In the modeling file beside a checkpoint, all modules are one.
+    # The modeling file that is saved beside a checkpoint joins all modules into one.
     return globals().get(name) or getattr(import_module(module), name)

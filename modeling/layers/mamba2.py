@@ -18,7 +18,7 @@ class Mamba2(nn.Module):
         super().__init__()
         self.sizes, self.layer_idx = sizes, layer_idx
         self.in_proj = Linear(config.hidden_size, sum(sizes.in_proj_splits()), bias=sizes.proj_bias)
-        # Only holds the filters, in the name and shape of all formats; a kernel applies them.
+        # Only stores the filters, with the name and shape of all formats; a kernel applies them.
         self.conv1d = nn.Conv1d(
             sizes.conv_channels,
             sizes.conv_channels,
@@ -54,8 +54,8 @@ class Mamba2(nn.Module):
             (sizes.d_inner, sizes.conv_channels, sizes.num_heads), dim=-1
         )
         if context.padding_mask is not None:
-            # The convolution must see zeros on padding, as before a sequence. Masking the input of
-            # the projection instead would leave the projection's bias.
+            # The convolution must read zeros on padding, as before the start of a sequence. It is
+            # not enough to mask the input of the projection, because the projection has a bias.
             conv_input = conv_input * context.padding_mask[..., None]
         y = self._scan(conv_input, dt, states, context)
         return self.norm(y.flatten(-2), gate)
@@ -110,7 +110,7 @@ class Mamba2(nn.Module):
             seq_idx=context.seq_idx,
         )
         if context.padding_mask is not None:
-            # dt becomes zero, so that padding neither decays the state nor adds to it.
+            # Δ becomes zero, so that padding neither decays the state nor adds to it.
             mixed = mixed * context.padding_mask[..., None]
             dt = dt.masked_fill(~context.padding_mask[..., None], -torch.inf)
         x, B, C = self._split(mixed)

@@ -1,4 +1,7 @@
-"""Rotary position embeddings (RoPE), of every type in transformers."""
+"""Rotary position embeddings (RoPE), with every type of scaling in transformers.
+
+`hybridize.modeling.rope_parameters` lists the types, and the parameters that each one needs.
+"""
 
 import torch
 from torch import nn
@@ -23,7 +26,7 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: HybridConfig) -> tuple[torch.Tensor, float]:
-        """Return the frequencies of plain RoPE, and 1. Transformers calls it by this name, too."""
+        """Return the frequencies of plain RoPE, and 1. Transformers calls it by this name."""
         rope = config.rope_parameters or {}
         assert config.head_dim is not None  # otherwise the model has no rotary embedding
         dim = int(config.head_dim * rope.get("partial_rotary_factor", 1.0))
@@ -76,7 +79,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     dim = cos.shape[-1]
-    rotary, rest = x[..., :dim], x[..., dim:]
+    rotary, unrotated = x[..., :dim], x[..., dim:]
     first, second = rotary.chunk(2, dim=-1)
     rotated = (rotary * cos) + (torch.cat((-second, first), dim=-1) * sin)
-    return rotated if rest.shape[-1] == 0 else torch.cat((rotated, rest), dim=-1)
+    return rotated if unrotated.shape[-1] == 0 else torch.cat((rotated, unrotated), dim=-1)

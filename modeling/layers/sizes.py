@@ -1,4 +1,4 @@
-"""The sizes of a block: one dataclass per kind, which gives the shapes of all parameters."""
+"""The sizes of a block and the shapes of its parameters: one dataclass per kind."""
 
 import math
 from abc import ABC, abstractmethod
@@ -24,10 +24,10 @@ class BlockSizes(ABC):
     @property
     @abstractmethod
     def layer_type(self) -> str:
-        """The kind by transformers' names, which decide what a cache holds for the block.
+        """Transformers' name of the kind, which determines the block's entry in the cache.
 
-        ``full_attention``, ``sliding_attention``, ``linear_attention``, or ``moe`` for a block
-        without a cache: the only such name that transformers' checks accept.
+        One of ``full_attention``, ``sliding_attention``, ``linear_attention``, and ``moe``. Blocks
+        without a cache are ``moe``, because transformers accepts no other name for them.
         """
 
     @abstractmethod
@@ -194,7 +194,7 @@ class MambaSizes(BlockSizes):
 
 @dataclass(frozen=True)
 class MLPSizes(BlockSizes):
-    """A feed-forward block. If gated, like SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
+    """A feed-forward block; gated as in SwiGLU (Shazeer 2020, arXiv 2002.05202), or plain."""
 
     letter = MLP
 
@@ -225,7 +225,7 @@ class MLPSizes(BlockSizes):
         return shapes | _linear("down_proj", hidden, self.intermediate_size, self.bias)
 
 
-_MAX_DT = 1e6  # beyond it, a state decays to zero within one token
+_MAX_DT = 1e6  # with a larger dt, a state decays to zero within one token
 
 
 def is_number(value: object) -> bool:
@@ -240,13 +240,13 @@ _OLD_NAMES = {
     "conv_width": "conv_kernel",
     "width": "intermediate_size",
 }
-"""Field names that earlier directories have in their ``config.json``, and today's names."""
+"""Field names in the ``config.json`` of earlier versions, and the current names."""
 
 
 def with_current_names(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a block with old names replaced by the current ones.
 
-    An old name stays where the current one is given as well, and the class then rejects it.
+    If both names are given, the old one stays, so that the class rejects it.
     """
     renamed = {old: new for old, new in _OLD_NAMES.items() if new not in fields}
     return {renamed.get(name, name): value for name, value in fields.items()}
