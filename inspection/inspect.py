@@ -150,7 +150,7 @@ def _kinds(spec: ModelSpec) -> tuple[KindSummary, ...]:
         blocks = [block for block in spec.blocks if block.letter == letter]
         if blocks:
             count = sum(prod(shape) for b in blocks for shape in b.shapes(hidden).values())
-            sizes = tuple(dict.fromkeys(block.in_words() for block in blocks))
+            sizes = tuple(dict.fromkeys(block.describe() for block in blocks))
             result.append(KindSummary(kind.title, len(blocks), count, sizes))
     shapes = parameter_shapes(spec)
     tables = [name for name in shapes if "embed" in name or "lm_head" in name]

@@ -98,11 +98,11 @@ class HybridModel(HybridPreTrainedModel):
             x = x * self.config.embedding_multiplier
         hybrid_cache = None if cache is None else as_hybrid_cache(cache)
         seq_idx = self._packed_sequences(x, attention_mask, position_ids, cache, seq_idx)
-        keeps_packed = hybrid_cache is not None and hybrid_cache.keeps_packed_sequences
-        if seq_idx is not None and (use_cache or cache is not None) and not keeps_packed:
+        supports_packed = hybrid_cache is not None and hybrid_cache.supports_packed_sequences
+        if seq_idx is not None and (use_cache or cache is not None) and not supports_packed:
             raise ValueError("a cache cannot continue packed sequences; pass use_cache=False")
         checkpointing = self.gradient_checkpointing and self.training
-        if keeps_packed and checkpointing:
+        if supports_packed and checkpointing:
             raise ValueError("gradient checkpointing would fill a SegmentCache twice")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and seq_idx is None
@@ -142,7 +142,7 @@ class HybridModel(HybridPreTrainedModel):
         """
         all_seq_idx, continues_previous = seq_idx, None
         if cache is not None and seq_idx is not None:
-            all_seq_idx, continues_previous = cache.extend(seq_idx)
+            all_seq_idx, continues_previous = cache.extend_seq_idx(seq_idx)
         if position_ids is None:
             position_ids = self._positions(x, all_seq_idx, cache)
         arguments = (self.config, x, attention_mask, position_ids, seq_idx)
@@ -280,7 +280,7 @@ class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Generate as transformers does, with a cache in the model's ``cache_format``."""
-        stored = self.model.cache_format
-        if stored.compact and kwargs.get("cache") is None and kwargs.get("past_key_values") is None:
-            kwargs["cache"] = make_cache(self.config, stored)
+        has_cache = kwargs.get("cache") is not None or kwargs.get("past_key_values") is not None
+        if self.model.cache_format.compact and not has_cache:
+            kwargs["cache"] = make_cache(self.config, self.model.cache_format)
         return super().generate(*args, **kwargs)

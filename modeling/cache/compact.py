@@ -21,18 +21,18 @@ from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
 
 
-def make_cache(config: HybridConfig, stored: CacheFormat) -> HybridCache:
+def make_cache(config: HybridConfig, cache_format: CacheFormat) -> HybridCache:
     """Return an empty cache in the given format."""
-    return CompactCache(config, stored) if stored.compact else HybridCache(config)
+    return CompactCache(config, cache_format) if cache_format.compact else HybridCache(config)
 
 
 class CompactCache(HybridCache):
-    """A cache in a `CacheFormat`; see the module's docstring."""
+    """A cache whose tensors have the dtypes of a `CacheFormat`; see the module's docstring."""
 
-    def __init__(self, config: HybridConfig, stored: CacheFormat) -> None:
+    def __init__(self, config: HybridConfig, cache_format: CacheFormat) -> None:
         super().__init__(config)
-        self._stored = stored
-        if stored.kv == "fp8":
+        self._format = cache_format
+        if cache_format.kv == "fp8":
             self.layers = [_fp8_layer(layer) for layer in self.layers]
 
     @override
@@ -40,7 +40,7 @@ class CompactCache(HybridCache):
         state = super().get_recurrent_state(layer_idx, state_idx)
         if state is None:
             return None
-        if self._stored.ssm == "fp8":
+        if self._format.ssm == "fp8":
             return unpack_fp8_rows(state, torch.float32)
         return state.float()
 
@@ -50,9 +50,9 @@ class CompactCache(HybridCache):
     ) -> torch.Tensor:
         layer = self.layers[layer_idx]
         assert isinstance(layer, LinearAttentionCacheLayerMixin)
-        if self._stored.ssm == "fp8":
+        if self._format.ssm == "fp8":
             recurrent_states = pack_fp8_rows(recurrent_states)
-        elif self._stored.ssm == "bfloat16":
+        elif self._format.ssm == "bfloat16":
             recurrent_states = recurrent_states.bfloat16()
         return layer.update_recurrent_state(recurrent_states, state_idx)
 

@@ -24,11 +24,11 @@ class HybridCache(DynamicCache):
     Attributes:
         attention_function: computes attention over the cached keys and values, with the signature
             of transformers' attention functions; None for the one that the model is set to.
-        keeps_packed_sequences: whether a call may pass ``seq_idx`` together with this cache.
+        supports_packed_sequences: whether a call may pass ``seq_idx`` together with this cache.
     """
 
     attention_function: ClassVar[Callable[..., Any] | None] = None
-    keeps_packed_sequences: ClassVar[bool] = False
+    supports_packed_sequences: ClassVar[bool] = False
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config=config)
@@ -38,8 +38,8 @@ class HybridCache(DynamicCache):
         """Bytes of all tensors in the cache."""
         return sum(cache_bytes(self))
 
-    def extend(self, seq_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Add the sequence numbers of new tokens, before these run through the model.
+    def extend_seq_idx(self, seq_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Append the sequence numbers of new tokens, before the model runs on these tokens.
 
         Args:
             seq_idx: ``(batch, length)``, of the new tokens.

@@ -22,14 +22,14 @@ class SegmentCache(HybridCache):
             segment.
     """
 
-    keeps_packed_sequences: ClassVar[bool] = True
+    supports_packed_sequences: ClassVar[bool] = True
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config)
         self.seq_idx: torch.Tensor | None = None
 
     @override
-    def extend(self, seq_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def extend_seq_idx(self, seq_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         continues_previous = None
         if self.seq_idx is None:
             self.seq_idx = seq_idx

@@ -45,8 +45,8 @@ class BlockSizes(ABC):
         return 0, 0
 
     @abstractmethod
-    def in_words(self) -> str:
-        """Return the sizes for a person to read."""
+    def describe(self) -> str:
+        """Return the sizes as text, for tables."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class AttentionSizes(BlockSizes):
         return 2 * tokens * self.num_kv_heads * self.head_dim * itemsize, 0
 
     @override
-    def in_words(self) -> str:
+    def describe(self) -> str:
         parts = [f"{self.num_heads} heads × {self.head_dim}", f"{self.num_kv_heads} KV heads"]
         parts += ["query/key norm"] if self.qk_norm else []
         parts += ["biases"] if self.qkv_bias or self.out_bias else []
@@ -177,7 +177,7 @@ class MambaSizes(BlockSizes):
         return 0, ssm_state + (self.conv_kernel - 1) * self.conv_channels * itemsize
 
     @override
-    def in_words(self) -> str:
+    def describe(self) -> str:
         heads = f"{self.num_heads} heads × {self.head_dim}"
         return f"{heads}, state {self.d_state}, {self.n_groups} groups"
 
@@ -212,7 +212,7 @@ class MLPSizes(BlockSizes):
         return "moe"
 
     @override
-    def in_words(self) -> str:
+    def describe(self) -> str:
         gated = "gated " if self.gated else ""
         return f"width {self.intermediate_size}, {gated}{self.activation}"
 

@@ -42,7 +42,7 @@ class RunningMeanSizes(BlockSizes):
         return {"scale": (self.channels,)}
 
     @override
-    def in_words(self):
+    def describe(self):
         return f"{self.channels} channels"
 
 
@@ -94,7 +94,7 @@ def test_the_model_computes_and_trains_with_it(running_mean):
     torch.testing.assert_close(mixer.double()(x, None), expected)
 
 
-def test_the_own_format_stores_it_and_inspect_describes_it(running_mean, tmp_path):
+def test_hybridizes_own_format_stores_it_and_inspect_describes_it(running_mean, tmp_path):
     model = build_with(running_mean)
     model.save_pretrained(tmp_path / "out")
     opened = load_model(tmp_path / "out")
@@ -105,7 +105,7 @@ def test_the_own_format_stores_it_and_inspect_describes_it(running_mean, tmp_pat
     assert (described.count, described.parameters, described.sizes) == (1, 32, ("32 channels",))
 
 
-def test_formats_without_a_place_for_it_refuse_it(running_mean):
+def test_formats_that_cannot_store_it_refuse_it(running_mean):
     spec = build_with(running_mean).config.spec
     for name in set(HYBRID_FORMATS) - {"hybridize"}:
         with pytest.raises(CannotHoldError):

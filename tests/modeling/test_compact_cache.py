@@ -65,8 +65,7 @@ def test_a_packed_row_takes_two_bytes_more_than_its_width():
 def test_compact_cache_equals_plain_cache_with_rounded_contents(model, kv, ssm):
     """The reference is a plain cache whose contents the test rounds after every call."""
     ids = torch.randint(64, (2, 20))
-    stored = CacheFormat(kv, ssm)
-    cache = make_cache(model.config, stored)
+    cache = make_cache(model.config, CacheFormat(kv, ssm))
     assert isinstance(cache, HybridCache)
 
     def rounded_state(state):
