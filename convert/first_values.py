@@ -29,7 +29,7 @@ from hybridize.checkpoints.tensors import Tensors
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.model_spec import ModelSpec
 
-# These gave the smallest KL divergence on a trained Llama of five layers; see docs/conversion.md.
+# Chosen by the KL divergence on a trained Llama of five layers; see docs/conversion.md.
 _VALUE_RMS = 0.1
 _SCORE_OFFSET = 1.0
 _DT = 0.1

@@ -26,7 +26,9 @@ from documents import SHELL, Block, blocks, command_lines, documents, hybridize_
 from hollow_checkpoints import SHAPES, write_converted, write_shape
 from hybridize.__main__ import main
 from hybridize.cli import cli
+from hybridize.cli.config_options import take_config
 from hybridize.demo import CHECKPOINT
+from hybridize.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = documents(ROOT)
@@ -87,12 +89,16 @@ SIZES = {"24GiB@65536x4": "20MiB@4096x4"}
 
 
 def parse(words: list[str]) -> click.Context:
-    """Parse the options of a command as click does; raises if that fails."""
+    """Parse and check the options of a command; raises if one is wrong."""
     name, *rest = words
     group = click.Context(cli, **cli.context_settings)  # without the settings, -h would be unknown
     command = cli.get_command(group, name)
     assert command is not None, f"no command {name}"
-    return command.make_context(name, list(rest), parent=group)
+    context = command.make_context(name, list(rest), parent=group)
+    config_class = getattr(command.callback, "config_class", None)
+    if config_class is not None:
+        take_config(config_class, dict(context.params))
+    return context
 
 
 def as_run(words: list[str]) -> list[str]:
@@ -273,7 +279,7 @@ def test_blocks_run(document, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("line", ["convert a -o b --atention 2", "conver a", "bench a --repeats x"])
 def test_a_mistake_in_a_command_is_found(line):
-    with pytest.raises((click.ClickException, AssertionError)):
+    with pytest.raises((click.ClickException, InputError, AssertionError)):
         parse(shlex.split(line))
     (block,) = blocks(f"```\nhybridize {line}  # so\n```\n")
     assert [hybridize_words(words) for words in command_lines(block)] == [shlex.split(line)]

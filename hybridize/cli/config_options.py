@@ -40,7 +40,7 @@ def config_options(config_class: type[Config]) -> Callable[[Command], Command]:
     """Add an option for each field of a config class; the command gets the config as ``config``.
 
     The options have the order of the fields; those of `common_options` come last. Errors name
-    options by their flags.
+    options by their flags. The callback's attribute ``config_class`` is the config class.
     """
     every = fields(config_class)  # type: ignore[arg-type]  # subclasses are dataclasses
     flags = _flags(every)
@@ -48,14 +48,13 @@ def config_options(config_class: type[Config]) -> Callable[[Command], Command]:
     def decorate(function: Command) -> Command:
         @wraps(function)
         def run(**given: Any) -> Any:
-            typed = {each.name: _typed(each, given) for each in every}
             try:
-                config = config_class(**{k: v for k, v in typed.items() if v not in (None, ())})
-                return function(config=config, **given)
+                return function(config=take_config(config_class, given), **given)
             except HybridizeError as error:
                 error.args = (as_flags(str(error), flags),)
                 raise
 
+        run.config_class = config_class  # type: ignore[attr-defined]
         command: Command = common_options(run)
         for each in reversed(every):
             for option in reversed(_click_options(each, flags)):
@@ -63,6 +62,17 @@ def config_options(config_class: type[Config]) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def take_config(config_class: type[Config], given: dict[str, Any]) -> Config:
+    """Remove the options of a config class from ``given``, and return the config.
+
+    Raises:
+        InputError: a value is wrong.
+    """
+    every = fields(config_class)  # type: ignore[arg-type]
+    typed = {each.name: _typed(each, given) for each in every}
+    return config_class(**{name: v for name, v in typed.items() if v not in (None, ())})
 
 
 def _flags(every: Iterable[Field[Any]]) -> dict[str, str]:
