@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
 from typing_extensions import override
+
+from hybridize.units import format_with_unit, parse_with_unit
 
 
 class OptionType:
@@ -209,14 +210,14 @@ class Count(OptionType):
 
     @override
     def convert(self, value: Any) -> int:
-        found = _scaled(str(value), self._units)
+        found = parse_with_unit(str(value), self._units)
         if isinstance(value, bool) or found is None or found < 1 or found != int(found):
             raise ValueError("give a count like 500k or 2M")
         return int(found)
 
     @override
     def to_text(self, value: Any) -> str:
-        return _in_units(value, {"G": 10**9, "M": 10**6, "k": 10**3}) or str(value)
+        return format_with_unit(value, {"G": 10**9, "M": 10**6, "k": 10**3}) or str(value)
 
 
 class Size(OptionType):
@@ -230,7 +231,7 @@ class Size(OptionType):
     @override
     def convert(self, value: Any) -> int:
         plain = isinstance(value, int) and not isinstance(value, bool)
-        found = value if plain else _scaled(str(value), self._units, unit_needed=True)
+        found = value if plain else parse_with_unit(str(value), self._units, unit_needed=True)
         if found is None or found < 1:
             raise ValueError("give a size like 5GB or 500MiB")
         return int(found)
@@ -238,7 +239,7 @@ class Size(OptionType):
     @override
     def to_text(self, value: Any) -> str:
         units = {"GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "KiB": 2**10, "KB": 10**3}
-        return _in_units(value, units) or f"{value // 1000}.{value % 1000:03}KB"
+        return format_with_unit(value, units) or f"{value // 1000}.{value % 1000:03}KB"
 
 
 @dataclass(frozen=True)
@@ -364,10 +365,6 @@ class Location(OptionType):
         return None if value is None else Path(value).name
 
 
-_LONGEST = 30
-"""The most characters that a number may have."""
-
-
 def _within(number: float, minimum: float | None, maximum: float | None) -> bool:
     return (minimum is None or number >= minimum) and (maximum is None or number <= maximum)
 
@@ -380,25 +377,3 @@ def _limits(minimum: float | None, maximum: float | None, above: bool = False) -
     if minimum is not None:
         return f" above {minimum}" if above else f" of at least {minimum}"
     return "" if maximum is None else f" of at most {maximum}"
-
-
-def _scaled(text: str, units: dict[str, int], *, unit_needed: bool = False) -> Decimal | None:
-    """Return a number that may have a unit behind it; None if the text is not such a number."""
-    lower = text.strip().lower()
-    if len(lower) > _LONGEST:
-        return None
-    for unit in sorted(units, key=len, reverse=True):
-        number = lower.removesuffix(unit).strip()
-        if lower.endswith(unit) and number.replace(".", "", 1).isdecimal():
-            return Decimal(number) * units[unit]
-    plain = lower.replace(".", "", 1).isdecimal() and not unit_needed
-    return Decimal(lower) if plain else None
-
-
-def _in_units(value: int, units: dict[str, int]) -> str | None:
-    """Write a number in the first unit in which one digit after the point is exact."""
-    for unit, factor in units.items():
-        if value >= factor and value * 10 % factor == 0:
-            whole, tenth = divmod(value * 10 // factor, 10)
-            return f"{whole}.{tenth}{unit}" if tenth else f"{whole}{unit}"
-    return None

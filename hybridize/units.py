@@ -1,0 +1,40 @@
+"""Numbers with a unit behind them, such as ``2M`` or ``5GB``."""
+
+from decimal import Decimal
+
+_LONGEST = 30
+"""The most characters that a number may have."""
+
+
+def parse_with_unit(
+    text: str, units: dict[str, int], *, unit_needed: bool = False
+) -> Decimal | None:
+    """Return a number that may have a unit behind it; None if the text is not such a number.
+
+    Args:
+        text: the text.
+        units: each unit in lower case, with its factor.
+        unit_needed: whether a number without a unit is wrong.
+    """
+    lower = text.strip().lower()
+    if len(lower) > _LONGEST:
+        return None
+    for unit in sorted(units, key=len, reverse=True):
+        number = lower.removesuffix(unit).strip()
+        if lower.endswith(unit) and number.replace(".", "", 1).isdecimal():
+            return Decimal(number) * units[unit]
+    plain = lower.replace(".", "", 1).isdecimal() and not unit_needed
+    return Decimal(lower) if plain else None
+
+
+def format_with_unit(value: int, units: dict[str, int]) -> str | None:
+    """Write a number in the first unit in which one digit after the point is exact.
+
+    Returns:
+        The text; None if there is no such unit.
+    """
+    for unit, factor in units.items():
+        if value >= factor and value * 10 % factor == 0:
+            whole, tenth = divmod(value * 10 // factor, 10)
+            return f"{whole}.{tenth}{unit}" if tenth else f"{whole}{unit}"
+    return None
