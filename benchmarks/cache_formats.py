@@ -21,9 +21,10 @@ from bundled import RECALL_SUBJECTS, World, generate_prose
 from measuring import accuracy
 
 from hybridize import evaluate, load_model
-from hybridize.console import console, size_in_words
+from hybridize.console import console
 from hybridize.demo import EXAM
 from hybridize.modeling.cache.format import CacheFormat
+from hybridize.units import size_in_words
 
 FORMATS = [("auto", "auto"), ("fp8", "auto"), ("auto", "bfloat16"), ("auto", "fp8"), ("fp8", "fp8")]
 

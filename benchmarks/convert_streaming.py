@@ -27,7 +27,8 @@ import torch
 
 from hybridize.checkpoints import CheckpointWriter, TensorSpec
 from hybridize.checkpoints.formats import FORMATS
-from hybridize.console import console, size_in_words
+from hybridize.console import console
+from hybridize.units import size_in_words
 
 HIDDEN, HEADS, KV_HEADS, FFN, VOCAB = 4096, 32, 8, 14336, 128256  # Llama-3's
 BLOCK = 64 << 20

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from measuring import machine, memory_now, memory_peak
 
-from hybridize.console import console, size_in_words
+from hybridize.console import console
+from hybridize.units import size_in_words
 
 STEPS = 3
 

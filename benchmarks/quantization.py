@@ -26,10 +26,11 @@ from measuring import machine
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hybridize import load_model, load_tokenizer, quantize
-from hybridize.console import console, size_in_words
+from hybridize.console import console
 from hybridize.demo import CHECKPOINT, EXAM
 from hybridize.errors import InputError
 from hybridize.kernels import linear_kl_divergence
+from hybridize.units import size_in_words
 
 SCHEMES = {"fp8": "FP8_DYNAMIC", "fp8-tensor": "FP8", "fp8-block": "FP8_BLOCK"}
 """Our names, and those of llm-compressor."""

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from hybridize.checkpoints.load import check_tokens
-from hybridize.console import Progress, console
+from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.cache.compact import make_cache
+from hybridize.progress import Progress
 
 # Maximum number of tokens that one forward pass scores: with a vocabulary of 128k, their logits in
 # float32 need 4 GB.

@@ -1,28 +1,16 @@
-"""What a person sees: messages and progress on stderr, tables and JSON on stdout.
+"""All output of the package: messages and progress on stderr, tables and JSON on stdout.
 
-All commands print through the one ``console`` object below, which knows about ``--quiet`` and
+Everything is printed through the one ``console`` object below, which knows about ``--quiet`` and
 ``--json``.
 """
 
 import sys
 import textwrap
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
-
-class Progress(Protocol):
-    """How far a long step is."""
-
-    def advance(self, amount: float = 1) -> None:
-        """Add ``amount`` units to what is done."""
-
-
-class _NoProgress:
-    def advance(self, amount: float = 1) -> None:
-        """Do nothing."""
+from hybridize.progress import NoProgress, Progress, ProgressLog, progress_bar
 
 
 class Console:
@@ -130,9 +118,9 @@ class Console:
             completed: how many units an earlier, interrupted run has done.
         """
         if self.quiet:
-            yield _NoProgress()
+            yield NoProgress()
         elif sys.stderr.isatty():
-            with _progress_bar(description, total, unit, completed) as bar:
+            with progress_bar(description, total, unit, completed) as bar:
                 yield bar
         else:
             log = ProgressLog(description, total, unit, completed=completed)
@@ -144,168 +132,9 @@ _CAPTION_WIDTH = 100
 _NO_LIMIT = 10_000  # characters; wider than any table
 
 
-class ProgressLog:
-    """Progress as lines of text.
-
-    Args:
-        description: what is being done.
-        total: how many units the whole step has; None if that is not known.
-        unit: ``"bytes"`` or a plural noun.
-        completed: how many units were done before.
-        clock: returns the time in seconds.
-    """
-
-    FIRST_LINE = 2.0
-    """Seconds before the first line. A step that ends earlier prints nothing."""
-
-    INTERVAL = 60.0
-    """Seconds between lines, and the shortest step that gets a line at its end."""
-
-    def __init__(
-        self,
-        description: str,
-        total: float | None,
-        unit: str,
-        *,
-        completed: float = 0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._description, self._total, self._unit = description, total, unit
-        self._before = self._done = completed
-        self._clock = clock
-        self._started = clock()
-        self._next_line = self._started + self.FIRST_LINE
-        self._lock = threading.Lock()
-
-    def advance(self, amount: float = 1) -> None:
-        """Add ``amount`` units to what is done, and print a line if one is due."""
-        self._done += amount
-        self.print_if_due()
-
-    def print_if_due(self) -> None:
-        """Print a line if enough time has passed since the last one."""
-        with self._lock:
-            if self._clock() < self._next_line:
-                return
-            self._next_line = self._clock() + self.INTERVAL
-            self._print(", ".join([self._fraction(), *self._estimate()]))
-
-    def print_end(self) -> None:
-        """Print the last line if the step took long."""
-        seconds = self._seconds()
-        if seconds > self.INTERVAL:
-            done = f"{self._count(self._done)} in {duration_in_words(seconds)}"
-            self._print(", ".join([done, *self._estimate()[:1]]))
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Print lines on time even while no unit is completed."""
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(max(self._next_line - self._clock(), 0.01)):
-                self.print_if_due()
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
-        self.print_end()
-
-    def _seconds(self) -> float:
-        return self._clock() - self._started
-
-    def _print(self, text: str) -> None:
-        print(f"{self._description}: {text}", file=sys.stderr, flush=True)
-
-    def _fraction(self) -> str:
-        if self._total is None:
-            return f"{self._count(self._done)} in {duration_in_words(self._seconds())}"
-        percent = f" ({self._done / self._total:.0%})" if self._total else ""
-        return f"{self._count(self._done, noun=False)} of {self._count(self._total)}{percent}"
-
-    def _estimate(self) -> list[str]:
-        """Return the rate and the time left, where something is done."""
-        seconds, done = self._seconds(), self._done - self._before
-        if seconds <= 0 or done <= 0:
-            return []
-        rate = done / seconds
-        if rate >= 0.1:
-            shown = f"{self._count(rate, digits=1)}/s"
-        else:
-            shown = f"{duration_in_words(1 / rate)} each"
-        if self._total is None:
-            return [shown]
-        left = max(self._total - self._done, 0) / rate
-        return [shown, f"{duration_in_words(left)} left"]
-
-    def _count(self, amount: float, *, noun: bool = True, digits: int = 0) -> str:
-        if self._unit == "bytes":
-            return size_in_words(amount)
-        return f"{amount:,.{digits}f} {self._unit}" if noun else f"{amount:,.{digits}f}"
-
-
-@contextmanager
-def _progress_bar(
-    description: str, total: float | None, unit: str, completed: float
-) -> Iterator[Progress]:
-    from rich import progress as rich_progress
-    from rich.console import Console as RichConsole
-
-    columns = [
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.TaskProgressColumn(),
-        rich_progress.TransferSpeedColumn() if unit == "bytes" else _RateColumn(unit),
-        rich_progress.TimeRemainingColumn(),
-    ]
-    with rich_progress.Progress(*columns, console=RichConsole(stderr=True)) as bars:
-        task = bars.add_task(description, total=total, completed=completed)  # type: ignore[arg-type]
-
-        class Bar:
-            def advance(self, amount: float = 1) -> None:
-                bars.advance(task, amount)
-
-        yield Bar()
-
-
-def size_in_words(size: float) -> str:
-    """Return a number of bytes in powers of 1024, such as ``1.5 GiB``."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def duration_in_words(seconds: float) -> str:
-    """Return a duration such as ``40 s``, ``3 min 20 s`` or ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def _looks_numeric(cell: object) -> bool:
     text = str(cell).strip()
     return text in ("", "-") or text[:1].isdigit() or text[:2].strip("+-.±")[:1].isdigit()
-
-
-def _RateColumn(unit: str) -> Any:  # noqa: N802 - a factory that stands for a class
-    from rich.progress import ProgressColumn, Task
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.1f} {unit}/s" if speed else f"- {unit}/s")
-
-    return Rate()
 
 
 console = Console()

@@ -1,4 +1,4 @@
-"""Numbers with a unit behind them, such as ``2M`` or ``5GB``."""
+"""Read and write numbers with a unit, such as ``2M``, ``5GB``, ``1.5 GiB`` or ``3 min 20 s``."""
 
 from decimal import Decimal
 
@@ -38,3 +38,22 @@ def format_with_unit(value: int, units: dict[str, int]) -> str | None:
             whole, tenth = divmod(value * 10 // factor, 10)
             return f"{whole}.{tenth}{unit}" if tenth else f"{whole}{unit}"
     return None
+
+
+def size_in_words(size: float) -> str:
+    """Return a number of bytes in powers of 1024, such as ``1.5 GiB``."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def duration_in_words(seconds: float) -> str:
+    """Return a duration such as ``40 s``, ``3 min 20 s`` or ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

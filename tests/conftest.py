@@ -16,7 +16,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import hypothesis
 import pytest
 
-from hybridize.console import ProgressLog
+from hybridize.progress import ProgressLog
 
 ROOT = Path(__file__).resolve().parents[1]
 

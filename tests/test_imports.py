@@ -30,13 +30,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "console": set(),
     "extras": set(),
     "option_types": set(),
+    "progress": set(),
     "units": set(),
     "options": set(),
     "output_files": set(),
 }
 SHARED = {
-    "errors", "console", "extras", "option_types", "options", "output_files", "units",
-    "__version__",
+    "errors", "console", "extras", "option_types", "options", "output_files", "progress",
+    "units", "__version__",
 }  # fmt: skip
 FOLDERS = {
     "convert" if part == "conversion" else part: part for part in MAY_IMPORT if part not in SHARED

@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing_extensions import override
 
 from hybridize.compress.prune.budget_text import parse_memory, parse_params
-from hybridize.console import size_in_words
 from hybridize.modeling.costs import block_cache_cost
 from hybridize.modeling.layers.sizes import BlockSizes
 from hybridize.modeling.model_spec import ModelSpec
+from hybridize.units import size_in_words
 
 
 class Budget(ABC):

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hybridize.console import size_in_words
 from hybridize.evals.report.charts import Axis, Bar, BarChart, Chart, Series, XYChart
 from hybridize.evals.report.sources import (
     Benched,
@@ -14,6 +13,7 @@ from hybridize.evals.report.sources import (
     Sources,
     short_name,
 )
+from hybridize.units import size_in_words
 
 SIGNIFICANT = 0.05
 _MAX_SUBJECTS = 60

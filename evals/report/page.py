@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from html import escape
 
-from hybridize.console import size_in_words
 from hybridize.evals.report.figures import Figure, headline, largest_setting
 from hybridize.evals.report.layout import lay_out
 from hybridize.evals.report.sources import Sources, short_name
 from hybridize.evals.report.style import STYLE
 from hybridize.evals.report.svg import to_svg
+from hybridize.units import size_in_words
 
 
 def page(sources: Sources, drawn: Sequence[Figure], title: str) -> str:

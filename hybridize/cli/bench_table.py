@@ -1,8 +1,9 @@
 """Print the tables of a benchmark and of a prediction."""
 
-from hybridize.console import console, size_in_words
+from hybridize.console import console
 from hybridize.evals.bench.predict import PredictionResult
 from hybridize.evals.bench.results import BenchResult, BenchRow, Spread
+from hybridize.units import size_in_words
 
 
 def print_bench(result: BenchResult) -> None:

@@ -7,8 +7,9 @@ import click
 from hybridize.cli.config_options import config_options
 from hybridize.cli.options import model_argument, output_option
 from hybridize.cli.results import print_format, print_output, size_rows, weight_files
-from hybridize.console import console, size_in_words
+from hybridize.console import console
 from hybridize.conversion.config import ConvertConfig
+from hybridize.units import size_in_words
 
 
 @click.command(short_help="Swap attention blocks for Mamba-2 and write the hybrid.")

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import click
 
 from hybridize.cli.config_options import config_options
-from hybridize.console import console, duration_in_words, size_in_words
+from hybridize.console import console
 from hybridize.demo.config import DemoConfig
+from hybridize.units import duration_in_words, size_in_words
 
 if TYPE_CHECKING:
     from hybridize.demo.results import DemoResult

@@ -8,9 +8,10 @@ import click
 from hybridize.cli.config_options import config_options
 from hybridize.cli.convert import convert
 from hybridize.cli.options import flags_of, model_argument
-from hybridize.console import console, size_in_words
+from hybridize.console import console
 from hybridize.errors import InputError, as_flags
 from hybridize.exporters.config import ExportConfig
+from hybridize.units import size_in_words
 
 if TYPE_CHECKING:
     from hybridize.exporters.gguf.export import GgufResult

@@ -7,8 +7,9 @@ import click
 
 from hybridize.cli.config_options import config_options
 from hybridize.cli.options import model_argument
-from hybridize.console import console, size_in_words
+from hybridize.console import console
 from hybridize.inspection.config import InspectConfig
+from hybridize.units import size_in_words
 
 if TYPE_CHECKING:
     from hybridize.inspection.inspect import Inspection

@@ -9,8 +9,9 @@ from hybridize.cli.config_options import config_options
 from hybridize.cli.options import model_argument, output_option
 from hybridize.cli.results import print_output, weight_files
 from hybridize.compress.quantize.config import QuantizeConfig
-from hybridize.console import console, size_in_words
+from hybridize.console import console
 from hybridize.modeling.layers.kinds import LAYER_KINDS
+from hybridize.units import size_in_words
 
 if TYPE_CHECKING:
     from hybridize.compress.quantize.results import QuantizeResult

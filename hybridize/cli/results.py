@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Protocol
 
-from hybridize.console import console, size_in_words
+from hybridize.console import console
+from hybridize.units import size_in_words
 
 
 class WrittenCheckpoint(Protocol):

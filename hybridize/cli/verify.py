@@ -3,7 +3,8 @@
 import click
 
 from hybridize.cli.options import common_options, model_argument
-from hybridize.console import console, size_in_words
+from hybridize.console import console
+from hybridize.units import size_in_words
 
 
 @click.command(short_help="Check a checkpoint's tensors, index and hashes.")
