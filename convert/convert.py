@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from hybridize.checkpoints import check_output
 from hybridize.checkpoints.provenance import source_name
-from hybridize.checkpoints.streaming_writer import Outgoing, outgoing, write
+from hybridize.checkpoints.streaming_writer import (
+    PlannedCheckpoint,
+    plan_checkpoint,
+    write_checkpoint,
+)
 from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.converted_tensors import ConvertedTensors
 from hybridize.conversion.measurements import Curve
@@ -126,7 +130,9 @@ def _plan(source: Source, config: ConvertConfig, curve: Curve | None) -> Plan:
     )
 
 
-def _tensors(source: Source, plan: Plan, new_blocks: NewBlocks, config: ConvertConfig) -> Outgoing:
+def _tensors(
+    source: Source, plan: Plan, new_blocks: NewBlocks, config: ConvertConfig
+) -> PlannedCheckpoint:
     """Return the tensors of the result. Values are read or made when they are written."""
     converted = ConvertedTensors(
         source.tensors,
@@ -135,7 +141,7 @@ def _tensors(source: Source, plan: Plan, new_blocks: NewBlocks, config: ConvertC
         new_blocks.values,
         allow_nonfinite=config.allow_nonfinite,
     )
-    return outgoing(
+    return plan_checkpoint(
         converted,
         plan.target,
         plan.format,
@@ -148,7 +154,7 @@ def _write(
     model: str | Path,
     source: Source,
     plan: Plan,
-    model_out: Outgoing,
+    model_out: PlannedCheckpoint,
     new_blocks: NewBlocks,
     curve: Curve | None,
     result: ConversionResult,
@@ -171,7 +177,7 @@ def _write(
             "metrics": result.metrics(swapped),
         }
 
-    write(
+    write_checkpoint(
         model_out,
         result.output,
         reader=source.reader,

@@ -141,13 +141,6 @@ def attention_values(
         math.log10(_SHORTEST_MEMORY), math.log10(_LONGEST_MEMORY), mamba.num_heads
     )
     dt = torch.full((mamba.num_heads,), _DT)
-    out = pad_projection(
-        "o_proj",
-        source.get(f"{prefix}.mixer.o_proj.weight").float(),
-        attention,
-        pad_heads(attention, hidden),
-    )
-    out = out.unflatten(1, (-1, attention.head_dim)).repeat_interleave(copies, 1)
     biases = {}
     if mamba.proj_bias:
         biases = {"in_proj.bias": torch.zeros(len(weight)), "out_proj.bias": torch.zeros(hidden)}
@@ -164,9 +157,26 @@ def attention_values(
         "norm.weight": (_OUTPUT_SHRINK * usual)
         .repeat_interleave(copies)
         .repeat_interleave(mamba.head_dim),
-        "out_proj.weight": out.flatten(1) / copies,
+        "out_proj.weight": _output_projection(source, prefix, attention, hidden, copies),
         **biases,
     }
+
+
+def _output_projection(
+    source: Tensors, prefix: str, attention: AttentionSizes, hidden: int, copies: int
+) -> torch.Tensor:
+    """Return W_o for a block that has ``copies`` heads for each head of the attention.
+
+    The copies of a head share its weights, and each adds an equal part to the output.
+    """
+    out = pad_projection(
+        "o_proj",
+        source.get(f"{prefix}.mixer.o_proj.weight").float(),
+        attention,
+        pad_heads(attention, hidden),
+    )
+    out = out.unflatten(1, (-1, attention.head_dim)).repeat_interleave(copies, 1)
+    return out.flatten(1) / copies
 
 
 class _Projection:

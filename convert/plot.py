@@ -1,9 +1,7 @@
 """The plot of a sensitivity curve."""
 
-from io import BytesIO
-
 from hybridize.conversion.measurements import Curve
-from hybridize.extras import require_extra
+from hybridize.plots import new_figure, png_bytes
 
 
 def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:
@@ -16,13 +14,11 @@ def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:
     Raises:
         HybridizeError: matplotlib is not installed.
     """
-    require_extra("train", "matplotlib", "drawing a plot")
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     counts = [len(point.kept) for point in curve.points]
     divergences = [point.kl for point in curve.points]
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = new_figure("train", figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(counts, divergences, marker="o", markersize=4, color="#2a6f97")
     chosen = next(point for point in curve.points if point.kept == kept)
@@ -35,6 +31,4 @@ def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return png_bytes(figure, dpi=150)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridize.checkpoints.dtypes import itemsize
-from hybridize.checkpoints.streaming_writer import Outgoing
+from hybridize.checkpoints.streaming_writer import PlannedCheckpoint
 from hybridize.conversion.measurements import BlockError, Curve, Point
 from hybridize.conversion.plan import Plan
 from hybridize.conversion.source import Source
@@ -92,13 +92,13 @@ def describe(
     plan: Plan,
     source: Source,
     output: Path,
-    outgoing: Outgoing,
+    planned: PlannedCheckpoint,
     curve: Curve | None,
     *,
     dry_run: bool,
 ) -> ConversionResult:
     """Return what is known of the result before anything is written."""
-    reader, specs = source.reader, outgoing.specs
+    reader, specs = source.reader, planned.specs
     num_attention = len(Layout(plan.source.layout).indices(ATTENTION))
     before = cache_cost(plan.source, CONTEXT, itemsize(reader.dtype(reader.names[0])))
     after = cache_cost(plan.fit.config, CONTEXT, itemsize(specs[0].dtype))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybridize.checkpoints import CheckpointReader
-from hybridize.checkpoints.config_only_reader import open_to_plan
+from hybridize.checkpoints.config_only_reader import open_for_planning
 from hybridize.checkpoints.formats import Format, read_config
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.tensors import CheckpointTensors
@@ -47,7 +47,7 @@ def open_source(
     """
     directory = resolve(model, weights=not config_is_enough)
     reader = opened.enter_context(
-        open_to_plan(directory)
+        open_for_planning(directory)
         if config_is_enough and directory.is_dir()
         else CheckpointReader(directory, allow_nonfinite=allow_nonfinite)
     )

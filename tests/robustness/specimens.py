@@ -44,10 +44,10 @@ def write_specimens(directory: Path) -> None:
     write_stock(checkpoints / "sharded", "qwen2", shard="20KB", num_hidden_layers=2)
     write_tokenizer(checkpoints / "sharded")
     _write_texts(texts)
-    sound(directory, f"convert {TEACHER} -o {STUDENT} --keep 1")
-    sound(directory, f"convert {TEACHER} -o checkpoints/own --keep 1 --format hybridize")
-    sound(directory, f"quantize {TEACHER} -o checkpoints/fp8 --keep-bf16 0")
-    sound(
+    run_successfully(directory, f"convert {TEACHER} -o {STUDENT} --keep 1")
+    run_successfully(directory, f"convert {TEACHER} -o checkpoints/own --keep 1 --format hybridize")
+    run_successfully(directory, f"quantize {TEACHER} -o checkpoints/fp8 --keep-bf16 0")
+    run_successfully(
         directory,
         f"quantize {STUDENT} -o checkpoints/fp8-tensor --scheme fp8-tensor --keep-bf16 0 "
         "--calibration texts/text.jsonl --calibration-tokens 256",
@@ -57,7 +57,7 @@ def write_specimens(directory: Path) -> None:
     _interrupt_pruning(directory)
 
 
-def sound(directory: Path, command: str) -> None:
+def run_successfully(directory: Path, command: str) -> None:
     """Run a command that must succeed."""
     done = run(command.split(), directory)
     assert done.code == 0, done.err
@@ -79,17 +79,17 @@ def _write_results(directory: Path) -> None:
         (exam / split).mkdir(parents=True)
         rows = [f"Which is {x}?,{x},b,c,d,A" for x in "efghi"]
         (exam / split / f"letters_{split}.csv").write_text("\n".join(rows) + "\n")
-    sound(
+    run_successfully(
         directory,
         f"eval {STUDENT} --baseline {TEACHER} --mmlu-dir exam --perplexity texts/text.txt "
         "-o results/eval.json --num-fewshot 1",
     )
-    sound(
+    run_successfully(
         directory,
         f"bench {STUDENT} --baseline {TEACHER} --prompt-len 8 --gen-len 2 --repeats 1 "
         "-o results/bench.json",
     )
-    sound(
+    run_successfully(
         directory,
         f"prune {TEACHER} -o pruned --params 80% --calibration texts/text.jsonl "
         "--calibration-tokens 512 --candidates 1 --scores results/scores.safetensors",
