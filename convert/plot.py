@@ -14,11 +14,11 @@ def draw_curve(curve: Curve, kept: tuple[int, ...]) -> bytes:
     Raises:
         HybridizeError: matplotlib is not installed.
     """
-    from matplotlib.ticker import MaxNLocator
-
     counts = [len(point.kept) for point in curve.points]
     divergences = [point.kl for point in curve.points]
     figure = new_figure("train", figsize=(6.4, 4.0), layout="constrained")
+    from matplotlib.ticker import MaxNLocator  # the line above checks for matplotlib
+
     axes = figure.add_subplot()
     axes.plot(counts, divergences, marker="o", markersize=4, color="#2a6f97")
     chosen = next(point for point in curve.points if point.kept == kept)

@@ -1,9 +1,7 @@
 """The plot of state norms, memory and attention distances."""
 
-from io import BytesIO
-
-from hybridize.extras import require_extra
 from hybridize.inspection.state_norms import StateReport
+from hybridize.plots import new_figure, png_bytes
 
 
 def draw_states(report: StateReport) -> bytes:
@@ -12,11 +10,8 @@ def draw_states(report: StateReport) -> bytes:
     Raises:
         HybridizeError: matplotlib is not installed.
     """
-    require_extra("bench", "matplotlib", "drawing a plot")
-    from matplotlib.figure import Figure
-
     panels = (["norms", "lengths"] if report.mamba else []) + (["span"] if report.attention else [])
-    figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
+    figure = new_figure("bench", figsize=(5.2 * len(panels), 4), layout="constrained")
     axes = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True))
     colors = [f"C{number % 10}" for number in range(len(report.mamba))]
     for memory, color in zip(report.mamba, colors, strict=True):
@@ -42,6 +37,4 @@ def draw_states(report: StateReport) -> bytes:
             range(len(rows)), [f"block {span.block}" for span in report.attention]
         )
         figure.colorbar(image, ax=axes["span"])
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png_bytes(figure, dpi=130)

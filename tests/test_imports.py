@@ -34,10 +34,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "units": set(),
     "options": set(),
     "output_files": set(),
+    "plots": set(),
 }
 SHARED = {
-    "errors", "console", "extras", "option_types", "options", "output_files", "progress",
-    "units", "__version__",
+    "errors", "console", "extras", "option_types", "options", "output_files", "plots",
+    "progress", "units", "__version__",
 }  # fmt: skip
 FOLDERS = {
     "convert" if part == "conversion" else part: part for part in MAY_IMPORT if part not in SHARED

@@ -1,11 +1,10 @@
 """Plot the losses of a distillation, one panel per stage."""
 
 import json
-from io import BytesIO
 from typing import Any
 
 from hybridize.compress.distill.stages import STAGES
-from hybridize.extras import require_extra
+from hybridize.plots import new_figure, png_bytes
 
 
 def draw_losses(metrics: str) -> bytes:
@@ -17,12 +16,9 @@ def draw_losses(metrics: str) -> bytes:
     Raises:
         HybridizeError: matplotlib is not installed.
     """
-    require_extra("train", "matplotlib", "drawing a plot")
-    from matplotlib.figure import Figure
-
     lines: list[dict[str, Any]] = [json.loads(line) for line in metrics.splitlines()]
     names = list(dict.fromkeys(line["stage"] for line in lines))
-    figure = Figure(figsize=(5.2 * len(names), 3.8), layout="constrained")
+    figure = new_figure("train", figsize=(5.2 * len(names), 3.8), layout="constrained")
     for column, name in enumerate(names, start=1):
         axes = figure.add_subplot(1, len(names), column)
         stage_lines = [line for line in lines if line["stage"] == name]
@@ -39,6 +35,4 @@ def draw_losses(metrics: str) -> bytes:
         axes.set_title(name)
         axes.grid(alpha=0.3, which="both")
         axes.legend()
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png_bytes(figure, dpi=130)

@@ -1,10 +1,8 @@
 """The plot of the importance of a model's blocks."""
 
-from io import BytesIO
-
 from hybridize.compress.prune.scores import Scores
-from hybridize.extras import require_extra
 from hybridize.modeling.layers.kinds import ATTENTION, LAYER_KINDS, MAMBA, MLP
+from hybridize.plots import new_figure, png_bytes
 
 _COLORS = {ATTENTION: "#d1495b", MAMBA: "#2a6f97", MLP: "#9aa5b1"}
 _OTHER_COLOR = "#7b4b94"
@@ -20,10 +18,7 @@ def draw_importance(scores: Scores, layout: str) -> bytes:
     Raises:
         HybridizeError: matplotlib is not installed.
     """
-    require_extra("train", "matplotlib", "drawing a plot")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(6.4, 0.16 * len(layout)), 4.4), layout="constrained")
+    figure = new_figure("train", figsize=(max(6.4, 0.16 * len(layout)), 4.4), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     for axes, values, label in (
         (top, scores.blocks, "KL if skipped, nats per token"),
@@ -40,6 +35,4 @@ def draw_importance(scores: Scores, layout: str) -> bytes:
     top.legend(fontsize=8)
     top.set_title("Importance of each block")
     bottom.set_xlabel("block")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return png_bytes(figure, dpi=150)

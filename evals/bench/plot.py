@@ -1,10 +1,9 @@
 """Plot a benchmark: speed and memory over prompt length, one line per model."""
 
-from io import BytesIO
 from pathlib import PurePath
 
 from hybridize.evals.bench.results import BenchResult, BenchRow
-from hybridize.extras import require_extra
+from hybridize.plots import new_figure, png_bytes
 
 _STYLES = ("-", "--", ":", "-.")
 _COLORS = ("#4c6a92", "#d1495b", "#3a9d7a", "#edae49", "#8e6c8a", "#5b5b5b")
@@ -19,13 +18,10 @@ def draw_bench(result: BenchResult) -> bytes:
     Raises:
         HybridizeError: matplotlib is not installed.
     """
-    require_extra("bench", "matplotlib", "drawing a plot")
-    from matplotlib.figure import Figure
-
     lines: dict[str, list[BenchRow]] = {}
     for row in result.rows:
         lines.setdefault(_label(row, result), []).append(row)
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = new_figure("bench", figsize=(13, 4), layout="constrained")
     prefill, decode, memory = figure.subplots(1, 3)
     runs = list(dict.fromkeys((row.model, row.backend) for row in result.rows))
     batches = list(dict.fromkeys(row.point.batch_size for row in result.rows))
@@ -49,9 +45,7 @@ def draw_bench(result: BenchResult) -> bytes:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     prefill.legend(fontsize="small")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png_bytes(figure, dpi=130)
 
 
 def _label(row: BenchRow, result: BenchResult) -> str:

@@ -1,12 +1,11 @@
 """Drawings as PNG files, in the light colors."""
 
-from io import BytesIO
 from textwrap import wrap
 from typing import Any
 
 from hybridize.evals.report.layout import Dot, Drawing, Line, Words
 from hybridize.evals.report.style import LIGHT
-from hybridize.extras import require_extra
+from hybridize.plots import new_figure, png_bytes
 
 _DPI, _SCALE = 100, 2  # two pixels per unit of the drawing
 _POINTS = 72 / _DPI  # matplotlib measures line widths and fonts in points
@@ -20,14 +19,11 @@ def to_png(drawing: Drawing, title: str, text: str, origin: str) -> bytes:
     Raises:
         HybridizeError: matplotlib is not installed.
     """
-    require_extra("bench", "matplotlib", "drawing PNG files")
-    from matplotlib.figure import Figure
-
     text_lines, origin_lines = wrap(text, 100), wrap(origin, 118)
     top = 12 + _TITLE + _LINE * len(text_lines) + 8
     legend = _LEGEND if drawing.legend else 0
     height = top + drawing.height + legend + _LINE * len(origin_lines) + 12
-    figure = Figure(figsize=(drawing.width / _DPI, height / _DPI), dpi=_DPI * _SCALE)
+    figure = new_figure("bench", figsize=(drawing.width / _DPI, height / _DPI), dpi=_DPI * _SCALE)
     figure.set_facecolor(LIGHT["paper"])
     axes = figure.add_axes((0, 0, 1, 1), frameon=False)
     axes.set(xlim=(0, drawing.width), ylim=(height, 0), xticks=[], yticks=[])
@@ -61,9 +57,7 @@ def to_png(drawing: Drawing, title: str, text: str, origin: str) -> bytes:
     for number, line in enumerate(origin_lines):
         below = top + drawing.height + legend + _LINE * (number + 0.5)
         write(12, below, line, 10, "soft", va="center")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def _color(style: str) -> str:
