@@ -42,7 +42,7 @@ class BlockwiseModel:
         """Return the context in which blocks process ``x``; see `HybridForCausalLM.forward`."""
         return self._empty.model.block_context(x, seq_idx)
 
-    def last_norm(self) -> RMSNorm:
+    def final_norm(self) -> RMSNorm:
         """Read the norm before the head."""
         norm = RMSNorm(self.config.hidden_size, self.config.norm_eps).requires_grad_(False)
         norm.weight.copy_(self._tensors.get("model.norm.weight"))

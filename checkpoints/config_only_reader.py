@@ -62,7 +62,7 @@ class ConfigOnlyReader(CheckpointReader):
         """Do nothing, because no file was opened."""
 
 
-def open_to_plan(directory: Path) -> CheckpointReader:
+def open_for_planning(directory: Path) -> CheckpointReader:
     """Open a checkpoint whose shapes are needed: its weight files, or else config.json alone.
 
     Raises:

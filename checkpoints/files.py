@@ -1,16 +1,13 @@
-"""The files of a checkpoint directory: names, hashing, syncing, renaming, reading JSON."""
+"""The files of a checkpoint directory: names, hashing, syncing to disk, reading JSON."""
 
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from hybridize.checkpoints.leftovers import REPLACED
 from hybridize.errors import InputError
 
 CONFIG = "config.json"
@@ -58,7 +55,7 @@ def sha256_of(path: Path, stop: Event | None = None) -> str:
 
 
 def sync(path: Path) -> None:
-    """Have the operating system write a file or a directory to the disk."""
+    """Flush a file or a directory to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,34 +70,6 @@ def sync_range(descriptor: int, start: int, end: int) -> None:
         os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
     else:
         os.fsync(descriptor)
-
-
-def move_into_place(finished: Path, output: Path, *, force: bool) -> None:
-    """Rename a finished directory to its final name.
-
-    Args:
-        finished: the directory, synced, in the same parent directory as the output.
-        output: the final name.
-        force: replace an existing output. If the process is killed meanwhile, ``output`` is the
-            old or the new directory, or it is missing and the old one is ``OUTPUT.replaced-…``.
-    """
-    replaced = None
-    if force and os.path.lexists(output):
-        replaced = output.with_name(f"{output.name}.{REPLACED}-{uuid.uuid4().hex[:8]}")
-    try:
-        if replaced is not None:
-            output.rename(replaced)
-        finished.rename(output)
-    except BaseException:
-        if replaced is not None and not os.path.lexists(output):
-            replaced.rename(output)
-        raise
-    sync(output.parent)
-    if replaced is not None:
-        if replaced.is_symlink():
-            replaced.unlink()
-        else:
-            shutil.rmtree(replaced)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

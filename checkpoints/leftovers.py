@@ -19,7 +19,7 @@ PARTIAL, REPLACED = "partial", "replaced"
 _UNIQUE = "[0-9a-f]" * 8
 
 
-def begin(output: Path, partial: Path) -> int | None:
+def make_locked_directory(output: Path, partial: Path) -> int | None:
     """Make and lock a working directory, and remove those that killed runs have left.
 
     Args:
@@ -33,7 +33,7 @@ def begin(output: Path, partial: Path) -> int | None:
         OSError: the directory cannot be made.
     """
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with _held(partial.parent):  # no other run may remove it before it is locked
+    with _locked(partial.parent):  # no other run may remove it before it is locked
         _remove_leftovers(output)
         partial.mkdir()
         return _lock(partial)
@@ -47,7 +47,7 @@ def partial_directory(output: Path) -> Iterator[Path]:
         OSError: the directory cannot be made.
     """
     partial = output.parent / f"{output.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}"
-    lock = begin(output, partial)
+    lock = make_locked_directory(output, partial)
     try:
         yield partial
     finally:
@@ -86,7 +86,7 @@ def _lock(directory: Path) -> int | None:
 
 
 @contextmanager
-def _held(directory: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Iterator[None]:
     """Wait for a directory's lock, if the file system has locks, and hold it in the block."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

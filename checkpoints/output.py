@@ -1,8 +1,15 @@
-"""Checking, before any work is done, that an output directory can be written."""
+"""The output directory: checking it before any work is done, and renaming the finished directory.
+
+`writer` writes the files in between, into a working directory beside the output.
+"""
 
 import os
+import shutil
+import uuid
 from pathlib import Path
 
+from hybridize.checkpoints.files import sync
+from hybridize.checkpoints.leftovers import REPLACED
 from hybridize.checkpoints.provenance import read_provenance
 from hybridize.errors import InputError
 
@@ -33,3 +40,31 @@ def check_output(output: Path, source: Path | None, *, force: bool) -> None:
         raise InputError(f"{output}: {parent} is not a directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{output}: no permission to write in {parent}")
+
+
+def move_into_place(finished: Path, output: Path, *, force: bool) -> None:
+    """Rename a finished directory to its final name.
+
+    Args:
+        finished: the directory, synced, in the same parent directory as the output.
+        output: the final name.
+        force: replace an existing output. If the process is killed meanwhile, ``output`` is the
+            old or the new directory, or it is missing and the old one is ``OUTPUT.replaced-…``.
+    """
+    replaced = None
+    if force and os.path.lexists(output):
+        replaced = output.with_name(f"{output.name}.{REPLACED}-{uuid.uuid4().hex[:8]}")
+    try:
+        if replaced is not None:
+            output.rename(replaced)
+        finished.rename(output)
+    except BaseException:
+        if replaced is not None and not os.path.lexists(output):
+            replaced.rename(output)
+        raise
+    sync(output.parent)
+    if replaced is not None:
+        if replaced.is_symlink():
+            replaced.unlink()
+        else:
+            shutil.rmtree(replaced)

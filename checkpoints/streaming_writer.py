@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class PlannedCheckpoint:
     """A model that will be written.
 
     Attributes:
@@ -48,9 +48,9 @@ class Outgoing:
         return sum(spec.nbytes for spec in self.specs)
 
 
-def outgoing(
+def plan_checkpoint(
     tensors: Tensors, config: ModelSpec, format_: Format, fit: Fit, dtype: str | None
-) -> Outgoing:
+) -> PlannedCheckpoint:
     """Lay a model out for a format.
 
     Args:
@@ -67,11 +67,11 @@ def outgoing(
         for entry in entries
     )
     written = replace(fit.config, dtype=dtype or fit.config.dtype)
-    return Outgoing(format_, written, entries, specs, adapted)
+    return PlannedCheckpoint(format_, written, entries, specs, adapted)
 
 
-def write(
-    model: Outgoing,
+def write_checkpoint(
+    model: PlannedCheckpoint,
     output: Path,
     *,
     reader: CheckpointReader,

@@ -59,7 +59,7 @@ class CheckpointTensors(Tensors):
         self._entries: dict[str, tuple[Entry, int]] = {}
         for entry in format_.tensor_map(config):
             self._entries |= {name: (entry, part) for part, name in enumerate(entry.parameters)}
-        problems = misfits(reader, format_, config)
+        problems = mismatches(reader, format_, config)
         if problems:
             raise InputError(f"{reader.directory}: {problems[0]}")
 
@@ -142,7 +142,7 @@ def _scale_shapes(
     return shapes
 
 
-def misfits(reader: CheckpointReader, format_: Format, config: ModelSpec) -> list[str]:
+def mismatches(reader: CheckpointReader, format_: Format, config: ModelSpec) -> list[str]:
     """Return how a checkpoint's tensors contradict its config.json, one line for each problem.
 
     Raises:

@@ -18,13 +18,12 @@ from hybridize.checkpoints.files import (
     INDEX,
     PROVENANCE,
     copied_files,
-    move_into_place,
     sha256_of,
     sync,
 )
 from hybridize.checkpoints.header import TensorSpec, write_header
-from hybridize.checkpoints.leftovers import PARTIAL, begin
-from hybridize.checkpoints.output import check_output
+from hybridize.checkpoints.leftovers import PARTIAL, make_locked_directory
+from hybridize.checkpoints.output import check_output, move_into_place
 from hybridize.checkpoints.provenance import new_provenance
 from hybridize.checkpoints.shards import plan_shards, shard_names
 from hybridize.checkpoints.special_floats import encode_special_floats
@@ -99,7 +98,7 @@ class CheckpointWriter:
     def _make_partial(self) -> None:
         self._new_parents = [p for p in self._partial.parents if not os.path.exists(p)]
         try:
-            self._lock = begin(self._output, self._partial)
+            self._lock = make_locked_directory(self._output, self._partial)
         except OSError as error:
             if error.errno in _DISK_FULL:
                 raise

@@ -13,7 +13,7 @@ from hybridize.checkpoints.files import PROVENANCE, read_json_object, sha256_of
 from hybridize.checkpoints.finite import bytes_are_finite
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.hub import resolve
-from hybridize.checkpoints.tensors import misfits
+from hybridize.checkpoints.tensors import mismatches
 from hybridize.console import console
 from hybridize.errors import InputError
 
@@ -69,7 +69,7 @@ def verify(model: str | Path) -> VerifyReport:
                 if not bytes_are_finite(reader.get_bytes(name), reader.dtype(name)):
                     problems.append(f"tensor {name!r} has NaN or infinity in it")
                 progress.advance(reader.nbytes(name))
-        problems += misfits(reader, format_, spec)
+        problems += mismatches(reader, format_, spec)
         records = read_provenance(directory)
         if records:
             checks.append("sizes and SHA-256 are those in hybridize.json")

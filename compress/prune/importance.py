@@ -73,7 +73,7 @@ def measure_importance(
             influence.append(distance)
             units.finish_block(block_idx, block.mixer, dataset.tokens)
             progress.advance()
-    norm = model.last_norm()
+    norm = model.final_norm()
     for x in stream:
         units.add_stream(len(config.blocks), x, norm(x))
     influences = torch.tensor(influence)

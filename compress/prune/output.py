@@ -3,7 +3,11 @@
 from pathlib import Path
 
 from hybridize.checkpoints.provenance import source_name
-from hybridize.checkpoints.streaming_writer import Outgoing, outgoing, write
+from hybridize.checkpoints.streaming_writer import (
+    PlannedCheckpoint,
+    plan_checkpoint,
+    write_checkpoint,
+)
 from hybridize.compress.prune.budget import Parameters
 from hybridize.compress.prune.config import PruneConfig
 from hybridize.compress.prune.pruned_tensors import PrunedTensors
@@ -12,7 +16,9 @@ from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.source import Source
 
 
-def pruned_checkpoint(source: Source, candidate: Candidate, scores: Scores, dtype: str) -> Outgoing:
+def pruned_checkpoint(
+    source: Source, candidate: Candidate, scores: Scores, dtype: str
+) -> PlannedCheckpoint:
     """Return the tensors of a candidate as they will be stored. None of them is read yet.
 
     Args:
@@ -23,7 +29,7 @@ def pruned_checkpoint(source: Source, candidate: Candidate, scores: Scores, dtyp
     """
     tensors = PrunedTensors(source.tensors, source.config, candidate.architecture, scores)
     stored = None if dtype == "auto" else dtype
-    return outgoing(tensors, tensors.config, candidate.format, candidate.fit, stored)
+    return plan_checkpoint(tensors, tensors.config, candidate.format, candidate.fit, stored)
 
 
 def write_candidate(
@@ -63,7 +69,7 @@ def write_candidate(
             "parameters_after": candidate.parameters,
         },
     }
-    write(
+    write_checkpoint(
         pruned,
         output,
         reader=source.reader,

@@ -10,8 +10,9 @@ import torch
 
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.dtypes import itemsize, torch_dtype
-from hybridize.checkpoints.files import move_into_place, read_json_object
+from hybridize.checkpoints.files import read_json_object
 from hybridize.checkpoints.load import load_model
+from hybridize.checkpoints.output import move_into_place
 from hybridize.compress.prune.budget import Budget, Parameters
 from hybridize.compress.prune.budget_options import requested_budgets
 from hybridize.compress.prune.config import PruneConfig

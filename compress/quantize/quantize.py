@@ -8,7 +8,7 @@ from typing import Any
 from hybridize.checkpoints import CheckpointReader, check_output
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.provenance import source_name
-from hybridize.checkpoints.streaming_writer import Outgoing, write
+from hybridize.checkpoints.streaming_writer import PlannedCheckpoint, write_checkpoint
 from hybridize.compress.quantize.config import QuantizeConfig
 from hybridize.compress.quantize.plan import QuantizationPlan, plan_quantization
 from hybridize.compress.quantize.quantized_tensors import QuantizedTensors
@@ -43,7 +43,7 @@ def quantize(model: str | Path, output: str | Path, config: QuantizeConfig) -> Q
     # `QuantizedTensors` checks for NaN and infinity, with a message for this command.
     with CheckpointReader(source, allow_nonfinite=True) as reader:
         plan = plan_quantization(reader, config)
-        tensors = QuantizedTensors(reader, plan).outgoing()
+        tensors = QuantizedTensors(reader, plan).planned_checkpoint()
         result = _describe(reader, plan, tensors, output, dry_run=config.dry_run)
         if config.dry_run:
             return result
@@ -55,7 +55,7 @@ def quantize(model: str | Path, output: str | Path, config: QuantizeConfig) -> Q
 def _describe(
     reader: CheckpointReader,
     plan: QuantizationPlan,
-    tensors: Outgoing,
+    tensors: PlannedCheckpoint,
     output: Path,
     *,
     dry_run: bool,
@@ -84,7 +84,7 @@ def _write(
     model: str | Path,
     reader: CheckpointReader,
     plan: QuantizationPlan,
-    tensors: Outgoing,
+    tensors: PlannedCheckpoint,
     result: QuantizeResult,
     config: QuantizeConfig,
 ) -> QuantizeResult:
@@ -103,7 +103,7 @@ def _write(
         }
 
     quantization = plan.scheme.config(plan.ignored)
-    write(
+    write_checkpoint(
         tensors,
         result.output,
         reader=reader,

@@ -10,7 +10,7 @@ from hybridize.checkpoints import CheckpointReader, TensorSpec
 from hybridize.checkpoints.finite import is_finite
 from hybridize.checkpoints.formats import Entry
 from hybridize.checkpoints.quantization import FP8
-from hybridize.checkpoints.streaming_writer import Outgoing
+from hybridize.checkpoints.streaming_writer import PlannedCheckpoint
 from hybridize.checkpoints.tensors import Tensors
 from hybridize.compress.quantize.plan import QuantizationPlan
 from hybridize.errors import InputError
@@ -35,11 +35,11 @@ class QuantizedTensors(Tensors):
         self._specs = {spec.name: spec for entry in plan.entries for spec in self._specs_of(entry)}
         self._scales: dict[str, torch.Tensor] = {}  # of the weight that was made last
 
-    def outgoing(self) -> Outgoing:
-        """Return what `streaming_writer.write` takes."""
+    def planned_checkpoint(self) -> PlannedCheckpoint:
+        """Return what `streaming_writer.write_checkpoint` takes."""
         specs = tuple(self._specs.values())
         entries = tuple(Entry(s.name, (s.name,), s.shape[:1], s.shape) for s in specs)
-        return Outgoing(self._plan.format, self._plan.config, entries, specs, self)
+        return PlannedCheckpoint(self._plan.format, self._plan.config, entries, specs, self)
 
     @override
     def get(self, name: str) -> torch.Tensor:

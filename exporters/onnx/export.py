@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from hybridize.checkpoints.files import move_into_place
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.leftovers import partial_directory
 from hybridize.checkpoints.load import load_model
+from hybridize.checkpoints.output import move_into_place
 from hybridize.checkpoints.writer import check_output
 from hybridize.console import console
 from hybridize.exporters.config import ExportConfig

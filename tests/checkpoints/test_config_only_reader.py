@@ -7,7 +7,7 @@ import pytest
 
 from hybridize.__main__ import main
 from hybridize.checkpoints import CheckpointReader
-from hybridize.checkpoints.config_only_reader import ConfigOnlyReader, open_to_plan
+from hybridize.checkpoints.config_only_reader import ConfigOnlyReader, open_for_planning
 from hybridize.errors import InputError
 from tiny import TRANSFORMERS, write_stock
 
@@ -57,11 +57,11 @@ def test_a_conversion_without_weights_is_refused(tmp_path, capsys):
 
 def test_weight_files_are_read_if_there_are_any(tmp_path):
     write_stock(tmp_path / "model", "llama")
-    with open_to_plan(tmp_path / "model") as reader:
+    with open_for_planning(tmp_path / "model") as reader:
         assert not isinstance(reader, ConfigOnlyReader)
     (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
     with pytest.raises(InputError, match="pickled"):
-        open_to_plan(tmp_path / "model")
+        open_for_planning(tmp_path / "model")
 
 
 @pytest.mark.parametrize("dtype", ["int4", "__import__", ["float32"], 3])
@@ -71,4 +71,4 @@ def test_an_unknown_dtype_is_refused(tmp_path, dtype):
     (tmp_path / "model" / "model.safetensors").unlink()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": dtype}))
     with pytest.raises(InputError, match="dtype"):
-        open_to_plan(tmp_path / "model")
+        open_for_planning(tmp_path / "model")
