@@ -101,6 +101,18 @@ def test_no_link_is_broken(site, pages):
     assert checked > 500
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_repository_reach_a_file_and_a_heading(name, site, pages):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#([^)]+))?\)", (ROOT / name).read_text("utf-8"))
+    inside = [(path, anchor) for path, anchor in links if not is_elsewhere(path)]
+    assert inside or name != "README.md"
+    for path, anchor in inside:
+        assert (ROOT / path).exists(), path
+        if anchor:
+            page = site / Path(path).relative_to("docs").with_suffix(".html")
+            assert anchor in pages[page].anchors, f"{path}#{anchor}"
+
+
 def test_a_broken_link_is_found(tmp_path):
     page = tmp_path / "a.html"
     page.write_text('<a href="b.html">b</a> <p id="here">')
