@@ -1,19 +1,21 @@
-"""A whole hybrid beside the Transformer it came from, and beside stock transformers running it.
+"""Compare a whole hybrid with its Transformer, and with the same hybrid in stock transformers.
 
     python benchmarks/end_to_end.py
     python benchmarks/end_to_end.py --attention 25% --lengths 4096,16384
     python benchmarks/end_to_end.py --shape mamba2 --layers 8
 
-Writes a random Llama of 35 million parameters, converts it (with the default options, or to the
-shape of Mamba-2 hybrids that were trained from scratch: twice as wide, a state of 128, B and C
-shared by all heads), and times the prefill at each length, and the decoding of one sequence after
-the longest prompt. The speed does not depend on the weights. Each round runs the models in turn.
+The script writes a random Llama of 35 million parameters and converts it. By default, `convert`
+derives the sizes of the new blocks from those of attention. With ``--shape mamba2`` they are those
+of Mamba-2 hybrids that were trained from scratch: twice as wide, a state of 128, B and C shared by
+all heads. Then the script times the prefill of one sequence at each length, and decoding after the
+longest prompt. Each round runs the models in turn. The speed does not depend on the weights.
 """
 
 import argparse
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,12 @@ from measuring import interleaved, machine
 from hybridize import convert, load_model
 from hybridize.console import console
 
-DECODED = 16
+DECODED_TOKENS = 16
 SHAPES: dict[str, dict[str, Any]] = {
     "attention": {},
     "mamba2": {"ssm_expand": 2, "d_state": 128, "ssm_groups": 1, "init": "random"},
 }
-OURS, STOCK, BEFORE = "hybridize", "transformers, same hybrid", "transformers, the Transformer"
+OURS, STOCK, TRANSFORMER = "hybridize", "transformers, same hybrid", "transformers, the Transformer"
 
 
 def main() -> None:
@@ -43,12 +45,14 @@ def main() -> None:
     parser.add_argument(
         "--lengths", default="4096,8192,32768", help="prompt lengths, comma separated"
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds, at least 2")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", choices=["float32", "bfloat16"],
                         help="default: float32 on a CPU, bfloat16 on a GPU")  # fmt: skip
     parser.add_argument("--label", help="suffix of the names of the result files")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results", help="result directory"
+    )
     options = parser.parse_args()
     options.dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
     device = torch.device(options.device)
@@ -61,7 +65,7 @@ def main() -> None:
             rows += timed(prefills(models, length, device), "prefill", length, length, options)
         console.message(f"decoding after {max(lengths):,} tokens")
         decoding = decoders(models, max(lengths), device)
-        rows += timed(decoding, "decode", max(lengths), DECODED, options)
+        rows += timed(decoding, "decode", max(lengths), DECODED_TOKENS, options)
     report(rows, facts, options, device)
 
 
@@ -79,7 +83,7 @@ def prepare(
         num_attention_heads=options.hidden // 64,
         num_key_value_heads=options.hidden // 64,
         vocab_size=options.vocabulary,
-        max_position_embeddings=longest + DECODED + 1,
+        max_position_embeddings=longest + DECODED_TOKENS + 1,
     )
     LlamaForCausalLM(config).save_pretrained(folder / "before")
     shape = SHAPES[options.shape]
@@ -92,7 +96,7 @@ def prepare(
     models = {
         OURS: load_model(folder / "hybrid", **load_options, device=device),
         STOCK: stock(folder / "hybrid"),
-        BEFORE: stock(folder / "before"),
+        TRANSFORMER: stock(folder / "before"),
     }
     return models, {
         "layout": result.layout_after,
@@ -104,44 +108,44 @@ def prepare(
 
 def prefills(
     models: dict[str, Any], length: int, device: torch.device
-) -> dict[str, Callable[[], object]]:
-    """Return for every model a function that prefills a prompt, with a cache."""
+) -> dict[str, Callable[[], Any]]:
+    """Return a function for each model that prefills a prompt and returns the outputs."""
     ids = torch.randint(0, models[OURS].config.vocab_size, (1, length), device=device)
 
     def prefill(model: Any) -> Any:
         with torch.no_grad():
             return model(ids, use_cache=True, logits_to_keep=1)
 
-    return {name: lambda model=model: prefill(model) for name, model in models.items()}
+    return {name: partial(prefill, model) for name, model in models.items()}
 
 
 def decoders(
     models: dict[str, Any], length: int, device: torch.device
 ) -> dict[str, Callable[[], object]]:
-    """Return for every model a function that decodes some tokens, continuing its last call."""
-    filled = {name: work() for name, work in prefills(models, length, device).items()}
-    caches = {name: o.cache for name, o in filled.items()}
+    """Return a function for each model that decodes some tokens after those of its last call."""
+    caches = {name: prefill().cache for name, prefill in prefills(models, length, device).items()}
     token = torch.zeros(1, 1, dtype=torch.long, device=device)
 
     def decode(name: str) -> None:
         with torch.no_grad():
-            for _ in range(DECODED):
+            for _ in range(DECODED_TOKENS):
                 models[name](token, use_cache=True, cache=caches[name])
 
-    return {name: lambda name=name: decode(name) for name in models}
+    return {name: partial(decode, name) for name in models}
 
 
 def timed(
-    works: dict[str, Callable[[], object]],
-    what: str,
+    functions: dict[str, Callable[[], object]],
+    phase: str,
     length: int,
     tokens: int,
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    measured = interleaved(works, torch.device(options.device), options.rounds)
+    """Return the speed of each model; ``tokens`` is the number of tokens per call."""
+    measured = interleaved(functions, torch.device(options.device), options.rounds)
     return [
         {
-            "what": what,
+            "phase": phase,
             "context": length,
             "model": name,
             "tokens_per_s": tokens / figures["median_s"],
@@ -159,19 +163,19 @@ def report(
 ) -> None:
     """Print the table, and write the plot and the JSON file."""
     described = machine(device)
-    ours = {(r["what"], r["context"]): r["tokens_per_s"] for r in rows if r["model"] == OURS}
+    ours = {(r["phase"], r["context"]): r["tokens_per_s"] for r in rows if r["model"] == OURS}
     console.table(
         ["", "context", "model", "tokens/s", "spread", "hybridize is"],
         [
             (
-                row["what"],
+                row["phase"],
                 f"{row['context']:,}",
                 row["model"],
                 f"{row['tokens_per_s']:,.1f}",
                 f"±{row['spread'] / 2:.0%}",
                 ""
                 if row["model"] == OURS
-                else f"{ours[row['what'], row['context']] / row['tokens_per_s']:.1f} × as fast",
+                else f"{ours[row['phase'], row['context']] / row['tokens_per_s']:.1f} × as fast",
             )
             for row in rows
         ],
@@ -209,8 +213,8 @@ def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for name, color in ((OURS, "#2a6f97"), (STOCK, "#b56576"), (BEFORE, "#888888")):
-        points = [row for row in rows if row["model"] == name and row["what"] == "prefill"]
+    for name, color in ((OURS, "#2a6f97"), (STOCK, "#b56576"), (TRANSFORMER, "#888888")):
+        points = [row for row in rows if row["model"] == name and row["phase"] == "prefill"]
         axes.plot(
             [row["context"] for row in points],
             [row["tokens_per_s"] for row in points],
@@ -220,7 +224,7 @@ def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
         )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xticks([r["context"] for r in rows if r["model"] == OURS and r["what"] == "prefill"])
+    axes.set_xticks([r["context"] for r in rows if r["model"] == OURS and r["phase"] == "prefill"])
     axes.xaxis.set_major_formatter(lambda tick, _: f"{tick / 1024:.0f}k")
     axes.set_xlabel("prompt, tokens")
     axes.set_ylabel("prefill, tokens/s")

@@ -1,26 +1,27 @@
-"""Every operation beside its peers, in one run, with the machine's own floor.
+"""Compare the time and memory of every operation with its peers and with the machine's floor.
 
     python benchmarks/kernels.py                        # this machine's CPU
     python benchmarks/kernels.py --device cuda          # its GPU, in bfloat16
     python benchmarks/kernels.py --only ssd_scan --tokens 2048,8192
 
-Peers are transformers' torch code, which its Mamba-2 models run without mamba-ssm, and mamba_ssm
-and causal_conv1d if they are installed. The floor is a lower bound of the time: operations divided
-by the rate of a large matrix product, or bytes divided by the bandwidth of a large copy, whichever
-is longer. The same run measures both rates. A separate process measures each memory peak.
+Peers are the torch code that transformers' Mamba-2 models run without mamba-ssm, and on a GPU also
+mamba_ssm and causal_conv1d if they are installed. The floor is a lower bound of the time:
+operations divided by the rate of a large matrix product, or bytes divided by the bandwidth of a
+large copy, whichever is longer. The same run measures both rates. A separate process measures each
+memory peak.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from kernels_operations import GROUPS, HEAD_DIM, HEADS, OPERATIONS, STATE, Operation, Shape
+from kernels_operations import D_STATE, GROUPS, HEAD_DIM, HEADS, OPERATIONS, Shape
 from measuring import bandwidth, interleaved, machine, matrix_rate, memory_now, memory_peak
 
 from hybridize.console import console
@@ -32,19 +33,21 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--tokens", default="2048,8192", help="sequence lengths, comma separated")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds, at least 2")
     parser.add_argument("--only", help="operations, comma separated; default: all")
     parser.add_argument("--label", help="suffix of the names of the result files")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results", help="result directory"
+    )
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     device = torch.device(options.device)
     name = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
     lengths = [int(length) for length in options.tokens.split(",")]
     if options.peak:
-        operation, work = options.peak.split("/")
+        operation, implementation = options.peak.split("/")
         shape = Shape(options.batch, lengths[0], device, getattr(torch, name))
-        print(_peak(operation, work, shape))
+        print(_peak(operation, implementation, shape))
         return
     rate, copy_rate = matrix_rate(device, getattr(torch, name)), bandwidth(device)
     console.message(
@@ -64,24 +67,13 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Time an operation and its peers: forward, and forward and backward."""
     case = OPERATIONS[operation](shape)
-    plain = {name: value.detach() for name, value in case.inputs.items()}
-
-    def forward(work: Callable[..., torch.Tensor]) -> None:
-        with torch.no_grad():
-            work(**plain)
-
-    def both(work: Callable[..., torch.Tensor]) -> None:
-        output = work(**case.inputs)
-        leaves = [value for value in case.inputs.values() if value.requires_grad]
-        torch.autograd.grad(output, leaves, torch.ones_like(output))
-
     rows = []
-    for direction, run, factor in (("forward", forward, 1.0), ("forward+backward", both, 3.0)):
-        timed = interleaved(
-            {name: lambda run=run, work=work: run(work) for name, work in case.works.items()},
-            shape.device,
-            options.rounds,
-        )
+    for direction, run, factor in (
+        ("forward", case.forward, 1.0),
+        ("forward+backward", case.forward_and_backward, 3.0),
+    ):
+        functions = {name: partial(run, call) for name, call in case.implementations.items()}
+        timed = interleaved(functions, shape.device, options.rounds)
         floor = max(factor * case.operations / rate, factor * case.bytes / copy_rate)
         for name, figures in timed.items():
             rows.append(
@@ -95,7 +87,7 @@ def measure(
                 }
             )
             if direction == "forward+backward":
-                rows[-1]["peak_bytes"] = _peak_of(operation, name, shape, options)
+                rows[-1]["peak_bytes"] = _peak_in_new_process(operation, name, shape)
     return rows
 
 
@@ -113,7 +105,7 @@ def report(
         ["operation", "tokens", "", "implementation", "ms", "× floor", "× ours", "peak", "× ours"],
         [_row(row, _ours(row, rows)) for row in rows],
         caption=f"{described['device']}, {described['threads']} threads, {dtype}, batch "
-        f"{options.batch}; {HEADS} heads × {HEAD_DIM}, state {STATE}, {GROUPS} group. Medians of "
+        f"{options.batch}; {HEADS} heads × {HEAD_DIM}, state {D_STATE}, {GROUPS} group. Medians of "
         f"{options.rounds} interleaved rounds; peaks beyond the operands, with all gradients.",
     )
     result = {
@@ -124,7 +116,7 @@ def report(
             "batch": options.batch,
             "heads": HEADS,
             "head_dim": HEAD_DIM,
-            "d_state": STATE,
+            "d_state": D_STATE,
             "groups": GROUPS,
             "rounds": options.rounds,
         },
@@ -166,7 +158,7 @@ def draw(rows: list[dict[str, Any]], device: str, path: Path) -> None:
 
 
 def _ours(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return our row to compare a row with; attention is compared with the scan."""
+    """Return our row for the same measurement; attention is compared with our scan."""
     operation = "ssd_scan" if row["operation"] == "attention" else row["operation"]
     key = (operation, row["tokens"], row["direction"], "hybridize")
     columns = ("operation", "tokens", "direction", "implementation")
@@ -189,32 +181,26 @@ def _row(row: dict[str, Any], ours: dict[str, Any] | None) -> tuple[object, ...]
     )
 
 
-def _peak_of(operation: str, work: str, shape: Shape, options: argparse.Namespace) -> int:
-    command = [sys.executable, __file__, f"--peak={operation}/{work}", f"--device={shape.device}"]
-    command += [f"--batch={shape.batch}", f"--tokens={shape.tokens}"]
+def _peak_in_new_process(operation: str, implementation: str, shape: Shape) -> int:
+    """Run this script with the hidden option ``--peak``, and return the bytes that it prints."""
+    command = [sys.executable, __file__, f"--peak={operation}/{implementation}"]
+    command += [f"--device={shape.device}", f"--batch={shape.batch}", f"--tokens={shape.tokens}"]
     command += [f"--dtype={str(shape.dtype).removeprefix('torch.')}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
 
-def _peak(operation: str, work: str, shape: Shape) -> int:
+def _peak(operation: str, implementation: str, shape: Shape) -> int:
     """Return the peak memory of forward and backward beyond the operands, in bytes."""
-
-    def both(case: Operation) -> None:
-        output = case.works[work](**case.inputs)
-        leaves = [value for value in case.inputs.values() if value.requires_grad]
-        torch.autograd.grad(output, leaves, torch.ones_like(output))
-
-    both(OPERATIONS[operation](replace(shape, tokens=8)))  # load what the first call loads
+    small = OPERATIONS[operation](replace(shape, tokens=8))
+    small.forward_and_backward(small.implementations[implementation])  # loads libraries
     case = OPERATIONS[operation](shape)
-    if shape.device.type == "cuda":
+    on_cuda = shape.device.type == "cuda"
+    if on_cuda:
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        both(case)
-        return torch.cuda.max_memory_allocated() - before
-    before = memory_now()
-    both(case)
-    return memory_peak() - before
+    before = torch.cuda.memory_allocated() if on_cuda else memory_now()
+    case.forward_and_backward(case.implementations[implementation])
+    return (torch.cuda.max_memory_allocated() if on_cuda else memory_peak()) - before
 
 
 if __name__ == "__main__":

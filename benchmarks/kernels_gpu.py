@@ -1,13 +1,13 @@
-"""The Triton kernels at the size of an 8B hybrid, beside their peers, on this machine's GPU.
+"""Compare the Triton kernels with their peers on this machine's GPU, at the size of an 8B hybrid.
 
     benchmarks/kernels_gpu.sh                    # correctness first, then this
     python benchmarks/kernels_gpu.py --only ssd_scan,ssd_step
 
-Peers are plain torch, and mamba_ssm, causal_conv1d and flash-linear-attention if installed. Their
-outputs are compared with ours. The floor is a lower bound of the time: operations divided by the
-rate of a large matrix product, or bytes divided by the bandwidth of a large copy, whichever is
-longer. The same run measures both rates. ``--tiny`` runs everything at toy size, also in Triton's
-interpreter, to check this script.
+Peers are plain torch, and mamba_ssm, causal_conv1d and flash-linear-attention if they are
+installed. Their outputs are compared with ours. The floor is a lower bound of the time: operations
+divided by the rate of a large matrix product, or bytes divided by the bandwidth of a large copy,
+whichever is longer. The same run measures both rates. ``--tiny`` checks this script at toy size,
+also in Triton's interpreter.
 """
 
 import argparse
@@ -17,31 +17,35 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from kernels_gpu_operations import OPERATIONS, Case, Sizes
+from kernels_gpu_operations import OPERATIONS, Sizes
+from kernels_peers import Case
 from measuring import bandwidth, machine, matrix_rate
 
 from hybridize.console import console
 
 HYBRID_8B = Sizes(
-    batch=8, tokens=4096, heads=128, head_dim=64, state=128, groups=8, hidden=4096,
-    vocabulary=128_256, decoding=256, dtype=torch.bfloat16,
+    batch=8, tokens=4096, heads=128, head_dim=64, d_state=128, groups=8, hidden=4096,
+    vocabulary=128_256, decoding_batch=256, dtype=torch.bfloat16,
 )  # fmt: skip
 TINY = Sizes(
-    batch=1, tokens=40, heads=4, head_dim=16, state=16, groups=2, hidden=32,
-    vocabulary=100, decoding=2, dtype=torch.float32,
+    batch=1, tokens=40, heads=4, head_dim=16, d_state=16, groups=2, hidden=32,
+    vocabulary=100, decoding_batch=2, dtype=torch.float32,
 )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="operations, comma separated; default: all")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds, at least 2")
+    parser.add_argument("--tiny", action="store_true", help="check this script at toy size")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results", help="result directory"
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.tiny:
         raise SystemExit("error: there is no CUDA device; benchmarks/kernels.py measures the CPU")
@@ -54,26 +58,30 @@ def main() -> None:
     )
     rows = []
     for name in options.only.split(",") if options.only else OPERATIONS:
-        rows += measure(name, OPERATIONS[name](sizes, device), rate, copy_rate, options.rounds)
+        case = OPERATIONS[name](sizes, device)
+        rows += measure(name, case, device, rate, copy_rate, options.rounds)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     report(rows, rate, copy_rate, sizes, device, options)
 
 
 def measure(
-    name: str, case: Case, rate: float, copy_rate: float, rounds: int
+    name: str, case: Case, device: torch.device, rate: float, copy_rate: float, rounds: int
 ) -> list[dict[str, Any]]:
     """Time an operation and its peers: forward, and forward and backward if it has a gradient."""
     rows = []
-    directions = [("forward", False, 1.0), ("forward+backward", True, 3.0)]
-    for direction, backward, factor in directions if case.differentiable else directions[:1]:
+    directions = [
+        ("forward", case.forward, 1.0),
+        ("forward+backward", case.forward_and_backward, 3.0),
+    ]
+    for direction, call, factor in directions if case.differentiable else directions[:1]:
         runs, ours = {}, None
-        for peer, work in case.works.items():
-            run = _runner(case, work, backward)
+        for peer, implementation in case.implementations.items():
+            run = partial(call, implementation)
             started = time.perf_counter()
             try:
-                output = _finished(run, case.device)
-            except Exception as error:  # a peer may fail; ours may not
+                output = _finished(run, device)
+            except Exception as error:  # a peer may fail, our own kernels may not
                 if ours is None:
                     raise
                 console.message(f"{name}, {peer}: skipped, {type(error).__name__}: {error}")
@@ -90,13 +98,13 @@ def measure(
             row["differs_from_ours"] = float(
                 (output.double() - ours.double()).norm() / ours.double().norm()
             )
-            row["peak_bytes"] = _peak(run, case.device)
+            row["peak_bytes"] = _peak(run, device)
             runs[peer] = (run, row)
             rows.append(row)
         seconds: dict[str, list[float]] = {peer: [] for peer in runs}
-        for _ in range(rounds):  # interleaved, so that changing clock rates affect all alike
+        for _ in range(rounds):  # interleaved, so that a changing clock rate affects all equally
             for peer, (run, _) in runs.items():
-                seconds[peer].append(_seconds(run, case.device))
+                seconds[peer].append(_seconds(run, device))
         for peer, (_, row) in runs.items():
             low, median, high = statistics.quantiles(seconds[peer], n=4, method="inclusive")
             row |= {"median_s": median, "spread": (high - low) / median}
@@ -104,20 +112,8 @@ def measure(
     return rows
 
 
-def _runner(case: Case, work: Callable[..., torch.Tensor], backward: bool) -> Callable[[], Any]:
-    def forward() -> torch.Tensor:
-        with torch.no_grad():
-            return work(**case.inputs)
-
-    def both() -> torch.Tensor:
-        output = work(**case.inputs)
-        leaves = [value for value in case.inputs.values() if value.requires_grad]
-        return torch.autograd.grad(output, leaves, torch.ones_like(output))[0]
-
-    return both if backward else forward
-
-
 def _finished(run: Callable[[], torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Return a copy of the result, after the device has computed it."""
     output = run().clone()
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -187,8 +183,8 @@ def report(
 
 
 def _row(row: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[object, ...]:
-    same = ("operation", "direction")
-    ours = next(other for other in rows if all(other[key] == row[key] for key in same))
+    keys = ("operation", "direction")
+    ours = next(other for other in rows if all(other[key] == row[key] for key in keys))
     peak = row["peak_bytes"]
     return (
         row["operation"],

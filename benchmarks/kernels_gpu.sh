@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Test and time the Triton kernels on this machine's GPU, in at most ten minutes.
 #
-#   benchmarks/kernels_gpu.sh [PYTHON]     the Python of an environment with hybridize, its dev extra,
-#                                          and a torch with CUDA
+#   benchmarks/kernels_gpu.sh [PYTHON]
 #
+# PYTHON is the interpreter of an environment with hybridize, its dev extra, and a torch with CUDA.
 # Results go to benchmarks/results/kernels-<device>.json and .png.
 set -euo pipefail
 cd "$(dirname "$0")/.."

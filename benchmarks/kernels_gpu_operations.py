@@ -1,31 +1,41 @@
-"""What `kernels_gpu.py` measures: each operation on random operands, ours and its peers."""
+"""The operations that `kernels_gpu.py` measures: random operands, our implementation, its peers."""
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from kernels_peers import (
+    Case,
+    Implementation,
+    causal_conv1d_package,
+    installed,
+    mamba_ssm_scan,
+    torch_conv1d,
+    torch_gated_rms_norm,
+    torch_kl_divergence,
+    torch_squared_relu_mlp,
+    total_bytes,
+)
 
 from hybridize import kernels
-
-Work = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the operands; ``decoding`` is the batch size of operations on a single token."""
+    """Sizes of the operands; ``decoding_batch`` is for operations on one token per sequence."""
 
     batch: int
     tokens: int
     heads: int
     head_dim: int
-    state: int
+    d_state: int
     groups: int
     hidden: int
     vocabulary: int
-    decoding: int
+    decoding_batch: int
     dtype: torch.dtype
 
     @property
@@ -34,45 +44,29 @@ class Sizes:
 
     @property
     def channels(self) -> int:
-        return self.inner + 2 * self.groups * self.state
-
-
-@dataclass
-class Case:
-    """An operation on its operands.
-
-    Attributes:
-        inputs: the operands; gradients are computed for those that require them.
-        works: the implementations by name, ours first: functions from the operands to the output.
-        operations, bytes: the minimum of floating-point operations, and of bytes to move.
-        differentiable: whether the operation has a gradient.
-    """
-
-    inputs: dict[str, torch.Tensor]
-    works: dict[str, Work]
-    operations: float
-    bytes: float
-    device: torch.device
-    differentiable: bool = True
+        return self.inner + 2 * self.groups * self.d_state
 
 
 class _Draw:
+    """Draws random tensors that require a gradient."""
+
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
         self._dtype, self._device = sizes.dtype, device
 
     def __call__(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        made = torch.randn(*shape, device=self._device, dtype=dtype or self._dtype)
-        return made.requires_grad_()
+        drawn = torch.randn(*shape, device=self._device, dtype=dtype or self._dtype)
+        return drawn.requires_grad_()
 
 
-def _scan_operands(sizes: Sizes, device: torch.device, *lead: int) -> dict[str, torch.Tensor]:
+def _scan_operands(sizes: Sizes, device: torch.device, *leading: int) -> dict[str, torch.Tensor]:
+    """Return operands of the scan or of a step; ``leading`` are the dimensions before the heads."""
     draw = _Draw(sizes, device)
     return {
-        "x": draw(*lead, sizes.heads, sizes.head_dim),
-        "dt": draw(*lead, sizes.heads),
+        "x": draw(*leading, sizes.heads, sizes.head_dim),
+        "dt": draw(*leading, sizes.heads),
         "A": (-torch.rand(sizes.heads, device=device) - 0.1).requires_grad_(),
-        "B": draw(*lead, sizes.groups, sizes.state),
-        "C": draw(*lead, sizes.groups, sizes.state),
+        "B": draw(*leading, sizes.groups, sizes.d_state),
+        "C": draw(*leading, sizes.groups, sizes.d_state),
         "D": draw(sizes.heads, dtype=torch.float32),
         "dt_bias": draw(sizes.heads, dtype=torch.float32),
     }
@@ -80,12 +74,6 @@ def _scan_operands(sizes: Sizes, device: torch.device, *lead: int) -> dict[str, 
 
 def ssd_scan(sizes: Sizes, device: torch.device) -> Case:
     inputs = _scan_operands(sizes, device, sizes.batch, sizes.tokens)
-
-    def mamba_ssm(x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
-        scan = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
-        return scan.mamba_chunk_scan_combined(
-            x, dt, A, B, C, chunk_size=256, D=D, dt_bias=dt_bias, dt_softplus=True
-        )
 
     def fla(x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
         gla = importlib.import_module("fla.ops.simple_gla")
@@ -95,19 +83,21 @@ def ssd_scan(sizes: Sizes, device: torch.device) -> Case:
         y, _ = gla.chunk_simple_gla(C, B, values, delta * A, scale=1.0)
         return y + D.to(x.dtype)[:, None] * x
 
-    works: dict[str, Work] = {"hybridize": lambda **given: kernels.ssd_scan(**given)[0]}
-    works |= _available(mamba_ssm=mamba_ssm, fla=fla)
-    # With chunks of Q = 64 tokens, a token takes 2·Q·(N·groups/heads + P) operations, half of them
-    # masked, and 4·N·P for the state.
-    within = 64 * (sizes.state * sizes.groups / sizes.heads + sizes.head_dim)
-    each = sizes.heads * (within + 4 * sizes.state * sizes.head_dim)
-    moved = _bytes(inputs) + inputs["x"].nbytes
-    return Case(inputs, works, sizes.batch * sizes.tokens * each, moved, device)
+    implementations: dict[str, Implementation] = {
+        "hybridize": lambda **given: kernels.ssd_scan(**given)[0],
+        **installed(mamba_ssm=mamba_ssm_scan, fla=fla),
+    }
+    # In chunks of Q = 64 tokens, a token takes 2·Q·(N·groups/heads + P) operations per head within
+    # the chunk, half of them masked, and 4·N·P for the state.
+    within_chunk = 64 * (sizes.d_state * sizes.groups / sizes.heads + sizes.head_dim)
+    per_token = sizes.heads * (within_chunk + 4 * sizes.d_state * sizes.head_dim)
+    moved = total_bytes(inputs, inputs["x"])
+    return Case(inputs, implementations, sizes.batch * sizes.tokens * per_token, moved)
 
 
 def ssd_step(sizes: Sizes, device: torch.device) -> Case:
-    inputs = _scan_operands(sizes, device, sizes.decoding)
-    shape = (sizes.decoding, sizes.heads, sizes.head_dim, sizes.state)
+    inputs = _scan_operands(sizes, device, sizes.decoding_batch)
+    shape = (sizes.decoding_batch, sizes.heads, sizes.head_dim, sizes.d_state)
     states = {name: torch.zeros(shape, device=device) for name in ("hybridize", "mamba_ssm")}
 
     def ours(**given: torch.Tensor) -> torch.Tensor:
@@ -115,12 +105,12 @@ def ssd_step(sizes: Sizes, device: torch.device) -> Case:
 
     def mamba_ssm(x, dt, A, B, C, D, dt_bias):  # type: ignore[no-untyped-def]
         update = importlib.import_module("mamba_ssm.ops.triton.selective_state_update")
-        heads, head_dim, state = x.shape[1], x.shape[2], B.shape[-1]
+        heads, head_dim, d_state = x.shape[1], x.shape[2], B.shape[-1]
         return update.selective_state_update(
             states["mamba_ssm"],
             x,
             dt[..., None].expand(-1, -1, head_dim),
-            A[:, None, None].expand(heads, head_dim, state),
+            A[:, None, None].expand(heads, head_dim, d_state),
             B,
             C,
             D=D[:, None].expand(heads, head_dim),
@@ -128,10 +118,10 @@ def ssd_step(sizes: Sizes, device: torch.device) -> Case:
             dt_softplus=True,
         )
 
-    works = {"hybridize": ours, **_available(mamba_ssm=mamba_ssm)}
+    implementations = {"hybridize": ours, **installed(mamba_ssm=mamba_ssm)}
     state = states["hybridize"]
-    moved = _bytes(inputs) + inputs["x"].nbytes + 2 * state.nbytes
-    return Case(inputs, works, 5 * state.numel(), moved, device, differentiable=False)
+    moved = total_bytes(inputs, inputs["x"], state, state)
+    return Case(inputs, implementations, 5 * state.numel(), moved, differentiable=False)
 
 
 def causal_conv1d(sizes: Sizes, device: torch.device) -> Case:
@@ -142,18 +132,13 @@ def causal_conv1d(sizes: Sizes, device: torch.device) -> Case:
         "bias": draw(sizes.channels),
     }
 
-    def torch_conv1d(x, weight, bias):  # type: ignore[no-untyped-def]
-        y = F.conv1d(x.mT, weight[:, None], bias, padding=3, groups=len(weight))
-        return F.silu(y[..., : x.shape[1]]).mT
-
-    def causal_conv1d(x, weight, bias):  # type: ignore[no-untyped-def]
-        module = importlib.import_module("causal_conv1d")
-        return module.causal_conv1d_fn(x.mT, weight, bias, activation="silu").mT
-
-    works: dict[str, Work] = {"hybridize": lambda **given: kernels.causal_conv1d(**given)[0]}
-    works |= {"torch": torch_conv1d, **_available(causal_conv1d=causal_conv1d)}
-    moved = _bytes(inputs) + inputs["x"].nbytes
-    return Case(inputs, works, 8 * inputs["x"].numel(), moved, device)
+    implementations: dict[str, Implementation] = {
+        "hybridize": lambda **given: kernels.causal_conv1d(**given)[0],
+        "torch": torch_conv1d,
+        **installed(causal_conv1d=causal_conv1d_package),
+    }
+    moved = total_bytes(inputs, inputs["x"])
+    return Case(inputs, implementations, 8 * inputs["x"].numel(), moved)
 
 
 def gated_rms_norm(sizes: Sizes, device: torch.device) -> Case:
@@ -161,85 +146,82 @@ def gated_rms_norm(sizes: Sizes, device: torch.device) -> Case:
     shape = (sizes.batch, sizes.tokens, sizes.inner)
     inputs = {"x": draw(*shape), "gate": draw(*shape), "weight": draw(sizes.inner)}
 
-    def plain(x, gate, weight):  # type: ignore[no-untyped-def]
-        wide = (x.float() * F.silu(gate.float())).unflatten(-1, (-1, group))
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)
-        return weight * wide.flatten(-2).to(x.dtype)
-
     def mamba_ssm(x, gate, weight):  # type: ignore[no-untyped-def]
         gated = importlib.import_module("mamba_ssm.ops.triton.layernorm_gated")
         return gated.rmsnorm_fn(
             x, weight, None, z=gate, eps=1e-5, group_size=group, norm_before_gate=False
         )
 
-    works: dict[str, Work] = {
+    implementations: dict[str, Implementation] = {
         "hybridize": lambda **given: kernels.gated_rms_norm(**given, eps=1e-5, group_size=group),
-        "torch": plain,
-        **_available(mamba_ssm=mamba_ssm),
+        "torch": partial(torch_gated_rms_norm, group_size=group),
+        **installed(mamba_ssm=mamba_ssm),
     }
-    moved = _bytes(inputs) + inputs["x"].nbytes
-    return Case(inputs, works, 10 * inputs["x"].numel(), moved, device)
+    moved = total_bytes(inputs, inputs["x"])
+    return Case(inputs, implementations, 10 * inputs["x"].numel(), moved)
 
 
 def rms_norm(sizes: Sizes, device: torch.device) -> Case:
     draw = _Draw(sizes, device)
     inputs = {"x": draw(sizes.batch, sizes.tokens, sizes.hidden), "weight": draw(sizes.hidden)}
-    works: dict[str, Work] = {
+    implementations: dict[str, Implementation] = {
         "hybridize": lambda **given: kernels.rms_norm(**given, eps=1e-5),
         "torch": lambda x, weight: F.rms_norm(x, weight.shape, weight, 1e-5),
     }
-    moved = _bytes(inputs) + inputs["x"].nbytes
-    return Case(inputs, works, 4 * inputs["x"].numel(), moved, device)
+    moved = total_bytes(inputs, inputs["x"])
+    return Case(inputs, implementations, 4 * inputs["x"].numel(), moved)
 
 
 def swiglu(sizes: Sizes, device: torch.device) -> Case:
     draw, shape = _Draw(sizes, device), (sizes.batch, sizes.tokens, sizes.inner)
     inputs = {"gate": draw(*shape), "up": draw(*shape)}
-    works: dict[str, Work] = {
+    implementations: dict[str, Implementation] = {
         "hybridize": kernels.swiglu,
         "torch": lambda gate, up: F.silu(gate) * up,
     }
-    moved = _bytes(inputs) + inputs["up"].nbytes
-    return Case(inputs, works, 5 * inputs["up"].numel(), moved, device)
+    moved = total_bytes(inputs, inputs["up"])
+    return Case(inputs, implementations, 5 * inputs["up"].numel(), moved)
 
 
 def squared_relu(sizes: Sizes, device: torch.device) -> Case:
     inputs = {"x": _Draw(sizes, device)(sizes.batch, sizes.tokens, sizes.inner)}
-    works: dict[str, Work] = {
+    implementations: dict[str, Implementation] = {
         "hybridize": kernels.squared_relu,
         "torch": lambda x: F.relu(x).square(),
     }
-    return Case(inputs, works, 2 * inputs["x"].numel(), 2 * _bytes(inputs), device)
+    moved = total_bytes(inputs, inputs["x"])
+    return Case(inputs, implementations, 2 * inputs["x"].numel(), moved)
 
 
 def squared_relu_mlp(sizes: Sizes, device: torch.device) -> Case:
-    draw, width, small = _Draw(sizes, device), 4 * sizes.hidden, sizes.hidden**-0.5
+    draw, width, scale = _Draw(sizes, device), 4 * sizes.hidden, sizes.hidden**-0.5
     inputs = {
         "x": draw(sizes.batch, sizes.tokens, sizes.hidden),
-        "up": (draw(width, sizes.hidden).detach() * small).requires_grad_(),
-        "down": (draw(sizes.hidden, width).detach() * small).requires_grad_(),
+        "up": (draw(width, sizes.hidden).detach() * scale).requires_grad_(),
+        "down": (draw(sizes.hidden, width).detach() * scale).requires_grad_(),
     }
-    works: dict[str, Work] = {
+    implementations: dict[str, Implementation] = {
         "hybridize": kernels.squared_relu_mlp,
-        "torch": lambda x, up, down: F.linear(F.relu(F.linear(x, up)).square(), down),
+        "torch": torch_squared_relu_mlp,
     }
-    moved = _bytes(inputs) + inputs["x"].nbytes
-    return Case(inputs, works, 4 * inputs["x"].numel() * width, moved, device)
+    moved = total_bytes(inputs, inputs["x"])
+    return Case(inputs, implementations, 4 * inputs["x"].numel() * width, moved)
 
 
 def mamba2_step(sizes: Sizes, device: torch.device) -> Case:
     draw = _Draw(sizes, device)
     conv = {"conv_weight": draw(sizes.channels, 4), "conv_bias": draw(sizes.channels)}
     heads = {name: draw(sizes.heads, dtype=torch.float32) for name in ("A_log", "D", "dt_bias")}
-    projected = draw(sizes.decoding, sizes.inner + sizes.channels + sizes.heads)
+    projected = draw(sizes.decoding_batch, sizes.inner + sizes.channels + sizes.heads)
     inputs = {"projected": projected, **conv, **heads, "norm_weight": draw(sizes.inner)}
-    shape = (sizes.decoding, sizes.heads, sizes.head_dim, sizes.state)
+    batch = sizes.decoding_batch
+    shape = (batch, sizes.heads, sizes.head_dim, sizes.d_state)
     group = sizes.inner // sizes.groups
     states = {
         name: (
-            torch.zeros(sizes.decoding, sizes.channels, 3, device=device, dtype=sizes.dtype).mT,
+            torch.zeros(batch, sizes.channels, 3, device=device, dtype=sizes.dtype).mT,
             torch.zeros(shape, device=device),
-        )  # conv_state and state, in the layout of the model's cache
+        )  # conv_state and state, with the strides that they have in the model's cache
         for name in ("hybridize", "separate")
     }
 
@@ -253,7 +235,7 @@ def mamba2_step(sizes: Sizes, device: torch.device) -> Case:
         conv_state, state = states["separate"]
         gate, mixed, dt = projected.split([sizes.inner, sizes.channels, sizes.heads], -1)
         mixed = kernels.causal_conv1d_step(mixed, conv_state, conv_weight, conv_bias)
-        bc_width = sizes.groups * sizes.state
+        bc_width = sizes.groups * sizes.d_state
         x, B, C = mixed.split([sizes.inner, bc_width, bc_width], -1)
         B, C = (t.unflatten(-1, (sizes.groups, -1)) for t in (B, C))
         x = x.unflatten(-1, (sizes.heads, -1))
@@ -261,28 +243,31 @@ def mamba2_step(sizes: Sizes, device: torch.device) -> Case:
         return kernels.gated_rms_norm(y.flatten(1), gate, norm_weight, 1e-5, group_size=group)
 
     conv_state, state = states["hybridize"]
-    moved = _bytes(inputs) + 2 * (state.nbytes + conv_state.nbytes)
-    works: dict[str, Work] = {"hybridize": ours, "hybridize, op by op": separate}
-    return Case(inputs, works, 5 * state.numel(), moved, device, differentiable=False)
+    moved = total_bytes(inputs, state, state, conv_state, conv_state)
+    implementations: dict[str, Implementation] = {
+        "hybridize": ours,
+        "hybridize, op by op": separate,
+    }
+    return Case(inputs, implementations, 5 * state.numel(), moved, differentiable=False)
 
 
 def fp8_quantize(sizes: Sizes, device: torch.device) -> Case:
     inputs = {"x": _Draw(sizes, device)(sizes.batch * sizes.tokens, sizes.hidden)}
 
-    def plain(x):  # type: ignore[no-untyped-def]
+    def torch_fp8_quantize(x):  # type: ignore[no-untyped-def]
         scale = x.abs().amax(-1, keepdim=True).float() / 448
         return (x.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
 
-    works: dict[str, Work] = {
+    implementations: dict[str, Implementation] = {
         "hybridize": lambda x: kernels.fp8_quantize(x, "row")[0],
-        "torch": plain,
+        "torch": torch_fp8_quantize,
     }
-    moved = _bytes(inputs) + inputs["x"].numel()
-    return Case(inputs, works, 3 * inputs["x"].numel(), moved, device, differentiable=False)
+    moved = total_bytes(inputs) + inputs["x"].numel()  # one byte per FP8 number
+    return Case(inputs, implementations, 3 * inputs["x"].numel(), moved, differentiable=False)
 
 
 def fp8_linear(sizes: Sizes, device: torch.device) -> Case:
-    """Scales per row. Ours also quantizes the activations; torch's product gets them quantized."""
+    """Scales per row. Ours also quantizes the activations; torch's product takes them quantized."""
     return _fp8_linear(sizes, device, "row", "row")
 
 
@@ -293,8 +278,8 @@ def fp8_linear_per_block(sizes: Sizes, device: torch.device) -> Case:
 def _fp8_linear(sizes: Sizes, device: torch.device, activations: str, weights: str) -> Case:
     draw = _Draw(sizes, device)
     x = draw(sizes.batch * sizes.tokens, sizes.hidden).detach()
-    wide = draw(4 * sizes.hidden, sizes.hidden).detach()
-    weight, weight_scale = kernels.fp8_quantize(wide, weights)
+    full_weight = draw(4 * sizes.hidden, sizes.hidden).detach()
+    weight, weight_scale = kernels.fp8_quantize(full_weight, weights)
     values, scale = kernels.fp8_quantize(x, activations)
     by_columns = scale.T.contiguous().T  # torch's layout for groups; the same for rows
 
@@ -307,20 +292,20 @@ def _fp8_linear(sizes: Sizes, device: torch.device, activations: str, weights: s
             out_dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
         )
 
-    works: dict[str, Work] = {
+    implementations: dict[str, Implementation] = {
         "hybridize": lambda x: kernels.fp8_linear(x, weight, weight_scale, activations=activations),
         "torch, product alone": scaled_mm,
-        "torch, in the operands' dtype": lambda x: F.linear(x, wide),
+        "torch, in the operands' dtype": lambda x: F.linear(x, full_weight),
     }
     # Half of the operations, because FP8 has twice the rate of the measured matrix product.
     operations = x.numel() * len(weight)
     moved = x.nbytes + weight.nbytes + x.shape[0] * len(weight) * x.element_size()
-    return Case({"x": x}, works, operations, moved, device, differentiable=False)
+    return Case({"x": x}, implementations, operations, moved, differentiable=False)
 
 
 def linear_kl_divergence(sizes: Sizes, device: torch.device) -> Case:
-    draw, small = _Draw(sizes, device), sizes.hidden**-0.5
-    heads = [(draw(sizes.vocabulary, sizes.hidden).detach() * small) for _ in range(2)]
+    draw, scale = _Draw(sizes, device), sizes.hidden**-0.5
+    heads = [(draw(sizes.vocabulary, sizes.hidden).detach() * scale) for _ in range(2)]
     inputs = {
         "hidden": draw(sizes.tokens, sizes.hidden),
         "weight": heads[0].requires_grad_(),
@@ -328,14 +313,12 @@ def linear_kl_divergence(sizes: Sizes, device: torch.device) -> Case:
         "target_weight": heads[1],
     }
 
-    def unfused(hidden, weight, target_hidden, target_weight):  # type: ignore[no-untyped-def]
-        teacher = (target_hidden @ target_weight.T).float().log_softmax(-1)
-        student = (hidden @ weight.T).float().log_softmax(-1)
-        return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-    works: dict[str, Work] = {"hybridize": kernels.linear_kl_divergence, "torch": unfused}
+    implementations: dict[str, Implementation] = {
+        "hybridize": kernels.linear_kl_divergence,
+        "torch": torch_kl_divergence,
+    }
     operations = 4 * sizes.tokens * sizes.vocabulary * sizes.hidden
-    return Case(inputs, works, operations, _bytes(inputs), device)
+    return Case(inputs, implementations, operations, total_bytes(inputs))
 
 
 OPERATIONS: dict[str, Callable[[Sizes, torch.device], Case]] = {
@@ -356,14 +339,3 @@ OPERATIONS: dict[str, Callable[[Sizes, torch.device], Case]] = {
         linear_kl_divergence,
     )
 }
-
-
-def _available(**peers: Any) -> dict[str, Work]:
-    """Return the peers whose packages are installed."""
-    from importlib.util import find_spec
-
-    return {name: work for name, work in peers.items() if find_spec(name) is not None}
-
-
-def _bytes(inputs: dict[str, torch.Tensor]) -> float:
-    return float(sum(tensor.nbytes for tensor in inputs.values()))
