@@ -17,12 +17,6 @@ TILE = 128
 
 _WEIGHTS = {"channel": "row", "tensor": "tensor", "block": "block"}
 _ACTIVATIONS = {"token": "row", "tensor": "tensor", "group": "group"}
-# Granularity of weights, granularity of activations, static scales of activations: the scheme.
-_SCHEMES = {
-    ("row", "row", False): "fp8",
-    ("tensor", "tensor", True): "fp8-tensor",
-    ("block", "group", False): "fp8-block",
-}
 
 
 @dataclass(frozen=True)
@@ -41,11 +35,10 @@ class Quantization:
     static: bool
     ignored: tuple[str, ...] = ()
 
-    @property
-    def scheme(self) -> str:
-        """The scheme's name, or a description if hybridize has no name for it."""
-        known = _SCHEMES.get((self.weights, self.activations, self.static))
-        return known or f"{self.weights} weights, {self.activations} activations"
+    def describe(self) -> str:
+        """Return the granularity of the scales in words."""
+        activations = f"{'static' if self.static else 'dynamic'} per {self.activations}"
+        return f"FP8, scales of weights per {self.weights}, of activations {activations}"
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the stored scale of a matrix with ``shape``."""

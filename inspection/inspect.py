@@ -14,6 +14,7 @@ from hybridize.checkpoints import CheckpointReader, read_provenance
 from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotHoldError, read_config
 from hybridize.checkpoints.hub import resolve
+from hybridize.checkpoints.quantization import Quantization
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.inspection.config import InspectConfig
 from hybridize.modeling.costs import CacheCost, cache_cost
@@ -54,7 +55,8 @@ class Inspection:
         format: its on-disk architecture.
         layout: one letter per block.
         dtypes: bytes of weights by dtype.
-        quantization: the scheme of its FP8 weights; empty if it has none.
+        quantization: the scheme that `hybridize.quantize` used, or how another program quantized
+            the weights; empty for weights that are not quantized.
         parameters: the number of parameters; tied weights count once.
         kinds: a summary for each kind of block, then for ``embeddings`` and ``norms``.
         cache: the size of the cache at each context length.
@@ -108,6 +110,7 @@ def inspect(
         for name in reader.names:
             dtypes[reader.dtype(name)] = dtypes.get(reader.dtype(name), 0) + reader.nbytes(name)
         element = itemsize(tensors.dtype("model.embed_tokens.weight"))
+    records = tuple(read_provenance(directory))
     return Inspection(
         directory=directory,
         format=format_.name,
@@ -116,14 +119,26 @@ def inspect(
         vocab_size=spec.vocab_size,
         max_position_embeddings=spec.max_position_embeddings,
         dtypes=dtypes,
-        quantization="" if tensors.quantization is None else tensors.quantization.scheme,
+        quantization=_describe_quantization(tensors.quantization, records),
         parameters=sum(prod(shape) for shape in parameter_shapes(spec).values()),
         kinds=_kinds(spec),
         cache=tuple(cache_cost(spec, context, element) for context in contexts),
         holds={name: _obstacle(name, spec) for name in HYBRID_FORMATS},
-        records=tuple(read_provenance(directory)),
+        records=records,
         states=_measure_states(model, config),
     )
+
+
+def _describe_quantization(
+    quantization: Quantization | None, records: Sequence[dict[str, Any]]
+) -> str:
+    if quantization is None:
+        return ""
+    for record in reversed(records):
+        match record:
+            case {"command": "quantize", "options": {"scheme": str(scheme)}}:
+                return scheme
+    return quantization.describe()
 
 
 def _measure_states(model: str | Path, config: InspectConfig) -> "StateReport | None":

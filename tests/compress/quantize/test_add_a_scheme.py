@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import hybridize
 from hybridize.__main__ import main
 from hybridize.checkpoints.load import load_model
 from hybridize.compress.quantize.schemes import SCHEMES
@@ -76,6 +77,7 @@ def test_quantize_with_the_scheme(folder, tmp_path, monkeypatch):
     assert main(command) == 2  # the scheme is unknown
     monkeypatch.setitem(SCHEMES.entries, *LINE)
     assert main(command) == 0
+    assert hybridize.inspect(tmp_path / "out").quantization == "fp8-row-static"
 
     weights = load_file(tmp_path / "out" / "model.safetensors")
     stem = "model.layers.1.mlp.up_proj."

@@ -247,6 +247,9 @@ def test_shards_verification_inspection_and_provenance(tmp_path):
     assert found.dtypes["float8_e4m3fn"] > found.dtypes["bfloat16"]
     assert [record["command"] for record in found.records] == ["quantize"]
     assert hybridize.inspect(directory).quantization == ""
+    (tmp_path / "out" / "hybridize.json").unlink()  # as if another program had quantized it
+    described = "FP8, scales of weights per row, of activations dynamic per row"
+    assert hybridize.inspect(tmp_path / "out").quantization == described
 
 
 def test_linear_layers_shrink_to_half_their_size(tmp_path):
