@@ -1,4 +1,4 @@
-"""Compare the figures of a model with those of its baseline."""
+"""Compare the metrics of a model with those of its baseline."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -23,12 +23,12 @@ BACKENDS = ("hybridize", "transformers")
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(Config):
-    """Which tasks and which text a model is evaluated on, and how the model runs."""
+    """The tasks and the text that models are evaluated on, and how the models run."""
 
     tasks: tuple[str, ...] | None = option(
         Listed(Text("NAME"), "NAME,…"),
         None,
-        help="Names of tasks: those of lm-eval, or recall and its parts.",
+        help="Names of lm-eval's tasks, or recall: questions about facts in the context.",
         default_text="mmlu; none with `perplexity` alone",
     )
     mmlu_dir: str | None = option(
@@ -54,7 +54,9 @@ class EvalConfig(Config):
     limit: int | None = option(
         Whole(1), None, help="Ask only the first N questions of each task or subject."
     )
-    output: str | None = output_file_option("Write the results to this file, as lm-eval does.")
+    output: str | None = output_file_option(
+        "Write the results to this JSON file, in the layout of lm-eval's results files."
+    )
     force: bool = force_option()
     batch_size: int = option(Whole(1), 8, help="Number of prompts in a forward pass.")
     max_length: int | None = option(

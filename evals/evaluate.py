@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridize.checkpoints.hub import resolve
 from hybridize.errors import InputError
+from hybridize.evals.checkpoint_list import find_checkpoints
 from hybridize.evals.compare import compare
 from hybridize.evals.config import EvalConfig
 from hybridize.evals.results import (
@@ -37,15 +37,15 @@ def evaluate(models: str | Path | Sequence[str | Path], *, config: EvalConfig) -
     """Measure accuracy and perplexity of checkpoints with lm-eval.
 
     With ``mmlu_dir``, subjects that MMLU does not have are asked in the same way and form the group
-    ``mmlu_custom``. With a cache dtype other than auto, the model reads texts through its cache,
-    in pieces, so that the results show what the stored precision costs.
+    ``mmlu_custom``. With a cache dtype other than auto, the model reads texts in chunks through its
+    cache, so that the results include the effect of the lower precision.
 
     Args:
         models: checkpoint directories or hub ids.
         config: the options.
 
     Returns:
-        The figures of each model, the baseline first.
+        The results of each model, the baseline first.
 
     Raises:
         InputError: an option or a file is wrong; nothing was written.
@@ -55,7 +55,7 @@ def evaluate(models: str | Path | Sequence[str | Path], *, config: EvalConfig) -
     if output is not None:
         check_output_file(output, force=config.force)
     text = None if config.perplexity is None else _Text.read(Path(config.perplexity))
-    directories = _find_models(models, config.baseline)
+    directories = find_checkpoints(models, config.baseline)
     require_extra("eval", ("datasets", "lm_eval.models.huggingface", "scipy.stats"), "evaluation")
 
     from hybridize.evals.harness import compiled_templates, quiet_libraries
@@ -103,7 +103,7 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What is done with each model."""
+    """Evaluates one model after another on the same tasks and the same text."""
 
     config: EvalConfig
     selection: "TaskSelection | None"
@@ -190,19 +190,3 @@ def _prepare(config: EvalConfig, text: _Text | None) -> _Evaluation:
         exam = None if config.mmlu_dir is None else Path(config.mmlu_dir)
         selection = select_tasks(config.tasks, mmlu_dir=exam, num_fewshot=config.num_fewshot)
     return _Evaluation(config, selection, text, device, dtype)
-
-
-def _find_models(
-    models: str | Path | Sequence[str | Path], baseline: str | None
-) -> dict[str, Path]:
-    """Return the directory of each model by name, the baseline first, before any of them runs."""
-    given = [models] if isinstance(models, str | Path) else list(models)
-    if not given:
-        raise InputError("MODEL: name at least one checkpoint to evaluate")
-    directories = {}
-    for model in given if baseline is None else [baseline, *given]:
-        directory = resolve(model)
-        if not (directory / "config.json").is_file():
-            raise InputError(f"{directory}: has no config.json; name a checkpoint's directory")
-        directories[str(model)] = directory
-    return directories

@@ -3,10 +3,11 @@
 ::
 
     DIR/dev/<subject>_dev.csv      solved questions for few-shot prompts
-    DIR/test/<subject>_test.csv    questions that are asked
+    DIR/test/<subject>_test.csv    questions for the model
 
 Each row holds a question, four choices and the letter of the right choice. There is no header.
-Fields may span lines (Hendrycks et al. 2021, "Measuring Massive Multitask Language Understanding").
+Fields may span lines. MMLU is described in Hendrycks et al. 2021, "Measuring Massive Multitask
+Language Understanding".
 """
 
 import csv
@@ -28,9 +29,9 @@ class Question:
     """One question.
 
     Attributes:
-        text: the question, as the file has it.
+        text: the question as in the file.
         choices: the four answers to choose from.
-        answer: the index of the right one.
+        answer: the index of the right choice.
     """
 
     text: str
@@ -45,7 +46,7 @@ class Subject:
     Attributes:
         name: the name of the files without ``_dev.csv`` and ``_test.csv``.
         dev: questions for few-shot prompts.
-        test: questions that are asked.
+        test: questions for the model.
     """
 
     name: str
@@ -75,7 +76,7 @@ def list_subjects(directory: Path) -> list[str]:
             f"{_file_of(directory, here, name)}; each subject needs both"
         )
     if not subjects["test"]:
-        raise InputError(f"{directory}: no subject there; test/ has no file SUBJECT_test.csv")
+        raise InputError(f"{directory}: no subjects; test/ has no file SUBJECT_test.csv")
     return sorted(subjects["test"])
 
 

@@ -1,4 +1,4 @@
-"""What tables and figures call an exam, so that only MMLU's own questions are called MMLU."""
+"""Name an exam for tables and figures. Only MMLU's own questions are called MMLU."""
 
 from collections.abc import Collection
 from importlib.resources import files
@@ -39,12 +39,12 @@ def exam_name(directory: Path, subjects: Collection[Subject]) -> str:
     """Return the name of an exam.
 
     Args:
-        directory: where the exam lies.
-        subjects: the subjects that are asked; at least one.
+        directory: the directory of the exam.
+        subjects: the subjects of the evaluation; at least one.
 
     Returns:
         ``MMLU`` if each subject is one of MMLU's and has as many questions as in MMLU; ``bundled
-        exam`` if the questions are those of `hybridize.demo.EXAM`; else ``exam in DIRECTORY``.
+        exam`` if the questions are those of `hybridize.demo.EXAM`; ``exam in DIRECTORY`` otherwise.
     """
     if all(len(subject.test) == MMLU_QUESTIONS.get(subject.name) for subject in subjects):
         return MMLU

@@ -39,7 +39,7 @@ class ExamTasks:
         num_fewshot: number of solved questions in each prompt; if None, 5.
 
     Raises:
-        InputError: from every method: the directory holds no exam, or a file of it is damaged.
+        InputError: (from every method) the directory has no exam, or a file of the exam is damaged.
     """
 
     def __init__(self, manager: TaskManager, directory: Path, num_fewshot: int | None) -> None:
@@ -62,8 +62,8 @@ class ExamTasks:
         built = list(self._build(name))
         if not built:
             raise InputError(
-                f"`tasks={name}`: {self._directory} holds no subject of it; "
-                f"it holds {', '.join(self._subjects.values())}"
+                f"`tasks={name}`: {self._directory} has no subject of this task; "
+                f"it has {', '.join(self._subjects.values())}"
             )
         return built
 
@@ -74,13 +74,14 @@ class ExamTasks:
         for task, name in subjects.items():
             if task == CUSTOM_GROUP or (task in self._index and not self._is_subject(task)):
                 raise InputError(
-                    f"{self._directory}: the subject name {name!r} is that of a category of MMLU; "
+                    f"{self._directory}: the subject name {name!r} is also that of a category of "
+                    "MMLU; "
                     "rename its files"
                 )
         return subjects
 
     def _is_subject(self, task: str) -> bool:
-        """Return whether lm-eval has this task, and it is a subject rather than a category."""
+        """Return whether lm-eval has this task and it is a subject, not a category."""
         entry = self._index.get(task)
         return entry is not None and entry.cfg is not None and "dataset_name" in entry.cfg
 
@@ -145,7 +146,7 @@ class ExamTasks:
 
 
 def documents(subject: Subject) -> datasets.DatasetDict:
-    """Return the questions as the hub's ``cais/mmlu`` holds them."""
+    """Return the questions in the layout of ``cais/mmlu`` on the hub."""
     return datasets.DatasetDict(
         {
             split: datasets.Dataset.from_list([_document(question) for question in questions])

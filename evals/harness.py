@@ -81,12 +81,12 @@ def no_results(model_args: dict[str, str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep libraries from writing to stdout, and to stderr anything but errors.
+    """Silence libraries: they write nothing to stdout, and only errors to stderr.
 
     On a terminal, progress bars of downloads are still shown.
     """
     with contextlib.ExitStack() as undo:
-        # Some tasks print; that goes to stderr.
+        # Some tasks print to stdout.
         undo.enter_context(contextlib.redirect_stdout(sys.stderr))
         harness_log = logging.getLogger("lm_eval")
         undo.callback(harness_log.setLevel, harness_log.level)
@@ -100,7 +100,7 @@ def quiet_libraries() -> Iterator[None]:
             if transformers.logging.is_progress_bar_enabled():
                 transformers.logging.disable_progress_bar()
                 undo.callback(transformers.logging.enable_progress_bar)
-        # lm-eval shows one bar per task and has no option against it.
+        # lm-eval shows one bar per task and has no option to turn it off.
         _replace(undo, lm_eval.api.task, "tqdm", _no_bar)
         # lm-eval's own function lets git write to stderr outside of a repository.
         _replace(undo, lm_eval.evaluator, "get_git_commit_hash", current_commit)

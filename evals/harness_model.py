@@ -1,8 +1,8 @@
 """A causal model for lm-eval: its own `HFLM` with less work per question and our progress bar.
 
-Scores are those of `HFLM`. It tokenizes, batches, and cuts off the beginning of prompts that are
-too long. It pads on the right, which changes nothing for the tokens before the padding, neither in
-a causal nor in a recurrent model.
+Scores equal those of `HFLM`, which tokenizes, batches, and cuts off the beginning of prompts that
+are too long. It pads on the right. The padding does not change the scores, because neither causal
+attention nor a recurrence lets a token see later ones.
 """
 
 import math
@@ -144,14 +144,14 @@ class HarnessModel(HFLM):
             tokens, prefix_token=self.prefix_token_id, max_seq_len=window, context_len=1
         )
         requests: list[Request] = [(None, *make_disjoint_window(each)) for each in windows]
-        rows = max(1, min(self.batch_size, MAX_SCORED_TOKENS // window))
+        batch_size = max(1, min(self.batch_size, MAX_SCORED_TOKENS // window))
         softmax_dtype, self.softmax_dtype = self.softmax_dtype, torch.float32
         try:
             with self._progress("scoring text", len(requests), "windows"):
                 scores = [
                     score
-                    for first in range(0, len(requests), rows)
-                    for score, _ in self._loglikelihood_tokens(requests[first : first + rows])
+                    for first in range(0, len(requests), batch_size)
+                    for score, _ in self._loglikelihood_tokens(requests[first : first + batch_size])
                 ]
         finally:
             self.softmax_dtype = softmax_dtype
@@ -163,8 +163,8 @@ class HarnessModel(HFLM):
         disable_tqdm: bool = True,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """Score token sequences, and count those that do not fit."""
-        # HFLM scores continuations that differ only in their last token with one run of the model.
+        """Score token sequences, and count the prompts that are too long for the model."""
+        # HFLM runs the model once for continuations that differ only in their last token.
         runs = len({tuple(context + continuation[:-1]) for _, context, continuation in requests})
         named = [(request[0], len(request[1]) + len(request[2])) for request in requests]
         self.prompts += len({name[0] for name, _ in named if name})
@@ -186,11 +186,10 @@ class HarnessModel(HFLM):
         attn_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return logits ``(batch, kept, vocab)`` of the last positions, which are enough.
+        """Return logits ``(batch, kept, vocab)`` of the last positions only.
 
-        In each row, `HFLM` uses at most ``_scored_tokens`` positions before the padding, and
-        counts them from the end. Logits for the thousands of other tokens of a prompt would take
-        time and memory and would not be used.
+        In each row, `HFLM` uses at most the last ``_scored_tokens`` positions before the padding.
+        Logits of the other positions, often thousands, would only cost time and memory.
         """
         keep = 0
         if self._scored_tokens is not None:
@@ -209,7 +208,7 @@ class HarnessModel(HFLM):
         return logits
 
     def _logits(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
-        """Return the logits of the last ``keep`` positions, of all if 0.
+        """Return the logits of the last ``keep`` positions; 0 means all positions.
 
         If the model's cache is lossy, the model reads the text in chunks, through the cache.
         """

@@ -12,7 +12,7 @@ from lm_eval.api.task import Task
 LOCAL_TASKS = {
     "recall": "hybridize.evals.recall_tasks:build_recall",
 }
-"""The first word of a task's name, and the function that builds it, as ``module:function``.
+"""For the first word of a task's name, the function that builds it, as ``module:function``.
 
 ``recall`` builds the tasks ``recall``, ``recall_associative``, ``recall_associative_16`` and so on.
 The function takes the whole name and returns tasks or groups of lm-eval, or None for an unknown
@@ -24,7 +24,7 @@ def build_local(name: str) -> list[Task | Group] | None:
     """Return the task or group of hybridize called ``name``; None if there is none.
 
     Raises:
-        InputError: the task exists, but not in the size that the name asks for.
+        InputError: the task exists, but not with the length in ``name``.
     """
     target = LOCAL_TASKS.get(name.split("_")[0])
     if target is None:

@@ -9,7 +9,7 @@ language, but it cannot store every fact of a long text (Arora et al. 2023, "Zoo
 - ``needle``: one such pair at a random position in N words of other text. N is the distance over
   which the model must remember the fact.
 
-The wrong choices are people whom the text names too. A model that remembers only the names is
+The wrong choices are other people from the text. A model that remembers only the names is
 right in 25% of the cases.
 """
 
@@ -30,13 +30,13 @@ _THINGS = _words(
     "basket,book,bottle,brush,button,candle,clock,coin,compass,feather,globe,hammer,kettle,key,"
     "ladder,lantern,letter,map,mask,mirror,needle,pencil,ring,rope,saw,scarf,spoon,ticket"
 )
-_KINDS = _words("old,new,red,blue,green,white,black,small,big,first,second,third,last,best")
+_ADJECTIVES = _words("old,new,red,blue,green,white,black,small,big,first,second,third,last,best")
 _PEOPLE = _words(
     "Ben,Clara,David,Frank,Grace,Henry,Hugo,Jack,Karen,Lena,Leo,Maria,Noah,Olive,Oscar,Paula,Ruth,"
     "Simon,Tara,Victor,Wendy"
 )
-_DOES = _words("sees,knows,calls,likes,helps,finds,hears,follows,thanks,meets")
-_WHEN = _words("today,again,now,then,here,there,soon,later")
+_VERBS = _words("sees,knows,calls,likes,helps,finds,hears,follows,thanks,meets")
+_ADVERBS = _words("today,again,now,then,here,there,soon,later")
 _NAME = re.compile(r"recall_(associative|needle)_([1-9][0-9]{0,6})")
 
 
@@ -46,8 +46,8 @@ class RecallQuestion:
 
     Attributes:
         text: the text, which ends with the beginning of a sentence.
-        choices: people, one of whom completes the sentence correctly.
-        answer: the index of that one.
+        choices: names of people; one of them completes the sentence correctly.
+        answer: the index of the right choice.
     """
 
     text: str
@@ -56,7 +56,10 @@ class RecallQuestion:
 
 
 def parse_name(name: str) -> tuple[str, int] | None:
-    """Return kind and length from a task's name like ``recall_needle_512``; None for others."""
+    """Return the kind and the length in a task's name, such as ``recall_needle_512``.
+
+    Returns None for names of other tasks.
+    """
     found = _NAME.fullmatch(name)
     return None if found is None else (found[1], int(found[2]))
 
@@ -66,7 +69,7 @@ def questions(kind: str, length: int, count: int = QUESTIONS) -> list[RecallQues
 
     Args:
         kind: ``"associative"`` or ``"needle"``.
-        length: number of pairs, or number of words.
+        length: number of pairs (``associative``) or of words (``needle``).
         count: number of questions.
     """
     rng = random.Random(f"{kind} {length}")
@@ -74,20 +77,20 @@ def questions(kind: str, length: int, count: int = QUESTIONS) -> list[RecallQues
     return [make(rng, length) for _ in range(count)]
 
 
-def longest(kind: str) -> int:
+def max_length(kind: str) -> int:
     """Return the largest length for which there are enough different words."""
-    return len(_THINGS) * (1 + len(_KINDS)) if kind == "associative" else 10**6
+    return len(_THINGS) * (1 + len(_ADJECTIVES)) if kind == "associative" else 10**6
 
 
 def _associative(rng: random.Random, pairs: int) -> RecallQuestion:
     things = list(_THINGS)
     if pairs > len(things):
-        things += [f"{kind} {thing}" for kind in _KINDS for thing in _THINGS]
+        things += [f"{adjective} {thing}" for adjective in _ADJECTIVES for thing in _THINGS]
     things = rng.sample(things, pairs)
     # The first owners are different, so that the text names enough people for the choices.
     owners = rng.sample(_PEOPLE, min(pairs, CHOICES))
     owners += rng.choices(_PEOPLE, k=pairs - len(owners))
-    text = " ".join(f"{_stated(*pair)}." for pair in zip(things, owners, strict=True))
+    text = " ".join(f"{_fact(*pair)}." for pair in zip(things, owners, strict=True))
     asked = rng.randrange(pairs)
     return _question(rng, text, things[asked], owners[asked], sorted(set(owners)))
 
@@ -95,14 +98,14 @@ def _associative(rng: random.Random, pairs: int) -> RecallQuestion:
 def _needle(rng: random.Random, words: int) -> RecallQuestion:
     thing = rng.choice(_THINGS)
     people = rng.sample(_PEOPLE, CHOICES)
-    sentences = [f"{rng.choice(_PEOPLE)} {rng.choice(_DOES)} {name}." for name in people[1:]]
+    sentences = [f"{rng.choice(_PEOPLE)} {rng.choice(_VERBS)} {name}." for name in people[1:]]
     count = sum(len(sentence.split()) for sentence in sentences)
     while count < words:
         left, right = rng.sample(_PEOPLE, 2)
-        sentences.append(f"{left} {rng.choice(_DOES)} {right} {rng.choice(_WHEN)}.")
+        sentences.append(f"{left} {rng.choice(_VERBS)} {right} {rng.choice(_ADVERBS)}.")
         count += len(sentences[-1].split())
     rng.shuffle(sentences)
-    sentences.insert(rng.randrange(len(sentences) + 1), f"{_stated(thing, people[0])}.")
+    sentences.insert(rng.randrange(len(sentences) + 1), f"{_fact(thing, people[0])}.")
     return _question(rng, " ".join(sentences), thing, people[0], people)
 
 
@@ -114,10 +117,10 @@ def _question(
     others += strangers[: max(0, CHOICES - 1 - len(others))]  # if the text names too few people
     choices = [owner, *rng.sample(others, CHOICES - 1)]
     rng.shuffle(choices)
-    ending = _stated(thing, "").rstrip()
+    ending = _fact(thing, "").rstrip()
     text = f"Read this first. {text}\nIn other words: {ending}"
     return RecallQuestion(text, tuple(choices), choices.index(owner))
 
 
-def _stated(thing: str, owner: str) -> str:
+def _fact(thing: str, owner: str) -> str:
     return f"The {thing} belongs to {owner}"

@@ -8,7 +8,7 @@ from lm_eval.api.task import Task
 
 from hybridize.errors import InputError
 from hybridize.evals.in_memory_task import InMemoryTask
-from hybridize.evals.recall_questions import DEFAULT_LENGTHS, longest, parse_name, questions
+from hybridize.evals.recall_questions import DEFAULT_LENGTHS, max_length, parse_name, questions
 
 GROUP = "recall"
 
@@ -47,8 +47,8 @@ def _kind(name: str) -> str | None:
 
 def _task(kind: str, length: int) -> InMemoryTask:
     name = f"{GROUP}_{kind}_{length}"
-    if length > longest(kind):
-        raise InputError(f"`tasks={name}`: the longest is {GROUP}_{kind}_{longest(kind)}")
+    if length > max_length(kind):
+        raise InputError(f"`tasks={name}`: the longest is {GROUP}_{kind}_{max_length(kind)}")
     rows = [asdict(question) for question in questions(kind, length)]
     unit = "pairs" if kind == "associative" else "words"
     config = {

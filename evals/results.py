@@ -9,12 +9,12 @@ from typing import Any
 _NOT_METRICS = {"name", "alias", "sample_len", "sample_count"}
 
 Key = tuple[str, str, str]
-"""Task, metric and filter, which together identify one figure."""
+"""Task, metric and filter, which together identify one value."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of one task or group of tasks.
+    """One metric of one task or group of tasks.
 
     Attributes:
         task: lm-eval's name, such as ``mmlu_anatomy``.
@@ -24,11 +24,11 @@ class Metric:
         is_group: whether the task is a group of tasks.
         metric: the name of the metric, such as ``acc``.
         filter: how lm-eval extracted the answers; ``none`` for multiple choice.
-        value: the figure; accuracies are between 0 and 1.
+        value: the value; accuracies are between 0 and 1.
         stderr: its standard error; None if lm-eval gives none.
         questions: the number of questions.
         num_fewshot: the number of solved questions in each prompt; None if it differs in a group.
-        higher_is_better: as lm-eval says; None if it does not.
+        higher_is_better: whether higher values are better; None if lm-eval does not say.
     """
 
     task: str
@@ -45,7 +45,7 @@ class Metric:
 
     @property
     def key(self) -> Key:
-        """The identity of the figure."""
+        """The identity of the value."""
         return self.task, self.metric, self.filter
 
 
@@ -78,22 +78,23 @@ class Perplexity:
         return self.nats_per_token * self.tokens / self.bytes / math.log(2)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures by name."""
+        """Return all values by name."""
         figures = {"perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
         return asdict(self) | figures
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of a model relative to the baseline's.
+    """One metric of a model, relative to the baseline.
 
     Attributes:
         task: lm-eval's name.
         metric: the name of the metric.
         filter: how lm-eval extracted the answers.
-        difference: the model's figure minus the baseline's.
-        recovery: the model's figure divided by the baseline's; None if that is 0.
-        p_value: of the exact McNemar test on the same questions; None if scores are not 0 or 1.
+        difference: the model's value minus the baseline's.
+        recovery: the model's value divided by the baseline's; None if that is 0.
+        p_value: the p-value of the exact McNemar test on the same questions; None if scores are not
+            all 0 or 1.
     """
 
     task: str
@@ -105,7 +106,7 @@ class Comparison:
 
     @property
     def key(self) -> Key:
-        """The identity of the figure."""
+        """The identity of the value."""
         return self.task, self.metric, self.filter
 
 
@@ -117,16 +118,16 @@ class ModelResult:
         model: its directory or hub id, as given.
         dtype: the dtype of its weights.
         device: the device that ran it.
-        metrics: figures in lm-eval's order, each group before its members.
-        perplexity: on the given text; None without one.
+        metrics: all metrics in lm-eval's order, each group before its members.
+        perplexity: the perplexity on the given text; None without a text.
         prompts: the number of different prompts that were scored.
         truncated_prompts: the number of those that were longer than the model's context and lost
             their beginning.
         seconds: the time it took, loading included.
-        comparisons: with the baseline; empty without one, and for the baseline.
+        comparisons: the comparisons with the baseline; empty for the baseline, and without one.
         perplexity_ratio: the perplexity divided by the baseline's.
         lm_eval: lm-eval's own results, as its command would write them.
-        scores: for each figure of a task, the score of each question by its number.
+        scores: for each metric of a task, the score of each question by its number.
     """
 
     model: str
@@ -143,7 +144,7 @@ class ModelResult:
     scores: Mapping[Key, Mapping[int, Any]] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures, without lm-eval's results and without the scores of questions."""
+        """Return the results, without lm-eval's own and without the scores of questions."""
         figures = {
             "model": self.model,
             "dtype": self.dtype,
@@ -194,7 +195,7 @@ def exp(nats: float) -> float:
 
 
 def read_metrics(results: Mapping[str, Any]) -> tuple[Metric, ...]:
-    """Collect the figures in lm-eval's results, each group before its members."""
+    """Collect the metrics in lm-eval's results, each group before its members."""
     return tuple(
         metric for task, depth in _walk(results) for metric in _metrics_of(task, depth, results)
     )
@@ -212,7 +213,7 @@ def read_scores(results: Mapping[str, Any]) -> dict[Key, dict[int, Any]]:
 
 
 def tasks_in(task: str, subtasks: Mapping[str, list[str]]) -> Iterator[str]:
-    """Yield the tasks in the group ``task``, or ``task`` itself if it is no group."""
+    """Yield the tasks in the group ``task``, or ``task`` itself if it is not a group."""
     if task not in subtasks:
         yield task
     for member in subtasks.get(task, ()):

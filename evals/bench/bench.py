@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybridize.checkpoints.hub import resolve
 from hybridize.console import console
-from hybridize.errors import InputError
 from hybridize.evals.bench.config import BenchConfig
 from hybridize.evals.bench.results import AS_MANY_AS_FIT, BenchResult, BenchRow, Point
+from hybridize.evals.checkpoint_list import find_checkpoints
 from hybridize.evals.commit import current_commit
 from hybridize.extras import require_extra
 from hybridize.options import takes_options
@@ -28,11 +27,14 @@ def bench(models: str | Path | Sequence[str | Path], *, config: BenchConfig) -> 
     All models are loaded together and run alternately within every round, so that other load on
     the machine affects all of them equally. Ratios are computed within each round. ``prompt_len``
     and ``batch_size`` span a grid; the first of the ``gen_len`` new tokens belongs to the prefill.
-    With a baseline, it runs first, with the first backend.
+    Ratios are relative to the baseline with the first backend.
 
     Args:
         models: checkpoint directories or hub ids.
         config: the options.
+
+    Returns:
+        One row per model, backend and point of the grid.
 
     Raises:
         InputError: an option or a checkpoint is wrong; nothing was written.
@@ -76,17 +78,9 @@ def _list_runs(
     models: str | Path | Sequence[str | Path], config: BenchConfig
 ) -> list[tuple[str, str, Path]]:
     """Return name, backend and directory of every run, each once, the baseline first."""
-    given = [models] if isinstance(models, str | Path) else list(models)
-    if not given:
-        raise InputError("MODEL: name at least one checkpoint")
-    names = given if config.baseline is None else [config.baseline, *given]
-    directories = {str(model): resolve(model) for model in names}
-    for directory in directories.values():
-        if not (directory / "config.json").is_file():
-            raise InputError(f"{directory}: has no config.json; name a checkpoint's directory")
     return [
         (name, backend, directory)
-        for name, directory in directories.items()
+        for name, directory in find_checkpoints(models, config.baseline).items()
         for backend in dict.fromkeys(config.backend)
     ]
 

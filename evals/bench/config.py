@@ -21,7 +21,7 @@ from hybridize.options import (
 
 DECODINGS = ("auto", "eager", "graph")
 LARGEST_SIZE = 1 << 31
-"""More tokens or sequences than any machine holds."""
+"""Larger than any number of tokens or sequences that fits into a machine."""
 
 SIZES: dict[str, dict[str, Any]] = {
     "quick": {"prompt_len": (512, 2048), "gen_len": 32, "batch_size": (1,)},
@@ -37,7 +37,7 @@ _BATCH_SIZE = WholeOr("max", Whole(1, LARGEST_SIZE))
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(Config):
-    """What is measured, and how often."""
+    """What to measure, and how often."""
 
     prompt_len: tuple[int, ...] | None = option(
         Listed(_PROMPT_LEN, "N,…", at_least=1),
@@ -60,11 +60,11 @@ class BenchConfig(Config):
     preset: str = option(
         Choice(*SIZES),
         "quick",
-        help="Sizes that are not given. quick: small ones. paper: those of figure 1 of the "
-        "Nemotron-H paper, 65,536 prompt tokens, 1,024 new tokens and the largest batch.",
+        help="Default sizes. quick: short prompts, one sequence. paper: the sizes of figure 1 of "
+        "the Nemotron-H paper: 65,536 prompt tokens, 1,024 new tokens, the largest batch.",
     )
     baseline: str | None = option(
-        Location("MODEL"), None, help="Measure this model too, and show the others relative to it."
+        Location("MODEL"), None, help="Also measure this model, and show the others relative to it."
     )
     backend: tuple[str, ...] = option(
         Listed(Choice(*BACKENDS), "NAME,…", at_least=1),
@@ -78,11 +78,11 @@ class BenchConfig(Config):
         "step is recorded as a CUDA graph and replayed. auto: graph where that is possible.",
     )
     repeats: int = option(
-        Whole(1), 5, help="Number of measured rounds. One more round before them is a warm-up."
+        Whole(1), 5, help="Number of measured rounds, after one round to warm up."
     )
     output: str | None = output_file_option("Write the results to this file, as JSON.")
     plot: str | None = option(
-        Location("FILE"), None, recorded=False, help="Draw the results into this file, as PNG."
+        Location("FILE"), None, recorded=False, help="Write the results as a plot (PNG)."
     )
     force: bool = force_option()
     device: str = device_option()
@@ -112,5 +112,5 @@ class PredictConfig(Config):
         _BATCH_SIZE, "max", help="Number of sequences in a batch; max is as many as fit."
     )
     baseline: str | None = option(
-        Location("MODEL"), None, help="Predict this model too, and show the others relative to it."
+        Location("MODEL"), None, help="Also predict this model, and show the others relative to it."
     )

@@ -30,7 +30,7 @@ class EagerDecoder:
     """Launches every operation separately; the cache grows with every step.
 
     Args:
-        model: hybridize's or transformers' own, in evaluation mode.
+        model: a model of hybridize or of transformers, in evaluation mode.
     """
 
     cache: Cache
@@ -73,9 +73,8 @@ def choose_decoding(requested: str, model: PreTrainedModel, name: str) -> str:
     Raises:
         InputError: CUDA graphs were requested but are not supported.
     """
-    obstacle = None
     if model.device.type != "cuda":
-        obstacle = "only a GPU can replay recorded steps"
+        obstacle: str | None = "only a GPU can replay recorded steps"
     elif not isinstance(model, HybridForCausalLM):
         obstacle = "steps of transformers' own models cannot be recorded"
     elif model.model.cache_format.compact:

@@ -11,9 +11,9 @@ CHUNK = 256  # chunk length of the state-space scan in tokens, as in state-space
 def prefill_flops(config: ModelSpec, length: int) -> float:
     """Return the operations for one prompt of ``length`` tokens.
 
-    They are two per weight and token, attention, and the scan. Per token, the scan needs the
-    products of C with B and with x within half a chunk on average, and one write and one read of
-    the state (Dao & Gu 2024, arXiv 2405.21060, section 6).
+    Counted are two operations per weight and token, attention, and the scan. For each token, the
+    scan multiplies C with B, and the result with x, over half a chunk on average. It also writes
+    and reads the state once (Dao & Gu 2024, arXiv 2405.21060, section 6).
     """
     total = 2.0 * length * _matrix_weights(config) + 2 * config.hidden_size * config.vocab_size
     for block in config.blocks:

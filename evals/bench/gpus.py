@@ -1,4 +1,4 @@
-"""The peak figures of GPUs, from their makers' data sheets."""
+"""The peak rates and the memory of GPUs, from their makers' data sheets."""
 
 from dataclasses import dataclass
 
@@ -28,4 +28,4 @@ GPUS = {
     "rtx4090": GPU("NVIDIA GeForce RTX 4090", 165e12, 1.008e12, 24e9),
     "rtx5090": GPU("NVIDIA GeForce RTX 5090", 209.5e12, 1.792e12, 32e9),
 }
-"""By the name that a user gives."""
+"""Each GPU by its name as an option, ``gpu``."""

@@ -17,7 +17,7 @@ from hybridize.modeling.model import HybridForCausalLM
 def largest_batch(guess: int, fits: Callable[[int], bool]) -> int:
     """Lower a batch size that may be too large until the batch fits; return 0 if none does.
 
-    Each trial lowers it by a twentieth. The first one frees enough memory for the prefill.
+    Each failed trial lowers it by 5%. One such decrease frees enough memory for the prefill.
     """
     while guess > 0 and not fits(guess):
         guess -= max(1, guess // 20)

@@ -1,4 +1,4 @@
-"""Describe the machine that figures come from."""
+"""Describe the machine of a benchmark."""
 
 import os
 import platform

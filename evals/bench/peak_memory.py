@@ -1,4 +1,4 @@
-"""The memory that a run takes at most."""
+"""The peak memory of a run."""
 
 import ctypes
 from pathlib import Path
@@ -12,8 +12,8 @@ _CLEAR = Path("/proc/self/clear_refs")
 class PeakMemory:
     """Measures the peak of the memory in use, relative to its value at the start.
 
-    On a GPU, torch's allocator counts. On a CPU, it is the peak resident memory of the process,
-    which Linux lets a process reset; other systems give no figure.
+    On a GPU, it is the peak that torch's allocator reports. On a CPU, it is the peak resident
+    memory of the process. Only Linux lets a process reset that peak; other systems give no value.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -34,7 +34,7 @@ class PeakMemory:
         self._start = _resident("VmRSS")
 
     def stop(self) -> int | None:
-        """Return the peak in bytes above the start; None where the system gives no figure."""
+        """Return the peak in bytes above the start; None where the system gives no value."""
         if self._start is None:
             return None
         if self._device.type == "cuda":

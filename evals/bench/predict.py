@@ -1,4 +1,4 @@
-"""Predict a model's speed on a GPU with a roofline, from its configuration alone.
+"""Predict a model's speed on a GPU with the roofline model, from its configuration alone.
 
 Every phase takes as long as its matrix operations at the GPU's peak rate or its memory traffic at
 the peak bandwidth, whichever is longer (Williams et al. 2009, "Roofline"). Real software is slower,
@@ -76,7 +76,7 @@ class PredictionResult:
     assumptions: tuple[str, ...] = ASSUMPTIONS
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures for JSON."""
+        """Return the predictions for JSON."""
         from importlib.metadata import version
 
         ours = {"version": version("hybridize"), "command": "bench --predict"}
@@ -87,7 +87,7 @@ class PredictionResult:
 def predict(
     models: str | Path | Sequence[str | Path], *, config: PredictConfig
 ) -> PredictionResult:
-    """Predict the speed of models with a roofline. Their weights are not needed.
+    """Predict the speed of models with the roofline model. Their weights are not needed.
 
     Args:
         models: names of published models, config.json files, checkpoint directories or hub ids.
@@ -126,9 +126,11 @@ def _predict(name: str, model: ModelSpec, config: PredictConfig) -> Prediction:
         )
     rate, bandwidth = gpu.flops * gpus, gpu.bandwidth * gpus
     prefill = max(prefill_flops(model, config.prompt_len) / rate, weights / bandwidth)
-    middle = config.prompt_len + config.gen_len // 2
-    held = cache_cost(model, middle, BYTES)
-    traffic = weights + batch * (held.kv + 2 * held.state)  # states are read and written
+    middle = config.prompt_len + config.gen_len // 2  # the mean context of a decoding step
+    mean_cache = cache_cost(model, middle, BYTES)
+    traffic = weights + batch * (
+        mean_cache.kv + 2 * mean_cache.state
+    )  # states are read and written
     step = max(batch * decode_flops(model, middle) / rate, traffic / bandwidth)
     seconds = batch * prefill + (config.gen_len - 1) * step
     return Prediction(

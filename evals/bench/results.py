@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 AS_MANY_AS_FIT = 0
-"""Stands for a batch size: for each model, the largest batch that fits into the GPU's memory."""
+"""The batch size that means: for each model, the largest batch that fits into the GPU's memory."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure that was measured several times.
+    """A quantity that was measured several times.
 
     Attributes:
         median: the median.
@@ -119,7 +119,7 @@ class BenchResult:
     options: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures for JSON."""
+        """Return the results for JSON."""
         from importlib.metadata import version
 
         return {

@@ -58,7 +58,7 @@ class Runner:
         self._timer = timer_for(model.device)
 
     def fit(self, point: Point) -> Point:
-        """Return a point with a batch size for `AS_MANY_AS_FIT`; other points are unchanged.
+        """Replace the batch size `AS_MANY_AS_FIT` by a number; other points are returned unchanged.
 
         Raises:
             InputError: the largest batch was requested but cannot be found for this model.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one color, and a label beside each of them, if there are ``labels``."""
+    """Points of one color. The ``labels``, if any, are shown beside the points."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -20,15 +20,15 @@ class Axis:
     Attributes:
         label: the label, with the unit.
         log: whether the scale is logarithmic.
-        form: formats the value at a tick.
-        zero: whether the axis starts at 0.
+        format_tick: returns the text for a value.
+        from_zero: whether the axis starts at 0.
         base: ticks of a linear scale are round numbers to this base: 10, or 1024 for bytes.
     """
 
     label: str
     log: bool = False
-    form: Callable[[float], str] = "{:,.4g}".format
-    zero: bool = False
+    format_tick: Callable[[float], str] = "{:,.4g}".format
+    from_zero: bool = False
     base: int = 10
 
 
@@ -50,7 +50,7 @@ class Bar:
         name: the text on the left.
         value: the end of the bar, or the dot if there is an interval.
         interval: low and high; None without one.
-        strong: whether it has its full color.
+        strong: whether it has its full color; other bars are faint.
         color: the index of its color on the page.
     """
 

@@ -90,7 +90,7 @@ def _accuracy_against_speed(sources: Sources) -> Iterator[Figure]:
         f"{row.prompt_len:,} prompt tokens, batch size {row.batch_size}.",
         XYChart(
             [Series("", points, labels)],
-            Axis("new tokens per second", zero=True),
+            Axis("new tokens per second", from_zero=True),
             Axis(f"{exam}, percent"),
             lines=False,
         ),
@@ -135,7 +135,7 @@ def _subjects(sources: Sources) -> Iterator[Figure]:
             f"error. Full color: p < {SIGNIFICANT} in McNemar's exact test on the same questions, "
             "not corrected for the number of subjects."
             + (f" {left_out} more subjects are not shown." if left_out else ""),
-            BarChart(bars, Axis("percentage points", form=_signed)),
+            BarChart(bars, Axis("percentage points", format_tick=_signed)),
             (model.origin,),
         )
 
@@ -149,8 +149,8 @@ def _speed_over_length(sources: Sources) -> Iterator[Figure]:
             "Tokens per second of the whole batch; medians.",
             XYChart(
                 _by_model(sources.benched, attribute),
-                Axis("prompt length, tokens", log=True, form="{:,.0f}".format),
-                Axis("tokens per second", zero=True, form="{:,.0f}".format),
+                Axis("prompt length, tokens", log=True, format_tick="{:,.0f}".format),
+                Axis("tokens per second", from_zero=True, format_tick="{:,.0f}".format),
             ),
             tuple(row.origin for row in sources.benched),
         )
@@ -164,8 +164,8 @@ def _memory(sources: Sources) -> Iterator[Figure]:
         "Keys, values and states of the whole batch at the end of a run.",
         XYChart(
             _by_model(sources.benched, "cache_bytes"),
-            Axis("prompt length, tokens", log=True, form="{:,.0f}".format),
-            Axis("", zero=True, form=size_in_words, base=1024),
+            Axis("prompt length, tokens", log=True, format_tick="{:,.0f}".format),
+            Axis("", from_zero=True, format_tick=size_in_words, base=1024),
         ),
         tuple(row.origin for row in sources.benched),
     )
@@ -193,8 +193,8 @@ def _losses(sources: Sources) -> Iterator[Figure]:
                     "Loss on held-out sequences.",
                     XYChart(
                         [Series(stage, points)],
-                        Axis("step", form="{:,.0f}".format),
-                        Axis(unit, zero=True),
+                        Axis("step", format_tick="{:,.0f}".format),
+                        Axis(unit, from_zero=True),
                     ),
                     (model.origin,),
                 )
@@ -219,8 +219,8 @@ def _sensitivity(sources: Sources) -> Iterator[Figure]:
                 f"blocks, before distillation. Kept blocks, numbered from 0: {kept}.",
                 XYChart(
                     [Series("best choice", sorted(choice.curve)), Series("kept", chosen)],
-                    Axis("attention blocks kept", form="{:,.4g}".format),
-                    Axis("KL, nats per token", zero=True),
+                    Axis("attention blocks kept", format_tick="{:,.4g}".format),
+                    Axis("KL, nats per token", from_zero=True),
                 ),
                 (choice.origin,),
             )
@@ -241,7 +241,7 @@ def _importance(sources: Sources) -> Iterator[Figure]:
                         zip(found.kinds, found.blocks, strict=True)
                     )
                 ],
-                Axis("KL, nats per token", log=True, form="{:,.2g}".format),
+                Axis("KL, nats per token", log=True, format_tick="{:,.2g}".format),
                 legend=kinds if len(kinds) > 1 else (),
             ),
             (found.origin,),

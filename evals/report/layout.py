@@ -1,4 +1,4 @@
-"""Lay out a chart: the shapes and their positions, which `svg` and `png` draw alike."""
+"""Lay out a chart: its shapes and their positions, which `svg` and `png` draw."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -70,8 +70,8 @@ def _xy(chart: XYChart) -> Drawing:
         _axes(
             chart.x,
             chart.y,
-            [(to_x(t), chart.x.form(t)) for t in x_ticks],
-            [(to_y(t), chart.y.form(t)) for t in y_ticks],
+            [(to_x(t), chart.x.format_tick(t)) for t in x_ticks],
+            [(to_y(t), chart.y.format_tick(t)) for t in y_ticks],
         )
     )
     for index, one in enumerate(chart.series):
@@ -83,15 +83,15 @@ def _xy(chart: XYChart) -> Drawing:
         if one.labels:
             shapes += _labels(dots, one.labels)
     names = [(f"c{n % COLORS}", one.name) for n, one in enumerate(chart.series)]
-    plain = len(names) < 2 or any(one.labels for one in chart.series)
-    return Drawing(_WIDTH, _HEIGHT, tuple(shapes), () if plain else tuple(names))
+    no_legend = len(names) < 2 or any(one.labels for one in chart.series)
+    return Drawing(_WIDTH, _HEIGHT, tuple(shapes), () if no_legend else tuple(names))
 
 
 def _labels(dots: Sequence[tuple[float, float]], labels: Sequence[str]) -> Iterator[Words]:
     """Place each label beside its dot such that it overlaps neither dots nor other labels."""
     taken: list[tuple[float, float, float]] = [(x - 6, x + 6, y + 4) for x, y in dots]
 
-    def clear(start: float, end: float, line: float) -> bool:
+    def is_free(start: float, end: float, line: float) -> bool:
         if start < _LEFT or end > _WIDTH or not _TOP < line < _HEIGHT - _BOTTOM:
             return False
         return not any(a < end and start < b and abs(line - c) < _LINE for a, b, c in taken)
@@ -103,7 +103,7 @@ def _labels(dots: Sequence[tuple[float, float]], labels: Sequence[str]) -> Itera
         shifts = [distance * sign for distance in range(8, 240, 8) for sign in (1, -1)]
         spots += [(side, y + 4 + shift) for shift in shifts for side in (right, left)]
         beside = (right if x < _WIDTH / 2 else left, y + 4)  # if there is no free spot
-        start, line = next((s for s in spots if clear(s[0], s[0] + width, s[1])), beside)
+        start, line = next((s for s in spots if is_free(s[0], s[0] + width, s[1])), beside)
         taken.append((start, start + width, line))
         # The width is approximate, so the label is anchored at its end next to the dot.
         anchor = "start" if start > x else "end" if start + width < x else "middle"
@@ -121,7 +121,7 @@ def _bars(chart: BarChart) -> Drawing:
         ends = [max(end, least) for end in ends]
     else:
         ends.append(0.0)
-        axis = replace(axis, zero=min(ends) == 0)
+        axis = replace(axis, from_zero=min(ends) == 0)
     scale, ticks = _scale(ends, axis, _BAR_LEFT, _WIDTH - _RIGHT)
 
     def to_x(value: float) -> float:
@@ -131,7 +131,7 @@ def _bars(chart: BarChart) -> Drawing:
     for tick in ticks:
         x = to_x(tick)
         shapes += [Line(((x, _TOP), (x, bottom)), "grid")]
-        shapes += [Words(x, bottom + 16, axis.form(tick), "middle")]
+        shapes += [Words(x, bottom + 16, axis.format_tick(tick), "middle")]
     start = _BAR_LEFT if axis.log else to_x(0)
     shapes.append(Line(((start, _TOP), (start, bottom)), "axis"))
     for index, bar in enumerate(chart.bars):
@@ -162,10 +162,10 @@ def _scale(
         every = max(1, (last - first) // 6 + 1)
         ticks = [2.0**power for power in range(first, last + 1, every)] or [low]
         return (lambda value: start + (math.log2(value) - a) / (b - a) * (end - start)), ticks
-    if axis.zero:
+    if axis.from_zero:
         low = min(low, 0.0)
     pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    low, high = (low if axis.zero and low == 0 else low - pad), high + pad
+    low, high = (low if axis.from_zero and low == 0 else low - pad), high + pad
     spacing = _round_up((high - low) / 6, axis.base)
     ticks = [n * spacing for n in range(math.ceil(low / spacing), math.floor(high / spacing) + 1)]
     return (lambda value: start + (value - low) / (high - low) * (end - start)), ticks

@@ -1,4 +1,4 @@
-"""Read the history of a checkpoint, and the scores that prune has measured."""
+"""Read the history of a checkpoint, and the scores that prune wrote."""
 
 import json
 from pathlib import Path
@@ -70,18 +70,18 @@ def is_scores(path: Path) -> bool:
 
 
 def read_scores(path: Path) -> Importance:
-    """Read the scores that prune has written.
+    """Read the scores that prune wrote.
 
     Raises:
-        InputError: the file holds something else.
+        InputError: the file has another format, or is damaged.
     """
     from importlib.metadata import version
 
     from hybridize.checkpoints.checksums import load_checked
 
     try:
-        tensors, about = load_checked(path)
-        if about["format"] != "hybridize-scores":
+        tensors, metadata = load_checked(path)
+        if metadata["format"] != "hybridize-scores":
             raise KeyError("format")
         blocks = tuple(float(value) for value in tensors["blocks"])
         kinds = ["block"] * len(blocks)

@@ -1,4 +1,4 @@
-"""Read the results of eval and bench, and find out what each file of a report holds."""
+"""Read the files of a report: results of eval and bench, scores of prune, checkpoints."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def read_sources(paths: list[Path]) -> Sources:
     """Read result files, scores of prune, and checkpoint directories.
 
     Raises:
-        InputError: a file is none of these, or is damaged.
+        InputError: a file has another format, or is damaged.
     """
     sources = Sources()
     for path in paths:

@@ -57,12 +57,12 @@ def report(
         config: the options.
 
     Raises:
-        InputError: a file is damaged or none of these; nothing was written.
+        InputError: a file has another format or is damaged; nothing was written.
         HybridizeError: matplotlib is missing, which ``png`` needs.
     """
     paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
     if not paths:
-        raise InputError("FILE: name at least one result of eval or bench, or a checkpoint")
+        raise InputError("`files`: name at least one result of eval or bench, or a checkpoint")
     output = Path(output)
     check_output_file(output, force=config.force)
     if config.png:

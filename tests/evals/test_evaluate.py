@@ -231,17 +231,17 @@ def test_wrong_texts_are_refused(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_wrong_exams_are_refused(checkpoint: Path, exam: Path, tmp_path: Path) -> None:
     _refuse("no such directory", checkpoint, mmlu_dir=tmp_path / "nowhere")
-    _refuse("holds no subject of it", checkpoint, tasks=["mmlu_custom"], mmlu_dir=exam)
+    _refuse("has no subject of this task", checkpoint, tasks=["mmlu_custom"], mmlu_dir=exam)
     _refuse(
         r"anatomy_dev\.csv: 6 questions are too few for 7 shots",
         checkpoint,
         mmlu_dir=exam,
         num_fewshot=7,
     )
-    _refuse("holds no subject of it", checkpoint, tasks=["mmlu_econometrics"], mmlu_dir=exam)
+    _refuse("has no subject of this task", checkpoint, tasks=["mmlu_econometrics"], mmlu_dir=exam)
     _refuse("Duplicate task 'mmlu_anatomy'", checkpoint, tasks=["mmlu", "mmlu_stem"], mmlu_dir=exam)
     write_exam(tmp_path, ["stem"])
-    _refuse("'stem' is that of a category", checkpoint, mmlu_dir=tmp_path)
+    _refuse("'stem' is also that of a category of MMLU", checkpoint, mmlu_dir=tmp_path)
 
 
 def test_a_damaged_row_is_refused_before_a_model_is_loaded(

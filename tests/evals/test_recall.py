@@ -11,7 +11,7 @@ from hybridize.__main__ import main
 from hybridize.evals.recall_questions import (
     CHOICES,
     DEFAULT_LENGTHS,
-    longest,
+    max_length,
     parse_name,
     questions,
 )
@@ -105,6 +105,6 @@ def test_the_command_scores_recall_tasks(
 
 
 def test_a_length_without_enough_words_is_refused(capsys: Any, checkpoint: Path) -> None:
-    limit = longest("associative")
+    limit = max_length("associative")
     assert main(["eval", str(checkpoint), "--tasks", f"recall_associative_{limit + 1}"]) == 2
     assert f"the longest is recall_associative_{limit}" in capsys.readouterr().err

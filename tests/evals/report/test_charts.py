@@ -14,7 +14,7 @@ from hybridize.evals.report.svg import to_svg
 
 
 def points_chart(points: list[tuple[float, float]], labels: tuple[str, ...] = ()) -> Drawing:
-    axes = {"x": Axis("x", zero=True), "y": Axis("y")}
+    axes = {"x": Axis("x", from_zero=True), "y": Axis("y")}
     return lay_out(XYChart([Series("", points, labels)], **axes, lines=False))
 
 
@@ -98,7 +98,7 @@ def test_intervals_reach_from_low_to_high():
 
 def test_ticks_of_bytes_are_powers_of_two_apart():
     chart = XYChart([Series("", [(1.0, 0.0), (2.0, 34e6)])], Axis("x"),
-                    Axis("y", form="{:.0f}".format, zero=True, base=1024))  # fmt: skip
+                    Axis("y", format_tick="{:.0f}".format, from_zero=True, base=1024))  # fmt: skip
     ticks = [int(s.text) for s in lay_out(chart).shapes
              if isinstance(s, Words) and s.anchor == "end"]  # fmt: skip
     assert ticks == [0, 2**23, 2**24, 3 * 2**23, 2**25]
