@@ -35,21 +35,21 @@ class BlockwiseModel:
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Embed tokens: ``(batch, length)`` to ``(batch, length, hidden)``."""
         table = self._tensors.get("model.embed_tokens.weight")
-        rows = nn.functional.embedding(ids, table).to(self._device, torch.float32)
-        return rows * self.config.embedding_multiplier
+        embeddings = nn.functional.embedding(ids, table).to(self._device, torch.float32)
+        return embeddings * self.config.embedding_multiplier
 
     def context(self, x: torch.Tensor, seq_idx: torch.Tensor | None = None) -> BlockContext:
         """Return the context in which blocks process ``x``; see `HybridForCausalLM.forward`."""
         return self._empty.model.block_context(x, seq_idx)
 
     def final_norm(self) -> RMSNorm:
-        """Read the norm before the head."""
+        """Read the norm that comes before the head."""
         norm = RMSNorm(self.config.hidden_size, self.config.norm_eps).requires_grad_(False)
         norm.weight.copy_(self._tensors.get("model.norm.weight"))
         return norm.to(self._device)
 
     def block(self, index: int) -> HybridBlock:
-        """Read a block; it is not kept here, so the caller decides how long it stays in memory."""
+        """Read a block. It stays in memory only as long as the caller keeps it."""
         return materialize(
             lambda: HybridBlock(self.config, self.config.blocks[index], index),
             lambda name: self._tensors.get(f"model.blocks.{index}.{name}"),

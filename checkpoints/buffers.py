@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_LARGE = 4 << 20  # bytes; a huge page, usually 2 MiB, would mostly be wasted on smaller buffers
+_LARGE = 4 << 20  # bytes; smaller buffers would waste most of a huge page, which is usually 2 MiB
 
 
 def empty_bytes(count: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":

@@ -1,8 +1,8 @@
-"""Having transformers check a config.json before anything is computed from it.
+"""Checking a config.json with transformers, before weights are loaded.
 
-The formats read config.json without transformers, which takes seconds to import. Whatever loads
-weights needs transformers anyway, and first has its configuration class and its RoPE accept the
-file.
+The formats read config.json without transformers, because importing it takes seconds. Commands that
+load weights need transformers anyway. They also check the file with its configuration class, and
+the RoPE parameters with its RoPE functions.
 """
 
 import warnings
@@ -22,7 +22,7 @@ def checked_config(spec: ModelSpec, raw: dict[str, Any], path: Path) -> HybridCo
     Args:
         spec: the model, as its format has read it.
         raw: the content of config.json.
-        path: the file that errors name.
+        path: config.json; error messages name it.
 
     Raises:
         InputError: transformers does not accept it.

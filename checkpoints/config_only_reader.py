@@ -1,4 +1,4 @@
-"""A checkpoint without weights: config.json is enough to plan a command."""
+"""Reading a checkpoint that has no weights: config.json is enough to plan a command."""
 
 import json
 from math import prod
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_USUAL_DTYPE = "bfloat16"  # of nearly all published weights
+_USUAL_DTYPE = "bfloat16"  # nearly all published weights have it
 
 
 class ConfigOnlyReader(CheckpointReader):
@@ -63,13 +63,13 @@ class ConfigOnlyReader(CheckpointReader):
 
 
 def open_for_planning(directory: Path) -> CheckpointReader:
-    """Open a checkpoint whose shapes are needed: its weight files, or else config.json alone.
+    """Open a checkpoint for its shapes. Without weight files, its config.json is enough.
 
     Raises:
         InputError: see `CheckpointReader` and `ConfigOnlyReader`.
     """
-    alone = (directory / CONFIG).is_file() and not any(
+    config_only = (directory / CONFIG).is_file() and not any(
         path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
         for path in directory.iterdir()
     )
-    return ConfigOnlyReader(directory) if alone else CheckpointReader(directory)
+    return ConfigOnlyReader(directory) if config_only else CheckpointReader(directory)

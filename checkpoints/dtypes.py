@@ -1,6 +1,6 @@
 """The dtypes of stored tensors: torch's names, safetensors' codes and sizes, without torch.
 
-Commands that read headers only, such as `inspect`, must not wait for torch to be imported.
+Commands that only read headers, such as `inspect`, must not wait for the import of torch.
 """
 
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ SAFETENSORS_CODES = {
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
 }
-"""Torch's name of a dtype to its code in a safetensors header."""
+"""The code of each dtype in a safetensors header, by torch's name."""
 
 NAMES_BY_CODE = {code: name for name, code in SAFETENSORS_CODES.items()}
 

@@ -1,8 +1,8 @@
-"""Finding NaN and infinity at the speed of memory, without torch.
+"""Finding NaN and infinity at memory speed, without torch.
 
-Numbers that are not finite have the largest bit patterns of either sign. So they are found by two
-maxima over the bits, read as signed and as unsigned integers. This is exact and vectorized, and it
-neither copies the data nor starts torch's threads, which would compete with the hashing.
+Among numbers of one sign, NaN and infinity have the largest bit patterns. So two maxima over the
+bits find them: one over signed integers, one over unsigned integers. This is exact and vectorized.
+It does not copy the data, and does not start torch's threads, which would compete with the hashing.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ _FIRST_NONFINITE = {
     "float16": 0x7C00,
     "bfloat16": 0x7F80,
     "float8_e5m2": 0x7C,
-    "float8_e4m3fn": 0x7F,  # it has no infinity, and one NaN of either sign
+    "float8_e4m3fn": 0x7F,  # it has no infinity, and one NaN per sign
 }
 """The smallest bit pattern that is not finite, without its sign bit."""
 
@@ -36,10 +36,10 @@ def is_finite(tensor: "torch.Tensor") -> bool:
 
 
 def bytes_are_finite(data: "np.ndarray[Any, np.dtype[np.uint8]]", dtype: str) -> bool:
-    """Return whether numbers that are given as bytes have neither NaN nor infinity.
+    """Return whether the numbers in a buffer have neither NaN nor infinity.
 
     Args:
-        data: the bytes, contiguous.
+        data: the buffer's bytes, contiguous.
         dtype: torch's name of the numbers' dtype.
     """
     dtype = "float32" if dtype == "complex64" else dtype

@@ -1,7 +1,7 @@
 """The header of a safetensors file: which tensors it holds, and at which bytes.
 
-The safetensors library checks a header but does not tell the byte offsets, which plain reads
-need. So the header is parsed here a second time. Nothing here imports torch.
+The safetensors library checks a header, but does not return the byte offsets that the reader needs.
+So the header is parsed here a second time. Nothing here imports torch.
 """
 
 import json
@@ -68,7 +68,7 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except SafetensorError as error:
-        # The reason may quote bytes of the file, which must not reach a terminal as they are.
+        # The reason may quote bytes of the file, such as control codes for the terminal.
         reason = "".join(c if c.isprintable() else "?" for c in str(error))
         raise InputError(
             f"{path}: not a valid safetensors file ({reason}); is it truncated or still being "
@@ -93,7 +93,7 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
 def write_header(tensors: Sequence[TensorSpec]) -> bytes:
     """Return the bytes that precede the data of these tensors.
 
-    They are padded with spaces to a multiple of 8 bytes, as the library pads them.
+    They are padded with spaces to a multiple of 8 bytes, as in the safetensors library.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0

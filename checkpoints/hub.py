@@ -1,4 +1,4 @@
-"""Finding the directory of a model that a user names: a path or a hub id."""
+"""Resolving a model's name, a path or a hub id, to a directory; downloading from the hub."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ def resolve(model: str | Path, *, weights: bool = True) -> Path:
         weights: whether to download the weights as well.
 
     Raises:
-        InputError: it is not a directory, and cannot be downloaded from the hub.
+        InputError: there is no such path, and the hub has no such model or cannot be reached.
     """
     path = Path(model)
     if os.path.exists(path):  # also False for names that no file can have

@@ -1,7 +1,7 @@
-"""Working directories of running commands, and removing those that killed runs have left.
+"""Working directories: creating them, and removing those that killed runs have left.
 
-A run holds a lock (flock) on its working directory. The operating system releases the lock when the
-process ends, even if it is killed. So a working directory without a lock is left over.
+A run locks its working directory (flock). The operating system releases the lock when the process
+ends, even if it is killed. So nobody uses a working directory that is not locked.
 """
 
 import fcntl
@@ -20,17 +20,17 @@ _UNIQUE = "[0-9a-f]" * 8
 
 
 def make_locked_directory(output: Path, partial: Path) -> int | None:
-    """Make and lock a working directory, and remove those that killed runs have left.
+    """Create and lock a working directory, and remove those that killed runs have left.
 
     Args:
-        output: the directory that it will be renamed to.
+        output: the final name of the directory.
         partial: the working directory, ``OUTPUT.partial-…``.
 
     Returns:
-        A descriptor that must be closed at the end; None if the file system has no locks.
+        The lock's file descriptor, to be closed at the end; None if the file system has no locks.
 
     Raises:
-        OSError: the directory cannot be made.
+        OSError: the directory cannot be created.
     """
     partial.parent.mkdir(parents=True, exist_ok=True)
     with _locked(partial.parent):  # no other run may remove it before it is locked
@@ -44,7 +44,7 @@ def partial_directory(output: Path) -> Iterator[Path]:
     """Yield a working directory beside ``output``; remove it at the end if it still exists.
 
     Raises:
-        OSError: the directory cannot be made.
+        OSError: the directory cannot be created.
     """
     partial = output.parent / f"{output.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}"
     lock = make_locked_directory(output, partial)
@@ -63,7 +63,7 @@ def _remove_leftovers(output: Path) -> None:
         if descriptor is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)
-            console.message(f"removed: {path}, which an interrupted run had left")
+            console.message(f"removed: {path}, left by an interrupted run")
     for name in sorted(glob.glob(f"{beside}.{REPLACED}-{_UNIQUE}")):
         console.message(
             f"note: an interrupted run renamed the previous {output} to {name}; delete it, or "
@@ -87,7 +87,7 @@ def _lock(directory: Path) -> int | None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Wait for a directory's lock, if the file system has locks, and hold it in the block."""
+    """Lock a directory during the ``with`` block, if the file system has locks; wait for others."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):

@@ -36,8 +36,8 @@ def load_model(
         model: a directory or a hub id.
         dtype: the dtype of the parameters; None keeps that of the checkpoint.
         device: the device of the parameters.
-        shared: the parameters of another model by name. A parameter that equals this model's,
-            when both are rounded to its dtype, is used in both models.
+        shared: the parameters of another model by name. The two models share a parameter if this
+            model's values, rounded to the dtype of the other's, equal the other's.
         cache_format: the dtypes in which the cache is stored; see `CacheFormat`.
 
     Returns:
@@ -100,7 +100,7 @@ def check_tokens(ids: Sequence[int], vocabulary: int, directory: str | Path) -> 
     Args:
         ids: the token ids from the tokenizer.
         vocabulary: the size of the model's vocabulary.
-        directory: the directory of both, which the error names.
+        directory: the directory of the tokenizer and the model; the error names it.
 
     Raises:
         InputError: a token id is too large.
@@ -108,7 +108,7 @@ def check_tokens(ids: Sequence[int], vocabulary: int, directory: str | Path) -> 
     if max(ids, default=0) >= vocabulary:
         raise InputError(
             f"{directory}: the tokenizer gives token {max(ids)}, but the model's vocabulary has "
-            f"{vocabulary}"
+            f"only {vocabulary} tokens"
         )
 
 
@@ -123,7 +123,7 @@ def load_tokenizer(model: str | Path) -> Any:
     directory = resolve(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        tokenizer.decode(tokenizer("a").input_ids)  # some damage appears only in use
+        tokenizer.decode(tokenizer("a").input_ids)  # some damage shows only when it is used
         return tokenizer
     except Exception as error:  # transformers raises a different type for every kind of damage
         reason = str(error).strip().splitlines() or [type(error).__name__]

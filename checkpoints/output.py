@@ -17,16 +17,21 @@ from hybridize.errors import InputError
 def check_output(output: Path, source: Path | None, *, force: bool) -> None:
     """Check that a directory can be written.
 
+    Args:
+        output: the directory.
+        source: the checkpoint that the output is made from.
+        force: replace an existing directory.
+
     Raises:
-        InputError: it exists and ``force`` is off; it is the source, contains it or lies inside
-            it; its parent cannot be written; or the source's ``hybridize.json``, which is
-            continued in the output, cannot be read.
+        InputError: the output exists and ``force`` is off; it is the source, contains it or lies
+            inside it; its parent cannot be written; or the source's ``hybridize.json``, whose
+            records the output continues, cannot be read.
     """
-    if output.name in ("", ".."):  # the new directory is made beside it and then renamed
+    if output.name in ("", ".."):  # the finished directory is renamed to this name
         raise InputError(f"{output}: the output must end in the directory's own name")
     target = Path(os.path.realpath(output))  # unlike resolve(), accepts a link to itself
     if source is not None:
-        read_provenance(source)  # an unreadable record must not stop the run at its end
+        read_provenance(source)  # fail now, not at the end of the run
     if source is not None and target in (source.resolve(), *source.resolve().parents):
         raise InputError(f"{output}: is or contains the source; choose another output directory")
     if source is not None and source.resolve() in target.parents:
@@ -43,12 +48,12 @@ def check_output(output: Path, source: Path | None, *, force: bool) -> None:
 
 
 def move_into_place(finished: Path, output: Path, *, force: bool) -> None:
-    """Rename a finished directory to its final name.
+    """Rename a finished directory to its final name, and sync the parent directory.
 
     Args:
         finished: the directory, synced, in the same parent directory as the output.
         output: the final name.
-        force: replace an existing output. If the process is killed meanwhile, ``output`` is the
+        force: replace an existing output. If the process is killed during this, ``output`` is the
             old or the new directory, or it is missing and the old one is ``OUTPUT.replaced-…``.
     """
     replaced = None

@@ -24,7 +24,7 @@ def read_provenance(directory: Path) -> list[dict[str, Any]]:
     The list is empty if the checkpoint has no ``hybridize.json``.
 
     Raises:
-        InputError: the file cannot be understood.
+        InputError: the file is damaged, or another version of hybridize wrote it.
     """
     path = directory / PROVENANCE
     if not path.exists():
@@ -39,8 +39,8 @@ def read_provenance(directory: Path) -> list[dict[str, Any]]:
     for record in records:
         named = isinstance(record, dict) and isinstance(record.get("source"), dict)
         if not named or not {"command", "created"} <= set(record) or "name" not in record["source"]:
-            raise InputError(f"{path}: a step lacks its command, source or time")
-    try:  # results copy the records, as JSON in UTF-8
+            raise InputError(f"{path}: a record lacks its command, source or time")
+    try:  # the records are copied into every result, as JSON in UTF-8
         json.dumps(records, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: its content cannot be written again: {error}") from error
@@ -53,7 +53,7 @@ def new_provenance(
     """Return the contents of ``hybridize.json`` for a result.
 
     Args:
-        source: the checkpoint that the result was made from; its records come first.
+        source: the checkpoint that the result was made from; the new file starts with its records.
         record: the record of this command, without versions and time.
         files: ``sha256`` and ``bytes`` of every file that was written, by name.
     """
@@ -68,5 +68,5 @@ def new_provenance(
 
 
 def source_name(model: str | Path) -> str:
-    """Return the name of a source without local paths: a hub id, or the directory's own name."""
+    """Return a source's name for records, without local paths: a hub id or a directory's name."""
     return Path(model).resolve().name if Path(model).exists() else str(model)

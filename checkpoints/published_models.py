@@ -1,4 +1,4 @@
-"""The shapes of published models, for predictions that need no checkpoint.
+"""The sizes of published models, so that `bench --predict` needs no checkpoint.
 
 Sources: the models' config.json files, and table 1 and section 4 of Nemotron-H (arXiv 2504.03624).
 """
@@ -30,7 +30,7 @@ def find_shape(model: str | Path) -> Shape:
         model: a name in `SHAPES`, a config.json, a directory, or a hub id.
 
     Raises:
-        InputError: it is none of these.
+        InputError: no such model was found, or its config.json cannot be understood.
     """
     known = published(str(model))
     if known is not None:
@@ -95,4 +95,4 @@ SHAPES = {
         8192, 32768, (54, 54, 10), MambaSizes(256, 64, 8, 256), 64
     ),
 }
-"""A function for each published model, by name; it returns the format and the shape."""
+"""For each published model, by name, a function that returns its format and its shape."""

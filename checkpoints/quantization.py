@@ -1,4 +1,4 @@
-"""How FP8 checkpoints describe themselves, in the compressed-tensors format.
+"""FP8 checkpoints in the compressed-tensors format: reading config.json, and shapes of scales.
 
 A quantized matrix ``X.weight`` is float8_e4m3fn. Its scale is ``X.weight_scale``; if activations
 have a static scale, it is ``X.input_scale``.
@@ -51,7 +51,7 @@ class Quantization:
 
 
 def read_quantization(raw: dict[str, Any]) -> Quantization | None:
-    """Understand ``quantization_config`` in a config.json; None if it has none.
+    """Read ``quantization_config`` from a config.json; None if it has none.
 
     Raises:
         ValueError: it is not FP8 in the compressed-tensors format.
@@ -85,7 +85,7 @@ def read_quantization(raw: dict[str, Any]) -> Quantization | None:
 
 
 def split_scale(scale: "torch.Tensor", rows: Sequence[int]) -> list["torch.Tensor"]:
-    """Split the scale of a matrix between the parts that the matrix is stacked from.
+    """Split the scale of a stacked matrix into the scales of its parts.
 
     Args:
         scale: the scale; see `Quantization.scale_shape`.

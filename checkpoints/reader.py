@@ -34,7 +34,7 @@ class CheckpointReader:
 
     Args:
         directory: the checkpoint.
-        allow_nonfinite: return tensors that hold NaN or infinity.
+        allow_nonfinite: return tensors that have NaN or infinity in them.
 
     Attributes:
         directory: as given.
@@ -43,8 +43,8 @@ class CheckpointReader:
         files: the safetensors files.
 
     Raises:
-        InputError: it is no checkpoint, its weights are pickled, or its files contradict each
-            other.
+        InputError: the directory is not a checkpoint, its weights are pickled, or its files
+            contradict each other.
     """
 
     def __init__(self, directory: str | Path, *, allow_nonfinite: bool = False) -> None:
@@ -84,7 +84,7 @@ class CheckpointReader:
         """Read a tensor.
 
         Raises:
-            InputError: it holds NaN or infinity, or its file has become shorter.
+            InputError: it has NaN or infinity in it, or its file has become shorter.
         """
         import torch
 
@@ -95,12 +95,12 @@ class CheckpointReader:
                 "checkpoint, or accept it with `allow_nonfinite`"
             )
         dtype = torch_dtype(location.dtype)
-        if location.nbytes == 0:  # torch cannot view an empty array of numpy as another dtype
+        if location.nbytes == 0:  # torch cannot view an empty numpy array as another dtype
             return torch.empty(location.shape, dtype=dtype)
         return torch.from_numpy(data).view(dtype).reshape(location.shape)
 
     def get_bytes(self, name: str) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        """Read a tensor's bytes, whatever they hold.
+        """Read a tensor's bytes, without checking for NaN and infinity.
 
         Raises:
             InputError: its file has become shorter.
@@ -111,7 +111,7 @@ class CheckpointReader:
         return data
 
     def hash_in_background(self) -> None:
-        """Start to hash the files, so that `sha256` need not wait later.
+        """Start to hash the files, so that `sha256` has less to wait for.
 
         Hashing stops at the end of the ``with`` block. Otherwise a failed run would keep on
         reading a large checkpoint, because the interpreter waits for its threads at exit.
@@ -190,18 +190,18 @@ def _read_shards(
     locations: dict[str, TensorLocation] = {}
     for file in files:
         if not os.path.exists(file):  # also False for names that no file can have
-            raise InputError(f"{index}: names the shard {file.name!r}, which is missing")
+            raise InputError(f"{index}: the shard {file.name!r} is missing")
         for tensor, location in read_header(file).items():
             if weight_map.get(tensor) != file.name:
                 where = "another shard" if tensor in weight_map else "no shard"
                 raise InputError(
-                    f"{file}: holds tensor {tensor!r}, which {INDEX} assigns to {where}"
+                    f"{file}: contains tensor {tensor!r}, which {INDEX} assigns to {where}"
                 )
             locations[tensor] = location
     missing = sorted(set(weight_map) - set(locations))
     if missing:
         raise InputError(
             f"{index}: assigns tensor {missing[0]!r} to {weight_map[missing[0]]!r}, "
-            "which does not hold it"
+            "which does not contain it"
         )
     return files, locations

@@ -7,7 +7,7 @@ from hybridize.checkpoints.header import TensorSpec
 
 
 def plan_shards(tensors: Sequence[TensorSpec], max_bytes: int) -> list[list[TensorSpec]]:
-    """Fill shards in order; a shard exceeds ``max_bytes`` only if it holds a single tensor."""
+    """Fill shards in order; a shard exceeds ``max_bytes`` only if it has a single tensor."""
     shards: list[list[TensorSpec]] = [[]]
     size = 0
     for spec in tensors:

@@ -1,7 +1,7 @@
-"""Infinity and NaN in JSON, which has neither: transformers' spelling, read and written.
+"""Reading and writing infinity and NaN in JSON, as transformers spells them.
 
-Transformers writes ``{"__float__": "Infinity"}``. The config.json of older Mamba-2 and Nemotron-H
-checkpoints has such values.
+JSON has neither. Transformers writes ``{"__float__": "Infinity"}``. Older Mamba-2 and Nemotron-H
+checkpoints have such values in config.json.
 """
 
 import math

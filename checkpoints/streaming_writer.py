@@ -26,11 +26,11 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class PlannedCheckpoint:
-    """A model that will be written.
+    """A checkpoint that will be written. No tensor has been read yet.
 
     Attributes:
         format: the on-disk architecture.
-        config: the model as the format holds it.
+        config: the model, adapted to the format.
         entries: its tensors on disk, and the parameters that each is made of.
         specs: name, shape and dtype of the same tensors, for the writer.
         tensors: the source of the parameters.
@@ -51,13 +51,13 @@ class PlannedCheckpoint:
 def plan_checkpoint(
     tensors: Tensors, config: ModelSpec, format_: Format, fit: Fit, dtype: str | None
 ) -> PlannedCheckpoint:
-    """Lay a model out for a format.
+    """Plan how a model is stored: names, shapes and dtypes of the tensors on disk.
 
     Args:
         tensors: the model's tensors.
         config: the model.
         format_: the format that will be written.
-        fit: the model as the format holds it.
+        fit: the model, adapted to the format.
         dtype: torch's name of the dtype of all weights; None keeps the dtype of each.
     """
     adapted = AdaptedTensors(tensors, config, fit.config)
@@ -86,12 +86,12 @@ def write_checkpoint(
     """Write a checkpoint tensor by tensor.
 
     Args:
-        model: the model to write.
+        model: the planned checkpoint.
         output: the directory.
         reader: the source checkpoint; its tokenizer files are copied and its provenance continued.
         source_format: the format of the source.
-        record: is called with the number of weight files when all are written, and returns the
-            provenance record of the command.
+        record: returns the provenance record of the command. It is called when all weight files
+            are written, with their number.
         label: the label of the progress bar.
         force: replace an existing output.
         max_shard_size: bytes per safetensors file.
@@ -100,7 +100,7 @@ def write_checkpoint(
 
     Raises:
         InputError: the output cannot be written.
-        HybridizeError: writing failed; the output is as it was before.
+        HybridizeError: writing failed; an existing output was not changed.
     """
     raw = dict(config_json or model.format.to_raw(model.config))
     if model.format is source_format:
@@ -144,7 +144,7 @@ def _parts(
 def _one_ahead(items: Iterable[_Item], work: Callable[[_Item], _Result]) -> Iterator[_Result]:
     """Yield ``work`` of each item, while a thread works on the next item.
 
-    Reading then overlaps with writing; one more result is in memory.
+    So reading overlaps with writing. Two results are in memory at a time.
     """
     with ThreadPoolExecutor(1, "read") as pool:
         coming: Future[_Result] | None = None

@@ -12,12 +12,12 @@ from typing import Self
 from hybridize.checkpoints.files import sync_range
 
 _CHUNK = 8 << 20  # bytes per call of the operating system's write
-_MAX_WAITING = 8  # chunks that are written but not hashed yet; each keeps its memory alive
+_MAX_WAITING = 8  # chunks that are written but not hashed yet; their memory cannot be freed
 _SYNC_INTERVAL = 64 << 20  # bytes
 
 
 class BackgroundHash:
-    """A SHA-256 that a thread of its own computes, up to a few chunks later."""
+    """A SHA-256 that is computed in its own thread, at most a few chunks behind."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -91,7 +91,7 @@ class SyncedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # if writing failed, that failure is reported, not this one
+        with suppress(OSError):  # an earlier failure is the one to report
             self._wait()
         os.close(self._descriptor)
 

@@ -1,8 +1,8 @@
-"""A model's tensors under the model's own names, wherever they come from.
+"""Sources of a model's tensors, under hybridize's own parameter names.
 
-Sources of tensors are stacked: a checkpoint on disk, a conversion of it, an adaptation to another
-format. Each returns one tensor at a time, so that none of them holds a whole model in memory.
-Torch is imported when the first tensor is read.
+Sources are stacked: a checkpoint on disk, then a conversion of it, then an adaptation to a format.
+Each returns one tensor at a time, so that a whole model is never in memory. Torch is imported when
+the first tensor is read.
 """
 
 import fnmatch
@@ -44,7 +44,7 @@ class CheckpointTensors(Tensors):
     Args:
         reader: the checkpoint.
         format_: its format.
-        config: the model, as `read_config` has returned it.
+        config: the model, from `read_config`.
 
     Raises:
         InputError: a tensor is missing, is not part of the model, or has another shape than
@@ -64,9 +64,9 @@ class CheckpointTensors(Tensors):
             raise InputError(f"{reader.directory}: {problems[0]}")
 
     def check_config(self) -> "HybridConfig":
-        """Have transformers check config.json; return the configuration of a model in memory.
+        """Check config.json with transformers; return the configuration of a model in memory.
 
-        This happens at the latest when the first tensor is read. It imports transformers.
+        `get` calls this before it reads the first tensor. It imports transformers.
 
         Raises:
             InputError: transformers does not accept config.json.
@@ -100,8 +100,8 @@ class CheckpointTensors(Tensors):
         """Return the scale of an FP8 weight, and the static scale of its inputs, if it has one.
 
         Raises:
-            InputError: the weight is a part of a tensor on disk, and a block of the scale lies
-                across its border.
+            InputError: the weight is a part of a stacked tensor, and a block of the scale belongs
+                to two parts.
         """
         entry, part = self._entries[name]
         stem = entry.disk.removesuffix("weight")
@@ -154,7 +154,7 @@ def mismatches(reader: CheckpointReader, format_: Format, config: ModelSpec) -> 
     shapes = {name: entry.shape for name, entry in entries.items()} | scales
     scaled = {name.removesuffix("_scale") for name in scales if name.endswith("weight_scale")}
     found = [
-        f"tensor {name!r} is missing, which config.json implies"
+        f"tensor {name!r} is missing; config.json implies it"
         for name in shapes
         if name not in present
     ]
@@ -180,9 +180,7 @@ def mismatches(reader: CheckpointReader, format_: Format, config: ModelSpec) -> 
                     "tie_word_embeddings; set it to false to keep both"
                 )
             continue
-        found.append(
-            f"tensor {name!r} has no place in a {format_.name} model with this config.json"
-        )
+        found.append(f"tensor {name!r} is not part of a {format_.name} model with this config.json")
     return found
 
 
@@ -193,12 +191,12 @@ def _equal(reader: CheckpointReader, first: str, second: str) -> bool:
 
 
 class AdaptedTensors(Tensors):
-    """The tensors of a model that `Format.fit` has widened with zero biases and zero heads.
+    """The tensors of a model to which `Format.fit` has added zero biases and zero heads.
 
     Args:
         source: the model's tensors.
         before: the model.
-        after: the model as `Format.fit` has adapted it.
+        after: the adapted model.
     """
 
     def __init__(self, source: Tensors, before: ModelSpec, after: ModelSpec) -> None:

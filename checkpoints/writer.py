@@ -1,4 +1,8 @@
-"""Writing a checkpoint directory, one tensor at a time; it appears complete or not at all."""
+"""Writing a checkpoint directory, one tensor at a time; it appears complete or not at all.
+
+The files are written into a working directory beside the output (`leftovers`), and the working
+directory is renamed at the end (`output.move_into_place`).
+"""
 
 import errno
 import json
@@ -90,7 +94,7 @@ class CheckpointWriter:
             with _named_failures(self._output):
                 self._make_partial()
                 self._expected = next(self._pending, None)
-        except BaseException:  # then Python does not call __exit__
+        except BaseException:  # Python does not call __exit__ if __enter__ fails
             self._clean_up()
             raise
         return self
@@ -102,8 +106,8 @@ class CheckpointWriter:
         except OSError as error:
             if error.errno in _DISK_FULL:
                 raise
-            # `check_output` checks permissions; there are other reasons why mkdir can fail.
-            raise InputError(f"{self._output}: cannot be made: {error.strerror}") from error
+            # `check_output` has checked permissions, but mkdir can fail for other reasons.
+            raise InputError(f"{self._output}: cannot be created: {error.strerror}") from error
 
     def add(self, name: str, *parts: "torch.Tensor") -> None:
         """Write the next tensor, whole or in parts that are concatenated by rows.
@@ -112,7 +116,7 @@ class CheckpointWriter:
 
         Raises:
             HybridizeError: the disk is full or failed.
-            RuntimeError: it is not the tensor that was announced.
+            RuntimeError: it is not the next tensor of the writer's ``tensors``.
         """
         want = self._expected
         shapes = {part.shape[1:] for part in parts} if len(parts) > 1 else set()

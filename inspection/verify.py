@@ -95,9 +95,9 @@ def _compare_files(directory: Path) -> list[str]:
     for name, recorded in files.items():
         file = directory / name
         if not isinstance(recorded, dict) or ".." in Path(name).parts or Path(name).is_absolute():
-            raise InputError(f"{path}: the entry for {name!r} makes no sense")
+            raise InputError(f"{path}: the entry for {name!r} is invalid")
         if not os.path.isfile(file):  # also False for names that no file can have
-            problems.append(f"{name} is missing, which {PROVENANCE} lists")
+            problems.append(f"{name} is missing; {PROVENANCE} lists it")
         elif file.stat().st_size != recorded.get("bytes"):
             size, expected = file.stat().st_size, recorded.get("bytes")
             problems.append(f"{name} has {size} bytes; {PROVENANCE} says {expected}")

@@ -1,7 +1,12 @@
-"""The on-disk architectures that hybridize reads and writes.
+"""The on-disk architectures that hybridize reads and writes: one file per ``model_type``.
 
 To add one, write a file here and add one line to ``_ALL``. Nothing here imports torch or
 transformers.
+
+- `config_from_json` finds the format of a config.json, and has it read the file.
+- `choose_format` chooses the format of a result.
+- `base` has the class `Format`, `fields` the types and defaults of config.json's fields.
+- `rope` reads and writes RoPE parameters; `read_model` has what else the formats share.
 """
 
 from pathlib import Path
@@ -38,7 +43,7 @@ _ALL = (
 _MAX_LAYERS = 10_000  # without a limit, a mistyped number would take hours
 
 FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
-"""All formats by ``model_type``: first the hybrids, of which the most widely supported first."""
+"""All formats by ``model_type``: the hybrids, the most widely supported first; then the others."""
 
 HYBRID_FORMATS = tuple(known.name for known in _ALL if known.holds_mamba)
 """The formats that a conversion can write, in the order in which ``format="auto"`` tries them."""
@@ -79,7 +84,7 @@ def config_from_json(
 
     Args:
         raw: the content.
-        path: the file that errors name.
+        path: config.json; error messages name it.
         quantized: see `read_config`.
 
     Raises:
@@ -105,5 +110,5 @@ def config_from_json(
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
-        # Values that no check has foreseen, such as integers too large for a float.
+        # Values that the checks do not cover, such as integers too large for a float.
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error

@@ -91,7 +91,7 @@ class Bamba(Format):
         require_no_multipliers(config)
         fit = fit_stock(config)
         attention = uniform_attention(fit.config)
-        require(attention.rope, "its attention has RoPE")
+        require(attention.rope, "the format's attention always has RoPE")
         require_default_scale(attention)
         return fit
 

@@ -1,4 +1,8 @@
-"""The base class of on-disk architectures: reading and writing config.json, naming tensors."""
+"""The base class of on-disk architectures: reading and writing config.json, naming tensors.
+
+`Format.fit` decides whether a model can be written in a format. The ``require…`` functions are the
+checks that several formats share.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -13,15 +17,15 @@ Sizes = TypeVar("Sizes", AttentionSizes, MambaSizes, MLPSizes)
 
 
 class CannotHoldError(Exception):
-    """A format cannot express something that the model has; the message says what."""
+    """A format cannot store a model; the message says which property of the model it lacks."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A model as a format holds it.
+    """A model, adapted to a format.
 
     Attributes:
-        config: the model, adapted to the format, for example with zero biases or zero heads.
+        config: the adapted model, for example with zero biases or zero heads.
         exact: whether the logits stay the same.
         notes: what a user should know about the result, one sentence each.
     """
@@ -164,20 +168,29 @@ def uniform(config: ModelSpec, sizes: type[Sizes]) -> Sizes | None:
     """
     found = {block for block in config.blocks if isinstance(block, sizes)}
     kind = {AttentionSizes: "attention", MambaSizes: "Mamba-2", MLPSizes: "MLP"}[sizes]
-    require(len(found) <= 1, f"its {kind} blocks must all have the same sizes")
+    require(len(found) <= 1, f"the {kind} blocks must all have the same sizes")
     return next(iter(found), None)
 
 
 def require_no_multipliers(config: ModelSpec) -> None:
     """Check that the model has none of Granite's multipliers."""
     multipliers = (config.embedding_multiplier, config.residual_multiplier, config.logits_scaling)
-    require(multipliers == (1.0, 1.0, 1.0), "it has no multipliers")
+    require(
+        multipliers == (1.0, 1.0, 1.0),
+        "the format has no multipliers of embeddings, residuals or logits",
+    )
 
 
 def require_default_scale(attention: AttentionSizes) -> None:
     """Check that attention scores have the usual scale."""
     default = attention.scale in (None, attention.head_dim**-0.5)
-    require(default, "its attention scores are scaled by head_dim ** -0.5")
+    require(default, "the format scales attention scores by head_dim ** -0.5")
+
+
+def require_full_rotation(config: ModelSpec) -> None:
+    """Check that RoPE rotates all channels of a head."""
+    factor = config.rope.get("partial_rotary_factor", 1.0)
+    require(factor == 1.0, "the format's RoPE rotates whole heads")
 
 
 def same_apart_from_window(config: ModelSpec) -> AttentionSizes:
@@ -187,7 +200,7 @@ def same_apart_from_window(config: ModelSpec) -> AttentionSizes:
         CannotHoldError: they differ in more than the window, or there are none.
     """
     found = {replace(block, sliding_window=None) for block in attention_blocks(config.blocks)}
-    require(len(found) == 1, "its attention blocks must all have the same sizes")
+    require(len(found) == 1, "the attention blocks must all have the same sizes")
     return found.pop()
 
 
@@ -196,7 +209,7 @@ def require_layers(config: ModelSpec) -> None:
     mixers, mlps = config.layout[::2], config.layout[1::2]
     require(
         len(mixers) == len(mlps) and set(mlps) == {MLP} and MLP not in mixers,
-        f"its layers have a mixer and an MLP each, and the layout is {config.layout}",
+        f"every layer must have a mixer and an MLP, but the layout is {config.layout}",
     )
 
 
@@ -218,7 +231,12 @@ def written_fields(config: ModelSpec) -> Raw:
 
 
 def letters_to(words: dict[str, str], layout: str) -> list[str]:
-    """Return the layout in a format's words, which are given by letter of `LAYER_KINDS`."""
+    """Return the format's word for each block.
+
+    Args:
+        words: the word for each kind, by letter of `LAYER_KINDS`.
+        layout: one letter per block.
+    """
     assert set(words) <= set(LAYER_KINDS)
     return [words[letter] for letter in layout]
 

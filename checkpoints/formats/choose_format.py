@@ -8,7 +8,7 @@ from hybridize.modeling.model_spec import ModelSpec
 def choose_format(
     config: ModelSpec, name: str, source_format: Format | None = None
 ) -> tuple[Format, Fit, str]:
-    """Return the format to write, the model as the format holds it, and the reason.
+    """Return the format to write, the model adapted to it, and the reason.
 
     Args:
         config: the model.
@@ -26,14 +26,14 @@ def choose_format(
             return chosen, chosen.fit(config), "chosen with `format`"
         except CannotHoldError as error:
             raise InputError(f"`format={name}`: {name} cannot hold the result: {error}") from None
-    passed_over = []
+    rejected = []
     if source_format is not None:
         try:
             fit = source_format.fit(config)
             if fit.exact:
                 return source_format, fit, "the format of the source"
         except CannotHoldError as error:
-            passed_over.append(f"not {source_format.name}: {error}")
+            rejected.append(f"not {source_format.name}: {error}")
     for candidate in HYBRID_FORMATS:
         chosen = FORMATS[candidate]
         if chosen is source_format:
@@ -41,10 +41,10 @@ def choose_format(
         try:
             fit = chosen.fit(config)
         except CannotHoldError as error:
-            passed_over.append(f"not {candidate}: {error}")
+            rejected.append(f"not {candidate}: {error}")
             continue
         if fit.exact:
             reason = "the first stock format that holds the model exactly"
-            return chosen, fit, "; ".join(passed_over) if chosen.name == "hybridize" else reason
-        passed_over.append(f"not {candidate}: {'; '.join(fit.notes)}")
+            return chosen, fit, "; ".join(rejected) if chosen.name == "hybridize" else reason
+        rejected.append(f"not {candidate}: {'; '.join(fit.notes)}")
     raise AssertionError("hybridize's own format holds every model")

@@ -1,8 +1,8 @@
 """Granite 4 hybrids without experts, the stock hybrid that most engines open.
 
-Transformers, vLLM, SGLang and llama.cpp read it: RoPE, SwiGLU, biases on queries, keys and values,
-and mixers in any order. All of them understand the config.json that is written here, which differs
-from that of ``save_pretrained``.
+It has RoPE, SwiGLU, biases of attention, and mixers in any order. Transformers, vLLM, SGLang and
+llama.cpp read it. All of them understand the config.json that is written here. The one that
+``save_pretrained`` would write is different.
 """
 
 from typing_extensions import override
@@ -15,6 +15,7 @@ from hybridize.checkpoints.formats.base import (
     Names,
     letters_to,
     require,
+    require_full_rotation,
     uniform,
     written_fields,
 )
@@ -108,9 +109,8 @@ class GraniteMoeHybrid(Format):
     @override
     def fit(self, config: ModelSpec) -> Fit:
         mlp = uniform(config, MLPSizes)
-        require(mlp is None or not mlp.bias, "its MLP has no bias")
-        factor = config.rope.get("partial_rotary_factor", 1.0)
-        require(factor == 1.0, "its RoPE rotates whole heads")
+        require(mlp is None or not mlp.bias, "the format has no MLP biases")
+        require_full_rotation(config)
         return fit_stock(config)
 
     @override

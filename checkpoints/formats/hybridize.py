@@ -38,7 +38,7 @@ _DERIVED = (
     "layer_types", "sliding_window", "num_attention_heads", "num_key_value_heads", "head_dim",
     "blocks", "spec",
 )  # fmt: skip
-"""What `HybridConfig` derives from the blocks."""
+"""Attributes that `HybridConfig` derives from the blocks."""
 
 
 class HybridizeFormat(Format):

@@ -36,11 +36,12 @@ class Llama(TransformerFormat):
     def require_attention(self, config: ModelSpec) -> None:
         attention = uniform(config, AttentionSizes)
         assert attention is not None
-        require(attention.qkv_bias == attention.out_bias, "it has all attention biases or none")
-        require(not attention.qk_norm, "it has no query/key norm")
-        require(attention.sliding_window is None, "it has no sliding window")
+        all_or_none = attention.qkv_bias == attention.out_bias
+        require(all_or_none, "the format has all attention biases or none")
+        require(not attention.qk_norm, "the format has no query/key norm")
+        require(attention.sliding_window is None, "the format has no sliding window")
         divides = config.hidden_size % attention.num_heads == 0
-        require(divides, "its number of heads divides the hidden size")
+        require(divides, "the number of heads must divide the hidden size")
 
     @override
     def to_raw(self, config: ModelSpec) -> Raw:

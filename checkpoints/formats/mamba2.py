@@ -87,13 +87,13 @@ class Mamba2Format(Format):
 
     @override
     def fit(self, config: ModelSpec) -> Fit:
-        require(set(config.layout) == {MAMBA}, "it has Mamba-2 blocks only")
+        require(set(config.layout) == {MAMBA}, "the format has Mamba-2 blocks only")
         mamba = uniform(config, MambaSizes)
         assert mamba is not None
         require_no_multipliers(config)
         require(
             mamba.d_inner % config.hidden_size == 0,
-            "its Mamba-2 width is a whole multiple of the hidden size",
+            "the Mamba-2 width must be a multiple of the hidden size",
         )
         return Fit(config)
 

@@ -1,4 +1,4 @@
-"""Mistral: Llama with a sliding window, and with any head width."""
+"""Mistral: Llama with a sliding window and any head width."""
 
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -35,8 +35,8 @@ class Mistral(TransformerFormat):
         assert attention is not None
         assert mlp is not None
         biases = attention.qkv_bias or attention.out_bias or mlp.bias
-        require(not biases, "it has no biases")
-        require(not attention.qk_norm, "it has no query/key norm")
+        require(not biases, "the format has no biases")
+        require(not attention.qk_norm, "the format has no query/key norm")
 
     @override
     def to_raw(self, config: ModelSpec) -> Raw:

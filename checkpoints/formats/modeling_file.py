@@ -1,7 +1,7 @@
 """The modeling file of checkpoints in hybridize's own architecture.
 
-It consists of the modules of this package that the model needs, one after the other, without the
-imports between them. So it is always the same code that is tested.
+It consists of the modules of hybridize that the model needs, one after the other, without the
+imports between them. So the file always contains the code that is tested.
 """
 
 import ast

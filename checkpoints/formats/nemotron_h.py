@@ -62,7 +62,7 @@ _OLD_NAMES = {
     "time_step_min": "mamba_dt_min",
     "use_conv_bias": "mamba_conv_bias",
 }
-"""Fields that NVIDIA's own code names otherwise; these names have precedence, if present."""
+"""The names of these fields in NVIDIA's own code. They take precedence if they are present."""
 
 
 class NemotronH(Format):
@@ -83,7 +83,7 @@ class NemotronH(Format):
         source = read_fields(raw | old, _FIELDS)
         kinds = _read_kinds(raw, source)
         if _EXPERTS in kinds:
-            raise ValueError("it has mixture-of-experts layers; only dense models are supported")
+            raise ValueError("mixture-of-experts layers are not supported, only dense models")
         if source.mamba_hidden_act != "silu":
             raise ValueError(f"mamba_hidden_act is {source.mamba_hidden_act!r}; it must be silu")
         sizes: dict[str, BlockSizes] = {
@@ -119,19 +119,21 @@ class NemotronH(Format):
     def fit(self, config: ModelSpec) -> Fit:
         attention, mamba = uniform(config, AttentionSizes), uniform(config, MambaSizes)
         mlp = uniform(config, MLPSizes)
-        require(not config.tie_word_embeddings, "its embeddings and head are not tied")
-        require(not config.residual_in_fp32, "its residual stream is not kept in float32")
+        require(not config.tie_word_embeddings, "the format has no tied embeddings")
+        require(
+            not config.residual_in_fp32, "the format does not keep the residual stream in float32"
+        )
         require_no_multipliers(config)
-        # Without attention, transformers' model asks its cache for a length that it does not have.
-        require(attention is not None, "it has at least one attention block")
+        # Transformers' model asks its cache for a length, and only attention layers have one.
+        require(attention is not None, "the model must have at least one attention block")
         if attention is not None:
-            require(not attention.rope, "its attention has no RoPE")
+            require(not attention.rope, "the format's attention has no RoPE")
             plain = not (attention.qkv_bias or attention.out_bias or attention.qk_norm)
-            require(plain, "its attention has no biases and no query/key norm")
+            require(plain, "the format's attention has no biases and no query/key norm")
             require_default_scale(attention)
-            require(attention.sliding_window is None, "it has no sliding window")
-        require(mamba is None or mamba.dt_max is None, "its Δt has no upper limit")
-        require(mlp is None or not mlp.gated, "its MLP is not gated")
+            require(attention.sliding_window is None, "the format has no sliding window")
+        require(mamba is None or mamba.dt_max is None, "the format has no upper limit of Δt")
+        require(mlp is None or not mlp.gated, "the format has no gated MLP")
         return Fit(config)
 
     @override
@@ -142,7 +144,7 @@ class NemotronH(Format):
             "architectures": ["NemotronHForCausalLM"],
             "model_type": self.name,
             **written_fields(config),
-            # In both spellings, because vLLM and NVIDIA's own code read the pattern.
+            # Written twice, because vLLM and NVIDIA's own code read only the pattern.
             "hybrid_override_pattern": config.layout,
             "layers_block_type": letters_to(_WORDS, config.layout),
             "num_hidden_layers": len(config.layout),
@@ -167,7 +169,7 @@ class NemotronH(Format):
                 "mamba_proj_bias": mamba.proj_bias,
                 "mamba_hidden_act": "silu",
                 "expand": max(1, mamba.d_inner // config.hidden_size),
-                # Transformers takes its logarithm, so that it must not be zero.
+                # Transformers takes its logarithm, so it must not be zero.
                 "time_step_min": mamba.dt_min or 1e-30,
             }
         if mlp is not None:
@@ -180,7 +182,10 @@ class NemotronH(Format):
 
 
 def _read_kinds(raw: Raw, source: SimpleNamespace) -> list[str]:
-    """Return the kind of every block, from whichever field of config.json has them."""
+    """Return the kind of every block, from the field of config.json that has them.
+
+    Newer files have ``layer_types`` or ``layers_block_type``, older ones a pattern of letters.
+    """
     kinds: Any = raw.get("layer_types", source.layers_block_type)
     if kinds is None and "layer_types" not in raw:
         if "hybrid_override_pattern" not in raw:

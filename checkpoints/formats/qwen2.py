@@ -43,9 +43,10 @@ class Qwen2(TransformerFormat):
     def require_attention(self, config: ModelSpec) -> None:
         attention, mlp = same_apart_from_window(config), uniform(config, MLPSizes)
         assert mlp is not None
-        require(attention.qkv_bias and not attention.out_bias, "it has biases on q, k and v only")
-        require(not attention.qk_norm, "it has no query/key norm")
-        require(not mlp.bias, "its MLP has no bias")
+        qkv_only = attention.qkv_bias and not attention.out_bias
+        require(qkv_only, "the format has biases on queries, keys and values only")
+        require(not attention.qk_norm, "the format has no query/key norm")
+        require(not mlp.bias, "the format has no MLP biases")
 
     @override
     def to_raw(self, config: ModelSpec) -> Raw:

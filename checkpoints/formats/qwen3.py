@@ -50,9 +50,10 @@ class Qwen3(TransformerFormat):
     def require_attention(self, config: ModelSpec) -> None:
         attention, mlp = same_apart_from_window(config), uniform(config, MLPSizes)
         assert mlp is not None
-        require(attention.qk_norm, "its queries and keys have a norm")
-        require(attention.qkv_bias == attention.out_bias, "it has all attention biases or none")
-        require(not mlp.bias, "its MLP has no bias")
+        require(attention.qk_norm, "the format always has query/key norms")
+        all_or_none = attention.qkv_bias == attention.out_bias
+        require(all_or_none, "the format has all attention biases or none")
+        require(not mlp.bias, "the format has no MLP biases")
 
     @override
     def to_raw(self, config: ModelSpec) -> Raw:

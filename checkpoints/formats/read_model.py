@@ -1,4 +1,4 @@
-"""Building a `ModelSpec` from the fields of a config.json, for all formats."""
+"""Building a `ModelSpec` from the fields of a config.json: the steps that formats share."""
 
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from hybridize.modeling.layers.sizes import BlockSizes
 from hybridize.modeling.model_spec import SHARED_FIELDS, ModelSpec
 
 _OLD_LAYER_TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
-"""Names of layers in checkpoints of earlier versions of transformers, and today's names."""
+"""Names of layers in earlier versions of transformers, and the current names."""
 
 _OTHER_NAMES_OF_DTYPES = {"half": "float16", "float": "float32", "double": "float64"}
 
@@ -22,7 +22,7 @@ def build_spec(
 
     Args:
         raw: the content of config.json.
-        source: its fields; those that `ModelSpec` has under the same name are taken over.
+        source: its fields; those that `ModelSpec` has under the same name are copied.
         blocks: the sizes of every block.
         fields: further fields of `ModelSpec`.
     """
@@ -36,7 +36,7 @@ def stated_dtype(raw: Raw) -> str | None:
     Raises:
         ValueError: the value is not the name of a dtype.
     """
-    for name in ("dtype", "torch_dtype"):  # today's name, and that of earlier versions
+    for name in ("dtype", "torch_dtype"):  # the current name, and the name in earlier versions
         value = raw.get(name)
         if value is None:
             continue
@@ -50,7 +50,7 @@ def stated_dtype(raw: Raw) -> str | None:
 
 
 def head_dim(source: SimpleNamespace) -> int:
-    """Return the width of an attention head, which is hidden size / heads by default."""
+    """Return the width of an attention head; the default is hidden size / heads."""
     if source.head_dim is not None:
         return int(source.head_dim)
     if source.num_attention_heads <= 0:
@@ -61,7 +61,7 @@ def head_dim(source: SimpleNamespace) -> int:
 
 
 def num_kv_heads(source: SimpleNamespace) -> int:
-    """Return the number of key/value heads, which is that of query heads by default."""
+    """Return the number of key/value heads; the default is the number of query heads."""
     given = source.num_key_value_heads
     return int(source.num_attention_heads if given is None else given)
 
@@ -75,7 +75,7 @@ def layer_kinds(kinds: Sequence[str], known: Sequence[str], count: int) -> list[
         count: the number of layers.
 
     Raises:
-        ValueError: a kind is not known, or the number of kinds is not that of layers.
+        ValueError: a kind is not known, or there are more or fewer kinds than layers.
     """
     result = [_OLD_LAYER_TYPES.get(kind, kind) for kind in kinds]
     unknown = sorted(set(result) - set(known))

@@ -1,4 +1,8 @@
-"""RoPE in a config.json: the spellings of several versions of transformers, read and written."""
+"""Reading and writing RoPE parameters in a config.json.
+
+Versions of transformers spell them differently. `hybridize.modeling.rope_parameters` checks the
+parameters and lists the types of scaling.
+"""
 
 from typing import Any
 

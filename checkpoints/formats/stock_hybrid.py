@@ -1,4 +1,4 @@
-"""What Granite's and Bamba's hybrids have in common: layers of a mixer and an MLP, with RoPE."""
+"""The code that Granite's and Bamba's hybrids share: layers of a mixer and an MLP, with RoPE."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -107,26 +107,28 @@ def fit_stock(config: ModelSpec) -> Fit:
     """Adapt a model to what both formats can hold.
 
     Raises:
-        CannotHoldError: neither can hold it.
+        CannotHoldError: they cannot hold the model.
     """
     require_layers(config)
     require(
         ATTENTION in config.layout,
-        "stock code fails with a cache unless at least one attention block is kept",
+        "without attention, the format's code fails with a cache; keep at least one attention "
+        "block",
     )
-    require(not config.residual_in_fp32, "its residual stream is not kept in float32")
+    require(not config.residual_in_fp32, "the format does not keep the residual stream in float32")
     attention, mamba = uniform_attention(config), uniform(config, MambaSizes)
     mlp = uniform(config, MLPSizes)
     assert mlp is not None
-    require(mlp.gated, "its MLP is gated")
-    require(not attention.qk_norm, "it has no query/key norm")
+    require(mlp.gated, "the format has gated MLPs only")
+    require(not attention.qk_norm, "the format has no query/key norm")
     if mamba is not None:
-        require(mlp.activation == "silu", "it has one activation, silu, for the MLP and Mamba-2")
-        require(mamba.dt_limit == (0.0, float("inf")), "its Δt has no limits")
+        one_activation = mlp.activation == "silu"
+        require(one_activation, "the format has one activation, silu, for the MLP and Mamba-2")
+        require(mamba.dt_limit == (0.0, float("inf")), "the format has no limits of Δt")
         require(
             mamba.d_inner % config.hidden_size == 0,
-            f"its Mamba-2 width is a whole multiple of the hidden size, and {mamba.d_inner} is "
-            f"not one of {config.hidden_size}",
+            "the Mamba-2 width must be a multiple of the hidden size, and "
+            f"{mamba.d_inner} is not a multiple of {config.hidden_size}",
         )
     exact, notes = True, []
     window = config.sliding_window
@@ -180,8 +182,9 @@ def pad_heads(attention: AttentionSizes, hidden: int) -> AttentionSizes:
 def written_mamba(config: ModelSpec) -> Raw:
     """Return the Mamba-2 fields of config.json.
 
-    A model without Mamba-2 blocks still needs values that pass the checks of its readers. There
-    is no ``time_step_limit``, because (0, ∞) is the default and cached decoding ignores others.
+    A model without Mamba-2 blocks still needs values that pass the checks of its readers.
+    ``time_step_limit`` is not written: (0, ∞) is the default, and transformers' cached decoding
+    ignores other limits.
     """
     mamba = uniform(config, MambaSizes)
     if mamba is None:

@@ -16,6 +16,7 @@ from hybridize.checkpoints.formats.base import (
     Names,
     require,
     require_default_scale,
+    require_full_rotation,
     require_layers,
     require_no_multipliers,
     uniform,
@@ -70,7 +71,10 @@ SLIDING_FIELDS = {
 
 
 class TransformerFormat(Format):
-    """Layers of attention with RoPE and a gated MLP; subclasses say what else is allowed."""
+    """Layers of attention with RoPE and a gated MLP.
+
+    Subclasses say which biases, norms and windows the attention may have.
+    """
 
     names = Names(
         embedding="model.embed_tokens",
@@ -119,18 +123,23 @@ class TransformerFormat(Format):
         return layer_kinds(source.layer_types, _LAYER_TYPES, source.num_hidden_layers)
 
     def require_plain(self, config: ModelSpec) -> None:
-        """Check that the model has nothing that Llama does not have either."""
+        """Check what all of these formats require; `require_attention` checks the rest.
+
+        Raises:
+            CannotHoldError: the format cannot hold the model.
+        """
         require_layers(config)
-        require(MAMBA not in config.layout, "it has no Mamba-2 blocks")
-        require(not config.residual_in_fp32, "its residual stream is not kept in float32")
+        require(MAMBA not in config.layout, "the format has no Mamba-2 blocks")
+        require(
+            not config.residual_in_fp32, "the format does not keep the residual stream in float32"
+        )
         require_no_multipliers(config)
         mlp = uniform(config, MLPSizes)
-        require(mlp is not None and mlp.gated, "its MLP is gated")
+        require(mlp is not None and mlp.gated, "the format has gated MLPs only")
         for block in attention_blocks(config.blocks):
-            require(block.rope, "its attention has RoPE")
+            require(block.rope, "the format's attention always has RoPE")
             require_default_scale(block)
-        factor = config.rope.get("partial_rotary_factor", 1.0)
-        require(factor == 1.0, "its RoPE rotates whole heads")
+        require_full_rotation(config)
 
     @override
     def fit(self, config: ModelSpec) -> Fit:

@@ -93,9 +93,7 @@ def agrees_with_the_library(directory: Path) -> bool:
     cut=st.just(0) | st.integers(1, 300),
     extra=st.just(b"") | st.binary(max_size=9),
 )
-def test_changed_bytes_are_refused_or_read_correctly(
-    tmp_path, sound, edits, cut, extra
-):
+def test_changed_bytes_are_refused_or_read_correctly(tmp_path, sound, edits, cut, extra):
     mangled = bytearray(sound)
     for offset, value in edits:
         mangled[offset % len(mangled)] = value
@@ -227,7 +225,7 @@ def test_a_tensor_in_two_shards_is_refused(sharded):
     save_file({"flags": BASE["flags"], "weight": BASE["weight"]}, sharded / "b.safetensors")
     index = {"weight_map": TRUE_MAP}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match=r"b\.safetensors: holds tensor 'weight'.*another shard"):
+    with pytest.raises(InputError, match=r"b\.safetensors: contains tensor 'weight', .*another"):
         CheckpointReader(sharded)
 
 

@@ -12,7 +12,7 @@ def test_directories_of_killed_runs_are_removed(tmp_path, few, capsys):
     (left / "model.safetensors").write_bytes(bytes(100))
     write_checkpoint(tmp_path / "out", few)
     assert os.listdir(tmp_path) == ["out"]
-    assert capsys.readouterr().err == (f"removed: {left}, which an interrupted run had left\n")
+    assert capsys.readouterr().err == f"removed: {left}, left by an interrupted run\n"
 
 
 def test_the_directory_of_a_running_command_stays(tmp_path, few, capsys):

@@ -141,4 +141,4 @@ def test_auto_chooses_the_first_exact_format(config, format_, reason):
 def test_without_attention_auto_chooses_hybridize():
     plan = plan_conversion(transformer(4), attention="0")
     assert plan.format.name == "hybridize"
-    assert "not granitemoehybrid: stock code fails" in plan.reason
+    assert "not granitemoehybrid: without attention, the format's code fails" in plan.reason

@@ -277,5 +277,5 @@ def test_the_next_export_removes_what_a_killed_one_left(tmp_path, capsys):
     assert len(list(tmp_path.iterdir())) == 2  # the model, and the killed run's directory
     capsys.readouterr()
     assert main(words) == 0
-    assert "an interrupted run had left" in capsys.readouterr().err
+    assert "left by an interrupted run" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out.gguf"]
