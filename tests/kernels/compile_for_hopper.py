@@ -1,4 +1,4 @@
-"""Compile every kernel that the operations launch for a Hopper GPU; needs no GPU.
+"""Compile every kernel of the operations for a Hopper GPU; needs no GPU.
 
 Prints one line per launch: the kernel's name, its code size and its shared memory in bytes.
 """

@@ -1,6 +1,6 @@
-"""Every kernel launch of the operations, as on a Hopper GPU; needs no GPU.
+"""Launch every kernel of the operations as on a Hopper GPU; needs no GPU.
 
-Import it only in separate processes without TRITON_INTERPRET: the other tests interpret kernels.
+Only scripts in their own process import it, without TRITON_INTERPRET: the tests interpret kernels.
 """
 
 from collections.abc import Callable

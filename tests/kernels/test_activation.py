@@ -1,15 +1,11 @@
-"""Activations against plain arithmetic."""
+"""Activations against plain float64 arithmetic."""
 
 import pytest
 import torch
+from random_operands import draw
 
 from hybridize.kernels import squared_relu, swiglu
 from hybridize.kernels.eager import rows
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.fixture(params=["reference", "eager"], autouse=True)

@@ -2,14 +2,10 @@
 
 import pytest
 import torch
+from random_operands import draw
 
 from hybridize.kernels import causal_conv1d, causal_conv1d_step
 from hybridize.kernels.eager import conv as eager
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def convolve(x, weight, bias, before):
@@ -90,6 +86,6 @@ def test_narrow_dtypes_stay_within_error_bounds(backend, dtype, bound):
     expected = convolve(*exact, torch.zeros(2, 3, 5, dtype=torch.float64))
     assert y.dtype == dtype
     got = [y, *torch.autograd.grad(y, leaves, dy)]
-    wanted = [expected, *torch.autograd.grad(expected, exact, dy.double())]
-    for actual, expected in zip(got, wanted, strict=True):
+    expected_results = [expected, *torch.autograd.grad(expected, exact, dy.double())]
+    for actual, expected in zip(got, expected_results, strict=True):
         assert (actual.double() - expected).norm() / expected.norm() < bound

@@ -21,8 +21,8 @@ def rounded(value: float, dtype: torch.dtype) -> float:
         return value
     exponent = max(math.frexp(abs(value))[1] - 1, least)
     unit = 2.0 ** (exponent - mantissa)
-    near = round(abs(value) / unit) * unit  # Python rounds ties to even
-    return math.copysign(min(near, largest), value)
+    nearest = round(abs(value) / unit) * unit  # Python rounds ties to even
+    return math.copysign(min(nearest, largest), value)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -97,11 +97,11 @@ def test_linear_equals_the_product_of_dequantized_operands(
     values, scale = fp8_quantize(torch.randn(37, shape[-1]), weights)
     bias = torch.randn(37).to(dtype)
     given_scale = torch.tensor([0.004]) if static else None
-    taken, input_scale = fp8_quantize(x, activations, scale=given_scale)
+    quantized, input_scale = fp8_quantize(x, activations, scale=given_scale)
     tiles = [torch.arange(n) // 128 for n in values.shape]
     per_weight = scale[tiles[0]][:, tiles[1]] if weights == "block" else scale
     per_input = input_scale[..., tiles[1]] if activations == "group" else input_scale
-    expected = (taken.double() * per_input) @ (values.double() * per_weight).T + bias.double()
+    expected = (quantized.double() * per_input) @ (values.double() * per_weight).T + bias.double()
     for linear in (fp8_linear, eager.fp8_linear, reference.fp8_linear):
         got = linear(x, values, scale, bias, activations=activations, input_scale=given_scale)
         assert got.dtype == dtype

@@ -24,21 +24,21 @@ def operands(tokens=13, vocab=29, hidden=7, target=5, dtype=torch.float64, seed=
     return [tensor.to(dtype).requires_grad_(index < 2) for index, tensor in enumerate(made)]
 
 
-def plain(
+def kl_of_whole_logits(
     hidden, weight, target_hidden, target_weight, temperature=1.0, scales=(1.0, 1.0),
     labels=None, label_weight=0.0, mask=None,
 ):  # fmt: skip
     logits = hidden @ weight.T * scales[0]
     teacher = torch.softmax(target_hidden @ target_weight.T * scales[1] / temperature, -1)
     student = torch.log_softmax(logits / temperature, -1)
-    each = temperature**2 * (teacher * (teacher.log() - student)).sum(-1)
+    losses = temperature**2 * (teacher * (teacher.log() - student)).sum(-1)
     if labels is not None:
         log_probs = torch.log_softmax(logits, -1)
         for token, label in enumerate(labels.tolist()):
             if label >= 0:
-                mixed = (1 - label_weight) * each[token] - label_weight * log_probs[token, label]
-                each = torch.cat([each[:token], mixed[None], each[token + 1 :]])
-    return each.mean() if mask is None else each[mask].mean()
+                mixed = (1 - label_weight) * losses[token] - label_weight * log_probs[token, label]
+                losses = torch.cat([losses[:token], mixed[None], losses[token + 1 :]])
+    return losses.mean() if mask is None else losses[mask].mean()
 
 
 LABELS = torch.tensor([3, -100, 28, 0, 5, 5, -100, 7, 8, 9, 10, 11, 12])
@@ -63,7 +63,7 @@ def test_loss_and_gradients_equal_the_formula_on_whole_logits(options, chunk_siz
     gradients = [tensor.grad for tensor in given[:2]]
     assert [tensor.grad for tensor in given[2:]] == [None, None]
     again = operands()
-    expected = plain(*again, **options)
+    expected = kl_of_whole_logits(*again, **options)
     (3 * expected).backward()
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
     for gradient, tensor in zip(gradients, again[:2], strict=True):
@@ -88,7 +88,7 @@ def test_narrow_dtypes_stay_within_error_bounds(dtype, tolerance):
     got = linear_kl_divergence(*given, chunk_size=16)
     got.backward()
     exact = [t.detach().double().requires_grad_(t.requires_grad) for t in given]
-    expected = plain(*exact)
+    expected = kl_of_whole_logits(*exact)
     expected.backward()
     assert got.dtype == torch.float32
     assert abs(got.item() - expected.item()) <= tolerance * expected.item()
@@ -102,7 +102,7 @@ def test_strided_operands_and_one_token():
     given = operands(tokens=1)
     strided = [t.detach().repeat_interleave(2, 1)[:, ::2].requires_grad_() for t in given]
     got = linear_kl_divergence(*strided)
-    torch.testing.assert_close(got, plain(*given), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(got, kl_of_whole_logits(*given), rtol=1e-12, atol=1e-14)
 
 
 def test_only_tensors_that_require_a_gradient_get_one():
@@ -173,6 +173,7 @@ def test_whole_logits_are_never_in_memory(top):
 
 
 def teacher_of(given, top):
+    """Return all log-probabilities of the teacher, the indices of the top k, and their values."""
     log_probs = torch.log_softmax(given[2] @ given[3].T, -1)
     values, indices = log_probs.topk(top)
     return log_probs, indices, values
@@ -180,7 +181,7 @@ def teacher_of(given, top):
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("top", [1, 5, 28])
-def test_top_k_tokens_and_the_rest_form_one_distribution(top, chunk_size):
+def test_top_k_tokens_and_all_others_form_one_distribution(top, chunk_size):
     given = operands(seed=3)
     log_probs, indices, values = teacher_of(given, top)
     teacher, student = log_probs.exp(), torch.softmax(given[0] @ given[1].T * 0.7, -1)

@@ -4,17 +4,13 @@ import math
 
 import pytest
 import torch
+from random_operands import draw
 
 from hybridize.kernels import mamba2_step
 
 HEADS, HEAD_DIM, D_STATE, GROUPS, WIDTH = 6, 5, 7, 3, 4
 INNER, SHARED = HEADS * HEAD_DIM, GROUPS * D_STATE
 CHANNELS = INNER + 2 * SHARED
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def parameters():

@@ -2,14 +2,10 @@
 
 import pytest
 import torch
+from random_operands import draw
 
 from hybridize.kernels import gated_rms_norm, rms_norm
 from hybridize.kernels.eager import rows
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.fixture(params=["reference", "eager"], autouse=True)

@@ -41,7 +41,7 @@ def operands(
 
 
 def recurrence(x, dt, A, B, C, D, dt_bias, initial_state, dt_limit=(0.0, math.inf), seq_idx=None):
-    """Compute y and the last state, token by token and head by head."""
+    """Compute y and the last state, one token and one head after the other."""
     batch, length, heads, _head_dim = x.shape
     group = heads // B.shape[2]
     y = torch.full(x.shape, math.nan, dtype=torch.float64)
@@ -99,10 +99,10 @@ def test_packed_sequences_are_independent(seed, cuts):
 def test_two_halves_equal_the_whole(backend):
     inputs = operands(2, 50, 4, 2, seed=5)
     whole, last = ssd_scan(**inputs, chunk_size=CHUNK)
-    timed = ("x", "dt", "B", "C")
-    first = {k: v[:, :23] if k in timed else v for k, v in inputs.items()}
+    per_token = ("x", "dt", "B", "C")
+    first = {k: v[:, :23] if k in per_token else v for k, v in inputs.items()}
     y, state = ssd_scan(**first, chunk_size=CHUNK)
-    second = {k: v[:, 23:] if k in timed else v for k, v in inputs.items()}
+    second = {k: v[:, 23:] if k in per_token else v for k, v in inputs.items()}
     z, state = ssd_scan(**(second | {"initial_state": state}), chunk_size=CHUNK)
     torch.testing.assert_close(torch.cat([y, z], 1), whole, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
@@ -114,8 +114,8 @@ def test_steps_equal_the_whole_sequence():
     state = inputs.pop("initial_state").clone()
     fixed = {k: inputs[k] for k in ("A", "D", "dt_bias")}
     for t in range(9):
-        now = {k: inputs[k][:, t] for k in ("x", "dt", "B", "C")}
-        y = ssd_step(state, **now, **fixed)
+        token = {k: inputs[k][:, t] for k in ("x", "dt", "B", "C")}
+        y = ssd_step(state, **token, **fixed)
         torch.testing.assert_close(y, expected[:, t], rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
 
@@ -125,8 +125,8 @@ def test_dt_of_minus_infinity_skips_the_token(backend):
     inputs["dt"][:, 10:20] = -math.inf
     y, state = ssd_scan(**inputs, chunk_size=CHUNK)
     keep = [*range(10), *range(20, 30)]
-    timed = ("x", "dt", "B", "C")
-    without = {k: v[:, keep] if k in timed else v for k, v in inputs.items()}
+    per_token = ("x", "dt", "B", "C")
+    without = {k: v[:, keep] if k in per_token else v for k, v in inputs.items()}
     expected, last = ssd_scan(**without, chunk_size=CHUNK)
     torch.testing.assert_close(y[:, keep], expected, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from triton_testing import DEVICE, DTYPES, draw, error, exact, nan_filled_memory  # noqa: F401
 
-from hybridize.kernels.reference import activation as plain
+from hybridize.kernels.reference import activation as reference
 from hybridize.kernels.triton import activation
 
 BOUNDS = dict(zip(DTYPES, (1e-14, 2e-7, 6e-3, 1e-3), strict=True))
@@ -13,7 +13,7 @@ OPERANDS = {"swiglu": 2, "squared_relu": 1}
 
 def check(function, leaves, dtype):
     found = []
-    for module, operands in ((activation, leaves), (plain, exact(leaves))):
+    for module, operands in ((activation, leaves), (reference, exact(leaves))):
         y = getattr(module, function)(*operands)
         dy = draw(*y.shape, seed=3).to(y.dtype)
         found.append([y, *torch.autograd.grad(y, operands, dy)])
@@ -42,13 +42,13 @@ def test_operands_may_have_any_strides(function):
     for layout in (lambda t: t.T, lambda t: t[:, ::2], lambda t: t[:, 3:9], lambda t: t[:, None]):
         given = [layout(draw(14, 12, seed=seed)) for seed in range(OPERANDS[function])]
         got = getattr(activation, function)(*given)
-        assert error(got, getattr(plain, function)(*given)) < 1e-14
+        assert error(got, getattr(reference, function)(*given)) < 1e-14
 
 
 def test_infinity_and_nan_match_the_reference():
     x = torch.tensor([[-1e4, -0.0, 0.0, 1e4, torch.inf, torch.nan]], device=DEVICE)
     for got, expected in (
-        (activation.squared_relu(x), plain.squared_relu(x)),
-        (activation.swiglu(x[:, :5], x[:, :5]), plain.swiglu(x[:, :5], x[:, :5])),
+        (activation.squared_relu(x), reference.squared_relu(x)),
+        (activation.swiglu(x[:, :5], x[:, :5]), reference.swiglu(x[:, :5], x[:, :5])),
     ):
         torch.testing.assert_close(got, expected, equal_nan=True)

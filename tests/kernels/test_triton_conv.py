@@ -4,7 +4,7 @@ import pytest
 import torch
 from triton_testing import DEVICE, DTYPES, draw, error, exact, nan_filled_memory  # noqa: F401
 
-from hybridize.kernels.reference import conv as plain
+from hybridize.kernels.reference import conv as reference
 from hybridize.kernels.triton import conv
 
 BACKWARD_BLOCKS = conv._BACKWARD_BLOCKS
@@ -22,7 +22,7 @@ def check(length, width, *, dtype=torch.float64, options=("bias", "conv_state"),
     inputs = {k: v for k, v in inputs.items() if k in ("x", "weight", *options)}
     found = []
     for module, leaves in ((conv, {k: v.requires_grad_() for k, v in inputs.items()}),
-                           (plain, exact(inputs))):  # fmt: skip
+                           (reference, exact(inputs))):  # fmt: skip
         y, last = module.causal_conv1d(**leaves, seq_idx=seq_idx)
         gradients = torch.autograd.grad(
             [y, last],
@@ -76,14 +76,16 @@ def test_packed_sequences_are_convolved_separately(length, options):
 def test_slices_of_a_wider_tensor():
     wide, weight = draw(2, 9, 15), draw(5, 4, seed=1)
     for x in (wide[..., 3:8], wide[..., ::3]):
-        assert error(conv.causal_conv1d(x, weight)[0], plain.causal_conv1d(x, weight)[0]) < 1e-12
+        assert (
+            error(conv.causal_conv1d(x, weight)[0], reference.causal_conv1d(x, weight)[0]) < 1e-12
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_steps_equal_the_whole_sequence(dtype, width):
     x, weight, bias = draw(2, 6, 5, dtype=dtype), draw(5, width, dtype=dtype), draw(5, dtype=dtype)
-    expected, last = plain.causal_conv1d(x.double(), weight.double(), bias.double())
+    expected, last = reference.causal_conv1d(x.double(), weight.double(), bias.double())
     conv_state = torch.zeros(2, width - 1, 5, dtype=dtype, device=DEVICE)
     for t in range(6):
         y = conv.causal_conv1d_step(x[:, t], conv_state, weight, bias)

@@ -1,4 +1,4 @@
-"""Which operations run as Triton kernels, and that all kernels compile for a GPU."""
+"""Operations choose the right backend, and all Triton kernels compile for a GPU."""
 
 import importlib
 import os
@@ -36,7 +36,7 @@ def test_only_cuda_tensors_get_triton_kernels(monkeypatch):
     assert chosen("ssd_scan", CPU) == "hybridize.kernels.eager.ssd_scan"
 
 
-def test_cuda_without_triton_gets_eager_code(monkeypatch):
+def test_cuda_tensors_run_eager_code_without_triton(monkeypatch):
     monkeypatch.delenv("HYBRIDIZE_KERNELS", raising=False)
     monkeypatch.setattr(registry, "_has_triton", lambda: False)
     assert chosen("ssd_scan", CUDA) == "hybridize.kernels.eager.ssd_scan"
@@ -62,7 +62,7 @@ def test_public_operations_run_triton_kernels(monkeypatch):
         torch.testing.assert_close(actual.cpu(), expected)
 
 
-def lines_of(script, *arguments, **environment):
+def run_script(script, *arguments, **environment):
     """Run a script without GPU and interpreter; return the fields of each line that it prints."""
     run = subprocess.run(
         [sys.executable, Path(__file__).with_name(script), *arguments],
@@ -76,10 +76,10 @@ def lines_of(script, *arguments, **environment):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles for NVIDIA on Linux")
 def test_all_kernels_compile_for_hopper(request, tmp_path):
-    """The interpreter accepts kernels that do not compile. Compiled kernels are cached."""
+    """The interpreter also accepts kernels that do not compile. Compiled kernels are cached."""
     cache = getattr(request.config, "cache", None)
     folder = cache.mkdir("triton") if cache is not None else tmp_path
-    lines = lines_of("compile_for_hopper.py", "bfloat16", TRITON_CACHE_DIR=str(folder))
+    lines = run_script("compile_for_hopper.py", "bfloat16", TRITON_CACHE_DIR=str(folder))
     kernels = {name for name, *_ in lines}
     assert kernels == {
         "scan_forward", "scan_states", "scan_gradients", "scan_step",
@@ -94,7 +94,7 @@ def test_all_kernels_compile_for_hopper(request, tmp_path):
 def test_no_kernel_is_compiled_per_length():
     keys = defaultdict(lambda: defaultdict(set))
     # Triton specializes on 1 and on multiples of 16.
-    for length, kernel, key in lines_of("print_launch_keys.py", "1", "16", "17", "1000"):
+    for length, kernel, key in run_script("print_launch_keys.py", "1", "16", "17", "1000"):
         keys[kernel][length].add(key)
     for kernel, by_length in keys.items():
         # The block-scaled product has a second block size, for decoding.

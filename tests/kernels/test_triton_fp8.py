@@ -5,7 +5,7 @@ import torch
 from triton_testing import DEVICE, draw, error, nan_filled_memory  # noqa: F401
 
 from hybridize.kernels.eager import fp8 as eager
-from hybridize.kernels.reference import fp8 as plain
+from hybridize.kernels.reference import fp8 as reference
 from hybridize.kernels.triton import fp8
 
 FORMATS = [torch.float8_e4m3fn, torch.float8_e5m2]
@@ -28,7 +28,7 @@ def same_numbers(got, expected):
 
 def check(x, granularity, **options):
     values, scale = fp8.fp8_quantize(x, granularity, **options)
-    expected, expected_scale = plain.fp8_quantize(x, granularity, **options)
+    expected, expected_scale = reference.fp8_quantize(x, granularity, **options)
     assert values.dtype == expected.dtype
     torch.testing.assert_close(scale, expected_scale, rtol=0, atol=0, equal_nan=True)
     same_numbers(values, expected)
@@ -51,7 +51,7 @@ def test_all_fp8_numbers_and_midpoints_round_correctly(dtype):
 def test_computed_and_given_scales(granularity, shape, dtype):
     x = draw(*shape, dtype=torch.float32) * torch.logspace(-3, 3, shape[-2], device=DEVICE)[:, None]
     check(x, granularity, dtype=dtype)
-    given = plain.fp8_scale(x, granularity, dtype=dtype) * 0.7  # some numbers are clamped
+    given = reference.fp8_scale(x, granularity, dtype=dtype) * 0.7  # some numbers are clamped
     check(x, granularity, scale=given, dtype=dtype)
 
 
@@ -90,12 +90,14 @@ def test_operands_may_have_any_strides(granularity):
 @pytest.mark.parametrize("biased", [True, False])
 def test_block_scaled_product(dtype, shape, biased):
     x = draw(*shape, dtype=dtype)
-    weight, scale = plain.fp8_quantize(draw(150, shape[-1], seed=1, dtype=torch.float32), "block")
+    weight, scale = reference.fp8_quantize(
+        draw(150, shape[-1], seed=1, dtype=torch.float32), "block"
+    )
     bias = draw(150, seed=2, dtype=dtype) if biased else None
     got = fp8.fp8_linear(x, weight, scale, bias, activations="group")
-    values, input_scale = plain.fp8_quantize(x, "group")
-    expected = plain.fp8_dequantize(values, input_scale, torch.float64)
-    expected = expected @ plain.fp8_dequantize(weight, scale, torch.float64).T
+    values, input_scale = reference.fp8_quantize(x, "group")
+    expected = reference.fp8_dequantize(values, input_scale, torch.float64)
+    expected = expected @ reference.fp8_dequantize(weight, scale, torch.float64).T
     expected = expected if bias is None else expected + bias.double()
     assert got.dtype == dtype
     # A tensor core keeps 14 bits of the sums of one tile.
@@ -110,10 +112,10 @@ def test_block_scaled_product(dtype, shape, biased):
 )  # fmt: skip
 def test_other_granularities_run_torch_products(weights, activations, static):
     x = draw(3, 5, 256, dtype=torch.bfloat16)
-    weight, scale = plain.fp8_quantize(draw(144, 256, seed=1, dtype=torch.float32), weights)
+    weight, scale = reference.fp8_quantize(draw(144, 256, seed=1, dtype=torch.float32), weights)
     given = torch.full((1,), 0.01, device=DEVICE) if static else None
     bias = draw(144, seed=2, dtype=torch.bfloat16)
-    expected = plain.fp8_linear(
+    expected = reference.fp8_linear(
         x.double(), weight, scale, bias, activations=activations, input_scale=given
     )
     for module in (fp8, eager):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from triton_testing import DTYPES, draw, error, nan_filled_memory  # noqa: F401
 
-from hybridize.kernels.reference import mamba2_step as plain
+from hybridize.kernels.reference import mamba2_step as reference
 from hybridize.kernels.triton import mamba2_step as triton
 
 BOUNDS = dict(zip(DTYPES, (1e-12, 2e-6, 2e-2, 2e-3), strict=True))
@@ -31,7 +31,9 @@ def check(dtype, *, heads=4, head_dim=5, d_state=7, groups=2, width=4, norms=1, 
     options = {"group_size": inner // norms, "dt_limit": (0.2, 1.5)}
     for t in range(2):
         got = triton.mamba2_step(tokens[:, t], conv_state, state, *parameters, 1e-5, **options)
-        expected = plain.mamba2_step(tokens[:, t].double(), *exact_states, *exact, 1e-5, **options)
+        expected = reference.mamba2_step(
+            tokens[:, t].double(), *exact_states, *exact, 1e-5, **options
+        )
         assert got.dtype == dtype
         assert error(got, expected) < BOUNDS[dtype]
     assert error(state, exact_states[1]) < BOUNDS[dtype]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from triton_testing import DTYPES, draw, error, exact, nan_filled_memory  # noqa: F401
 
-from hybridize.kernels.reference import norm as plain
+from hybridize.kernels.reference import norm as reference
 from hybridize.kernels.triton import norm
 
 BOUNDS = dict(zip(DTYPES, (1e-12, 1e-6, 1e-2, 1e-3), strict=True))
@@ -12,7 +12,7 @@ BOUNDS = dict(zip(DTYPES, (1e-12, 1e-6, 1e-2, 1e-3), strict=True))
 
 def check(leaves, function, options, dtype):
     found = []
-    for module, operands in ((norm, leaves), (plain, exact(leaves))):
+    for module, operands in ((norm, leaves), (reference, exact(leaves))):
         y = getattr(module, function)(*operands, 1e-3, **options)
         dy = draw(*y.shape, seed=3).to(y.dtype)
         found.append([y, *torch.autograd.grad(y, operands, dy)])
@@ -41,7 +41,7 @@ def test_gated_rms_norm(dtype, norm_before_gate, group_size):
 def test_operands_may_have_any_strides():
     """Transposed, every other column, and empty."""
     x, gate, weight = draw(16, 70).T, draw(70, 32, seed=1)[:, ::2], draw(16, seed=2)
-    expected = plain.gated_rms_norm(x, gate, weight, 1e-5, group_size=8)
+    expected = reference.gated_rms_norm(x, gate, weight, 1e-5, group_size=8)
     assert error(norm.gated_rms_norm(x, gate, weight, 1e-5, group_size=8), expected) < 1e-12
     assert norm.rms_norm(x[:0], weight, 1e-5).shape == (0, 16)
 

@@ -5,7 +5,7 @@ import torch
 from triton_testing import DEVICE, DTYPES, draw, error, exact, nan_filled_memory  # noqa: F401
 
 from hybridize.kernels.reference.ssd_scan import ssd_scan as recurrence
-from hybridize.kernels.reference.ssd_step import ssd_step as plain_step
+from hybridize.kernels.reference.ssd_step import ssd_step as reference_step
 from hybridize.kernels.triton.ssd_scan import ssd_scan
 from hybridize.kernels.triton.ssd_step import ssd_step
 
@@ -37,9 +37,9 @@ def check(inputs, bound, **options):
     """Compare outputs, states and all gradients."""
     leaves = {k: v.requires_grad_() for k, v in inputs.items()}
     got = with_gradients(ssd_scan, leaves, chunk_size=CHUNK, **options)
-    reference = with_gradients(recurrence, exact(inputs), **options)
+    expected_results = with_gradients(recurrence, exact(inputs), **options)
     names = ("y", "state", *inputs)
-    for name, actual, expected in zip(names, got, reference, strict=True):
+    for name, actual, expected in zip(names, got, expected_results, strict=True):
         assert error(actual, expected) < bound, name
     assert [g.dtype for g in got[2:]] == [leaf.dtype for leaf in inputs.values()]
     assert got[0].dtype == inputs["x"].dtype
@@ -125,9 +125,9 @@ def test_strong_and_weak_decay_stay_exact():
 def test_two_halves_equal_the_whole():
     inputs = operands(2, 50, 4, 2)
     whole, last = ssd_scan(**inputs, chunk_size=CHUNK)
-    timed = ("x", "dt", "B", "C")
-    first = {k: v[:, :23] if k in timed else v for k, v in inputs.items()}
-    second = {k: v[:, 23:] if k in timed else v for k, v in inputs.items()}
+    per_token = ("x", "dt", "B", "C")
+    first = {k: v[:, :23] if k in per_token else v for k, v in inputs.items()}
+    second = {k: v[:, 23:] if k in per_token else v for k, v in inputs.items()}
     y, state = ssd_scan(**first, chunk_size=CHUNK)
     z, state = ssd_scan(**(second | {"initial_state": state}), chunk_size=CHUNK)
     assert error(torch.cat([y, z], 1), whole) < 1e-12
@@ -155,12 +155,12 @@ def test_one_step_equals_the_scan_of_one_token(dtype):
     inputs = operands(2, 1, 6, 3, dtype=dtype)
     wide = torch.promote_types(dtype, torch.float32)
     state = inputs.pop("initial_state").to(wide).mT.contiguous().mT  # not contiguous
-    now = {k: v[:, 0] if k in ("x", "dt", "B", "C") else v for k, v in inputs.items()}
+    token = {k: v[:, 0] if k in ("x", "dt", "B", "C") else v for k, v in inputs.items()}
     expected_state = state.double().clone()
-    expected = plain_step(
-        expected_state, **{k: v.double() for k, v in now.items()}, dt_limit=(0.2, 1.5)
+    expected = reference_step(
+        expected_state, **{k: v.double() for k, v in token.items()}, dt_limit=(0.2, 1.5)
     )
-    got = ssd_step(state, **now, dt_limit=(0.2, 1.5))
+    got = ssd_step(state, **token, dt_limit=(0.2, 1.5))
     assert got.dtype == dtype
     assert error(got, expected) < BOUNDS[dtype]
     assert error(state, expected_state) < BOUNDS[wide]

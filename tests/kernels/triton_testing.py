@@ -1,8 +1,10 @@
-"""Helpers of the tests of the Triton kernels: their device, random operands, and errors."""
+"""Helpers for the tests of the Triton kernels: device, random operands, relative errors."""
 
 import os
+from functools import partial
 
 import pytest
+import random_operands
 import torch
 
 pytest.importorskip("triton", reason="needs triton, which has no build for this platform")
@@ -11,10 +13,7 @@ DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
-
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
+draw = partial(random_operands.draw, device=DEVICE)
 
 
 def exact(operands):
@@ -25,18 +24,18 @@ def exact(operands):
 
 
 def error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the norm of the difference relative to the norm of ``expected``; NaN if any is NaN."""
+    """Return the norm of the error relative to the norm of ``expected``; NaN if any number is."""
     got, expected = got.detach(), expected.detach()
     return float((got.double() - expected).norm() / expected.norm().clamp(min=1e-12))
 
 
 @pytest.fixture(autouse=True)
 def nan_filled_memory(monkeypatch):
-    """Fill all new memory with NaN, so that an element that a kernel does not write shows."""
+    """Fill all new memory with NaN, to find elements that a kernel does not write."""
     original = torch.Tensor.new_empty
 
     def new_empty(*args, **kwargs):
-        made = original(*args, **kwargs)
-        return made.fill_(torch.nan) if made.is_floating_point() else made
+        tensor = original(*args, **kwargs)
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
