@@ -57,7 +57,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _read_text(path: Path) -> Iterator[str]:
-    """Yield the documents of a file, which lines of ``<|endoftext|>`` alone separate."""
+    """Yield the documents of a file. A line with only ``<|endoftext|>`` separates two documents."""
     part: list[str] = []
     for line in chain(_lines(path), [_SEPARATOR]):
         if line.strip() != _SEPARATOR:
@@ -70,7 +70,7 @@ def _read_text(path: Path) -> Iterator[str]:
 
 
 def _begins_with_bracket(path: Path) -> bool:
-    """Return whether a file holds one JSON array. JSON lines are objects instead."""
+    """Return whether a file contains one JSON array, not JSON lines, which are objects."""
     return next((line.strip()[0] for line in _lines(path) if line.strip()), "") == "["
 
 

@@ -1,4 +1,4 @@
-"""How far a changed model is from the original: the KL divergence of its next-token distribution.
+"""The KL divergence of a changed model from the original, on next-token distributions.
 
 Every part of the project that measures a KL divergence does it here:
 
@@ -36,7 +36,7 @@ def kl_from_hidden(
 
     Args:
         model: the changed model; gives the head and the scale of the logits.
-        hidden: ``(..., hidden)``, behind its last norm.
+        hidden: ``(..., hidden)``, the output of its last norm.
         original: the model that it is compared with.
         original_hidden: ``(..., hidden)``, for the same tokens.
         options: passed to `hybridize.kernels.linear_kl_divergence`: the temperature, labels.
@@ -76,14 +76,14 @@ def measure_kl(
 
 
 class KLProbe:
-    """A batch of text and the model's output for it, to measure later changes of the model.
+    """A batch of text and the model's output for it. It measures later changes of the model.
 
     Args:
         model: unchanged so far.
         ids, seq_idx: ``(sequences, length)``, as `PackedDataset.sequences` returns them.
 
     Attributes:
-        num_sequences: in this batch; the weight of the batch in a mean over a dataset.
+        num_sequences: number of sequences in this batch.
     """
 
     def __init__(self, model: HybridForCausalLM, ids: torch.Tensor, seq_idx: torch.Tensor) -> None:
@@ -94,7 +94,7 @@ class KLProbe:
         self._original_hidden = self._run(self._embedded, 0)
 
     def block_inputs(self, layers: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield each layer's index and the input of its block in the model as it is now.
+        """Yield each layer's index and the current input of its block.
 
         Args:
             layers: indices of blocks, in ascending order.
@@ -106,12 +106,12 @@ class KLProbe:
             x = block(x, self._context)
 
     def kl(self, x: torch.Tensor | None = None, layer_idx: int = 0) -> float:
-        """Return the KL divergence of the model as it is now from the original.
+        """Return the KL divergence of the current model from the original.
 
         Args:
-            x: ``(sequences, length, hidden)``, the input of the block at ``layer_idx``, from
-                which on the model is run; the embeddings if None.
-            layer_idx: index of that block.
+            x: ``(sequences, length, hidden)``, the input of the block at ``layer_idx``; the
+                embeddings if None.
+            layer_idx: index of the block at which the model starts.
 
         Returns:
             Nats per token.
@@ -127,7 +127,10 @@ class KLProbe:
 
 
 def kl_probes(model: HybridForCausalLM, dataset: PackedDataset) -> Iterator[KLProbe]:
-    """Yield a probe for each batch of a dataset; its mean weighs them by ``num_sequences``."""
+    """Yield a probe for each batch of a dataset.
+
+    The mean over the dataset weights each probe by its ``num_sequences``.
+    """
     for indices in index_batches(dataset):
         yield KLProbe(model, *dataset.sequences(indices))
 

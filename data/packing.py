@@ -53,10 +53,10 @@ class PackedDataset:
         """
         if not 0 <= held_out <= len(self):
             raise ValueError(f"{held_out} of {len(self)} sequences cannot be held out")
-        border = len(self) - held_out
+        boundary = len(self) - held_out
         return (
-            PackedDataset(self.ids[:border], self.seq_idx[:border]),
-            PackedDataset(self.ids[border:], self.seq_idx[border:]),
+            PackedDataset(self.ids[:boundary], self.seq_idx[:boundary]),
+            PackedDataset(self.ids[boundary:], self.seq_idx[boundary:]),
         )
 
 

@@ -1,4 +1,4 @@
-"""A cache for sampling: its tensors have their full size from the start, and rows can be reset."""
+"""A cache for sampling, with preallocated tensors and rows that can be reset."""
 
 import torch
 from transformers.cache_utils import DynamicLayer
@@ -56,7 +56,7 @@ class SamplingCache(HybridCache):
     def reset_states(self, rows: torch.Tensor) -> None:
         """Set the convolution and SSM states of some rows to zero.
 
-        Keys and values stay. The attention mask has to hide them.
+        Keys and values are not changed. The attention mask has to hide them.
 
         Args:
             rows: ``(batch,)`` bool.

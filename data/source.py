@@ -50,7 +50,7 @@ def load_packed_dataset(
         tokens: maximum number of tokens; ``teacher`` needs a number.
         seed: random seed for sampling.
         device, dtype: where to sample, and the dtype to compute in.
-        cache: a directory that keeps the dataset. The same arguments read it from there again.
+        cache: a directory that keeps the dataset. A later call with the same arguments reads it.
         option: keyword of the option that named the sources, for error messages.
 
     Raises:
@@ -137,7 +137,10 @@ def _sampled(
 
 
 def _special_tokens(model: HybridForCausalLM, name: str) -> list[int]:
-    """Return the token ids of the generation config, or else of the model config; may be none."""
+    """Return token ids from the generation config, else from the model config.
+
+    The list is empty if neither has an entry ``name``.
+    """
     for config in (model.generation_config, model.config):
         value = getattr(config, name, None)
         if value is not None:
@@ -148,10 +151,10 @@ def _special_tokens(model: HybridForCausalLM, name: str) -> list[int]:
 def _key(sources: Sequence[str], directory: Path, settings: dict[str, Any]) -> str:
     """Return a hash of everything that the dataset depends on.
 
-    Files enter with their contents, datasets on the hub with their names. All small files of the
-    model's directory enter too, because only transformers knows which of them belong to the
-    tokenizer. If the model generates the text, its weights enter as well: hashing them is much
-    faster than sampling, and size and date do not tell retrained weights from the old ones.
+    It covers the contents of files and the names of datasets on the hub. It also covers all small
+    files of the model's directory, because only transformers knows which of them belong to the
+    tokenizer. If the model generates the text, it covers the weights too: size and date cannot
+    distinguish retrained weights from the old ones, and hashing is much faster than sampling.
     """
     parts: list[Any] = [_VERSION, settings]
     for source in sources:

@@ -1,4 +1,4 @@
-"""Sample text from a model, for when no other text is at hand."""
+"""Sample text from a model, for users who have no other text."""
 
 from collections.abc import Iterator, Sequence
 
@@ -27,14 +27,14 @@ def sample_documents(
     """Yield documents that the model generates, sampled from its distribution.
 
     Rows are sampled side by side. Each is as long as the model's context, but at most 1,024 tokens.
-    When a document ends within a row, the next one starts there and does not see the previous
-    ones: training keeps the documents of a row apart too, and text that follows ten other documents
-    has another distribution. The last document of a row ends with the row.
+    When a document ends within a row, the next one starts there. It does not see the previous
+    documents, because it does not see them in training either, and because text after other
+    documents has another distribution. The end of a row cuts off its last document.
 
     Args:
         model: generates the text.
         bos: the first token of a document; the first of ``eos`` if None. If the model samples it,
-            another document starts, as with models that have no token for the end.
+            another document starts, because some models have no end token.
         eos: the tokens that end a document. One of ``bos`` and ``eos`` must be given.
         tokens: minimum number of tokens to sample.
         seed: random seed. The same seed on the same kind of device gives the same documents.
@@ -115,6 +115,6 @@ class _Rows:
     def documents(self) -> Iterator[list[int]]:
         """Split the rows into documents."""
         for tokens, is_start in zip(self._tokens.cpu(), self._is_start.cpu(), strict=True):
-            borders = is_start.nonzero()[1:, 0]
-            for document in tokens.tensor_split(borders):
+            starts = is_start.nonzero()[1:, 0]
+            for document in tokens.tensor_split(starts):
                 yield document.tolist()

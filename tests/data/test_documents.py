@@ -111,7 +111,7 @@ def test_damaged_files_are_bad_input_or_text(tmp_path_factory, content, suffix):
 
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
-def test_mangled_files_are_bad_input_or_text(tmp_path_factory, data):
+def test_partly_changed_files_are_bad_input_or_text(tmp_path_factory, data):
     """Valid files with a few changed bytes, or cut off."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq

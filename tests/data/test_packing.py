@@ -1,4 +1,4 @@
-"""Packing keeps every token once and knows where documents start."""
+"""Packing keeps every token once and records where documents start."""
 
 import pytest
 import torch

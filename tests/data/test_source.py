@@ -104,7 +104,7 @@ def test_empty_texts_are_skipped(model, tmp_path):
     assert dataset.ids.flatten().tolist().count(2) == 2
 
 
-def test_the_seed_decides_what_the_teacher_writes(model):
+def test_the_seed_determines_what_the_teacher_generates(model):
     first, again, other = (
         load_packed_dataset(["teacher"], model=model, length=24, tokens=480, seed=seed).ids
         for seed in (3, 3, 4)
@@ -152,7 +152,7 @@ def test_bad_sources(model, text, tmp_path, sources, options, complaint):
 def test_a_tokenizer_larger_than_the_vocabulary_is_bad_input(tmp_path, text):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, vocab_size=6)
     write_tokenizer(tmp_path / "in")
-    with pytest.raises(InputError, match="the model's vocabulary has 6"):
+    with pytest.raises(InputError, match="the model's vocabulary has only 6 tokens"):
         load_packed_dataset([text], model=tmp_path / "in", length=8, tokens=None)
 
 

@@ -58,7 +58,7 @@ def _result(scores: dict[str, dict[int, float]], nats: float) -> ModelResult:
     )
 
 
-def test_questions_are_paired_by_number_whatever_their_order() -> None:
+def test_questions_are_paired_by_number_in_any_order() -> None:
     # The order of tasks and questions may depend on the batch size.
     baseline = _result({"a": {0: 1, 1: 1, 2: 1, 3: 1}, "b": {0: 0, 1: 1}}, nats=2.0)
     model = _result({"b": {1: 0, 0: 1}, "a": {3: 0, 2: 1, 1: 0, 0: 0}}, nats=2.5)

@@ -25,7 +25,7 @@ def test_mmlus_own_files_are_mmlu(materials: Path) -> None:
     assert exam_name(mmlu, subjects[3:5]) == "MMLU"
 
 
-def test_the_bundled_exam_is_recognized_wherever_it_lies(tmp_path: Path) -> None:
+def test_the_bundled_exam_is_recognized_in_any_directory(tmp_path: Path) -> None:
     subjects = _subjects(EXAM)
     assert "astronomy" in {subject.name for subject in subjects} & MMLU_QUESTIONS.keys()
     assert exam_name(EXAM, subjects) == "bundled exam"
@@ -57,7 +57,7 @@ def test_results_table_and_report_name_the_exam(
     written: dict[str, Any] = json.loads(output.read_text())
     assert written["hybridize"]["exam"] == name
     assert written["hybridize"]["metrics"][0]["label"] == name
-    assert written["results"]["mmlu"]["alias"].strip() == name  # lm-eval's key stays
+    assert written["results"]["mmlu"]["alias"].strip() == name  # lm-eval's key is unchanged
     assert main(["report", str(output), "-o", str(page), "--quiet"]) == 0
     assert f"Accuracy on: {name}." in page.read_text()
     assert "MMLU" not in page.read_text()

@@ -63,12 +63,12 @@ def test_prefill_operations_equal_those_that_torch_counts(monkeypatch, blocks):
     model = build(blocks).eval()
     # The eager kernel computes whole chunks of 64 tokens, which costs as much as half of 128.
     monkeypatch.setattr("hybridize.evals.bench.flops.CHUNK", 128)
-    mine = prefill_flops(model.config, length)
-    # torch counts attention's whole square, although the causal half is enough.
+    found = prefill_flops(model.config, length)
+    # torch counts all pairs of tokens in attention, although causal attention needs half of them.
     square = sum(
         2 * length**2 * b.num_heads * b.head_dim for b in blocks if isinstance(b, AttentionSizes)
     )
-    assert mine + square == pytest.approx(counted(model, tokens(1, length)), rel=0.02)
+    assert found + square == pytest.approx(counted(model, tokens(1, length)), rel=0.02)
 
 
 def test_decoding_operations_equal_those_that_torch_counts():

@@ -174,7 +174,7 @@ def test_every_figure_is_also_written_as_png(capsys, files, tmp_path):
 
 
 def test_the_choice_of_attention_blocks_is_drawn(tmp_path):
-    step = {
+    conversion = {
         "command": "convert", "created": "2026-01-01", "versions": {"hybridize": "9.9"},
         "source": {"name": "llama", "sha256": {}},
         "metrics": {
@@ -187,7 +187,7 @@ def test_the_choice_of_attention_blocks_is_drawn(tmp_path):
     }  # fmt: skip
     for name in ("hybrid", "distilled"):
         (tmp_path / name).mkdir()
-        record = {"format_version": 1, "steps": [step], "files": {}}
+        record = {"format_version": 1, "steps": [conversion], "files": {}}
         (tmp_path / name / "hybridize.json").write_text(json.dumps(record))
     checkpoints = [tmp_path / "hybrid", tmp_path / "distilled"]
     result = hybridize.report(checkpoints, tmp_path / "report.html")
@@ -282,16 +282,16 @@ def test_damaged_results_give_a_page_or_a_one_line_error(tmp_path_factory, data)
     folder = tmp_path_factory.mktemp("damaged")
     content = copy.deepcopy(data.draw(st.sampled_from([bench_file(), eval_file()])))
     for _ in range(data.draw(st.integers(1, 3))):
-        where: Any = content
+        container: Any = content
         while True:
-            keys = list(where) if isinstance(where, dict) else list(range(len(where)))
+            keys = list(container) if isinstance(container, dict) else list(range(len(container)))
             if not keys:
                 break
             key = data.draw(st.sampled_from(keys))
-            if not isinstance(where[key], dict | list) or data.draw(st.integers(0, 9)) == 0:
-                where[key] = data.draw(VALUES)
+            if not isinstance(container[key], dict | list) or data.draw(st.integers(0, 9)) == 0:
+                container[key] = data.draw(VALUES)
                 break
-            where = where[key]
+            container = container[key]
     (folder / "x.json").write_text(json.dumps(content))
     assert main(["report", str(folder / "x.json"), "-o", str(folder / "o.html"), "--quiet"]) in (
         0,
