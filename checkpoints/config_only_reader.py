@@ -3,7 +3,6 @@
 import json
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -53,12 +52,7 @@ class ConfigOnlyReader(CheckpointReader):
         raise InputError(f"{self.directory}: has no weights; `dry_run` works without them")
 
     @override
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Do nothing, because no file was opened."""
 
 

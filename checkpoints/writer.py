@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from hybridize.checkpoints.dtypes import dtype_name
@@ -195,12 +194,7 @@ class CheckpointWriter:
                     file.finish()
                 self._written[name] = {"sha256": digest.hexdigest(), "bytes": file.size}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._clean_up()
 
     def _clean_up(self) -> None:

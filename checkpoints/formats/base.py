@@ -193,7 +193,7 @@ def require_full_rotation(config: ModelSpec) -> None:
     require(factor == 1.0, "the format's RoPE rotates whole heads")
 
 
-def same_apart_from_window(config: ModelSpec) -> AttentionSizes:
+def uniform_except_window(config: ModelSpec) -> AttentionSizes:
     """Return the sizes that all attention blocks share, without a sliding window.
 
     Raises:

@@ -1,34 +1,28 @@
 """Qwen3: a norm over every query and key head, and any head width."""
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from hybridize.checkpoints.formats.base import require, same_apart_from_window, uniform
+from hybridize.checkpoints.formats.base import require, uniform, uniform_except_window
 from hybridize.checkpoints.formats.fields import Fields, Raw, flag, whole
-from hybridize.checkpoints.formats.transformer import (
-    SLIDING_FIELDS,
-    TransformerFormat,
-    qwen_layer_types,
-    qwen_window,
-    transformer_fields,
+from hybridize.checkpoints.formats.qwen import (
+    QWEN_FIELDS,
+    QwenFormat,
+    sliding_window,
     written_windows,
 )
 from hybridize.modeling.layers.sizes import MLPSizes
 from hybridize.modeling.model_spec import ModelSpec
 
 
-class Qwen3(TransformerFormat):
+class Qwen3(QwenFormat):
     """``model_type: qwen3``."""
 
     name = "qwen3"
     fields: ClassVar[Fields] = {
-        **transformer_fields(
-            vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768, kv_heads=32
-        ),
-        **SLIDING_FIELDS,
+        **QWEN_FIELDS,
         "head_dim": whole(128),
         "attention_bias": flag(False),
     }
@@ -39,16 +33,12 @@ class Qwen3(TransformerFormat):
             "qkv_bias": source.attention_bias,
             "out_bias": source.attention_bias,
             "qk_norm": True,
-            "sliding_window": qwen_window(source),
+            "sliding_window": sliding_window(source),
         }
 
     @override
-    def layer_types(self, source: SimpleNamespace) -> Sequence[str]:
-        return qwen_layer_types(source)
-
-    @override
     def require_attention(self, config: ModelSpec) -> None:
-        attention, mlp = same_apart_from_window(config), uniform(config, MLPSizes)
+        attention, mlp = uniform_except_window(config), uniform(config, MLPSizes)
         assert mlp is not None
         require(attention.qk_norm, "the format always has query/key norms")
         all_or_none = attention.qkv_bias == attention.out_bias
@@ -57,7 +47,7 @@ class Qwen3(TransformerFormat):
 
     @override
     def to_raw(self, config: ModelSpec) -> Raw:
-        attention = same_apart_from_window(config)
+        attention = uniform_except_window(config)
         return (
             self.written(config, "Qwen3ForCausalLM")
             | {"attention_bias": attention.qkv_bias}

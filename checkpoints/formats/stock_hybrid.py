@@ -10,8 +10,8 @@ from hybridize.checkpoints.formats.base import (
     replace_kind,
     require,
     require_layers,
-    same_apart_from_window,
     uniform,
+    uniform_except_window,
 )
 from hybridize.checkpoints.formats.fields import Raw, flag, limits, size_or_auto, text, whole
 from hybridize.checkpoints.formats.read_model import head_dim, num_kv_heads
@@ -160,7 +160,7 @@ def uniform_attention(config: ModelSpec) -> AttentionSizes:
     Raises:
         CannotHoldError: they differ.
     """
-    return replace(same_apart_from_window(config), sliding_window=config.sliding_window)
+    return replace(uniform_except_window(config), sliding_window=config.sliding_window)
 
 
 def pad_heads(attention: AttentionSizes, hidden: int) -> AttentionSizes:

@@ -26,7 +26,6 @@ from hybridize.checkpoints.formats.fields import (
     Field,
     Raw,
     common_fields,
-    flag,
     names,
     read_fields,
     real,
@@ -60,14 +59,6 @@ def transformer_fields(
         "rms_norm_eps": real(1e-6),
         "layer_types": names(),
     }
-
-
-SLIDING_FIELDS = {
-    "use_sliding_window": flag(False),
-    "sliding_window": whole(4096, optional=True),
-    "max_window_layers": whole(28),
-}
-"""Qwen's fields for windows that some layers have and others do not."""
 
 
 class TransformerFormat(Format):
@@ -178,32 +169,3 @@ class TransformerFormat(Format):
             "rms_norm_eps": config.norm_eps,
             **written_rope(config),
         }
-
-
-def qwen_layer_types(source: SimpleNamespace) -> Sequence[str]:
-    """Return the kind of every layer of a Qwen model, which may have windows in some layers."""
-    if source.layer_types is not None:
-        return layer_kinds(source.layer_types, _LAYER_TYPES, source.num_hidden_layers)
-    first = source.max_window_layers if qwen_window(source) is not None else None
-    return [
-        "full_attention" if first is None or layer < first else "sliding_attention"
-        for layer in range(source.num_hidden_layers)
-    ]
-
-
-def qwen_window(source: SimpleNamespace) -> int | None:
-    """Return the sliding window of a Qwen model, if it is in use."""
-    window: int | None = source.sliding_window
-    return window if source.use_sliding_window else None
-
-
-def written_windows(config: ModelSpec) -> Raw:
-    """Return Qwen's fields for windows that some layers have and others do not."""
-    windows = [block.sliding_window for block in attention_blocks(config.blocks)]
-    types = ["full" if window is None else "sliding" for window in windows]
-    return {
-        "use_sliding_window": config.sliding_window is not None,
-        "sliding_window": config.sliding_window,
-        "max_window_layers": types.count("full"),
-        "layer_types": [f"{kind}_attention" for kind in types],
-    }

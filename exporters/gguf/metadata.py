@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hybridize.checkpoints.formats.base import same_apart_from_window, uniform
+from hybridize.checkpoints.formats.base import uniform, uniform_except_window
 from hybridize.exporters.gguf.supported_models import layer_count, mamba_layers
 from hybridize.exporters.gguf.tensors import attention_factor, rotary_dim
 from hybridize.modeling.layers.sizes import MambaSizes, MLPSizes
@@ -27,7 +27,7 @@ def write_metadata(writer: "GGUFWriter", spec: ModelSpec, name: str, dtype: torc
     """
     from gguf import LlamaFileType
 
-    attention, mamba = same_apart_from_window(spec), uniform(spec, MambaSizes)
+    attention, mamba = uniform_except_window(spec), uniform(spec, MambaSizes)
     mlp = uniform(spec, MLPSizes)
     assert mamba is not None
     assert mlp is not None

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from hybridize.checkpoints.formats.base import (
     CannotHoldError,
     require_layers,
-    same_apart_from_window,
     uniform,
+    uniform_except_window,
 )
 from hybridize.exporters.rope import FIXED_ROPE_TYPES, rope_type
 from hybridize.modeling.layers.kinds import ATTENTION, MAMBA
@@ -24,7 +24,7 @@ def unsupported_features(spec: ModelSpec) -> list[str]:
     try:
         require_layers(spec)
         mamba, mlp = uniform(spec, MambaSizes), uniform(spec, MLPSizes)
-        attention = same_apart_from_window(spec) if ATTENTION in spec.layout else None
+        attention = uniform_except_window(spec) if ATTENTION in spec.layout else None
     except CannotHoldError as error:
         return [str(error)]
     assert mlp is not None
