@@ -1,4 +1,4 @@
-"""The interface of the caches: any cache of transformers works, and imports flow one way."""
+"""Any cache of transformers works with the model, and imports flow one way."""
 
 import ast
 from pathlib import Path

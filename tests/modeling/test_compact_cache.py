@@ -76,15 +76,13 @@ def test_compact_cache_equals_plain_cache_with_rounded_contents(model, kv, ssm):
     class Rounding(HybridCache):
         def update(self, key_states, value_states, *args, **kwargs):
             if kv == "fp8":
-                key_states, value_states = (
-                    unpack_fp8_rows(pack_fp8_rows(t), t.dtype) for t in (key_states, value_states)
-                )
+                key_states, value_states = map(pack_and_unpack, (key_states, value_states))
             return super().update(key_states, value_states, *args, **kwargs)
 
     plain = Rounding(model.config)
     for piece in ids.split([9, 1, 1, 4, 1, 1, 3], 1):
-        got, wanted = model(piece, cache=cache).logits, model(piece, cache=plain).logits
-        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+        got, expected = model(piece, cache=cache).logits, model(piece, cache=plain).logits
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
         states = plain.layers[0].recurrent_states
         states[0].copy_(rounded_state(states[0]))
     if kv == "fp8":
@@ -99,9 +97,9 @@ def test_generate_uses_the_cache_format(model, options):
         torch.randint(64, (2, 7)), max_new_tokens=6, return_dict_in_generate=True, **options
     )
     assert out.sequences.shape == (2, 13)
-    made = out.get("cache", out.get("past_key_values"))
-    assert made.layers[2].keys.dtype == torch.uint8
-    assert made.layers[0].recurrent_states[0].dtype == torch.uint8
+    cache = out.get("cache", out.get("past_key_values"))
+    assert cache.layers[2].keys.dtype == torch.uint8
+    assert cache.layers[0].recurrent_states[0].dtype == torch.uint8
 
 
 def test_unknown_dtypes_are_rejected():
@@ -123,16 +121,16 @@ def test_generate_command_accepts_cache_dtypes(tmp_path, capsys):
 
 def test_bench_measures_a_smaller_cache(tmp_path):
     write_stock(tmp_path / "in", "bamba")
-    held = {}
+    cache_bytes = {}
     for kv, ssm in (("auto", "auto"), ("fp8", "fp8")):
         result = hybridize.bench(
             tmp_path / "in", prompt_len=(40,), gen_len=3, repeats=1,
             kv_cache_dtype=kv, ssm_cache_dtype=ssm,
         )  # fmt: skip
-        held[kv] = (result.rows[0].kv_bytes, result.rows[0].state_bytes)
+        cache_bytes[kv] = (result.rows[0].kv_bytes, result.rows[0].state_bytes)
         assert result.options["kv_cache_dtype"] == kv
-    assert held["fp8"][0] < 0.4 * held["auto"][0]
-    assert held["fp8"][1] < held["auto"][1]
+    assert cache_bytes["fp8"][0] < 0.4 * cache_bytes["auto"][0]
+    assert cache_bytes["fp8"][1] < cache_bytes["auto"][1]
 
 
 def test_evaluation_runs_through_the_compact_cache(tmp_path):

@@ -1,4 +1,4 @@
-"""Decoding with fixed addresses: the results of ordinary decoding, in steps for a CUDA graph."""
+"""Decoding at fixed addresses gives the results of ordinary decoding, and suits CUDA graphs."""
 
 import contextlib
 
@@ -80,8 +80,8 @@ def test_addresses_are_fixed_and_a_prefill_overwrites_the_last_prompt():
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_steps_do_not_depend_on_values(name):
-    """Under FakeTensorMode, reading a value (`.item()`, `if`) raises an exception."""
+def test_steps_read_no_values(name):
+    """A CUDA graph cannot read values. Under FakeTensorMode, `.item()` and `if` raise."""
     decoder = StaticDecoder(build(LAYOUTS[name]), 2, 20)
     decoder.prefill(tokens(2, 9))
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -89,7 +89,7 @@ def test_steps_do_not_depend_on_values(name):
 
 
 def test_a_step_that_reads_a_value_raises():
-    """The check of `test_steps_do_not_depend_on_values` can fail."""
+    """`test_steps_read_no_values` can fail."""
 
     def read_value(*_):
         return bool(decoder.token.sum() > 0)

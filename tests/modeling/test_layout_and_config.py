@@ -1,4 +1,4 @@
-"""Layouts, sizes of blocks, and the configuration that contains them."""
+"""Layouts, sizes of blocks, and the configuration."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Modules that are built without initial values and filled with given ones."""
+"""Modules that are built from given weights, without initial values."""
 
 import pytest
 import torch

@@ -25,11 +25,11 @@ def model(request):
 @torch.no_grad()
 def test_a_sequence_in_parts_with_a_cache_equals_the_whole_sequence(model):
     ids = tokens(2, 40)
-    want = model(ids).logits
+    expected = model(ids).logits
     cache = HybridCache(model.config)
     parts = [ids[:, :11], *ids[:, 11:20].split(1, dim=1), ids[:, 20:22], ids[:, 22:]]
     got = [model(part, cache=cache).logits for part in parts]
-    torch.testing.assert_close(torch.cat(got, 1), want, **TIGHT)
+    torch.testing.assert_close(torch.cat(got, 1), expected, **TIGHT)
 
 
 @torch.no_grad()
@@ -59,8 +59,8 @@ def test_left_padding_does_not_change_logits(model):
     more = tokens(2, 1, seed=3)
     mask = torch.nn.functional.pad(mask, (0, 1), value=1)
     out = model(more, attention_mask=mask, position_ids=positions[:, -1:] + 1, cache=out.cache)
-    want = model(torch.cat([short, more[1:]], 1)).logits[:, -1:]
-    torch.testing.assert_close(out.logits[1:], want, **SHIFTED)
+    expected = model(torch.cat([short, more[1:]], 1)).logits[:, -1:]
+    torch.testing.assert_close(out.logits[1:], expected, **SHIFTED)
 
 
 @torch.no_grad()
@@ -76,8 +76,8 @@ def test_packed_sequences_equal_separate_sequences(model, cuts, by_position):
     else:
         got = model(ids, seq_idx=seq_idx).logits
     parts = ids.tensor_split(sorted(cuts), dim=1)
-    want = torch.cat([model(part).logits for part in parts], 1)
-    torch.testing.assert_close(got, want, **TIGHT)
+    expected = torch.cat([model(part).logits for part in parts], 1)
+    torch.testing.assert_close(got, expected, **TIGHT)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
@@ -105,10 +105,10 @@ def test_a_cache_with_packed_sequences_is_rejected(model):
 def test_greedy_generation_takes_the_likeliest_token(model):
     ids = tokens(2, 6)
     got = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
-    want = ids
+    expected = ids
     for _ in range(8):
-        want = torch.cat([want, model(want).logits[:, -1:].argmax(-1)], 1)
-    assert torch.equal(got, want)
+        expected = torch.cat([expected, model(expected).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(got, expected)
 
 
 @torch.no_grad()
@@ -134,10 +134,10 @@ def test_logits_to_keep_and_loss():
     ids = tokens(2, 12)
     full = model(ids, labels=ids)
     torch.testing.assert_close(model(ids, logits_to_keep=3).logits, full.logits[:, -3:], **TIGHT)
-    want = torch.nn.functional.cross_entropy(
+    expected = torch.nn.functional.cross_entropy(
         full.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
     )
-    torch.testing.assert_close(full.loss.double(), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(full.loss.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():
@@ -173,11 +173,11 @@ def test_triton_kernels_decode_the_same_logits(monkeypatch):
     pytest.importorskip("triton", reason="needs triton, which has no build for this platform")
     model = build(LAYOUTS["mamba only"], torch.float32)
     ids = tokens(2, 9)
-    want = model(ids).logits
+    expected = model(ids).logits
     monkeypatch.setenv("HYBRIDIZE_KERNELS", "triton")
     cache, parts = None, []
     for piece in ids.split([7, 1, 1], 1):
         output = model(piece, cache=cache, use_cache=True)
         cache = output.cache
         parts.append(output.logits)
-    torch.testing.assert_close(torch.cat(parts, 1), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Rows in segments: the logits of whole rows, and gradients that stop between segments."""
+"""Rows that run in segments have the logits of whole rows; gradients stop between segments."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def in_segments(model, ids, seq_idx, cuts):
 
 
 def seq_idx_of(starts):
-    """Return ``seq_idx`` of rows, given the positions at which further documents begin."""
+    """Return ``seq_idx`` of rows, given where the second and later sequences of each row begin."""
     marks = torch.zeros(len(starts), LENGTH, dtype=torch.int64)
     for row, positions in enumerate(starts):
         marks[row, list(positions)] = 1
@@ -46,9 +46,9 @@ positions = st.sets(st.integers(1, LENGTH - 1), max_size=5)
 def test_segments_have_the_logits_of_the_whole_row(layout, cuts, first, second):
     model = build(LAYOUTS[layout])
     ids, seq_idx = tokens(2, LENGTH), seq_idx_of([first, second])
-    want = model(ids, seq_idx=seq_idx, use_cache=False).logits
+    expected = model(ids, seq_idx=seq_idx, use_cache=False).logits
     got = in_segments(model, ids, seq_idx, sorted(cuts))
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
 def gradients(model, loss):
@@ -62,10 +62,12 @@ def gradients(model, loss):
 def test_one_segment_has_the_gradients_of_a_plain_row(model):
     ids, seq_idx = tokens(2, LENGTH), seq_idx_of([{7, 30}, {1}])
     weights = torch.randn(2, LENGTH, 64, dtype=torch.float64)
-    want = gradients(model, (model(ids, seq_idx=seq_idx, use_cache=False).logits * weights).sum())
+    expected = gradients(
+        model, (model(ids, seq_idx=seq_idx, use_cache=False).logits * weights).sum()
+    )
     got = gradients(model, (in_segments(model, ids, seq_idx, []) * weights).sum())
-    assert want.keys() == got.keys()
-    for name, gradient in want.items():
+    assert expected.keys() == got.keys()
+    for name, gradient in expected.items():
         torch.testing.assert_close(got[name], gradient, rtol=1e-9, atol=1e-9)
 
 
@@ -109,9 +111,9 @@ def test_detach_frees_the_graph_of_earlier_segments(model):
     cache = SegmentCache(model.config)
     model(ids, seq_idx=seq_idx, cache=cache)
     cache.detach()
-    held = [t for layer in cache.layers for t in vars(layer).values()]
-    held += [t for states in held if isinstance(states, dict) for t in states.values()]
-    tensors = [t for t in held if isinstance(t, torch.Tensor)]
+    values = [value for layer in cache.layers for value in vars(layer).values()]
+    values += [v for states in values if isinstance(states, dict) for v in states.values()]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
     assert tensors
     assert all(tensor.grad_fn is None for tensor in tensors)
 
