@@ -37,8 +37,8 @@ class Quantization:
 
     def describe(self) -> str:
         """Return the granularity of the scales in words."""
-        activations = f"{'static' if self.static else 'dynamic'} per {self.activations}"
-        return f"FP8, scales of weights per {self.weights}, of activations {activations}"
+        kind = "static" if self.static else "dynamic"
+        return f"FP8, weight scales per {self.weights}, {kind} input scales per {self.activations}"
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the stored scale of a matrix with ``shape``."""

@@ -1,8 +1,8 @@
-"""Named parts, such as pruning axes, that are imported only when they are used."""
+"""Registries of named parts, such as pruning axes. A part is imported when it is first used."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Part = TypeVar("Part")
 
@@ -11,7 +11,7 @@ class Entry(NamedTuple):
     """One line of a registry.
 
     Attributes:
-        target: ``"module:Class"``. The object is made with its name as the only argument.
+        target: ``"module:Class"``. The class is called with the entry's name.
         help: a few words for ``--help``.
     """
 
@@ -19,10 +19,16 @@ class Entry(NamedTuple):
     help: str
 
 
-class Registry(Mapping[str, Part], Generic[Part]):
-    """Maps names to objects. Names and help texts are known without importing any object's module.
+def import_target(target: str) -> Any:
+    """Import the module of ``"module:Class"``, and return the class."""
+    module, _, class_name = target.partition(":")
+    return getattr(import_module(module), class_name)
 
-    ``--help`` can therefore describe all of them without importing torch.
+
+class Registry(Mapping[str, Part], Generic[Part]):
+    """Maps names to objects. Only looking up an object imports its module.
+
+    ``--help`` can therefore describe all objects without importing torch.
 
     Args:
         entries: by name. Another package may add entries before it runs a command.
@@ -34,8 +40,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     def __getitem__(self, name: str) -> Part:
         if name not in self._parts:
-            module, _, class_name = self.entries[name].target.partition(":")
-            self._parts[name] = getattr(import_module(module), class_name)(name)
+            self._parts[name] = import_target(self.entries[name].target)(name)
         return self._parts[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The working directory beside an output, with which an interrupted run can be resumed."""
+"""The working directory beside an output, from which an interrupted run can be resumed."""
 
 import json
 import shutil
@@ -16,9 +16,9 @@ def claim(work: Path, identity: dict[str, Any], *, resume: bool, force: bool) ->
 
     Args:
         work: the directory.
-        identity: everything that the directory's content depends on, as JSON values.
-        resume: continue the run in the directory.
-        force: delete an existing directory.
+        identity: everything that the contents of the directory depend on, as JSON values.
+        resume: whether to continue the run in the directory.
+        force: whether to delete an existing directory.
 
     Raises:
         InputError: the directory belongs to another run, or ``resume`` or ``force`` is needed.
@@ -26,12 +26,12 @@ def claim(work: Path, identity: dict[str, Any], *, resume: bool, force: bool) ->
     record = work / _RECORD
     if resume:
         if not record.exists():
-            raise InputError(f"{work}: holds no run that `resume=True` could continue")
+            raise InputError(f"{work}: no interrupted run that `resume=True` could continue")
         recorded = read_json_object(record)
         different = [key for key in identity if recorded.get(key) != identity[key]]
         if different:
             raise InputError(
-                f"{work}: belongs to another run (its {different[0]} differs); give the same "
+                f"{work}: belongs to another run (different {different[0]}); give the same "
                 "options to resume it, or `force=True` to start again"
             )
         return
@@ -40,7 +40,7 @@ def claim(work: Path, identity: dict[str, Any], *, resume: bool, force: bool) ->
     if work.exists() and not set(work.iterdir()) <= {partial}:
         if not force:
             raise InputError(
-                f"{work}: holds an interrupted run; `resume=True` continues it, `force=True` "
+                f"{work}: contains an interrupted run; `resume=True` continues it, `force=True` "
                 "starts again"
             )
         remove(work)

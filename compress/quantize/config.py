@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hybridize.compress.quantize.kept_blocks import match_keep
 from hybridize.compress.quantize.schemes import SCHEMES
-from hybridize.option_types import Location, NameIn, ParsedText, Size, Whole
+from hybridize.option_types import Integer, Location, NameIn, ParsedText, Size
 from hybridize.options import (
     Config,
     device_option,
@@ -40,7 +40,7 @@ class QuantizeConfig(Config):
         default_text="teacher if text is needed",
     )
     calibration_tokens: int = option(
-        Whole(1), 8192, help="Number of tokens of the calibration text to use."
+        Integer(1), 8192, help="Number of tokens of the calibration text to use."
     )
     max_shard_size: int = option(Size(), 5 * 10**9, help="Maximum size of a weight file.")
     seed: int = seed_option()

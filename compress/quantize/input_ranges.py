@@ -1,4 +1,4 @@
-"""Measures the largest inputs of linear layers on some text, for static scales."""
+"""Measures the largest inputs of linear layers on some text. Static scales follow from them."""
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ def input_maxima(
 ) -> dict[str, torch.Tensor]:
     """Return the largest magnitude of each linear layer's inputs, ``(1,)``, by its weight's name.
 
-    Memory holds one block, and the residual stream of the whole text.
+    One block and the residual stream of the whole text are in memory.
 
     Raises:
         InputError: the inputs of a layer are all zero, or not finite.

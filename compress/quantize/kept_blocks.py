@@ -1,4 +1,4 @@
-"""The choice of the blocks that are not quantized."""
+"""Chooses the blocks that are not quantized."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from hybridize.errors import InputError
 
 DEFAULT_ENDS = 4
-"""Blocks at either end that Nemotron-H leaves in bfloat16 (arXiv 2504.03624)."""
+"""Number of blocks at either end that Nemotron-H leaves in bfloat16 (arXiv 2504.03624)."""
 
 _BLOCKS_PER_END = 8
-"""In a shallow model, each end is an eighth of the blocks, but at least one block."""
+"""In a shallow model, an eighth of the blocks is kept at either end, but at least one block."""
 
 
 @dataclass(frozen=True)
 class Keep:
-    """The blocks that `keep_bf16` asks to keep.
+    """The option `keep_bf16`, as numbers of blocks.
 
     Attributes:
         ends: the number of blocks to keep at either end.
-        budget: the number of blocks to keep where quantization costs the most. None unless the
-            option is ``auto:N`` or ``auto:PERCENT%``.
+        budget: the number of blocks to keep among those whose quantization costs the most. None
+            unless the option is ``auto:N`` or ``auto:PERCENT%``.
     """
 
     ends: int
@@ -37,7 +37,7 @@ class KeptBlock:
 
 
 def match_keep(text: str | int) -> re.Match[str]:
-    """Check the spelling of `keep_bf16`.
+    """Parse `keep_bf16`.
 
     Returns:
         A match with the groups ``auto``, ``count`` and ``percent``.
@@ -52,7 +52,7 @@ def match_keep(text: str | int) -> re.Match[str]:
 
 
 def parse_keep(text: str | int | None, blocks: Sequence[int]) -> Keep:
-    """Return the blocks that `keep_bf16` asks to keep.
+    """Return the numbers of blocks that `keep_bf16` asks to keep.
 
     Args:
         text: a number, ``auto:N``, ``auto:PERCENT%``, or None for the default.
@@ -77,7 +77,13 @@ def parse_keep(text: str | int | None, blocks: Sequence[int]) -> Keep:
 
 
 def choose_ends(keep: Keep, blocks: Sequence[int], layout: str) -> tuple[KeptBlock, ...]:
-    """Keep the first and the last blocks."""
+    """Keep the first and the last blocks.
+
+    Args:
+        keep: the numbers of blocks.
+        blocks: the blocks that the scheme can quantize.
+        layout: the model's.
+    """
     if not keep.ends:
         return ()
     first = [(block, "first") for block in blocks[: keep.ends]]
@@ -92,7 +98,7 @@ def choose_sensitive(keep: Keep, costs: Mapping[int, float], layout: str) -> tup
     """Keep the blocks whose quantization costs the most.
 
     Args:
-        keep: with a budget.
+        keep: the numbers of blocks; the budget must be set.
         costs: by block, the KL divergence in nats per token when this block alone is quantized.
         layout: the model's.
     """

@@ -1,4 +1,4 @@
-"""Measures what a plan needs to know from the calibration text."""
+"""Measures the largest inputs and the cost of each block on the calibration text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +29,11 @@ def measure(
     """Measure the largest inputs for a static scheme, and the cost of each block for a budget.
 
     Args:
-        source, tensors, config: the model.
+        source: the checkpoint's directory.
+        tensors, config: its tensors and its configuration.
         scheme: the scheme.
-        targets: see `find_targets`.
-        keep: the blocks to keep; with a budget, the cost of each block is measured.
+        targets: the linear layers, see `find_targets`.
+        keep: the numbers of blocks to keep; the cost of each block is measured for a budget.
         options: the options of `quantize`.
 
     Raises:
@@ -47,12 +48,8 @@ def measure(
         seed=options.seed,
         device=device,
     )
-    measured = Measurements()
-    if scheme.quantization.static:
-        maxima = input_maxima(tensors, config, dataset, device)
-        measured.input_maxima.update(maxima)
+    maxima = input_maxima(tensors, config, dataset, device) if scheme.quantization.static else {}
+    costs = {}
     if keep.budget is not None:
-        maxima = measured.input_maxima
         costs = measure_blocks(source, scheme, targets, maxima, dataset, device)
-        measured.block_costs.update(costs)
-    return measured
+    return Measurements(maxima, costs)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured on the calibration text. Empty if the options do not ask for it.
+    """The measurements on the calibration text. Both are empty if the options need none.
 
     Attributes:
         input_maxima: by weight name, the largest magnitude of a linear layer's inputs, ``(1,)``.
@@ -44,15 +44,16 @@ class Measurements:
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """What will be quantized.
+    """The plan of a quantization.
 
     Attributes:
         scheme: the scheme.
         format, config: the source's on-disk format and its configuration.
         tensors: the source's tensors, under the model's own names.
-        entries: the source's tensors.
+        entries: the source's tensors as they are stored on disk.
         quantized: the linear layers to quantize, by the names of their weights on disk.
-        skipped: layers of other blocks that the scheme cannot store: name on disk to reason.
+        skipped: by name on disk, why the scheme cannot store a weight. Weights of kept blocks are
+            not listed.
         kept: the blocks that are not quantized.
         ignored: the patterns of unquantized modules for config.json.
         measured: the measurements on the calibration text.
@@ -71,7 +72,7 @@ class QuantizationPlan:
 
 
 def plan_quantization(reader: CheckpointReader, options: QuantizeConfig) -> QuantizationPlan:
-    """Choose what to quantize. Measures on the calibration text if the options ask for it.
+    """Choose the layers to quantize. Runs the calibration text if the options need it.
 
     Args:
         reader: the checkpoint.

@@ -22,16 +22,16 @@ from hybridize.options import takes_options
 def quantize(model: str | Path, output: str | Path, config: QuantizeConfig) -> QuantizeResult:
     """Store a checkpoint's linear layers in FP8, in the compressed-tensors format.
 
-    Streams: memory holds one tensor at a time, or one block while activations are calibrated.
-    ``keep_bf16="auto:N"`` and text from the model itself need the whole model in memory.
+    One tensor is in memory at a time, or one block while activations are calibrated. The whole
+    model must fit in memory for ``keep_bf16="auto:N"``, and for text that the model generates.
 
     Args:
         model: a directory or a hub id, in any format that hybridize reads.
         output: the directory to write, in the same format.
-        config: the options.
+        config: the options; you can also give each option as a keyword.
 
     Returns:
-        What was done, with the figures that the command shows.
+        The result, with the figures that the command prints.
 
     Raises:
         InputError: an option or the source is wrong; nothing was written.
@@ -60,7 +60,7 @@ def _describe(
     *,
     dry_run: bool,
 ) -> QuantizeResult:
-    """Return the result as it is known before anything is written."""
+    """Return the result before anything is written: the number of files is not known yet."""
     return QuantizeResult(
         source=reader.directory,
         output=output,

@@ -1,4 +1,4 @@
-"""The tensors of a quantized checkpoint, made one at a time from the source's."""
+"""The tensors of a quantized checkpoint, computed one at a time from the source's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class QuantizedTensors(Tensors):
     """The tensors of a quantized checkpoint, by their names on disk.
 
     A quantized weight ``X.weight`` is followed by ``X.weight_scale`` and, if the scheme is static,
-    by ``X.input_scale``. They are made together and must be asked for in this order.
+    by ``X.input_scale``. They are computed together, so `get` must be called in this order.
 
     Args:
         reader: the source.
@@ -33,7 +33,7 @@ class QuantizedTensors(Tensors):
     def __init__(self, reader: CheckpointReader, plan: QuantizationPlan) -> None:
         self._reader, self._plan = reader, plan
         self._specs = {spec.name: spec for entry in plan.entries for spec in self._specs_of(entry)}
-        self._scales: dict[str, torch.Tensor] = {}  # of the weight that was made last
+        self._scales: dict[str, torch.Tensor] = {}  # of the weight that `get` returned last
 
     def planned_checkpoint(self) -> PlannedCheckpoint:
         """Return what `streaming_writer.write_checkpoint` takes."""
@@ -48,8 +48,8 @@ class QuantizedTensors(Tensors):
         tensor = self._reader.get(name)
         if not is_finite(tensor):
             raise InputError(
-                f"{self._reader.directory}: tensor {name!r} holds NaN or infinity, which has no "
-                "FP8 scale; repair the checkpoint first"
+                f"{self._reader.directory}: tensor {name!r} contains NaN or infinity, which has "
+                "no FP8 scale; repair the checkpoint first"
             )
         if name not in self._plan.quantized:
             return tensor
@@ -67,7 +67,7 @@ class QuantizedTensors(Tensors):
         return self._specs[name].dtype
 
     def _specs_of(self, entry: Entry) -> list[TensorSpec]:
-        """Return the tensors that are written for one of the source's tensors."""
+        """Return the specs of the tensors that one of the source's tensors becomes."""
         if entry.disk not in self._plan.quantized:
             return [TensorSpec(entry.disk, entry.shape, self._reader.dtype(entry.disk))]
         quantization = self._plan.scheme.quantization

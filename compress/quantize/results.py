@@ -1,4 +1,4 @@
-"""The result of a quantization, for Python, the command and the provenance."""
+"""The result of `hybridize.quantize`."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,18 +9,20 @@ from hybridize.compress.quantize.kept_blocks import KeptBlock
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """What a quantization did, or would do.
+    """The result of a quantization, or its plan if nothing was written.
 
     Attributes:
         source, output: directories.
         format: the on-disk format, which does not change.
         scheme: the quantization scheme.
-        layout: the model's pattern.
+        layout: one letter per block.
         kept: the blocks that are not quantized, with reasons.
-        skipped: tensors of other blocks that the scheme cannot store, with reasons.
+        skipped: by name on disk, why the scheme cannot store a weight. Weights of kept blocks are
+            not listed.
         sensitivity: by block, the KL divergence in nats per token when this block alone is
             quantized; empty if it was not measured.
-        parameters, quantized: counts.
+        parameters: the number of parameters of the model.
+        quantized: the number of parameters in FP8.
         bytes_before, bytes_after: sizes of the weights.
         ignored: the patterns of unquantized modules in config.json.
         files: number of safetensors files; 0 for a dry run.
@@ -48,7 +50,7 @@ class QuantizeResult:
         return asdict(self) | {"source": str(self.source), "output": str(self.output)}
 
     def metrics(self) -> dict[str, Any]:
-        """Return the part of the result that the provenance keeps."""
+        """Return the figures for the provenance record."""
         everything = asdict(self)
         names = ("scheme", "layout", "kept", "skipped", "quantized", "bytes_before", "bytes_after")
         metrics = {name: everything[name] for name in names}

@@ -26,13 +26,14 @@ def measure_blocks(
     dataset: PackedDataset,
     device: torch.device,
 ) -> dict[int, float]:
-    """Quantize one block at a time, and run the model.
+    """Measure the KL divergence of the model with one block quantized, for each block.
 
     Args:
         source: the model's directory; the whole model is loaded, in float32.
-        scheme: how to quantize.
-        targets: see `find_targets`.
-        maxima: the largest inputs of each layer, if the scheme's activations are static.
+        scheme: the quantization scheme.
+        targets: the linear layers, see `find_targets`.
+        maxima: by weight name, the largest input of each layer, ``(1,)``; empty unless the scheme
+            has static scales.
         dataset: the text to measure on.
         device: where to measure.
 

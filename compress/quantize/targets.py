@@ -21,7 +21,7 @@ class Target:
     Attributes:
         entry: its weight.
         block: the block's index in the layout.
-        obstacle: why the scheme cannot quantize it; empty if it can.
+        obstacle: why the scheme cannot quantize the layer; empty if it can.
     """
 
     entry: Entry
@@ -30,7 +30,7 @@ class Target:
 
 
 def find_targets(format_: Format, config: ModelSpec, scheme: Scheme) -> list[Target]:
-    """Return the linear layers of all blocks.
+    """Return the linear layers of all blocks, also those that the scheme cannot quantize.
 
     Embeddings, the output head, norms, the convolution, ``A_log``, ``D`` and ``dt_bias`` are not
     targets.

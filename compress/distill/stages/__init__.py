@@ -1,4 +1,6 @@
-"""The stages of distillation. A new stage is one file here and one entry in `STAGES`.
+"""The stages of distillation, with their default tokens and learning rates.
+
+To add a stage, write one file in this folder and add one entry to `STAGES`.
 
 This module imports no torch, so that ``hybridize distill --help`` is quick. The class of a stage
 is imported when the stage is made.
@@ -7,8 +9,9 @@ is imported when the stage is made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from hybridize.compress.registry import import_target
 
 if TYPE_CHECKING:
     from hybridize.compress.distill.config import DistillConfig
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage's defaults and needs.
+    """The defaults and the requirements of a stage.
 
     Attributes:
         target: ``"module:Class"``, a subclass of `hybridize.compress.distill.stages.base.Stage`.
@@ -84,8 +87,14 @@ STAGES: dict[str, StageSpec] = {
 def make_stage(
     name: str, pair: Pair, config: DistillConfig, teacher_cache: TeacherCache | None = None
 ) -> Stage:
-    """Return a stage that is ready to train."""
+    """Return a stage that is ready to train.
+
+    Args:
+        name: one of `STAGES`.
+        pair: the student and its teacher.
+        config: the options of the distillation.
+        teacher_cache: the teacher's stored predictions, if there are any.
+    """
     spec = STAGES[name]
-    module, _, class_name = spec.target.partition(":")
-    stage_class: type[Stage] = getattr(import_module(module), class_name)
+    stage_class: type[Stage] = import_target(spec.target)
     return stage_class(pair, config, teacher_cache if spec.reads_teacher_cache else None)

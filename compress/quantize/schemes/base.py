@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 class Scheme(ABC):
-    """A way to store the weights of linear layers in FP8 and to quantize their inputs.
+    """The way in which weights of linear layers and their inputs are quantized to FP8.
 
     Args:
         name: the scheme's name in the registry.
 
     Attributes:
         quantization: the granularity of the scales, in this package's terms.
-        weight_args, input_args: the same as compressed-tensors' ``QuantizationArgs``, without the
-            arguments that all FP8 schemes share.
+        weight_args, input_args: the granularity in the terms of compressed-tensors'
+            ``QuantizationArgs``, without the arguments that all FP8 schemes share.
     """
 
     quantization: ClassVar[Quantization]
@@ -37,18 +37,20 @@ class Scheme(ABC):
         return ""
 
     def quantize(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the FP8 values and the scales of a matrix.
+        """Return the FP8 values of a matrix, ``(rows, columns)``, and its scales.
+
+        The shape of the scales is `Quantization.scale_shape`.
 
         Args:
             weight: ``(rows, columns)``, finite.
         """
-        from hybridize.compress.quantize.schemes.rounding import quantize_matrix
+        from hybridize.compress.quantize.schemes.scales import quantize_matrix
 
         return quantize_matrix(weight, self.quantization.weights)
 
     def input_scale(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the static scale of inputs, ``(1,)``, given their largest magnitude, ``(1,)``."""
-        from hybridize.compress.quantize.schemes.rounding import largest_scale
+        from hybridize.compress.quantize.schemes.scales import largest_scale
 
         return largest_scale(largest, "tensor")
 

@@ -1,4 +1,4 @@
-"""One scale per row of a weight and one per token: the finest that hardware multiplies fast."""
+"""One scale per row of a weight and one per token: the finest that GPUs multiply at full speed."""
 
 from hybridize.checkpoints.quantization import Quantization
 from hybridize.compress.quantize.schemes.base import Scheme

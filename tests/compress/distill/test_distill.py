@@ -268,7 +268,7 @@ BAD = [
     ({"learning_rates": {"hidden": 1.0}}, r"`learning_rates\[hidden\]`: `stages` does not name"),
     ({"stage_tokens": {"kl": 0}}, r"`stage_tokens\[kl\]=0`: give a count"),
     ({"stage_tokens": {"sing": 1}}, r"`stage_tokens\[sing\]=1`: choose from align, hidden, kl"),
-    ({"resume": True}, "holds no run that `resume=True` could continue"),
+    ({"resume": True}, "no interrupted run that `resume=True` could continue"),
 ]
 
 
@@ -309,7 +309,7 @@ def test_a_run_with_other_options_is_not_resumed(pair, tmp_path, monkeypatch):
         ({"data": ("teacher",)}, "data"),
         ({"stage_tokens": {"align": 512, "kl": 256}}, "stage_tokens"),
     ):
-        with pytest.raises(InputError, match=f"another run \\(its {name} differs\\)"):
+        with pytest.raises(InputError, match=f"another run \\(different {name}\\)"):
             short_run(pair, tmp_path / "out", resume=True, **options)
     short_run(pair, tmp_path / "out", force=True)
     assert (tmp_path / "out").exists()

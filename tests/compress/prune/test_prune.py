@@ -103,7 +103,7 @@ def test_offload_measures_no_candidate(source, tmp_path):
             {"params": "50%", "widths": "per-block", "format": "bamba"},
             "`format=bamba` cannot store",
         ),
-        ({"params": "50%", "resume": True}, "holds no run that `resume=True`"),
+        ({"params": "50%", "resume": True}, "no interrupted run that `resume=True`"),
     ],
 )
 def test_bad_options_leave_nothing_behind(source, tmp_path, options, complaint):

@@ -248,7 +248,7 @@ def test_shards_verification_inspection_and_provenance(tmp_path):
     assert [record["command"] for record in found.records] == ["quantize"]
     assert hybridize.inspect(directory).quantization == ""
     (tmp_path / "out" / "hybridize.json").unlink()  # as if another program had quantized it
-    described = "FP8, scales of weights per row, of activations dynamic per row"
+    described = "FP8, weight scales per row, dynamic input scales per row"
     assert hybridize.inspect(tmp_path / "out").quantization == described
 
 

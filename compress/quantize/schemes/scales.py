@@ -1,25 +1,29 @@
-"""Rounds weights to FP8, and chooses the scales."""
+"""Computes the scales of FP8 weights, and rounds the weights to FP8."""
 
 import torch
 
 from hybridize.kernels import fp8_quantize, fp8_scale
 
 _SLAB_ROWS = 1024  # rows that are quantized at once; a multiple of the block size
-_SCALES_TRIED = 8  # for each row
-_SAMPLE_COLUMNS = 512  # about; the scales of a row are compared on these columns
+_SCALES_TRIED = 8  # candidates for each row
+_SAMPLE_COLUMNS = 512  # the candidates are compared on about this number of columns
 
 
 def quantize_matrix(weight: torch.Tensor, granularity: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the FP8 values and the scales of a matrix.
 
-    Scales are stored in float32, but rounded up to the precision of bfloat16. A reader that holds
-    scales in the model's dtype, as transformers does, then uses exactly the same scales. For each
-    row, several scales within a factor of two are tried, and the one with the smallest squared
-    error is used.
+    Scales are stored in float32, but rounded up to the precision of bfloat16. A program that
+    converts the scales to the model's dtype, as transformers does, then uses exactly the same
+    scales. For each row, several scales within a factor of two are tried, and the one with the
+    smallest squared error is used.
 
     Args:
         weight: ``(rows, columns)``, finite.
-        granularity: of the scales; see `Quantization`.
+        granularity: what shares a scale: ``tensor``, ``row`` or ``block``; see `Quantization`.
+
+    Returns:
+        The values, ``(rows, columns)`` in float8_e4m3fn, and the scales in float32, with the shape
+        of `Quantization.scale_shape`.
     """
     if granularity == "tensor":
         scale = largest_scale(weight, granularity)
