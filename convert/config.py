@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from hybridize.errors import InputError
-from hybridize.option_types import Choice, Flag, Listed, Location, Size, Text, Whole
+from hybridize.option_types import Choice, Flag, Integer, Listed, Location, Size, Text
 from hybridize.options import (
     Config,
     device_option,
@@ -31,7 +31,7 @@ class ConvertConfig(Config):
         default_text="25%",
     )
     keep: tuple[int, ...] | None = option(
-        Listed(Whole(0), "I,J,…"),
+        Listed(Integer(0), "I,J,…"),
         None,
         help="Keep exactly these attention blocks, counted from 0.",
     )
@@ -62,7 +62,7 @@ class ConvertConfig(Config):
         default_text="none; teacher with `select=sensitivity`",
     )
     calibration_tokens: int = option(
-        Whole(1), 8192, help="Number of tokens of the calibration text to use."
+        Integer(1), 8192, help="Number of tokens of the calibration text to use."
     )
     ssm_groups: str = option(
         Text("heads|kv|N"),
@@ -71,12 +71,12 @@ class ConvertConfig(Config):
         "key/value head.",
     )
     ssm_expand: int = option(
-        Whole(1, 2),
+        Integer(1, 2),
         1,
         help="Number of Mamba-2 heads per query head: 1 or 2. GGUF needs 2.",
     )
     d_state: int | None = option(
-        Whole(1), None, help="State size per head.", default_text="head dim of the attention"
+        Integer(1), None, help="State size per head.", default_text="head dim of the attention"
     )
     ssm_bias: bool = option(
         Flag(),

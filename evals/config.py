@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from hybridize.errors import InputError
-from hybridize.option_types import Choice, Listed, Location, Text, Whole
+from hybridize.option_types import Choice, Integer, Listed, Location, Text
 from hybridize.options import (
     Config,
     device_option,
@@ -46,21 +46,21 @@ class EvalConfig(Config):
         Location("FILE"), None, help="Measure the perplexity on this text file (UTF-8)."
     )
     num_fewshot: int | None = option(
-        Whole(0),
+        Integer(0),
         None,
         help="Number of solved questions in each prompt.",
         default_text="5 for MMLU, else the task's own",
     )
     limit: int | None = option(
-        Whole(1), None, help="Ask only the first N questions of each task or subject."
+        Integer(1), None, help="Ask only the first N questions of each task or subject."
     )
     output: str | None = output_file_option(
         "Write the results to this JSON file, in the layout of lm-eval's results files."
     )
     force: bool = force_option()
-    batch_size: int = option(Whole(1), 8, help="Number of prompts in a forward pass.")
+    batch_size: int = option(Integer(1), 8, help="Number of prompts in a forward pass.")
     max_length: int | None = option(
-        Whole(2),
+        Integer(2),
         None,
         help="Maximum number of tokens in a prompt. Longer prompts are cut at the beginning.",
         default_text="the model's maximum; at most 4096 for `perplexity`",
@@ -75,7 +75,7 @@ class EvalConfig(Config):
         help="What runs the model: hybridize's own code or the model class of transformers.",
     )
     seed: int | None = option(
-        Whole(0, 2**32 - 1), None, help="Random seed.", default_text="lm-eval's own seeds"
+        Integer(0, 2**32 - 1), None, help="Random seed.", default_text="lm-eval's own seeds"
     )
     kv_cache_dtype: str = kv_cache_dtype_option()
     ssm_cache_dtype: str = ssm_cache_dtype_option()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hybridize.option_types import Number, Whole
+from hybridize.option_types import Float, Integer
 from hybridize.options import (
     Config,
     device_option,
@@ -18,12 +18,12 @@ from hybridize.options import (
 class GenerateConfig(Config):
     """How much text is generated, how tokens are sampled, and how the model runs."""
 
-    max_new_tokens: int = option(Whole(1), 128, help="Maximum number of new tokens.")
+    max_new_tokens: int = option(Integer(1), 128, help="Maximum number of new tokens.")
     temperature: float = option(
-        Number(0), 0.0, help="Sampling temperature; 0 means greedy decoding."
+        Float(0), 0.0, help="Sampling temperature; 0 means greedy decoding."
     )
     top_p: float = option(
-        Number(0, 1, above=True),
+        Float(0, 1, above=True),
         1.0,
         help="Sample from the most probable tokens whose probabilities add up to this.",
     )

@@ -7,6 +7,7 @@ program uses. The same code therefore checks both Python calls and the command l
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing_extensions import override
 from hybridize.units import format_with_unit, parse_with_unit
 
 
-class OptionType:
+class OptionType(ABC):
     """The base of all types.
 
     Attributes:
@@ -26,13 +27,13 @@ class OptionType:
 
     metavar: str = "TEXT"
 
+    @abstractmethod
     def convert(self, value: Any) -> Any:
         """Return the value to use.
 
         Raises:
             ValueError: the value is wrong; the message says what is right.
         """
-        raise NotImplementedError
 
     def to_json(self, value: Any) -> Any:
         """Return the value as a JSON value, for the provenance."""
@@ -87,10 +88,10 @@ class ParsedText(Text):
 
 @dataclass(frozen=True)
 class TextOrFlag(Text):
-    """A text. On the command line, the option may also stand without a value.
+    """A text. On the command line, the option may also be given without a value.
 
     Attributes:
-        bare: the text that the option without a value stands for.
+        bare: the value of the option if it is given without one.
     """
 
     bare: str = ""
@@ -132,7 +133,7 @@ class NameIn(Choice):
 
 
 @dataclass(frozen=True)
-class Whole(OptionType):
+class Integer(OptionType):
     """A whole number between two limits, both included."""
 
     minimum: int | None = None
@@ -154,29 +155,29 @@ class Whole(OptionType):
 
 
 @dataclass(frozen=True)
-class WholeOr(OptionType):
-    """A whole number, or a word that stands for one."""
+class IntegerOr(OptionType):
+    """A whole number or one fixed word, such as ``max``."""
 
     word: str
-    whole: Whole = Whole()
+    integer: Integer = Integer()
 
     @property
     def metavar(self) -> str:  # type: ignore[override]
         """What ``--help`` shows for the value."""
-        return f"{self.whole.metavar}|{self.word}"
+        return f"{self.integer.metavar}|{self.word}"
 
     @override
     def convert(self, value: Any) -> int | str:
         if value == self.word:
             return self.word
         try:
-            return self.whole.convert(value)
+            return self.integer.convert(value)
         except ValueError as error:
             raise ValueError(f"{error}, or {self.word}") from None
 
 
 @dataclass(frozen=True)
-class Number(OptionType):
+class Float(OptionType):
     """A finite number between two limits; the lower one is excluded where ``above`` is set."""
 
     minimum: float | None = None

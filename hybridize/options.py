@@ -23,7 +23,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from hybridize.errors import InputError
-from hybridize.option_types import Choice, Flag, ItemError, Location, OptionType, Whole
+from hybridize.option_types import Choice, Flag, Integer, ItemError, Location, OptionType
 
 Result = TypeVar("Result")
 
@@ -178,7 +178,7 @@ def dtype_option(help: str) -> Any:
 
 def seed_option() -> Any:
     """Return ``seed: int``."""
-    return option(Whole(0, 2**32 - 1), 0, recorded=False, help="Random seed.")
+    return option(Integer(0, 2**32 - 1), 0, recorded=False, help="Random seed.")
 
 
 def force_option() -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from hybridize.errors import InputError
-from hybridize.option_types import Location, Whole
+from hybridize.option_types import Integer, Location
 from hybridize.options import Config, force_option, option
 
 
@@ -20,7 +20,7 @@ class InspectConfig(Config):
         "far back its attention looks.",
     )
     states_tokens: int = option(
-        Whole(2), 1024, help="Number of tokens of the text; at most the trained context."
+        Integer(2), 1024, help="Number of tokens of the text; at most the trained context."
     )
     plot: str | None = option(
         Location("FILE"), None, help="Write the results of `states` as a plot (PNG)."

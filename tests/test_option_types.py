@@ -13,11 +13,13 @@ from hybridize.option_types import (
     Choice,
     Count,
     Flag,
+    Float,
+    Integer,
+    IntegerOr,
     ItemError,
     Listed,
     Location,
     NameIn,
-    Number,
     OptionType,
     ParsedText,
     PerName,
@@ -25,8 +27,6 @@ from hybridize.option_types import (
     Size,
     Text,
     TextOrFlag,
-    Whole,
-    WholeOr,
 )
 
 # Every type, with values that it accepts.
@@ -37,12 +37,12 @@ VALUES: dict[str, tuple[OptionType, st.SearchStrategy]] = {
     "TextOrFlag": (TextOrFlag("NAME", bare="all"), st.text(min_size=1)),
     "Choice": (Choice("a", "b"), st.sampled_from(["a", "b"])),
     "NameIn": (NameIn(lambda: ("a", "b")), st.sampled_from(["a", "b"])),
-    "Whole": (Whole(-3, 10**12), st.integers(-3, 10**12)),
-    "WholeOr": (WholeOr("all", Whole(1)), st.integers(1, 10**9) | st.just("all")),
-    "Number": (Number(-2, 2), st.floats(-2, 2)),
+    "Integer": (Integer(-3, 10**12), st.integers(-3, 10**12)),
+    "IntegerOr": (IntegerOr("all", Integer(1)), st.integers(1, 10**9) | st.just("all")),
+    "Float": (Float(-2, 2), st.floats(-2, 2)),
     "Count": (Count(), st.integers(1, 10**15)),
     "Size": (Size(), st.integers(1, 10**15)),
-    "Listed": (Listed(Whole(0)), st.lists(st.integers(0, 99)).map(tuple)),
+    "Listed": (Listed(Integer(0)), st.lists(st.integers(0, 99)).map(tuple)),
     "Repeated": (Repeated(Count()), st.lists(st.integers(1, 10**6)).map(tuple)),
     "PerName": (
         PerName(Count(), "tokens", lambda: ("a", "b"), "Tokens of {}.".format),
@@ -55,9 +55,9 @@ TYPED = (
     "TextOrFlag",
     "Choice",
     "NameIn",
-    "Whole",
-    "WholeOr",
-    "Number",
+    "Integer",
+    "IntegerOr",
+    "Float",
     "Count",
     "Size",
     "Listed",
@@ -118,7 +118,7 @@ def test_bad_values_raise_value_error_only(name, value):
 
 @given(low=st.integers(-9, 9), span=st.integers(0, 9), value=st.integers(-30, 30))
 def test_whole_numbers_have_limits(low, span, value):
-    type_ = Whole(low, low + span)
+    type_ = Integer(low, low + span)
     if low <= value <= low + span:
         assert type_.convert(f" {value} ") == value == type_.convert(float(value))
     else:
@@ -129,19 +129,19 @@ def test_whole_numbers_have_limits(low, span, value):
 @pytest.mark.parametrize("value", [0.5, "0.5", math.nan, math.inf, True, None, "", "9" * 5000])
 def test_whole_numbers_are_whole(value):
     with pytest.raises(ValueError, match="give a whole number of at least 0"):
-        Whole(0).convert(value)
+        Integer(0).convert(value)
     with pytest.raises(ValueError, match="give a whole number of at least 0, or all"):
-        WholeOr("all", Whole(0)).convert(value)
+        IntegerOr("all", Integer(0)).convert(value)
 
 
 @given(value=st.floats(allow_nan=True))
 def test_numbers_are_finite_and_have_limits(value):
     for type_, good in (
-        (Number(), math.isfinite(value)),
-        (Number(0, 1), 0 <= value <= 1),
-        (Number(0, 1, above=True), 0 < value <= 1),
-        (Number(minimum=0, above=True), 0 < value < math.inf),
-        (Number(maximum=3), -math.inf < value <= 3),
+        (Float(), math.isfinite(value)),
+        (Float(0, 1), 0 <= value <= 1),
+        (Float(0, 1, above=True), 0 < value <= 1),
+        (Float(minimum=0, above=True), 0 < value < math.inf),
+        (Float(maximum=3), -math.inf < value <= 3),
     ):
         if good:
             assert type_.convert(value) == value == type_.convert(str(value))
@@ -153,11 +153,11 @@ def test_numbers_are_finite_and_have_limits(value):
 @pytest.mark.parametrize(
     ("type_", "limits"),
     [
-        (Number(0, 1), "from 0 to 1"),
-        (Number(0, 1, above=True), "above 0 and at most 1"),
-        (Number(0, above=True), "above 0"),
-        (Number(0), "of at least 0"),
-        (Number(maximum=0), "of at most 0"),
+        (Float(0, 1), "from 0 to 1"),
+        (Float(0, 1, above=True), "above 0 and at most 1"),
+        (Float(0, above=True), "above 0"),
+        (Float(0), "of at least 0"),
+        (Float(maximum=0), "of at most 0"),
     ],
 )
 def test_errors_of_numbers_say_the_limits(type_, limits):
@@ -213,7 +213,7 @@ def test_a_size_that_is_typed_needs_a_unit():
         (Size(), 5 * 10**9, "5GB"),
         (Size(), 2**30, "1GiB"),
         (Size(), 1234, "1.234KB"),
-        (Listed(Whole(0)), (1, 2), "1,2"),
+        (Listed(Integer(0)), (1, 2), "1,2"),
         (Repeated(Count()), (1000, 2), "1k, 2"),
     ],
 )
@@ -222,13 +222,13 @@ def test_defaults_are_shown_briefly_and_exactly(type_, value, text):
 
 
 def test_lists_are_typed_with_commas():
-    assert Listed(Whole(0)).convert(" 1, 2,3 ") == (1, 2, 3)
-    assert Listed(Whole(0)).convert("") == ()
-    assert Listed(Whole(0)).convert(4) == (4,)
+    assert Listed(Integer(0)).convert(" 1, 2,3 ") == (1, 2, 3)
+    assert Listed(Integer(0)).convert("") == ()
+    assert Listed(Integer(0)).convert(4) == (4,)
     with pytest.raises(ValueError, match="a whole number of at least 0"):
-        Listed(Whole(0)).convert("1,-2")
+        Listed(Integer(0)).convert("1,-2")
     with pytest.raises(ValueError, match="give at least 1"):
-        Listed(Whole(0), at_least=1).convert("")
+        Listed(Integer(0), at_least=1).convert("")
     assert Repeated(Text()).convert("a,b") == ("a,b",)
 
 

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from hybridize.cli.config_options import TypedText, config_options
 from hybridize.cli.options import common_options
 from hybridize.errors import InputError, as_flags
-from hybridize.option_types import Choice, Count, Flag, Listed, Location, PerName, Text, Whole
+from hybridize.option_types import Choice, Count, Flag, Integer, Listed, Location, PerName, Text
 from hybridize.options import Config, dry_run_option, force_option, option, takes_options
 
 
 @dataclass(frozen=True, kw_only=True)
 class CakeConfig(Config):
-    layers: int = option(Whole(1, 9), 3, help="Number of layers; more with `tall`.")
+    layers: int = option(Integer(1, 9), 3, help="Number of layers; more with `tall`.")
     flavor: str | None = option(Text(), None, help="The flavor.", default_text="plain")
     toppings: tuple[str, ...] = option(Listed(Text()), (), help="The toppings.")
     sugar: bool = option(Flag(), True, help="Add sugar.")
@@ -235,4 +235,4 @@ def test_shells_complete_names():
     context = click.Context(bake_command)
     found = type_.shell_complete(context, bake_command.params[0], "c")
     assert [item.value for item in found] == ["cpu", "cuda"]
-    assert TypedText(Whole()).shell_complete(context, bake_command.params[0], "") == []
+    assert TypedText(Integer()).shell_complete(context, bake_command.params[0], "") == []

@@ -1,4 +1,7 @@
-"""The options of `hybridize.distill`."""
+"""The options of `hybridize.distill`.
+
+The default tokens and learning rate of each stage are in `stages/__init__.py`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +16,14 @@ from hybridize.option_types import (
     Choice,
     Count,
     Flag,
+    Float,
+    Integer,
     Listed,
     Location,
     NameIn,
-    Number,
     PerName,
     Repeated,
     TextOrFlag,
-    Whole,
 )
 from hybridize.options import (
     Config,
@@ -83,12 +86,12 @@ class DistillConfig(Config):
         help="Training tokens by stage; takes precedence over `tokens`.",
     )
     learning_rates: Mapping[str, float] | None = option(
-        PerName(Number(0, above=True), "lr", lambda: STAGES, _rate_help),
+        PerName(Float(0, above=True), "lr", lambda: STAGES, _rate_help),
         None,
         help="Peak learning rates by stage.",
     )
-    seq_len: int = option(Whole(2), 512, help="Tokens per sequence.")
-    batch_size: int = option(Whole(1), 16, help="Sequences per step.")
+    seq_len: int = option(Integer(2), 512, help="Tokens per sequence.")
+    batch_size: int = option(Integer(1), 16, help="Sequences per step.")
     train: str = option(
         Choice("mixers", "all"),
         "mixers",
@@ -96,33 +99,33 @@ class DistillConfig(Config):
         "model. The align stage always trains mixers.",
     )
     temperature: float = option(
-        Number(0, above=True), 1.0, help="Softmax temperature of the kl stage."
+        Float(0, above=True), 1.0, help="Softmax temperature of the kl stage."
     )
     label_weight: float = option(
-        Number(0, 1),
+        Float(0, 1),
         0.0,
         help="Weight of the cross-entropy on the text in the kl stage. The KL divergence has the "
         "rest of the weight.",
     )
     warmup_ratio: float = option(
-        Number(0, 1), 0.1, help="Fraction of a stage's steps with a rising learning rate."
+        Float(0, 1), 0.1, help="Fraction of a stage's steps with a rising learning rate."
     )
-    weight_decay: float = option(Number(0), 0.0, help="Weight decay. It applies to matrices only.")
+    weight_decay: float = option(Float(0), 0.0, help="Weight decay. It applies to matrices only.")
     max_grad_norm: float = option(
-        Number(0, above=True), 1.0, help="Maximum gradient norm; larger gradients are scaled down."
+        Float(0, above=True), 1.0, help="Maximum gradient norm; larger gradients are scaled down."
     )
     validation_sequences: int = option(
-        Whole(1), 16, help="Number of sequences held out for validation."
+        Integer(1), 16, help="Number of sequences held out for validation."
     )
-    validate_every: int = option(Whole(1), 50, help="Steps between validations.")
+    validate_every: int = option(Integer(1), 50, help="Steps between validations.")
     patience: int = option(
-        Whole(0),
+        Integer(0),
         0,
         help="Stop a stage early after this many validations without improvement; 0 never stops "
         "early.",
     )
     tbptt_length: int = option(
-        Whole(0),
+        Integer(0),
         0,
         help="Length of the segments in which the kl stage trains a sequence (truncated "
         "back-propagation through time), which saves memory; 0 trains whole sequences.",
@@ -131,7 +134,7 @@ class DistillConfig(Config):
         Flag(), False, help="Recompute activations in the backward pass, which saves memory."
     )
     cache_teacher: int = option(
-        Whole(0, metavar="K"),
+        Integer(0, metavar="K"),
         0,
         help="Store the teacher's K most likely tokens at every position once. The kl stage then "
         "runs without the teacher. 0 stores nothing.",
@@ -145,16 +148,16 @@ class DistillConfig(Config):
     fp8: str | None = option(
         TextOrFlag("[SCHEME]", bare="fp8"),
         None,
-        help="Train for a later quantization to FP8. SCHEME is that of hybridize quantize: "
-        f"{', '.join(SCHEMES)}; fp8 if it is left out.",
+        help="Train for a later quantization to FP8. SCHEME as in hybridize quantize: "
+        f"{', '.join(SCHEMES)}; without SCHEME: fp8.",
     )
     keep_bf16: int | None = option(
-        Whole(0),
+        Integer(0),
         None,
         help="Number of first and of last blocks that `fp8` does not quantize.",
         default_text="as for hybridize quantize",
     )
-    save_every: int = option(Whole(1), 200, recorded=False, help="Steps between saves.")
+    save_every: int = option(Integer(1), 200, recorded=False, help="Steps between saves.")
     resume: bool = option(Flag(), False, recorded=False, help="Continue an interrupted run.")
     seed: int = seed_option()
     device: str = device_option()
@@ -218,12 +221,12 @@ class DistillConfig(Config):
 
     @override
     def record(self) -> dict[str, Any]:
-        """Return the options that influence the result, with the values used for each stage."""
+        """Return the options that influence the result, with the values that each stage uses."""
         return super().record() | {
             "stage_tokens": {name: self.tokens_of(name) for name in self.stages},
             "learning_rates": {name: self.learning_rate_of(name) for name in self.stages},
         }
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that an interrupted run must have in common with its continuation."""
+        """Return the options that must not change when an interrupted run is resumed."""
         return self.record() | {"data": list(self.data), "seed": self.seed}

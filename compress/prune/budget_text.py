@@ -1,14 +1,14 @@
-"""The spelling of budgets, such as ``24GiB@65536x4``."""
+"""Parses budgets, such as ``24GiB@65536x4``."""
 
 import re
 
-from hybridize.option_types import Count, Number, Size
+from hybridize.option_types import Count, Float, Size
 
 _AT = r"@(?P<context>\d+)(?P<k>k?)(?:x(?P<batch>\d+))?"
 
 
 def parse_params(text: str) -> tuple[float | None, int | None]:
-    """Read `params`: a percentage of the model's own parameters (``70%``) or a count (``1.3B``).
+    """Parse `params`: a percentage of the model's own parameters (``70%``) or a count (``1.3B``).
 
     Returns:
         The percentage and None, or None and the count.
@@ -20,13 +20,13 @@ def parse_params(text: str) -> tuple[float | None, int | None]:
     try:
         if match is None:
             return None, Count().convert(text)
-        return Number(0, 100, above=True).convert(match[1]), None
+        return Float(0, 100, above=True).convert(match[1]), None
     except ValueError:
         raise ValueError("give a percentage like 70% or a number like 1.3B") from None
 
 
 def parse_memory(text: str) -> tuple[int, int, int]:
-    """Read `memory`: ``SIZE@CONTEXT`` or ``SIZE@CONTEXTxBATCH``, such as ``24GiB@65536x4``.
+    """Parse `memory`: ``SIZE@CONTEXT`` or ``SIZE@CONTEXTxBATCH``, such as ``24GiB@65536x4``.
 
     Returns:
         The bytes, the context and the batch size.
@@ -48,7 +48,7 @@ def parse_memory(text: str) -> tuple[int, int, int]:
 
 
 def parse_latency(text: str) -> tuple[float, int | None, int]:
-    """Read `latency`: ``SHARE``, ``SHARE@CONTEXT`` or ``SHARE@CONTEXTxBATCH``.
+    """Parse `latency`: ``SHARE``, ``SHARE@CONTEXT`` or ``SHARE@CONTEXTxBATCH``.
 
     Args:
         text: such as ``0.7``, ``70%`` or ``0.7@65536x4``.

@@ -10,13 +10,13 @@ from hybridize.option_types import (
     Choice,
     Count,
     Flag,
+    Integer,
     Listed,
     Location,
     NameIn,
     ParsedText,
     Size,
     Text,
-    Whole,
 )
 from hybridize.options import (
     Config,
@@ -72,14 +72,14 @@ class PruneConfig(Config):
     calibration_tokens: int = option(
         Count(),
         16_384,
-        help="Number of tokens of the calibration text to use. A quarter of them is kept for "
-        "measuring the candidates.",
+        help="Number of tokens of the calibration text to use. A quarter of them is held out to "
+        "measure the candidates.",
     )
     candidates: int = option(
-        Whole(1), 16, help="Number of architectures to cut in memory and to measure."
+        Integer(1), 16, help="Number of architectures to cut in memory and to measure."
     )
     distill_top: int = option(
-        Whole(0, metavar="K"),
+        Integer(0, metavar="K"),
         0,
         help="Distill the best K candidates on `tokens` tokens each, and keep the best of them.",
     )
@@ -90,20 +90,20 @@ class PruneConfig(Config):
         default_text=Count().to_text(_DEFAULT_TOKENS),
     )
     weight_bits: int | None = option(
-        Whole(1),
+        Integer(1),
         None,
         help="Bits per weight of the linear layers that `memory` counts, if they will be "
         "quantized.",
         default_text="as stored",
     )
     kv_bits: int | None = option(
-        Whole(1),
+        Integer(1),
         None,
         help="Bits per key and value that `memory` counts, if they will be quantized.",
         default_text="as the weights are stored",
     )
     multiple_of: int | None = option(
-        Whole(1),
+        Integer(1),
         None,
         help="The hidden size and the MLP width become multiples of N.",
         default_text="about a sixteenth of the size",
@@ -117,7 +117,7 @@ class PruneConfig(Config):
     offload: bool = option(
         Flag(),
         False,
-        help="Hold one block in memory at a time. Candidates are then ranked by importance alone.",
+        help="Load only one block at a time. Candidates are then ranked by importance alone.",
     )
     format: str = option(
         Text("auto|NAME"),
@@ -140,7 +140,7 @@ class PruneConfig(Config):
         if self.tokens is not None and not self.distill_top:
             raise InputError("`tokens` needs `distill_top`")
         if self.offload and self.distill_top:
-            raise InputError("`distill_top` trains whole models, and `offload` does not hold any")
+            raise InputError("`distill_top` trains whole models, but `offload` loads single blocks")
         if self.distill_top > self.candidates:
             raise InputError(
                 f"`distill_top={self.distill_top}`: there are only `candidates={self.candidates}`"
@@ -159,7 +159,7 @@ class PruneConfig(Config):
             raise InputError("`weight_bits` and `kv_bits` need `memory`")
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that an interrupted run must have in common with its continuation."""
+        """Return the options that must not change when an interrupted run is resumed."""
         return self.record() | {"calibration": self.calibration, "seed": self.seed}
 
     @property

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from hybridize.evals.bench.gpus import GPUS
 from hybridize.evals.config import BACKENDS
-from hybridize.option_types import Choice, Listed, Location, Whole, WholeOr
+from hybridize.option_types import Choice, Integer, IntegerOr, Listed, Location
 from hybridize.options import (
     Config,
     device_option,
@@ -30,9 +30,9 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """Prompt length, number of new tokens and batch size of each preset."""
 
-_PROMPT_LEN = Whole(1, LARGEST_SIZE)
-_GEN_LEN = Whole(2, LARGEST_SIZE)
-_BATCH_SIZE = WholeOr("max", Whole(1, LARGEST_SIZE))
+_PROMPT_LEN = Integer(1, LARGEST_SIZE)
+_GEN_LEN = Integer(2, LARGEST_SIZE)
+_BATCH_SIZE = IntegerOr("max", Integer(1, LARGEST_SIZE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class BenchConfig(Config):
         "step is recorded as a CUDA graph and replayed. auto: graph where that is possible.",
     )
     repeats: int = option(
-        Whole(1), 5, help="Number of measured rounds, after one round to warm up."
+        Integer(1), 5, help="Number of measured rounds, after one round to warm up."
     )
     output: str | None = output_file_option("Write the results to this file, as JSON.")
     plot: str | None = option(
@@ -91,7 +91,7 @@ class BenchConfig(Config):
     )
     kv_cache_dtype: str = kv_cache_dtype_option()
     ssm_cache_dtype: str = ssm_cache_dtype_option()
-    seed: int = option(Whole(0, 2**32 - 1), 0, help="Random seed of the prompts.")
+    seed: int = option(Integer(0, 2**32 - 1), 0, help="Random seed of the prompts.")
 
     @override
     def check(self) -> None:
@@ -105,7 +105,7 @@ class PredictConfig(Config):
     """The GPUs and the sizes of a prediction."""
 
     gpu: str = option(Choice(*GPUS), help="The GPU whose data sheet sets the limits.")
-    gpus: int = option(Whole(1, LARGEST_SIZE), 1, help="Number of GPUs that share a model.")
+    gpus: int = option(Integer(1, LARGEST_SIZE), 1, help="Number of GPUs that share a model.")
     prompt_len: int = option(_PROMPT_LEN, 65536, help="Length of the prompts, in tokens.")
     gen_len: int = option(_GEN_LEN, 1024, help="Number of new tokens per sequence.")
     batch_size: int | str = option(

@@ -10,13 +10,13 @@ from hybridize.cli import cli
 from hybridize.cli.config_options import TypedText
 from hybridize.option_types import (
     Count,
+    Float,
+    Integer,
+    IntegerOr,
     Listed,
-    Number,
     OptionType,
     Repeated,
     Size,
-    Whole,
-    WholeOr,
 )  # fmt: skip
 
 ODD = ("0", "-1", "0.5", "nan", "inf", "1e400", "", "x", "1k", "9" * 20)
@@ -31,7 +31,7 @@ TRIED = (
 pytestmark = pytest.mark.timeout(1800)
 
 
-NUMBERS = (Whole, WholeOr, Number, Count, Size)
+NUMBERS = (Integer, IntegerOr, Float, Count, Size)
 
 
 def is_numeric(type_: OptionType) -> bool:
