@@ -1,4 +1,4 @@
-"""Running a model block by block, and writing a model from memory."""
+"""A model that runs block by block, and a model that is written from memory."""
 
 import pytest
 import torch

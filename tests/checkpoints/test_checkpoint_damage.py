@@ -68,7 +68,7 @@ BASE = {
 
 @pytest.fixture
 def sound(tmp_path) -> bytes:
-    """A sound checkpoint of one file in ``tmp_path``; returns the file's bytes."""
+    """An undamaged checkpoint of one file in ``tmp_path``; the value is the file's bytes."""
     save_file(BASE, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
     return (tmp_path / "model.safetensors").read_bytes()
@@ -100,7 +100,7 @@ def test_changed_bytes_are_refused_or_read_correctly(tmp_path, sound, edits, cut
     content = bytes(mangled[: max(0, len(mangled) - cut)]) + extra
     (tmp_path / "model.safetensors").write_bytes(content)
     if agrees_with_the_library(tmp_path):
-        assert len(content) == len(sound)  # it was neither truncated nor extended
+        assert len(content) == len(sound)  # otherwise it was truncated or extended
     else:
         assert content != sound
 
@@ -167,7 +167,7 @@ TRUE_MAP = {name: shard for shard, names in SHARDS.items() for name in names}
 
 @pytest.fixture
 def sharded(tmp_path) -> Path:
-    """A sound checkpoint of two shards; other weight files lie outside it and in a subdirectory."""
+    """An undamaged checkpoint of two shards, with weight files outside it and in a subdirectory."""
     directory = tmp_path / "checkpoint"
     (directory / "sub").mkdir(parents=True)
     (directory / "config.json").write_text("{}")
@@ -193,7 +193,7 @@ def shard_names(directory: Path) -> st.SearchStrategy:
 @examples(300)
 @given(data=st.data())
 def test_only_a_correct_index_is_accepted(sharded, opened, data):
-    """A map is accepted only if it is true of the shards that it names; no other file is opened."""
+    """An index is accepted only if every entry is true. No file that it does not need is opened."""
     weight_map: dict[str, Any] = dict(TRUE_MAP)
     for name in data.draw(st.lists(st.sampled_from([*BASE, "ghost", "", "a\nb"]), max_size=2)):
         weight_map[name] = data.draw(shard_names(sharded))
@@ -314,7 +314,7 @@ def test_changed_configs_load_or_are_refused_in_one_line(originals, architecture
 
 
 def test_a_snapshot_of_the_hub_cache_is_read(tmp_path):
-    """Every file is a link to a blob outside the snapshot's directory."""
+    """In the hub's cache, every file is a link to a blob outside the snapshot's directory."""
     write_stock(tmp_path / "plain", "llama", shard="20KB")
     snapshot = tmp_path / "models--a--b" / "snapshots" / "0"
     blobs = tmp_path / "models--a--b" / "blobs"

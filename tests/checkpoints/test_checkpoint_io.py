@@ -27,8 +27,8 @@ from hybridize.errors import InputError
 from tiny import tokens, write_stock
 
 
-def of_every_kind() -> dict[str, torch.Tensor]:
-    """Random bits in every dtype and odd shapes, strided views, and names beyond ASCII."""
+def tensors_of_every_dtype() -> dict[str, torch.Tensor]:
+    """Random bits in every dtype and odd shapes, strided views, and names that are not ASCII."""
     generator = torch.Generator().manual_seed(3)
     tensors = {}
     for code, dtype in DTYPES.items():
@@ -49,7 +49,7 @@ def same(got: torch.Tensor, want: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("limit", [1 << 30, 100, 1], ids=["one file", "shards", "a tensor each"])
 def test_safetensors_reads_what_the_writer_writes(tmp_path, limit):
-    want = of_every_kind()
+    want = tensors_of_every_dtype()
     write_checkpoint(tmp_path / "out", want, max_shard_size=limit)
     got = {}
     for file in (tmp_path / "out").glob("*.safetensors"):
@@ -61,7 +61,7 @@ def test_safetensors_reads_what_the_writer_writes(tmp_path, limit):
 
 
 def test_the_reader_reads_what_safetensors_writes(tmp_path):
-    want = {name: tensor.contiguous() for name, tensor in of_every_kind().items()}
+    want = {name: tensor.contiguous() for name, tensor in tensors_of_every_dtype().items()}
     save_file(want, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "test"}')
     with CheckpointReader(tmp_path, allow_nonfinite=True) as reader:
@@ -87,27 +87,27 @@ def test_partial_writes_are_continued(tmp_path, monkeypatch, few, most):
 
 
 @pytest.mark.parametrize("limit", [1, 2048, 20_000, 1 << 30])
-def test_shards_are_those_of_transformers(tmp_path, limit):
+def test_transformers_opens_written_shards(tmp_path, limit):
     model = write_stock(tmp_path / "in", "llama")
     want = dict(model.state_dict())
     config = json.loads((tmp_path / "in" / "config.json").read_text())
     write_checkpoint(tmp_path / "out", want, config=config, max_shard_size=limit)
     files = sorted((tmp_path / "out").glob("*.safetensors"))
-    held = {file.name: load_file(file) for file in files}
-    for shard in held.values():
+    shards = {file.name: load_file(file) for file in files}
+    for shard in shards.values():
         assert len(shard) == 1 or sum(t.nbytes for t in shard.values()) <= limit
     index = tmp_path / "out" / "model.safetensors.index.json"
     if limit == 1 << 30:
-        assert list(held) == ["model.safetensors"]
+        assert list(shards) == ["model.safetensors"]
         assert not index.exists()
     else:
         count = len(files)
-        assert list(held) == [
+        assert list(shards) == [
             f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)
         ]
         record = json.loads(index.read_text())
         assert record["metadata"]["total_size"] == sum(tensor.nbytes for tensor in want.values())
-        assert record["weight_map"] == {name: file for file in held for name in held[file]}
+        assert record["weight_map"] == {name: file for file in shards for name in shards[file]}
         assert list(record["weight_map"]) == list(want)
     ids = tokens()
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
@@ -137,7 +137,7 @@ def test_shards_that_transformers_wrote_are_read(tmp_path):
     ],
     ids=["order", "shape", "dtype", "twice", "too many", "none", "too few"],
 )
-def test_wrong_calls_of_the_writer_are_refused(tmp_path, few, calls, complaint):
+def test_wrong_calls_to_the_writer_are_refused(tmp_path, few, calls, complaint):
     writer = CheckpointWriter(tmp_path / "out", specs_of(few), config={}, max_shard_size=60)
     tensors = few | {"half": few["a"].half()}
 
@@ -208,12 +208,12 @@ def test_provenance_has_one_record_per_command(tmp_path, few):
     for command in ("one", "two", "three"):
         write_checkpoint(tmp_path / command, few, source=source, command=command)
         source = tmp_path / command
-    steps = read_provenance(source)
-    assert [step["command"] for step in steps] == ["one", "two", "three"]
-    assert steps[:2] == read_provenance(tmp_path / "two")
-    for step in steps:
-        assert step["versions"]["torch"] == importlib.metadata.version("torch")
-        created = datetime.fromisoformat(step["created"])
+    records = read_provenance(source)
+    assert [record["command"] for record in records] == ["one", "two", "three"]
+    assert records[:2] == read_provenance(tmp_path / "two")
+    for record in records:
+        assert record["versions"]["torch"] == importlib.metadata.version("torch")
+        created = datetime.fromisoformat(record["created"])
         assert created.utcoffset() == timedelta(0)
         assert abs(datetime.now(created.tzinfo) - created) < timedelta(minutes=5)
 
@@ -239,7 +239,7 @@ def test_unreadable_provenance_stops_a_run_at_its_start(tmp_path, few, record):
 
 
 def test_special_floats_are_spelled_as_transformers_spells_them(tmp_path, few):
-    """JSON has no infinity; the config.json of older Nemotron-H and Mamba-2 checkpoints has."""
+    """JSON has no infinity, but older Nemotron-H and Mamba-2 checkpoints need it in config.json."""
     config = {"limit": [0.0, math.inf], "deep": {"low": -math.inf}, "plain": 1.5}
     write_checkpoint(tmp_path / "out", few, config=config)
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {
@@ -265,7 +265,7 @@ def test_hashes_equal_those_of_hashlib(tmp_path, ahead):
 
 
 def test_hashing_stops_when_the_reader_closes(tmp_path):
-    """Otherwise an interrupted conversion would not end before a large source is hashed."""
+    """Otherwise an interrupted conversion would hash the whole source before it ends."""
     size = 1 << 34
     header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     with open(tmp_path / "model.safetensors", "wb") as file:

@@ -1,4 +1,4 @@
-"""What the formats read in a config.json, against transformers' own configuration classes."""
+"""The formats read a config.json as transformers' own configuration classes do."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from hybridize.modeling.model_spec import ACTIVATIONS, ModelSpec
 from hybridize.modeling.rope_parameters import _REQUIRED_KEYS
 from tiny import ARCHITECTURES, TRANSFORMERS, stock_config
 
-LEFT_OUT = object()
+REMOVED = object()
 DERIVED_DEFAULTS = {"head_dim", "layer_types", "max_position_embeddings"}
 """Fields that some of transformers' classes do not declare, although their models read them."""
 
@@ -273,16 +273,16 @@ LAYER_TYPES = {
 @settings(max_examples=250)
 @given(data=st.data())
 def test_configurations_are_read_as_transformers_reads_them(model_type, data):
-    """Fields left out, older spellings and odd values: the same model, or both refuse it."""
+    """With fields removed, older spellings and odd values: the same model, or both refuse it."""
     raw = json.loads(stock_config(model_type).to_json_string(use_diff=False))
     raw = decode_special_floats(raw)
     values = dict(OTHER_VALUES)
     if model_type in LAYER_TYPES:
         values["layer_types"] = LAYER_TYPES[model_type]
     for name in data.draw(st.lists(st.sampled_from(sorted(values)), max_size=4, unique=True)):
-        value = data.draw(st.sampled_from([LEFT_OUT, *values[name]]))
+        value = data.draw(st.sampled_from([REMOVED, *values[name]]))
         raw.pop(name, None)
-        if value is not LEFT_OUT:
+        if value is not REMOVED:
             raw[name] = deepcopy(value)
     try:
         expected = reference(model_type, raw)
@@ -297,10 +297,11 @@ def test_configurations_are_read_as_transformers_reads_them(model_type, data):
         assert spec is None
     elif spec is not None:
         assert spec == expected
-    else:  # formats may refuse what transformers accepts only with a reason that is known
+    else:  # transformers accepts it and the format refuses it: only for these known reasons
         with pytest.raises((ValueError, InputError)) as caught:
             checked_config(FORMATS[model_type].to_spec(deepcopy(raw)), raw, Path("config.json"))
         assert any(word in str(caught.value) for word in STRICTER), caught.value
 
 
 STRICTER = ("layer_types", "hidden_act", "rope_parameters do not describe")
+"""Words of the errors where the formats are stricter than transformers."""

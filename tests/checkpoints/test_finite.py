@@ -29,7 +29,7 @@ def special_values(dtype: torch.dtype) -> dict[str, float]:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("background", ["zero", "largest", "least"])
 def test_is_finite_detects_one_bad_value_at_any_position(dtype, background):
-    """Also among the largest values, whose sum would overflow."""
+    """The background may be the largest values, whose sum would overflow."""
     values = special_values(dtype)
     for size in (1, 7, 64, 1003):
         for where in {0, size // 2, size - 1}:

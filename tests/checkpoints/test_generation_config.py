@@ -12,10 +12,10 @@ from tiny import write_tokenizer
 
 def test_generation_options_are_read(tmp_path):
     assert read_generation_config(tmp_path) is None
-    said = {"eos_token_id": [2, 5], "bos_token_id": 1, "top_k": 7, "do_sample": True}
-    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    options = {"eos_token_id": [2, 5], "bos_token_id": 1, "top_k": 7, "do_sample": True}
+    (tmp_path / "generation_config.json").write_text(json.dumps(options))
     read = read_generation_config(tmp_path)
-    assert {name: getattr(read, name) for name in said} == said
+    assert {name: getattr(read, name) for name in options} == options
 
 
 @pytest.mark.parametrize(

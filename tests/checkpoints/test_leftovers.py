@@ -1,4 +1,4 @@
-"""The next run removes what killed runs have left beside the output, and nothing else."""
+"""A run removes the working directories of killed runs beside its output, and nothing else."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ def test_directories_of_killed_runs_are_removed(tmp_path, few, capsys):
     assert capsys.readouterr().err == f"removed: {left}, left by an interrupted run\n"
 
 
-def test_the_directory_of_a_running_command_stays(tmp_path, few, capsys):
+def test_the_directory_of_a_running_command_is_not_removed(tmp_path, few, capsys):
     busy = tmp_path / "out.partial-0123abcd"
     busy.mkdir()
     descriptor = os.open(busy, os.O_RDONLY)
@@ -56,7 +56,7 @@ def test_similar_names_are_not_removed(tmp_path, few):
 
 
 def test_a_replaced_output_is_reported_and_kept(tmp_path, few, capsys):
-    old = tmp_path / "o[u]t.replaced-0123abcd"  # characters with a meaning for glob
+    old = tmp_path / "o[u]t.replaced-0123abcd"  # brackets have a meaning in glob patterns
     old.mkdir()
     write_checkpoint(tmp_path / "o[u]t", few)
     assert old.exists()

@@ -1,4 +1,4 @@
-"""Directories whose config.json has the field names of earlier versions still open."""
+"""Checkpoints whose config.json has the field names of earlier versions can still be opened."""
 
 import json
 
@@ -22,7 +22,7 @@ def with_old_names(fields):
 
 
 @torch.no_grad()
-def test_a_directory_with_old_field_names_opens_with_the_same_logits(tmp_path):
+def test_old_field_names_give_the_same_model_and_logits(tmp_path):
     model = build(MIXED, torch.float32)
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"

@@ -57,9 +57,9 @@ def test_replacing_a_link_keeps_its_target(tmp_path, few):
 def test_an_interrupted_replacement_leaves_the_old_output(
     tmp_path, monkeypatch, few, failure, call, done
 ):
-    """A replacement takes two renames: of the old output, and of the new one.
+    """A replacement renames the old output, and then the new one.
 
-    One of them fails, before or after it has renamed.
+    One of the two renames fails, before or after it is done.
     """
     output = tmp_path / "out"
     write_checkpoint(output, {"old": torch.zeros(3)})
@@ -165,7 +165,7 @@ def test_a_full_disk_or_an_interrupt_leaves_nothing(
         (".", "source"),
     ],
 )
-def test_an_impossible_output_is_an_input_error(tmp_path, few, output, complaint):
+def test_an_output_that_cannot_be_created_is_an_input_error(tmp_path, few, output, complaint):
     if output.startswith("/proc") and not Path("/proc/self").exists():
         pytest.skip("needs /proc")
     (tmp_path / "file").touch()
@@ -179,7 +179,7 @@ def test_an_impossible_output_is_an_input_error(tmp_path, few, output, complaint
 
 @pytest.mark.parametrize("output", [".", "..", "sub/.."])
 def test_an_output_without_a_name_is_refused(tmp_path, monkeypatch, few, output):
-    """No directory beside it could be renamed to it."""
+    """The finished directory could not be renamed to such a path."""
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
     before = snapshot(tmp_path)

@@ -46,8 +46,8 @@ def test_memory_length_follows_from_the_decay(ids):
         mixer = model.model.blocks[memory.block].mixer
         low, high = mixer.sizes.dt_limit
         for head, length in enumerate(memory.lengths):
-            step = min(max(math.log1p(math.exp(mixer.dt_bias[head])), low), high)
-            decay = math.exp(-step * math.exp(mixer.A_log[head]))
+            dt = min(max(math.log1p(math.exp(mixer.dt_bias[head])), low), high)
+            decay = math.exp(-dt * math.exp(mixer.A_log[head]))
             assert decay**length == pytest.approx(1 / math.e, rel=1e-6)
 
 
@@ -110,7 +110,7 @@ def test_the_command_prints_tables_and_plots(capsys, checkpoint, tmp_path):
     assert "--force" in capsys.readouterr().err
 
 
-def test_a_wrong_text_is_one_line(capsys, checkpoint, tmp_path):
+def test_an_unusable_text_is_refused_in_one_line(capsys, checkpoint, tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xff")
     (tmp_path / "empty").touch()
     for name, words in (

@@ -96,11 +96,11 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         in_weights(lambda tensors: tensors.pop(NORM)),
         [rf"tensor '{NORM}' is missing", r"model\.safetensors has \d+ bytes"],
     ),
-    "a tensor too many": (
+    "an extra tensor": (
         in_weights(lambda tensors: tensors.update({"stray": torch.ones(1)})),
         ["tensor 'stray' is not part of", r"model\.safetensors has \d+ bytes"],
     ),
-    "a configuration of other sizes": (
+    "other sizes in config.json": (
         in_config(vocab_size=65),
         [
             r"tensor 'model\.embed_tokens\.weight' has shape \[64, 32\].*implies \[65, 32\]",
@@ -113,7 +113,7 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
-    """The output of a conversion, with a tokenizer's file and a record."""
+    """The output of a conversion, with a tokenizer file and a provenance record."""
     root = tmp_path_factory.mktemp("verify")
     write_stock(root / "in", "llama")
     (root / "in" / "tokenizer.json").write_text("{}")
@@ -167,7 +167,7 @@ def test_damage_is_reported(checkpoint, capsys, what):
 
 
 def test_all_damage_is_reported_at_once(checkpoint):
-    for what in ("NaN", "a shape", "a missing file", "a tensor too many"):
+    for what in ("NaN", "a shape", "a missing file", "an extra tensor"):
         if what == "a shape":  # of a tensor other than the one with NaN
             in_weights(lambda tensors: tensors.update({GATE: torch.ones(2)}))(checkpoint)
         else:
@@ -220,7 +220,7 @@ def test_invalid_provenance_is_an_input_error(checkpoint, files, reason):
         hybridize.verify(checkpoint)
 
 
-def test_a_recorded_name_may_be_impossible(checkpoint):
+def test_a_recorded_name_that_no_file_can_have_is_missing(checkpoint):
     path = checkpoint / "hybridize.json"
     record = json.loads(path.read_text())
     record["files"] = {"x" * 300: {"bytes": 1}}
