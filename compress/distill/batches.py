@@ -1,13 +1,13 @@
-"""Which sequences a step trains on."""
+"""The order in which the training sequences are used."""
 
 import torch
 
 
 def batch_indices(step: int, batch_size: int, sequences: int, seed: int) -> torch.Tensor:
-    """Return the indices of the sequences in a step's batch, ``(batch_size,)``.
+    """Return the indices of the sequences in the batch of a step, ``(batch_size,)`` int64.
 
-    Every epoch contains each sequence once, in a new random order. The result depends on the
-    arguments alone, so a run can be resumed at any step.
+    Every epoch contains each sequence once, in a new random order. The result depends only on the
+    arguments, so a run can be resumed at any step.
     """
     first = step * batch_size
     indices = []

@@ -20,23 +20,25 @@ from hybridize.options import takes_options
 
 @takes_options(DistillConfig)
 def distill(student: str | Path, output: str | Path, config: DistillConfig) -> DistillResult:
-    """Train the blocks that replaced attention to do what the teacher does.
+    """Train a student to predict what its teacher predicts.
 
-    Keeps its state in ``OUTPUT.distill`` beside the output, and deletes it at the end. ``resume``
-    continues an interrupted run from its last save. The result is then the same as without the
-    interruption.
+    By default, only the blocks that replaced attention are trained.
+
+    The run keeps its state in ``OUTPUT.distill`` beside the output, and deletes it at the end.
+    ``resume`` continues an interrupted run from its last save. The result is then the same as
+    without the interruption.
 
     Args:
         student: a directory that `hybridize.convert` wrote.
         output: the directory to write, in the student's format and dtypes.
-        config: the options; or give each option as a keyword.
+        config: the options; you can also give each option as a keyword.
 
     Returns:
-        What was done, with the figures that the command shows.
+        The result, with the figures that the command prints.
 
     Raises:
         InputError: the models, the data or the options do not fit together; nothing was trained.
-        HybridizeError: training failed; what was saved is still there.
+        HybridizeError: training failed; the saved state is still there.
     """
     device = choose_device(config.device)
     config = replace(config, dtype=_training_dtype(config.dtype, device))

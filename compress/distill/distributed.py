@@ -25,7 +25,7 @@ _TIMEOUT = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run.
+    """The rank of this process, and the number of processes.
 
     Attributes:
         rank: the index of this process.
@@ -54,7 +54,7 @@ class Ranks:
         return float(total) / self.size
 
     def own_part(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return this process's part of a batch's sequence indices."""
+        """Return the part of a batch's sequence indices that this process trains on."""
         return indices[self.rank :: self.size]
 
 
@@ -120,7 +120,7 @@ def clip_grad_norm(
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a whole tensor for one that may be sharded. All processes must call this."""
+    """Return the whole of a tensor that may be sharded. All processes must call this."""
     whole = tensor.detach()
     return whole.full_tensor() if isinstance(whole, DTensor) else whole
 

@@ -1,4 +1,4 @@
-"""Training in FP8: linear layers compute with the values that quantization will give them.
+"""Quantization-aware training: linear layers compute with weights and inputs rounded to FP8.
 
 This is the recipe of Nemotron-H (arXiv 2504.03624): E4M3 weights and activations, E5M2 gradients,
 scales from the current values of each tensor, and first and last blocks that are not rounded.
@@ -26,7 +26,7 @@ from hybridize.modeling.model import HybridForCausalLM
 
 
 def fp8_layers(directory: Path, scheme: str, keep_bf16: int | None) -> tuple[str, ...]:
-    """Return the names of the layers that `hybridize.quantize` would quantize.
+    """Return the names of the linear layers that `hybridize.quantize` would quantize.
 
     Args:
         directory: the checkpoint; only its configuration is read.
@@ -46,11 +46,11 @@ def fp8_layers(directory: Path, scheme: str, keep_bf16: int | None) -> tuple[str
             f"`fp8={scheme}`: can quantize no layer of {directory}; choose another scheme"
         )
     kept = choose_ends(parse_keep(keep_bf16, blocks), blocks, config.layout)
-    stay = {block.block for block in kept}
+    kept_blocks = {block.block for block in kept}
     return tuple(
         name.removesuffix(".weight")
         for target in targets
-        if target.block not in stay
+        if target.block not in kept_blocks
         for name in target.entry.parameters
     )
 
@@ -60,7 +60,7 @@ def train_in_fp8(model: HybridForCausalLM, layers: tuple[str, ...], scheme: str)
 
     Args:
         model: the student.
-        layers: their names, see `fp8_layers`.
+        layers: the names of the layers, see `fp8_layers`.
         scheme: one of `SCHEMES`.
     """
     for name in layers:
@@ -106,8 +106,8 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         x, x_scale, weight, weight_scale = ctx.saved_tensors
-        wide = grad.flatten(0, -2)
-        values, scale = fp8_quantize(wide, "tensor", dtype=torch.float8_e5m2)
+        grad_rows = grad.flatten(0, -2)
+        values, scale = fp8_quantize(grad_rows, "tensor", dtype=torch.float8_e5m2)
         rounded = fp8_dequantize(values, scale, grad.dtype)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
@@ -116,5 +116,5 @@ class _Rounded(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = (rounded.t() @ fp8_dequantize(x, x_scale, grad.dtype)).float()
         if ctx.bias and ctx.needs_input_grad[2]:
-            grad_bias = wide.sum(0, dtype=torch.float32)
+            grad_bias = grad_rows.sum(0, dtype=torch.float32)
         return grad_x, grad_weight, grad_bias, None

@@ -97,9 +97,9 @@ def load_pair(
 
     Args:
         student, teacher: their directories.
-        swapped: see `check_pair`.
+        swapped: the indices of the student's blocks that replaced attention, see `check_pair`.
         train: ``mixers`` or ``all``.
-        device: where to put them.
+        device: the device of both models.
         dtype: dtype of the computation. Trained parameters are always float32.
         share: whether the models may share frozen tensors that are equal in both.
     """

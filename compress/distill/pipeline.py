@@ -76,7 +76,7 @@ class DistillPipeline:
             self._fp8_layers = fp8_layers(student, config.fp8, config.keep_bf16)
 
     def describe(self) -> DistillResult:
-        """Return what `run` would do."""
+        """Return the result of a dry run: sizes and steps, but no losses."""
         with CheckpointReader(self._student) as reader:
             shapes = parameter_shapes(read_config(reader)[1])
         prefixes = tuple(f"model.blocks.{index}.mixer." for index in self._swapped)
@@ -153,7 +153,7 @@ class DistillPipeline:
             self._ranks.wait()
         if len(dataset) <= config.validation_sequences:
             raise InputError(
-                f"`data={', '.join(config.data)}`: holds {len(dataset)} sequences of "
+                f"`data={', '.join(config.data)}`: has {len(dataset)} sequences of "
                 f"{dataset.length} tokens, and {config.validation_sequences} are held out; give "
                 "more text or lower `validation_sequences`"
             )
@@ -273,7 +273,7 @@ class DistillPipeline:
         )
 
     def _identity(self) -> dict[str, Any]:
-        """Return everything that the result depends on."""
+        """Return everything that must not change when an interrupted run is resumed."""
         hashes = {}
         directories = {"student": self._student, "teacher": self._teacher}
         with console.progress("hashing weights", len(directories), "checkpoints") as progress:

@@ -1,4 +1,4 @@
-"""The figures that a distillation reports."""
+"""The result of `hybridize.distill`."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ class StageResult:
     """The figures of a stage.
 
     Attributes:
-        stage: its name.
+        stage: the stage's name.
         steps, tokens: number of steps and tokens of training.
         skipped: steps that were skipped because the loss or its gradient was not finite.
         loss_first, loss_last: training loss of the first and the last step; None if every step

@@ -22,8 +22,8 @@ class TeacherCache:
     Each stored prediction takes six bytes: an int32 token and a float16 log-probability.
 
     Args:
-        directory: of the files.
-        top: how many of the most likely tokens to store per position.
+        directory: the directory of the files.
+        top: the number of most likely tokens to store per position.
     """
 
     def __init__(self, directory: Path, top: int) -> None:
@@ -48,10 +48,12 @@ class TeacherCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return stored tokens and log-probabilities, ``(sequences, positions, top)`` each.
 
+        Tokens are int32, log-probabilities float16.
+
         Args:
             indices: the indices of the sequences.
             positions: the token positions within the sequences.
-            device: where to put the tensors.
+            device: the device of the returned tensors.
         """
         tokens, log_probs = [], []
         for index in indices.tolist():
@@ -88,6 +90,6 @@ def _is_intact(path: Path) -> bool:
     try:
         load_checked(path)
     except (OSError, ValueError) as error:
-        console.message(f"{path}: damaged, is written again: {error}")
+        console.message(f"{path}: is damaged and will be written again: {error}")
         return False
     return True

@@ -29,7 +29,7 @@ _FINAL_LR_RATIO = 0.02
 """Learning rate at the end of a stage, as a fraction of its peak."""
 
 _BETAS = (0.9, 0.95)
-_MAX_SKIPPED = 20
+_MAX_SKIPPED = 20  # steps of a stage; more of them mean that the training has diverged
 
 
 class Trainer:
@@ -40,9 +40,9 @@ class Trainer:
         stage: computes losses and gradients.
         config: the options.
         datasets: the training sequences and the validation sequences.
-        state: how far the stage is; updated while training.
+        state: the progress of the stage; updated while training.
         metrics: a file to which one JSON object per step is appended.
-        device: where to put the batches.
+        device: the device of the batches.
         ranks: the processes that train together.
     """
 

@@ -19,7 +19,7 @@ from hybridize.errors import InputError
 
 @dataclass
 class TrainerState:
-    """How far training is.
+    """The progress of a distillation.
 
     Attributes:
         stage_index: index of the current stage among the stages of the run.
@@ -42,7 +42,7 @@ class TrainerState:
     results: list[dict[str, Any]] = field(default_factory=list)
 
     def start_next_stage(self) -> None:
-        """Move on to the next stage."""
+        """Count from zero for the next stage."""
         self.stage_index += 1
         self.step = self.skipped = 0
         self.validation, self.losses, self.seconds = [], [], 0.0

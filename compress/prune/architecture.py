@@ -1,4 +1,4 @@
-"""The difference between a model and a smaller one, as plain numbers."""
+"""The sizes of a smaller model, as numbers of units and removed blocks."""
 
 from dataclasses import dataclass, field
 from typing import Any

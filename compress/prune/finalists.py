@@ -1,4 +1,4 @@
-"""The last round: the best candidates are distilled for a while before one of them is chosen.
+"""Distills the best candidates on a few tokens, before one of them is chosen.
 
 As in MiniPuzzle (Nemotron-H, arXiv 2504.03624, section 4.3): the quality after some training
 matters more than the quality right after the cut.
@@ -18,7 +18,7 @@ from hybridize.console import console
 from hybridize.errors import InputError
 
 _SAVE_EVERY = 50
-_MIN_STEPS = 30  # with few tokens, the batch size shrinks and not the number of steps
+_MIN_STEPS = 30  # with few tokens, the batch size is reduced to reach this number
 _MAX_BATCH_SIZE = 16
 
 
@@ -40,12 +40,12 @@ def distill_finalists(
         candidates: the finalists.
         write: writes the pruned checkpoint of a candidate to a directory.
         teacher: the model.
-        work: the working directory. What an interrupted run left there is continued.
+        work: the working directory. An interrupted run is resumed from its files.
         calibration: the text, see `load_packed_dataset`.
         tokens: training tokens of each candidate.
         seq_len: tokens per sequence.
-        seed: decides the order of the sequences.
-        device: where to train.
+        seed: random seed of the distillation.
+        device: the device to train on.
 
     Raises:
         InputError: there are fewer tokens than one sequence has.

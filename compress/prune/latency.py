@@ -1,9 +1,9 @@
 """A budget of time: the duration of a decoding step, predicted from timings on this machine.
 
-There are far too many sizes to time each of them. A few sizes of every kind of block are timed, in
-stacks as deep as the model has them, so that weights are read from memory as in the model. The
+There are too many sizes to time each of them. A few sizes of every kind of block are timed, in
+stacks as deep as in the model, so that weights are read from memory and not from a CPU cache. The
 duration of any other block is interpolated: a fixed time, plus a time per parameter, plus a time
-per byte of cache. Decoding is limited by these reads.
+per byte of cache. Reading parameters and cache takes most of a decoding step.
 """
 
 import time
@@ -33,7 +33,7 @@ _STACK_BYTES = 64 << 20  # larger than the caches of most CPUs
 _TINY_BLOCK = MLPSizes(1)
 
 Features = tuple[float, ...]
-"""What the duration depends on: 1, the number of parameters, the bytes of cache."""
+"""The inputs of the linear model of a duration: 1, number of parameters, bytes of cache."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,14 @@ def latency_budget(
     """Time blocks, and return the budget that `latency` describes.
 
     Args:
-        text: see `parse_latency`. The context is at most the model's own if it is left out.
+        text: see `parse_latency`. Without a context, it is 4,096 tokens, or the model's maximum if
+            that is less.
         config: the model; its weights are not needed.
         axes, multiple_of: see `search`; they decide which sizes are timed.
-        device, dtype: where steps run, and in which dtype.
+        device, dtype: the device and the dtype of the timed steps.
 
     Raises:
-        ValueError: the text is no such budget.
+        ValueError: the text has another form.
     """
     share, context, batch = parse_latency(text)
     if context is None:
@@ -111,7 +112,7 @@ def latency_budget(
         )
         for hidden_size in hidden_sizes
     ]
-    seconds = _time(stacks)
+    seconds = _time_stacks(stacks)
     rates = {
         name: fit([features for features, _ in timed], seconds[name])
         for name, timed in stacks.items()
@@ -130,7 +131,7 @@ def step_seconds(
     for number in range(rounds + 1):
         for model, cache, seconds in zip(models, caches, samples, strict=True):
             ids = torch.zeros(batch, 1, dtype=torch.long, device=model.device)
-            duration = _clock(model.device, partial(model, ids, cache=cache))
+            duration = _seconds_of(model.device, partial(model, ids, cache=cache))
             if number:  # the first round warms up
                 seconds.append(duration)
     return [median(seconds) for seconds in samples]
@@ -176,7 +177,7 @@ def _sizes_to_time(
     axes: Sequence[str],
     multiple_of: int | None,
 ) -> list[BlockSizes]:
-    """Return the model's own sizes, with one axis at its smallest, and with all of them."""
+    """Return the model's own sizes, those with one axis at its minimum, and with all of them."""
     found = list(dict.fromkeys(of_kind))
     for sizes in list(found):
         smallest = sizes
@@ -226,7 +227,7 @@ class _Stack:
         cache = _filled_cache(model, self._context, self._batch)
         ids = torch.zeros(self._batch, 1, dtype=torch.long, device=device)
         if self._whole_model:
-            return partial(_clock, device, partial(model, ids, cache=cache))
+            return partial(_seconds_of, device, partial(model, ids, cache=cache))
         x = torch.randn(self._batch, 1, model.config.hidden_size, device=device, dtype=model.dtype)
 
         def step() -> float:
@@ -237,13 +238,13 @@ class _Stack:
                 for block in model.model.blocks:
                     y = block(y, context)
 
-            return _clock(device, run) / self.depth
+            return _seconds_of(device, run) / self.depth
 
         return step
 
 
 @torch.inference_mode()
-def _time(stacks: dict[str, list[tuple[Features, _Stack]]]) -> dict[str, list[float]]:
+def _time_stacks(stacks: dict[str, list[tuple[Features, _Stack]]]) -> dict[str, list[float]]:
     """Return the median duration of each stack.
 
     Stacks are timed in turn, so that other load on the machine affects all of them equally.
@@ -275,7 +276,7 @@ def _filled_cache(model: HybridForCausalLM, context: int, batch: int) -> HybridC
     return cache
 
 
-def _clock(device: torch.device, run: Callable[[], object]) -> float:
+def _seconds_of(device: torch.device, run: Callable[[], object]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()

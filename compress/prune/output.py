@@ -19,13 +19,13 @@ from hybridize.compress.prune.source import Source
 def pruned_checkpoint(
     source: Source, candidate: Candidate, scores: Scores, dtype: str
 ) -> PlannedCheckpoint:
-    """Return the tensors of a candidate as they will be stored. None of them is read yet.
+    """Return the tensors of a candidate as they will be stored. They are read when written.
 
     Args:
         source: the checkpoint that is pruned.
         candidate: the architecture and its on-disk format.
         scores: the importance of the model's parts.
-        dtype: of the stored weights; ``auto`` keeps the source's.
+        dtype: the dtype of the stored weights; ``auto`` keeps the source's.
     """
     tensors = PrunedTensors(source.tensors, source.config, candidate.architecture, scores)
     stored = None if dtype == "auto" else dtype

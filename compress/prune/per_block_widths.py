@@ -23,7 +23,7 @@ def vary_widths(
     units are removed first. The greedy choice is therefore optimal.
 
     Args:
-        architecture: with the same width in all blocks.
+        architecture: the uniform one: all blocks of a kind have the same width.
         config: the model.
         scores: the importance of its parts.
         multiple_of: see `Axis.increment`.
@@ -60,7 +60,7 @@ def _next_multiple(count: int, increment: int) -> int:
 
 
 def _loss(axis: Axis[Any], scores: Scores, block_idx: int, before: int, after: int) -> float:
-    """Return the expected damage to a block when it goes from one width to a smaller one."""
+    """Return the expected damage when the width of a block is reduced further."""
     units = scores.units[axis.name][block_idx]
     share = axis.lost_share(units, after) - axis.lost_share(units, before)
     return share * max(0.0, float(scores.blocks[block_idx]))

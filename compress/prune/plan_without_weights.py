@@ -1,4 +1,4 @@
-"""Plans a pruning from a configuration alone, for a model whose weights are not at hand."""
+"""Plans a pruning from a configuration alone, for a model without weights."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ _DEFAULT_DTYPE = "bfloat16"  # the usual dtype of large checkpoints
 
 
 def has_weights(model: str | Path) -> bool:
-    """Tell whether a model is a checkpoint, not a lone config.json or a published shape."""
+    """Return whether a model has weights. A config.json and a published shape have none."""
     path = Path(model)
     if not path.exists():
         return published(str(model)) is None
@@ -41,9 +41,9 @@ def plan_without_weights(
 
     Args:
         model: see `find_shape`.
-        output: what would be written.
-        options: see `PruneConfig`; the text is not needed.
-        device: where blocks are timed.
+        output: the directory that would be written.
+        options: the options of `prune`; the calibration text is not used.
+        device: the device to time blocks on.
 
     Raises:
         InputError: an option needs weights, or no architecture meets the budgets.
@@ -55,8 +55,8 @@ def plan_without_weights(
     if options.scores is not None:
         raise InputError(f"`scores={options.scores}` needs weights, and {model} has none")
     format_, config = find_shape(model)
-    stated = config.dtype or _DEFAULT_DTYPE
-    dtype = stated if options.dtype == "auto" else options.dtype
+    source_dtype = config.dtype or _DEFAULT_DTYPE
+    dtype = source_dtype if options.dtype == "auto" else options.dtype
     width = itemsize(dtype)
     scores = equal_scores(config)
     budgets = requested_budgets(options, config, width, device, torch_dtype(dtype))

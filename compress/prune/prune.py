@@ -21,23 +21,23 @@ from hybridize.options import takes_options
 
 @takes_options(PruneConfig)
 def prune(model: str | Path, output: str | Path, config: PruneConfig) -> PruningResult:
-    """Make a hybrid or a plain Transformer smaller. Any format that hybridize reads is possible.
+    """Make a hybrid or a plain Transformer smaller, in any format that hybridize reads.
 
     The cut removes rows and columns of weights, and rescales norms for the missing channels.
     Distill the result from the original to recover the quality.
 
-    Works in ``OUTPUT.prune`` beside the output, and deletes it at the end. An interrupted run is
-    continued with ``resume``.
+    The run keeps its files in ``OUTPUT.prune`` beside the output, and deletes it at the end.
+    ``resume`` continues an interrupted run.
 
     Args:
         model: a directory or a hub id. For a dry run, it may also be a directory without weights, a
-            config.json, or the name of a published shape: all parts then count as equally
-            important.
+            config.json, or the name of a published shape: all parts are then treated as
+            equally important.
         output: the directory to write.
-        config: the options.
+        config: the options; you can also give each option as a keyword.
 
     Returns:
-        What was done, with the figures that the command shows.
+        The result, with the figures that the command prints.
 
     Raises:
         InputError: an option or the source is wrong, or no smaller model meets the budgets.

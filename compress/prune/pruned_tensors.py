@@ -16,8 +16,8 @@ class PrunedTensors(Tensors):
     """The tensors of a pruned model.
 
     An RMSNorm divides by the root mean square of its input. When channels of the input are removed,
-    that mean changes, so the norm's weight is rescaled: the remaining channels then keep the size
-    that they had. If all removed channels were zero, the model's outputs do not change at all.
+    that mean changes. The norm's weight is rescaled, so that the remaining channels keep their
+    size. If all removed channels were zero, the outputs of the model do not change.
 
     Args:
         source: the model's tensors.

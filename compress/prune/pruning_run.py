@@ -34,12 +34,14 @@ from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.devices import choose_dtype
 
 _HELD_OUT = 4  # one of four sequences is held out for measuring candidates
-_ARCHITECTURES_PER_CANDIDATE = 30  # those that transformers can open become candidates first
+# The search returns more architectures than are measured, because those that transformers can open
+# are preferred.
+_ARCHITECTURES_PER_CANDIDATE = 30
 
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Ranked candidates, and what led to them."""
+    """Ranked candidates, with the search result, the budgets and the scores behind them."""
 
     candidates: list[Candidate]
     found: SearchResult
@@ -52,11 +54,11 @@ class PruningRun:
     """Measures, searches, ranks and writes.
 
     Args:
-        model: as the user gave it.
-        source: its directory.
+        model: the model's name, as the user gave it.
+        source: the model's directory.
         output: the directory to write. The working directory lies beside it.
         options: the options of `prune`.
-        device: where to measure and train.
+        device: the device to measure and train on.
     """
 
     def __init__(
@@ -80,8 +82,8 @@ class PruningRun:
     def run(self) -> PruningResult:
         """Prune, and delete the working directory.
 
-        After an error in the input, the working directory is deleted, too, because a resumed run
-        would end with the same error.
+        The working directory is also deleted after an `InputError`, because a resumed run would
+        raise it again.
         """
         options = self._options
         with CheckpointReader(self._source_dir) as reader:
@@ -139,17 +141,17 @@ class PruningRun:
         return _Ranking(candidates, found, budgets, scores, seconds)
 
     def _budgets(self, source: Source, work: Path | None) -> list[Budget]:
-        """Return the budgets. Timings are kept, so that a resumed run finds the same candidates."""
-        kept = None if work is None else work / "latency.json"
-        known = read_json_object(kept) if kept is not None and kept.exists() else None
+        """Return the budgets. Timings are saved: a resumed run then finds the same candidates."""
+        saved = None if work is None else work / "latency.json"
+        known = read_json_object(saved) if saved is not None and saved.exists() else None
         stored = source.dtype if self._options.dtype == "auto" else self._options.dtype
         dtype = self._run_dtype(source)
         budgets = requested_budgets(
             self._options, source.config, itemsize(stored), self._device, dtype, known
         )
         for budget in budgets:
-            if isinstance(budget, Latency) and kept is not None and known is None:
-                kept.write_text(json.dumps(asdict(budget)) + "\n")
+            if isinstance(budget, Latency) and saved is not None and known is None:
+                saved.write_text(json.dumps(asdict(budget)) + "\n")
         return budgets
 
     def _run_dtype(self, source: Source) -> torch.dtype:
@@ -158,7 +160,7 @@ class PruningRun:
     def _load_dataset(
         self, source: Source, work: Path | None
     ) -> tuple[PackedDataset, PackedDataset]:
-        """Return the text that importance is measured on, and that for measuring candidates."""
+        """Return the text to measure importance on, and the held-out text for the candidates."""
         options = self._options
         dataset = load_calibration(
             options.calibration,
@@ -198,7 +200,7 @@ class PruningRun:
         return scores
 
     def _write(self, source: Source, ranking: _Ranking) -> PruningResult:
-        """Write the best candidate, after a distillation of the best ones if it was asked for."""
+        """Write the best candidate. With `distill_top`, distill the best ones first."""
         options = self._options
         if not options.distill_top:
             result = self._result(source, ranking, dry_run=False)
@@ -264,7 +266,7 @@ class PruningRun:
         )
 
     def _identity(self, source: Source) -> dict[str, Any]:
-        """Return everything that decides the content of the working directory."""
+        """Return everything that must not change when an interrupted run is resumed."""
         return {
             "source": source.reader.sha256(),
             "device": self._device.type,

@@ -29,13 +29,14 @@ from hybridize.modeling.model_spec import ModelSpec
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture and the way it would be stored.
+    """An architecture, and the on-disk format that would store it.
 
     Attributes:
         architecture: its sizes.
         damage: the expected KL divergence, in nats per token.
         config: the pruned model.
-        format, fit, reason: the on-disk format, the model in this format, and why it was chosen.
+        format, fit, reason: the on-disk format, the model in this format, and the reason for the
+            choice.
         costs: the cost for each budget, with its unit.
         changes: the differences from the model, as text.
         kl: measured KL divergence from the model, in nats per token.
@@ -80,7 +81,7 @@ class Ranker:
         config: the model.
         scores: the importance of its parts.
         source_format: the model's on-disk format.
-        format_name: the format that was asked for, or ``auto``.
+        format_name: the option `format`.
         budgets: all must be met.
     """
 
@@ -139,11 +140,11 @@ class Ranker:
         """Measure candidates, and return them with the smallest KL divergence first.
 
         Args:
-            candidates: what to measure.
+            candidates: the candidates to measure.
             teacher: the model, in float32.
             tensors: its tensors.
             dataset: the text.
-            progress_file: keeps what was measured, for a run that is interrupted and resumed.
+            progress_file: a file for the measurements, which a resumed run reads.
         """
         known = {} if progress_file is None else _read_progress(progress_file)
         measured = []
@@ -195,7 +196,10 @@ def build_model(pruned: PrunedTensors, device: torch.device) -> HybridForCausalL
 
 
 def _read_progress(path: Path) -> dict[str, float]:
-    """Return what an interrupted run measured. Its last line may be incomplete."""
+    """Return the KL divergences that an interrupted run measured, by architecture.
+
+    The last line of the file may be incomplete, and is then ignored.
+    """
     known: dict[str, float] = {}
     try:
         for line in path.read_text("utf-8").splitlines(keepends=True) if path.exists() else ():

@@ -1,4 +1,4 @@
-"""The result of a pruning, for Python, the command and `--json`."""
+"""The result of `hybridize.prune`."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ class ScoredCandidate:
 
     Attributes:
         changes: the differences from the model, as text.
-        layout: its pattern.
+        layout: one letter per block.
         format: the on-disk format.
         parameters: the number of parameters as stored.
         costs: the cost for each budget, with its unit.
@@ -35,17 +35,17 @@ class ScoredCandidate:
 
 @dataclass(frozen=True)
 class PruningResult:
-    """What a pruning did, or would do.
+    """The result of a pruning, or its plan if nothing was written.
 
     Attributes:
         source, output: directories.
         source_format, format: the on-disk formats.
         reason: why this format was chosen.
-        notes: what a user should know about the result.
-        layout_before, layout_after: the patterns.
+        notes: remarks on the result for the user.
+        layout_before, layout_after: one letter per block.
         distilled_tokens: the number of tokens that the result was distilled on; 0 if it is only
             cut.
-        parameters_before, parameters_after: counts.
+        parameters_before, parameters_after: numbers of parameters.
         bytes_before, bytes_after: sizes of the weights.
         costs_before: the model's cost for each budget, with its unit.
         candidates: the candidates, best first.
@@ -54,7 +54,7 @@ class PruningResult:
         block_importance: KL divergence in nats per token when each block is skipped. With
             `offload`, the block's influence instead. None without weights.
         step_seconds: measured duration of a decoding step of the model and of the result. None
-            without `latency`, and if the models were not in memory.
+            without `latency`, and with `offload`.
         dry_run: whether nothing was written.
     """
 

@@ -49,10 +49,10 @@ class Scores:
 
         Args:
             path: the file.
-            source: the hash of the checkpoint that they must belong to.
+            source: the hash of the checkpoint. The scores must have been measured on it.
 
         Raises:
-            InputError: the file holds no scores, or those of another checkpoint.
+            InputError: the file was not written by `save`, or for another checkpoint.
         """
         try:
             tensors, metadata = load_checked(path)

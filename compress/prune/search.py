@@ -2,9 +2,9 @@
 
 All combinations of widths and depth are evaluated with a few tensor operations, because costs and
 expected damage are sums over blocks. The damage is in nats. A block that is removed costs what
-skipping it costs. A block that loses a share of its output is expected to cost that share of it.
-The estimate only ranks architectures: the best ones are cut and measured (as in MiniPuzzle:
-Nemotron-H, arXiv 2504.03624, section 4.2).
+skipping it costs. A block that loses a share of its output is expected to cost the same share of
+that. The estimate only ranks architectures. The best ones are then cut and measured, as in
+MiniPuzzle (Nemotron-H, arXiv 2504.03624, section 4.2).
 """
 
 import math
@@ -41,7 +41,7 @@ class RatedArchitecture:
 
     Attributes:
         architecture: its sizes.
-        damage: the expected KL divergence in nats per token; only good for comparisons.
+        damage: the expected KL divergence in nats per token; use it only to compare.
     """
 
     architecture: Architecture
@@ -170,7 +170,7 @@ def widths_to_try(
 
 
 class _Space:
-    """All architectures.
+    """The search space: all architectures.
 
     Tables of costs and damage have these dimensions: the widths of the axes of the whole model, the
     number of removed layers, and the combinations of widths for each of the `block_kinds`.
@@ -216,13 +216,15 @@ class _Space:
 
     def architecture(self, index: int) -> Architecture:
         """Return an architecture by its index in the flattened tables."""
-        at = [int(i) for i in torch.unravel_index(torch.tensor(index), self._shape)]
-        widths, uncut = dict(self._model_widths[at[0]]), dict(self._model_widths[0])
-        for (_, combinations), i in zip(self._kinds, at[2:], strict=True):
+        model_choice, depth, *kind_choices = (
+            int(i) for i in torch.unravel_index(torch.tensor(index), self._shape)
+        )
+        widths, uncut = dict(self._model_widths[model_choice]), dict(self._model_widths[0])
+        for (_, combinations), i in zip(self._kinds, kind_choices, strict=True):
             widths |= combinations[i]
             uncut |= combinations[0]
         changed = {name: count for name, count in widths.items() if count != uncut[name]}
-        return Architecture(changed, self._dropped[at[1]])
+        return Architecture(changed, self._dropped[depth])
 
     def costs(self, budget: Budget) -> torch.Tensor:
         """Return the cost of each architecture."""
@@ -273,10 +275,10 @@ class _Space:
         blocks_of = layers(self._config, blocks_per_layer)
         costs = [sum(float(self._scores.blocks[i]) for i in layer) for layer in blocks_of]
         order = sorted(range(len(blocks_of)), key=costs.__getitem__)
-        most = int(len(blocks_of) * _MAX_DROPPED_SHARE) if depth else 0
+        max_dropped = int(len(blocks_of) * _MAX_DROPPED_SHARE) if depth else 0
         return [
             tuple(sorted(i for layer in order[:count] for i in blocks_of[layer]))
-            for count in range(most + 1)
+            for count in range(max_dropped + 1)
         ]
 
     def _lost_share_of_model(self, name: str, count: int) -> float:

@@ -1,4 +1,4 @@
-"""Train each new block to give the output of the attention block that it replaced.
+"""Train each new block to compute the output of the attention block that it replaced.
 
 This is the second stage of MOHAWK (Bick et al. 2024, arXiv 2408.10189, section 3.2). A new block
 gets the input of the teacher's attention block, so the blocks do not depend on each other. One

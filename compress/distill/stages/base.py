@@ -1,4 +1,4 @@
-"""What a stage of distillation has to provide."""
+"""The base class of all distillation stages."""
 
 from abc import ABC, abstractmethod
 
@@ -12,7 +12,7 @@ from hybridize.modeling.model import HybridForCausalLM
 
 
 class Stage(ABC):
-    """A loss, and the parameters that it trains.
+    """The loss of a stage, and the parameters that the stage trains.
 
     Args:
         pair: the student and its teacher.
@@ -44,7 +44,7 @@ class Stage(ABC):
         """Add the gradients of a batch's mean loss to the parameters' gradients; return the loss.
 
         Args:
-            ids, seq_idx: ``(sequences, length)``, see `PackedDataset`.
+            ids, seq_idx: ``(sequences, length)`` int64 on the model's device, see `PackedDataset`.
             indices: ``(sequences,)``, the sequences' indices in the teacher cache: first the
                 training sequences, then the validation sequences.
         """

@@ -1,8 +1,8 @@
 """The pruning axes, by the names that ``--axes`` takes.
 
 To add an axis, write one file in this folder and add one line to ``AXES``. The order matters: axes
-are applied from top to bottom. An axis that shrinks every head or every group stands above the axis
-that removes whole heads or groups, because both use scores that were measured before the cut.
+are applied from top to bottom. An axis that shrinks every head or group comes before the axis that
+removes whole heads or groups, because both use scores that were measured before the cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # base.py imports torch, which `prune --help` does without
     from hybridize.compress.prune.axes.base import Axis
 
 DEPTH = "depth"
-"""The name for removing whole layers. It is not an `Axis`: layers leave, but none is resized."""
+"""The name for removing whole layers. It is not an `Axis`, because it resizes no block."""
 
 _FOLDER = "hybridize.compress.prune.axes"
 

@@ -1,4 +1,4 @@
-"""The heads of attention blocks: query heads of a KV head, and whole KV heads."""
+"""Attention blocks: query heads of a KV head, and whole KV heads."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ def _queries_per_kv_head(sizes: AttentionSizes) -> int:
 
 
 class QueryHeads(Axis[AttentionSizes]):
-    """A unit is one query head of a KV head. Each KV head keeps the same number of its own."""
+    """A unit is one query head of a KV head. Every KV head keeps the same number of them."""
 
     unit = "query heads per KV head"
     block_kind = AttentionSizes
@@ -29,7 +29,7 @@ class QueryHeads(Axis[AttentionSizes]):
 
     @override
     def score(self, sizes: AttentionSizes, stats: ActivationStats) -> torch.Tensor:
-        # (num_kv_heads, query heads of each)
+        # (num_kv_heads, query heads per KV head, head_dim)
         heads = stats.output.view(sizes.num_kv_heads, self.count(sizes), sizes.head_dim)
         return heads.sum(-1)
 

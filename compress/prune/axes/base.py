@@ -11,7 +11,7 @@ from hybridize.modeling.layers.sizes import BlockSizes
 from hybridize.modeling.model_spec import ModelSpec
 
 WHOLE_MODEL = -1
-"""Stands for a block's index where an axis resizes all blocks together."""
+"""The block index that means all blocks together, for an axis that resizes the whole model."""
 
 LAST_LINEAR = ("o_proj", "out_proj", "down_proj")
 """The names of a mixer's last linear layer, which writes to the residual stream."""
@@ -24,7 +24,7 @@ Sizes = TypeVar("Sizes", bound=BlockSizes | ModelSpec)
 
 @dataclass(frozen=True)
 class ActivationStats:
-    """What was measured in one block or, for the hidden size, in front of all blocks.
+    """The measured activations of one block or, for the hidden size, after the norms.
 
     Attributes:
         output: ``(width,)``. For each input channel of the block's last linear layer: its mean
@@ -77,10 +77,10 @@ class Axis(ABC, Generic[Sizes]):
 
     @abstractmethod
     def slices(self, sizes: Sizes, kept: torch.Tensor) -> Slices:
-        """Return how the parameters are sliced.
+        """Return the slices of the parameters that a cut keeps.
 
         Args:
-            sizes: before the cut.
+            sizes: the sizes before the cut.
             kept: the units to keep, as `keep` returned them.
 
         Returns:
@@ -94,21 +94,21 @@ class Axis(ABC, Generic[Sizes]):
         """Return the difference between two numbers of units that the search tries.
 
         Args:
-            sizes: of the uncut model.
+            sizes: the sizes before the cut.
             multiple_of: the option `multiple_of`; None if it was not given.
         """
         del sizes, multiple_of
         return 1
 
     def allows(self, sizes: Sizes, count: int) -> bool:
-        """Tell whether ``count`` units are possible."""
+        """Return whether ``count`` units are possible."""
         return 0 < count <= self.count(sizes)
 
     def keep(self, scores: torch.Tensor, count: int) -> torch.Tensor:
         """Return the indices of the units with the highest scores, in ascending order.
 
         Args:
-            scores: of one block's units, as `score` returned them. Units are chosen along the last
+            scores: one block's scores, as `score` returned them. Units are chosen along the last
                 dimension, separately for each index of the other dimensions.
             count: the number of units to keep.
         """
@@ -137,7 +137,7 @@ class Axis(ABC, Generic[Sizes]):
         return tuple(found) if len(counts) == 1 else ()
 
     def sizes_in(self, config: ModelSpec, block_idx: int) -> Sizes:
-        """Return what the other methods take as ``sizes`` for one of the `blocks`."""
+        """Return the ``sizes`` argument of the other methods for one of the `blocks`."""
         return cast(Sizes, config if block_idx == WHOLE_MODEL else config.blocks[block_idx])
 
     def first_sizes(self, config: ModelSpec) -> Sizes:

@@ -14,6 +14,7 @@ from hybridize.compress.prune.axes.base import (
 )
 from hybridize.modeling.model_spec import ModelSpec, parameter_shapes
 
+# The linear layers of mixers whose input is the residual stream.
 _READERS = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "in_proj"}
 
 

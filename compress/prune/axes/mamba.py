@@ -14,9 +14,9 @@ from hybridize.modeling.layers.sizes import MambaSizes
 
 
 class Heads(Axis[MambaSizes]):
-    """A unit is one head of a group. Each group keeps the same number of its own.
+    """A unit is one head of a group. Every group keeps the same number of heads.
 
-    Where every group has one head, a unit is a group: its B and C are removed with the head.
+    If every group has one head, a unit is a group: its B and C are removed with the head.
     """
 
     unit = "Mamba heads"
@@ -58,7 +58,7 @@ class Heads(Axis[MambaSizes]):
     @override
     def score(self, sizes: MambaSizes, stats: ActivationStats) -> torch.Tensor:
         heads = stats.output.view(sizes.num_heads, sizes.head_dim).sum(-1)
-        return heads.view(sizes.n_groups, -1)  # (n_groups, heads of each)
+        return heads.view(sizes.n_groups, -1)  # (n_groups, heads per group)
 
     @override
     def slices(self, sizes: MambaSizes, kept: torch.Tensor) -> Slices:
@@ -72,7 +72,7 @@ class Heads(Axis[MambaSizes]):
 
 
 class HeadDim(Axis[MambaSizes]):
-    """A unit is one channel of a head. Each head keeps the same number of its own."""
+    """A unit is one channel of a head. Every head keeps the same number of channels."""
 
     unit = "channels per Mamba head"
     block_kind = MambaSizes
@@ -103,7 +103,7 @@ class HeadDim(Axis[MambaSizes]):
 
 
 class StateSize(Axis[MambaSizes]):
-    """A unit is one channel of B and C. Each group keeps the same number of its own."""
+    """A unit is one channel of B and C. Every group keeps the same number of channels."""
 
     unit = "Mamba state size"
     block_kind = MambaSizes
@@ -143,7 +143,7 @@ def _slices(
     """Return the slices of a block's parameters.
 
     Args:
-        sizes: before the cut.
+        sizes: the sizes before the cut.
         heads: the heads to keep.
         inner: the channels of x and of the gate to keep.
         bc: the channels of B, and also of C, to keep.
