@@ -85,8 +85,9 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         launch = _ScanLaunch(x, B, dt_limit, chunk_size)
         x, dt, B, C = (evenly_spaced(t, dims) for t, dims in ((x, 2), (dt, 1), (B, 2), (C, 2)))
-        A, D, dt_bias, initial_state = (
-            None if t is None else t.contiguous() for t in (A, D, dt_bias, initial_state)
+        A = A.contiguous()
+        D, dt_bias, initial_state = (
+            None if t is None else t.contiguous() for t in (D, dt_bias, initial_state)
         )
         y = x.new_empty(x.shape)
         state = x.new_empty(launch.state_shape, dtype=wide_dtype(x.dtype))

@@ -30,7 +30,8 @@ def ssd_step(
     batch, heads, head_dim, d_state = state.shape
     x, B, C = (inner_contiguous(t, 2) for t in (x, B, C))
     dt = inner_contiguous(dt)
-    A, D, dt_bias = (None if t is None else t.contiguous() for t in (A, D, dt_bias))
+    A = A.contiguous()
+    D, dt_bias = (None if t is None else t.contiguous() for t in (D, dt_bias))
     y = x.new_empty(x.shape)
     with torch.cuda.device_of(x):
         kernels.scan_step[batch * heads, triton.cdiv(head_dim, _ROWS)](
