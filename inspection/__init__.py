@@ -1,1 +1,6 @@
-"""Inspecting checkpoints: blocks and sizes, damage, memory of states and reach of attention."""
+"""Inspecting checkpoints.
+
+- `inspect`: blocks, sizes, the memory of the cache, and the formats that can store the model.
+- `verify`: whether a checkpoint is complete and undamaged.
+- `state_norms`: how long SSM states remember, and how far back attention looks.
+"""

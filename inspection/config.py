@@ -16,7 +16,7 @@ class InspectConfig(Config):
     states: str | None = option(
         Location("FILE"),
         None,
-        help="Also run the model over this text. Report how long its SSM states remember, and how "
+        help="Also run the model on this text, and report how long its SSM states remember and how "
         "far back its attention looks.",
     )
     states_tokens: int = option(

@@ -37,7 +37,7 @@ class KindSummary:
         kind: the name of the kind.
         count: the number of blocks.
         parameters: the number of their parameters.
-        sizes: the different sizes among them, in words.
+        sizes: a description of each different size.
     """
 
     kind: str
@@ -54,15 +54,16 @@ class Inspection:
         directory: the checkpoint.
         format: its on-disk architecture.
         layout: one letter per block.
+        hidden_size, vocab_size, max_position_embeddings: as in config.json.
         dtypes: bytes of weights by dtype.
         quantization: the scheme that `hybridize.quantize` used, or how another program quantized
             the weights; empty for weights that are not quantized.
         parameters: the number of parameters; tied weights count once.
         kinds: a summary for each kind of block, then for ``embeddings`` and ``norms``.
         cache: the size of the cache at each context length.
-        holds: for each stock format, why it cannot hold the model; empty if it can.
-        records: what hybridize did to the checkpoint, one record per command.
-        states: what the model remembers of a text, if one was given.
+        holds: for each hybrid format, why it cannot hold the model; empty if it can.
+        records: the commands that made the checkpoint; see `checkpoints.provenance`.
+        states: the measurements on a text; None if no text was given.
     """
 
     directory: Path
@@ -142,7 +143,7 @@ def _describe_quantization(
 
 
 def _measure_states(model: str | Path, config: InspectConfig) -> "StateReport | None":
-    """Run the model over a text, and write the plot, if the options say so."""
+    """Run the model on a text if ``states`` is given; write a plot if ``plot`` is given."""
     if config.states is None:
         return None
     from hybridize.inspection.state_norms import inspect_states

@@ -1,7 +1,7 @@
 """`hybridize inspect --states`: how long SSM states remember, and how far attention looks back.
 
-This helps to choose which attention blocks to keep: where attention looks far back and
-the states around it forget soon, swapping the attention costs most.
+This helps to choose which attention blocks to keep. Swapping an attention block costs most if it
+looks far back and the SSM states near it forget soon.
 """
 
 from dataclasses import asdict, dataclass
@@ -62,7 +62,7 @@ class AttentionSpan:
 
 @dataclass(frozen=True)
 class StateReport:
-    """The measurements over a text.
+    """The measurements on a text.
 
     Attributes:
         tokens: the length of the text.
@@ -82,7 +82,7 @@ class StateReport:
 
 
 def inspect_states(model: str | Path, file: str | Path, *, tokens: int = 1024) -> StateReport:
-    """Run a checkpoint over the beginning of a text and measure its memory.
+    """Run a checkpoint on the beginning of a text and measure its memory.
 
     Args:
         model: a directory or a hub id.
@@ -110,7 +110,7 @@ def inspect_states(model: str | Path, file: str | Path, *, tokens: int = 1024) -
 
 @torch.no_grad()
 def measure_states(model: HybridForCausalLM, ids: torch.Tensor) -> StateReport:
-    """Measure a model's memory over tokens ``(1, length)``."""
+    """Measure a model's memory on tokens ``(1, length)``."""
     lengths: dict[int, torch.Tensor] = {}
     spans: list[AttentionSpan] = []
     hooks = []
@@ -154,7 +154,7 @@ def _record_span(
     position = torch.arange(length, device=weights.device)
     distance = (position[:, None] - position).clamp(min=0)
     distances = (weights * distance).sum(-1).mean(-1)
-    # Bucket 0 is distance 0, then follow 1, 2 to 3, 4 to 7, …
+    # Bucket 0 is distance 0, bucket 1 is distance 1, bucket 2 is 2 to 3, bucket 3 is 4 to 7, …
     bucket = torch.where(
         distance > 0, distance.clamp(min=1).to(torch.float64).log2().floor() + 1, 0
     )
@@ -168,12 +168,12 @@ def _record_span(
 def attention_weights(mixer: Attention, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
     """Return the attention weights, ``(batch, heads, queries, keys)``.
 
-    Fused attention does not return them, so they are computed a second time.
+    Fused attention does not return them, so they are computed here a second time.
 
     Args:
         mixer: the attention of the block.
-        x: ``(batch, length, hidden)``, unpadded sequences.
-        context: holds the rotary embedding.
+        x: the input of the mixer, ``(batch, length, hidden)``, without padding.
+        context: has the rotary embedding.
     """
     sizes = mixer.sizes
     q = mixer.q_proj(x).unflatten(-1, (sizes.num_heads, sizes.head_dim))

@@ -29,7 +29,7 @@ class VerifyReport:
         bytes: the bytes of their data.
         records: the number of commands that ``hybridize.json`` lists.
         checks: what was checked, in words.
-        problems: everything that is wrong, one line each; empty if the checkpoint is sound.
+        problems: everything that is wrong, one line each; empty if nothing is.
     """
 
     directory: Path
@@ -52,14 +52,14 @@ def verify(model: str | Path) -> VerifyReport:
         model: a directory or a hub id.
 
     Raises:
-        InputError: it cannot be read as a checkpoint at all.
+        InputError: it is not a checkpoint, or its headers or config.json cannot be read.
     """
     directory = resolve(model)
     problems: list[str] = []
     checks = [
         "headers and index agree",
         "no NaN or infinity",
-        "tensors are those that config.json implies",
+        "the tensors match config.json",
     ]
     with CheckpointReader(directory, allow_nonfinite=True) as reader:
         format_, spec = read_config(reader, quantized=True)
@@ -72,7 +72,7 @@ def verify(model: str | Path) -> VerifyReport:
         problems += mismatches(reader, format_, spec)
         records = read_provenance(directory)
         if records:
-            checks.append("sizes and SHA-256 are those in hybridize.json")
+            checks.append("sizes and SHA-256 of files match hybridize.json")
             problems += _compare_files(directory)
         return VerifyReport(
             directory=directory,

@@ -1,6 +1,6 @@
-"""The cases of the sweep. A case is a command and its inputs, one of which is damaged.
+"""The cases of the sweep. A case is a command and its inputs; one input is damaged.
 
-The case number determines everything about a case.
+The number of a case determines its command, its options and the damage.
 """
 
 import shutil
@@ -205,8 +205,8 @@ class Case:
     """One case, with its files in a directory.
 
     Attributes:
-        number: determines the case.
-        directory: holds ``in/`` and ``out/``.
+        number: the case number.
+        directory: contains ``in/`` and ``out/``.
         command: the command.
         words: the words of the command line.
         description: the command and the damage.
@@ -219,7 +219,7 @@ class Case:
     description: str
 
 
-def lay_out(command: Command, specimens: Path, directory: Path, model: Path) -> None:
+def copy_inputs(command: Command, specimens: Path, directory: Path, model: Path) -> None:
     """Copy the undamaged inputs of a command into a directory.
 
     Args:
@@ -239,7 +239,7 @@ def make_case(number: int, specimens: Path, directory: Path, model: Path | None 
 
     Args:
         number: the case number.
-        specimens, directory: see `lay_out`.
+        specimens, directory: see `copy_inputs`.
         model: the checkpoint for ``*`` and ``+``; one of the specimens if None.
     """
     rng = Random(number)
@@ -248,7 +248,7 @@ def make_case(number: int, specimens: Path, directory: Path, model: Path | None 
     if model is None:
         chosen = rng.choice(TRANSFORMERS if "+" in command.inputs.values() else CHECKPOINTS)
         model = DEMO if chosen == "demo" else specimens / chosen
-    lay_out(command, specimens, directory, model)
+    copy_inputs(command, specimens, directory, model)
     words = f"{command.line} --quiet".split()
     if command.extra and rng.random() < 0.5:
         words += rng.choice(command.extra).split()

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 DEEP: Any = []
-for _ in range(900):  # json reads and writes this depth, but other recursive code may fail
+for _ in range(900):  # json can read and write this depth, but other recursive code may fail
     DEEP = [DEEP]
 
 VALUES: tuple[Any, ...] = (
@@ -40,7 +40,7 @@ def damage_value(rng: Random, document: Any) -> tuple[Any, str]:
     if not entries:
         value = rng.choice(VALUES)
         return value, f"document = {_shown(value)}"
-    if len(entries) > 400:  # of long lists and vocabularies, take the first entries and a sample
+    if len(entries) > 400:  # such as a vocabulary: take the first entries and a sample of the rest
         entries = entries[:200] + rng.sample(entries[200:], 200)
     container, key, path = rng.choice(entries)
     old = container[key]

@@ -1,6 +1,6 @@
 """Runs command lines in forks of one process, and kills some of them.
 
-The server has imported everything, so that a fork takes milliseconds; a new process would take
+The server has already imported everything, so a fork takes milliseconds. A new process would take
 seconds to import torch. The server has one thread only, because forking is not safe otherwise. It
 reads one request per line from stdin and answers with one line on stdout. Both are JSON.
 

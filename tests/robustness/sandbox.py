@@ -15,7 +15,7 @@ from pathlib import Path
 from hybridize.__main__ import main
 
 SECONDS = 60  # CPU time, which does not depend on how busy the machine is
-WAITING = 900  # seconds of wall-clock time, for commands that wait without computing
+WAITING = 900  # wall-clock seconds, for commands that wait without computing
 MEMORY = 4 << 30  # bytes of address space, in addition to what the process has already
 
 

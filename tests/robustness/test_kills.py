@@ -67,7 +67,7 @@ def server() -> Iterator[Server]:
 
 
 def contents(directory: Path) -> Tree:
-    """Every file below a directory. Of provenance records, only what is the same in every run."""
+    """Return every file below a directory, without times and speeds in provenance records."""
     return {
         str(path.relative_to(directory)): (
             json.dumps(_without_volatile(json.loads(path.read_bytes()))).encode()
@@ -104,7 +104,7 @@ class Workspace:
 
 
 def moments(counts: dict[str, int], seed: str) -> list[tuple[str, int]]:
-    """Spread the kills over the run: half at calls, half just before changes to the disk."""
+    """Choose when to kill: half at calls, half just before changes to the disk, evenly spread."""
     rng, chosen = Random(seed), []
     for number in range(KILLS):
         kind = ("calls", "disk")[number % 2]

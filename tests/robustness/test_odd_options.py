@@ -2,7 +2,7 @@
 
 import click
 import pytest
-from cases import COMMANDS, Case, lay_out
+from cases import COMMANDS, Case, copy_inputs
 from specimens import TEACHER
 from verdict import complaint
 
@@ -21,7 +21,7 @@ from hybridize.option_types import (
 
 ODD = ("0", "-1", "0.5", "nan", "inf", "1e400", "", "x", "1k", "9" * 20)
 ENDLESS = {"--max-new-tokens", "--repeats", "--gen-len"}
-"""A large value of these options is valid, and takes long."""
+"""Large values of these options are valid but take very long, so they are not tried."""
 TRIED = (
     "inspect --states", "convert", "convert --dry-run", "generate", "distill --dry-run",
     "prune --dry-run", "quantize", "bench", "bench --predict", "eval --perplexity",
@@ -52,10 +52,10 @@ def numeric_options(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TRIED)
-def test_odd_numbers(specimens, tmp_path, name):
+def test_odd_numbers_succeed_or_are_refused_in_one_line(specimens, tmp_path, name):
     command = COMMANDS[name]
     complaints = []
-    lay_out(command, specimens, tmp_path, specimens / TEACHER)
+    copy_inputs(command, specimens, tmp_path, specimens / TEACHER)
     for option in numeric_options(command.line.split()[0]):
         for value in ODD[:-1] if option in ENDLESS else ODD:
             case = Case(
@@ -63,7 +63,7 @@ def test_odd_numbers(specimens, tmp_path, name):
             )
             found = complaint(case)
             if any((tmp_path / "out").iterdir()):
-                lay_out(command, specimens, tmp_path, specimens / TEACHER)
+                copy_inputs(command, specimens, tmp_path, specimens / TEACHER)
             if found is not None:
                 complaints.append(f"{option} {value!r}: {found}")
     if complaints:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from cases import COMMANDS, Case, lay_out, make_case
+from cases import COMMANDS, Case, copy_inputs, make_case
 from specimens import TEACHER
 from verdict import complaint
 
@@ -34,20 +34,20 @@ def check(numbers: range | list[int], specimens: Path, directory: Path, model: P
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_sound_inputs_succeed(specimens, tmp_path, name):
-    """Otherwise the sweep would prove nothing."""
+    """Otherwise the sweep could pass because the inputs are always refused."""
     command = COMMANDS[name]
     for words in ("", *command.extra):
-        lay_out(command, specimens, tmp_path, specimens / TEACHER)
+        copy_inputs(command, specimens, tmp_path, specimens / TEACHER)
         case = Case(0, tmp_path, command, tuple(f"{command.line} --quiet {words}".split()), name)
         assert complaint(case) is None, words
         assert {path.name for path in (tmp_path / "out").iterdir()} == set(command.written), words
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_damaged_inputs(specimens, tmp_path, part):
+def test_damaged_inputs_succeed_or_are_refused_in_one_line(specimens, tmp_path, part):
     numbers = range(part, CASES, PARTS) if ONE is None else [int(ONE)][: part == 0]
     check(numbers, specimens, tmp_path, None)
 
 
-def test_a_damaged_real_checkpoint(specimens, tmp_path, materials):
+def test_a_damaged_real_checkpoint_is_used_or_refused_in_one_line(specimens, tmp_path, materials):
     check(range(CASES // 40), specimens, tmp_path, materials / "stories260K")

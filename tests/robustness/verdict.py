@@ -31,7 +31,7 @@ def complaint(case: Case) -> str | None:
 
 
 def _contents(directory: Path) -> dict[str, bytes | str | None]:
-    """Everything below a directory: files with their bytes, links with their targets."""
+    """Return everything below a directory: the bytes of files, the targets of links."""
     found = {
         str(path.relative_to(directory)): (
             os.readlink(path)
@@ -49,7 +49,7 @@ def _contents(directory: Path) -> dict[str, bytes | str | None]:
 def _bad_message(case: Case, err: str) -> str | None:
     """Return a description of what is wrong with an error message, or None."""
     lines = err.removesuffix("\n").split("\n")
-    listed = case.words[0] == "verify"  # one line per problem, and one with their number
+    listed = case.words[0] == "verify"  # it prints one line per problem, then their number
     if (len(lines) != 1 and not listed) or not all(x.startswith("error: ") for x in lines):
         return f"not one line: {err[:3000]}"
     if "--debug" in err:
