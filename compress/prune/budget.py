@@ -1,4 +1,4 @@
-"""Budgets of parameters and of memory. For a budget of time see `latency`."""
+"""Budgets of parameters and of memory. The budget of time is in `latency`."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from hybridize.units import size_in_words
 
 
 class Budget(ABC):
-    """A limit on a cost that is a sum over a model's blocks.
+    """The maximum of a cost. The cost of a model is a sum over its blocks and the rest.
 
     Attributes:
         limit: the maximum cost.
@@ -29,7 +29,7 @@ class Budget(ABC):
 
     @abstractmethod
     def rest_cost(self, config: ModelSpec, hidden_size: int) -> float:
-        """Return the cost of the embeddings, the head and the last norm."""
+        """Return the cost of everything outside the blocks: embeddings, head and last norm."""
 
     @abstractmethod
     def describe(self, cost: float) -> str:
@@ -44,7 +44,7 @@ class Budget(ABC):
 
 @dataclass(frozen=True)
 class Parameters(Budget):
-    """A number of parameters; tied ones count once."""
+    """The number of parameters; tied parameters count once."""
 
     limit: float
 
@@ -64,35 +64,36 @@ class Parameters(Budget):
 
 @dataclass(frozen=True)
 class Memory(Budget):
-    """Bytes of weights, keys and values, and states.
+    """The bytes of weights, keys and values, and states.
 
     Attributes:
         limit: bytes.
         context: tokens of each sequence.
         batch: number of sequences.
-        width: bytes per element as stored; SSM states are float32.
-        linear_width: bytes per element of the blocks' linear layers, which may be quantized.
-        kv_width: bytes per element of keys and values, which may be quantized.
+        element_size: bytes per element as stored; SSM states are float32.
+        linear_element_size: bytes per element of the blocks' linear layers, which may be quantized.
+        kv_element_size: bytes per element of keys and values, which may be quantized.
     """
 
     limit: float
     context: int
     batch: int
-    width: int
-    linear_width: float
-    kv_width: float
+    element_size: int
+    linear_element_size: float
+    kv_element_size: float
 
     @override
     def block_cost(self, sizes: BlockSizes, hidden_size: int) -> float:
-        cache = block_cache_cost(sizes, self.context, self.width)
+        cache = block_cache_cost(sizes, self.context, self.element_size)
         linear = _linear_parameters(sizes, hidden_size)
-        weights = linear * self.linear_width
-        weights += (block_parameters(sizes, hidden_size) - linear) * self.width
-        return weights + self.batch * (cache.kv / self.width * self.kv_width + cache.state)
+        weights = linear * self.linear_element_size
+        weights += (block_parameters(sizes, hidden_size) - linear) * self.element_size
+        kv = cache.kv / self.element_size * self.kv_element_size
+        return weights + self.batch * (kv + cache.state)
 
     @override
     def rest_cost(self, config: ModelSpec, hidden_size: int) -> float:
-        return Parameters(0).rest_cost(config, hidden_size) * self.width
+        return Parameters(0).rest_cost(config, hidden_size) * self.element_size
 
     @override
     def describe(self, cost: float) -> str:
@@ -108,7 +109,7 @@ def parameter_budget(text: str, config: ModelSpec) -> Parameters:
         config: the model that a percentage refers to.
 
     Raises:
-        ValueError: the text is no such budget.
+        ValueError: the text has another form.
     """
     percent, count = parse_params(text)
     if percent is None:
@@ -117,23 +118,23 @@ def parameter_budget(text: str, config: ModelSpec) -> Parameters:
 
 
 def memory_budget(
-    text: str, width: int, *, weight_bits: int | None = None, kv_bits: int | None = None
+    text: str, element_size: int, *, weight_bits: int | None = None, kv_bits: int | None = None
 ) -> Memory:
     """Return the budget that `memory` describes.
 
     Args:
         text: see `parse_memory`.
-        width: bytes per element of the stored weights.
+        element_size: bytes per element of the stored weights.
         weight_bits, kv_bits: bits per element of the blocks' linear layers, and of keys and values,
             if they will be quantized.
 
     Raises:
-        ValueError: the text is no such budget.
+        ValueError: the text has another form.
     """
     limit, context, batch = parse_memory(text)
-    linear_width = width if weight_bits is None else weight_bits / 8
-    kv_width = width if kv_bits is None else kv_bits / 8
-    return Memory(limit, context, batch, width, linear_width, kv_width)
+    linear_element_size = element_size if weight_bits is None else weight_bits / 8
+    kv_element_size = element_size if kv_bits is None else kv_bits / 8
+    return Memory(limit, context, batch, element_size, linear_element_size, kv_element_size)
 
 
 @lru_cache(maxsize=100_000)

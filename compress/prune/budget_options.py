@@ -14,7 +14,7 @@ from hybridize.modeling.model_spec import ModelSpec
 def requested_budgets(
     options: PruneConfig,
     config: ModelSpec,
-    width: int,
+    element_size: int,
     device: torch.device,
     dtype: torch.dtype,
     known_latency: Mapping[str, Any] | None = None,
@@ -24,7 +24,7 @@ def requested_budgets(
     Args:
         options: the options of `prune`.
         config: the model.
-        width: bytes per element of the stored weights.
+        element_size: bytes per element of the stored weights.
         device, dtype: where blocks are timed, and in which dtype.
         known_latency: the fields of a `Latency` that an interrupted run measured.
     """
@@ -33,7 +33,7 @@ def requested_budgets(
         budgets.append(parameter_budget(options.params, config))
     if options.memory is not None:
         bits = {"weight_bits": options.weight_bits, "kv_bits": options.kv_bits}
-        budgets.append(memory_budget(options.memory, width, **bits))
+        budgets.append(memory_budget(options.memory, element_size, **bits))
     if options.latency is not None and known_latency is not None:
         budgets.append(Latency(**known_latency))
     elif options.latency is not None:

@@ -49,8 +49,8 @@ def measure_importance(
         dataset: the text.
         device: where blocks run, in float32.
         source: a hash of the checkpoint, which is stored with the scores.
-        offload: hold one block in memory at a time. The importance of a block is then its
-            influence, because the KL divergence needs the whole model.
+        offload: load only one block at a time. The importance of a block is then its influence,
+            because the KL divergence needs the whole model.
 
     Raises:
         InputError: the model's activations are not finite.
@@ -65,7 +65,7 @@ def measure_importance(
             block, distance = model.block(block_idx), 0.0
             for number, (x, (_, seq_idx)) in enumerate(zip(stream, batches, strict=True)):
                 units.add_stream(block_idx, x, block.norm(x))
-                with units.watching(block_idx, block.mixer):
+                with units.recording(block_idx, block.mixer):
                     after = block(x, model.context(x, seq_idx.to(device)))
                 cosine = torch.nn.functional.cosine_similarity(x, after, dim=-1)
                 distance += float((1 - cosine).sum()) / dataset.tokens
@@ -111,8 +111,8 @@ class _UnitScores:
     """Sums the squared activations of all units over the text, and scores the units.
 
     Attributes:
-        stream: ``(blocks + 1, hidden_size)``, summed squares of the residual stream before each
-            norm.
+        stream: ``(blocks + 1, hidden_size)`` float64, sums of squares of the residual stream before
+            each norm.
         gated: see `Scores`.
     """
 
@@ -130,8 +130,8 @@ class _UnitScores:
         self._normed += _sum_of_squares(normed)
 
     @contextmanager
-    def watching(self, block_idx: int, mixer: nn.Module) -> Iterator[None]:
-        """Add the activations within a mixer that runs in this context."""
+    def recording(self, block_idx: int, mixer: nn.Module) -> Iterator[None]:
+        """Add the activations of a mixer that runs in this context."""
         hooks = []
         last = last_linear(self._config.blocks[block_idx])
         if last is not None:

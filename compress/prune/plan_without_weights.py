@@ -57,9 +57,9 @@ def plan_without_weights(
     format_, config = find_shape(model)
     source_dtype = config.dtype or _DEFAULT_DTYPE
     dtype = source_dtype if options.dtype == "auto" else options.dtype
-    width = itemsize(dtype)
+    element_size = itemsize(dtype)
     scores = equal_scores(config)
-    budgets = requested_budgets(options, config, width, device, torch_dtype(dtype))
+    budgets = requested_budgets(options, config, element_size, device, torch_dtype(dtype))
     found = search(
         config,
         scores,
@@ -88,8 +88,8 @@ def plan_without_weights(
         distilled_tokens=0,
         parameters_before=before,
         parameters_after=chosen.parameters,
-        bytes_before=before * width,
-        bytes_after=chosen.parameters * width,
+        bytes_before=before * element_size,
+        bytes_after=chosen.parameters * element_size,
         costs_before=tuple(budget.describe(budget.cost(config)) for budget in budgets),
         candidates=tuple(one.summary(chosen=one is chosen) for one in candidates),
         considered=found.considered,
