@@ -1,12 +1,12 @@
-"""The maker of the bundled checkpoint, for benchmarks that generate text or train like it.
+"""The text generator and the exam scores of the bundled checkpoint's trainer.
 
-It is in `tools/`, which is not installed. This module finds it from any working directory.
+They are in `tools/`, which is not installed. This module imports them from any working directory.
 """
 
 import sys
 from pathlib import Path
 
-# At the end, so that the repository's folders hide no installed package.
+# Append, so that the repository's folders do not hide installed packages.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tools.bundled_checkpoint.score import score

@@ -1,16 +1,15 @@
-"""Measures the memory and the quality of a hybrid whose cache is stored in fewer bits.
+"""Measure the memory and the quality of a hybrid whose cache is stored in fewer bits.
 
-    make demo                               # makes the hybrid
+    make demo                               # writes the hybrid
     python benchmarks/cache_formats.py
     python benchmarks/cache_formats.py --model DIR --perplexity FILE
 
-Quality is the accuracy in the bundled exam and in its recall questions, and the perplexity. All
-texts pass through the cache, 64 tokens at a time, so that the stored values matter. Bytes are those
-of a cache with ``--context`` tokens.
+Quality is the accuracy on the bundled exam and on its recall questions, and the perplexity. The
+model reads all texts through the cache, 64 tokens at a time, so that the lower precision has its
+effect. The sizes are those of a cache with ``--context`` tokens.
 """
 
 import argparse
-import json
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 from bundled import RECALL_SUBJECTS, World, generate_prose
-from measuring import accuracy
+from measuring import accuracy, argument_parser, write_result
 
 from hybridize import evaluate, load_model
 from hybridize.console import console
@@ -30,11 +29,12 @@ FORMATS = [("auto", "auto"), ("fp8", "auto"), ("auto", "bfloat16"), ("auto", "fp
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path("demo-out/attention-2-distilled"))
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "--model", type=Path, default=Path("demo-out/attention-2-distilled"), help="the hybrid"
+    )
     parser.add_argument("--perplexity", type=Path, help="held-out text; default: generated")
     parser.add_argument("--context", type=int, default=512, help="tokens in the cache")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if not options.model.is_dir():
         parser.error(f"{options.model}: no such directory; `make demo` makes one, or give --model")
@@ -46,14 +46,14 @@ def main() -> None:
     report(rows, options)
 
 
-def measure(options: argparse.Namespace, stored: CacheFormat, prose: Path) -> dict[str, Any]:
-    """Return the figures of one cache format."""
-    console.message(f"keys and values: {stored.kv}, states: {stored.ssm}")
+def measure(options: argparse.Namespace, cache_format: CacheFormat, prose: Path) -> dict[str, Any]:
+    """Return memory and quality of one cache format."""
+    console.message(f"keys and values: {cache_format.kv}, states: {cache_format.ssm}")
     scored = evaluate(
         options.model, tasks=("mmlu",), mmlu_dir=EXAM, perplexity=prose,
-        kv_cache_dtype=stored.kv, ssm_cache_dtype=stored.ssm,
+        kv_cache_dtype=cache_format.kv, ssm_cache_dtype=cache_format.ssm,
     ).models[0]  # fmt: skip
-    model = load_model(options.model, dtype=torch.float32, cache_format=stored)
+    model = load_model(options.model, dtype=torch.float32, cache_format=cache_format)
     ids = torch.zeros(1, options.context, dtype=torch.long)
     with torch.no_grad():
         cache = model(ids, use_cache=True, logits_to_keep=1).cache
@@ -65,8 +65,8 @@ def measure(options: argparse.Namespace, stored: CacheFormat, prose: Path) -> di
         if getattr(layer, "keys", None) is not None
     )
     return {
-        "kv": stored.kv,
-        "ssm": stored.ssm,
+        "kv": cache_format.kv,
+        "ssm": cache_format.ssm,
         "kv_bytes": kv,
         "ssm_bytes": state,
         "exam": accuracy(scored),
@@ -76,10 +76,18 @@ def measure(options: argparse.Namespace, stored: CacheFormat, prose: Path) -> di
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table, and write the figures to a file."""
+    """Print the table and write the results."""
     first = rows[0]
     console.table(
-        ["keys, values", "states", "bytes", "", "bundled exam", "recall", "perplexity"],
+        [
+            "keys, values",
+            "states",
+            "size of keys, values",
+            "of states",
+            "bundled exam",
+            "recall",
+            "perplexity",
+        ],
         [
             (
                 row["kv"].replace("auto", "float32"),
@@ -93,7 +101,6 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             for row in rows
         ],
         title=f"The cache of {options.model.name} at {options.context:,} tokens",
-        caption="Bytes of keys and values, then of states.",
     )
     result = {
         "benchmark": "cache_formats",
@@ -102,9 +109,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         "versions": {name: version(name) for name in ("hybridize", "torch")},
         "rows": rows,
     }
-    path = options.output / "cache_formats.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    console.message(f"written: {path}")
+    write_result(options.output, "cache_formats", result)
 
 
 if __name__ == "__main__":

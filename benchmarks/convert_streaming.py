@@ -1,17 +1,16 @@
-"""Memory and time of converting a large checkpoint, compared with copying it.
+"""Measure the memory and time of converting a large checkpoint, compared with copying it.
 
 Writes a synthetic Llama checkpoint in shards, then copies and converts it several times,
 alternately. Reports the time of both (the copy with fsync) and the conversion's peak resident
 memory.
 
     python benchmarks/convert_streaming.py                 # 8 GB in 5 shards, needs 25 GB of disk
-    python benchmarks/convert_streaming.py --gigabytes 1   # a quick look
+    python benchmarks/convert_streaming.py --gigabytes 1   # a short run
 
 Bounds: at most 1 GiB plus twice the largest tensor, and at most 1.5 times the time of the copy.
 """
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -24,31 +23,31 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from measuring import argument_parser, write_result
 
 from hybridize.checkpoints import CheckpointWriter, TensorSpec
 from hybridize.checkpoints.formats import FORMATS
 from hybridize.console import console
 from hybridize.units import size_in_words
 
-HIDDEN, HEADS, KV_HEADS, FFN, VOCAB = 4096, 32, 8, 14336, 128256  # Llama-3's
-BLOCK = 64 << 20
+HIDDEN, HEADS, KV_HEADS, FFN, VOCAB = 4096, 32, 8, 14336, 128256  # as in Llama-3-8B
+NOISE_LENGTH = 64 << 20  # random weights that are generated; all tensors repeat them
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, default=8)
-    parser.add_argument("--shards", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--settle", type=float, default=8, help="pause before each run, in seconds")
+    parser = argument_parser(__doc__)
+    parser.add_argument("--gigabytes", type=float, default=8, help="size of the checkpoint")
+    parser.add_argument("--shards", type=int, default=5, help="number of weight files")
+    parser.add_argument("--rounds", type=int, default=3, help="measured copies and conversions")
+    parser.add_argument("--pause", type=float, default=8, help="seconds to wait before each run")
     parser.add_argument(
         "--work-dir", type=Path, help="directory on the disk to measure; default: a temporary one"
     )
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work_dir) as folder:
         source = Path(folder) / "source"
         largest = write_source(source, options.gigabytes, options.shards)
-        rounds = [measure(source, Path(folder), options.settle) for _ in range(options.rounds)]
+        rounds = [measure(source, Path(folder), options.pause) for _ in range(options.rounds)]
     report(rounds, largest, options)
 
 
@@ -68,25 +67,25 @@ def write_source(directory: Path, gigabytes: float, shards: int) -> int:
     specs = [TensorSpec(entry.disk, entry.shape, "bfloat16") for entry in entries]
     total = sum(spec.nbytes for spec in specs)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.empty(BLOCK).normal_(0, 0.02, generator=generator).to(torch.bfloat16)
+    noise = torch.empty(NOISE_LENGTH).normal_(0, 0.02, generator=generator).to(torch.bfloat16)
     limit = total // shards + max(spec.nbytes for spec in specs) // 2
     with CheckpointWriter(directory, specs, config=raw, max_shard_size=limit) as writer:
         for spec in specs:
             count = spec.nbytes // 2
-            flat = noise.repeat(-(-count // BLOCK))[:count]
+            flat = noise.repeat(-(-count // NOISE_LENGTH))[:count]
             writer.add(spec.name, flat.reshape(spec.shape))
         writer.finish({"command": "synthetic", "source": {"name": "random"}})
     os.sync()
     return max(spec.nbytes for spec in specs)
 
 
-def measure(source: Path, folder: Path, settle: float) -> dict[str, float]:
+def measure(source: Path, folder: Path, pause: float) -> dict[str, float]:
     """Copy and convert once each, with a pause before each.
 
     The pause keeps pending writes and freed memory of one run from affecting the other.
     """
     copied, converted = folder / "copy", folder / "converted"
-    time.sleep(settle)
+    time.sleep(pause)
     started = time.perf_counter()
     shutil.copytree(source, copied)
     for path in (*copied.iterdir(), copied):
@@ -98,7 +97,7 @@ def measure(source: Path, folder: Path, settle: float) -> dict[str, float]:
 
     command = [sys.executable, "-m", "hybridize", "convert", str(source), "-o", str(converted)]
     os.sync()
-    time.sleep(settle)
+    time.sleep(pause)
     started = time.perf_counter()
     process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -119,7 +118,7 @@ def measure(source: Path, folder: Path, settle: float) -> dict[str, float]:
 
 
 def report(rounds: list[dict[str, float]], largest: int, options: argparse.Namespace) -> None:
-    """Print the table and write the result file."""
+    """Print the table and write the results."""
     median = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     bound = (1 << 30) + 2 * largest
     rows = [
@@ -143,17 +142,14 @@ def report(rounds: list[dict[str, float]], largest: int, options: argparse.Names
         "settings": {
             "gigabytes": options.gigabytes,
             "shards": options.shards,
-            "settle_seconds": options.settle,
+            "pause_seconds": options.pause,
         },
         "largest_tensor_bytes": largest,
         "memory_bound_bytes": bound,
         "median": median,
         "rounds": rounds,
     }
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / "convert_streaming.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    console.message(f"written: {path}")
+    write_result(options.output, "convert_streaming", result)
 
 
 if __name__ == "__main__":

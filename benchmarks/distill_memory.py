@@ -1,4 +1,4 @@
-"""The peak memory of each kind of distillation, compared with a forward pass and with training.
+"""Measure the peak memory of distillation, compared with a forward pass and with training.
 
 Writes a random Llama, converts it, and runs each case in its own process, for a few steps on the
 same text:
@@ -6,11 +6,10 @@ same text:
     python benchmarks/distill_memory.py
     python benchmarks/distill_memory.py --hidden 1024 --layers 16 --vocabulary 128000
 
-The peak does not include what a process holds after its imports.
+The memory that a process has after its imports is subtracted from the peak.
 """
 
 import argparse
-import json
 import random
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import machine, memory_now, memory_peak
+from measuring import argument_parser, machine, memory_now, memory_peak, write_result
 
 from hybridize.console import console
 from hybridize.units import size_in_words
@@ -28,13 +27,12 @@ STEPS = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--vocabulary", type=int, default=32_000)
-    parser.add_argument("--seq-len", type=int, default=512)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser = argument_parser(__doc__)
+    parser.add_argument("--hidden", type=int, default=512, help="hidden size")
+    parser.add_argument("--layers", type=int, default=12, help="number of layers")
+    parser.add_argument("--vocabulary", type=int, default=32_000, help="vocabulary size")
+    parser.add_argument("--seq-len", type=int, default=512, help="tokens per sequence")
+    parser.add_argument("--batch-size", type=int, default=8, help="sequences per step")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -70,8 +68,8 @@ def prepare(options: argparse.Namespace) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="w1", eos_token="w2")
     wrapped.save_pretrained(teacher)
-    draw, count = random.Random(0), 2 * options.batch_size * options.seq_len
-    text = " ".join(f"w{draw.randrange(options.vocabulary)}" for _ in range(count))
+    rng, count = random.Random(0), 2 * options.batch_size * options.seq_len
+    text = " ".join(f"w{rng.randrange(options.vocabulary)}" for _ in range(count))
     (options.folder / "text.txt").write_text(text)
     convert(teacher, options.folder / "student", attention="25%")
 
@@ -138,7 +136,7 @@ CASES: dict[str, Callable[[argparse.Namespace], None]] = {
     "kl-mixers": _distill_case(stages=("kl",), train="mixers"),
     "kl-checkpointing": _distill_case(stages=("kl",), train="all", gradient_checkpointing=True),
 }
-WORDS = {
+TITLES = {  # each case's title, and the case that it is compared with
     "forward": ("the teacher's forward pass, without gradients", None),
     "align": ("align", "forward"),
     "train-alone": ("training the whole student on the text", None),
@@ -153,17 +151,17 @@ def report(peaks: dict[str, int], options: argparse.Namespace) -> None:
     """Print the table and write the results."""
     ratios = {
         name: None if reference is None else peaks[name] / peaks[reference]
-        for name, (_, reference) in WORDS.items()
+        for name, (_, reference) in TITLES.items()
     }
     console.table(
         ["memory of distillation", "peak", "ratio"],
         [
             (
-                words,
+                title,
                 size_in_words(peaks[name]),
-                "" if reference is None else f"{ratios[name]:.2f} × {WORDS[reference][0]}",
+                "" if reference is None else f"{ratios[name]:.2f} × {TITLES[reference][0]}",
             )
-            for name, (words, reference) in WORDS.items()
+            for name, (title, reference) in TITLES.items()
         ],
         caption=f"A Llama with {options.layers} layers of width {options.hidden} and "
         f"{options.vocabulary:,} tokens, a quarter of its attention kept. Batches of "
@@ -177,15 +175,12 @@ def report(peaks: dict[str, int], options: argparse.Namespace) -> None:
         "peak_bytes": peaks,
         "ratios": ratios,
     }
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / "distill_memory.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    console.message(f"written: {path}")
+    write_result(options.output, "distill_memory", result)
 
 
 def _in_process(name: str, options: argparse.Namespace) -> int:
     """Return the peak of a case, measured in its own process."""
-    console.message(f"case: {WORDS[name][0]}")
+    console.message(f"case: {TITLES[name][0]}")
     values = ("hidden", "layers", "vocabulary", "seq_len", "batch_size", "folder")
     arguments = [f"--{key.replace('_', '-')}={getattr(options, key)}" for key in values]
     command = [sys.executable, __file__, f"--case={name}", *arguments]
@@ -194,6 +189,7 @@ def _in_process(name: str, options: argparse.Namespace) -> int:
 
 
 def _measured(case: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    # Libraries that the cases import, so that their memory is not measured.
     import matplotlib.figure  # noqa: F401
     import transformers.modeling_utils  # noqa: F401
 

@@ -5,14 +5,13 @@
     python benchmarks/end_to_end.py --shape mamba2 --layers 8
 
 The script writes a random Llama of 35 million parameters and converts it. By default, `convert`
-derives the sizes of the new blocks from those of attention. With ``--shape mamba2`` they are those
-of Mamba-2 hybrids that were trained from scratch: twice as wide, a state of 128, B and C shared by
+derives the sizes of the new blocks from those of attention. With ``--shape mamba2``, they are those
+of Mamba-2 hybrids that were trained from scratch: twice the width, a state of 128, one B and C for
 all heads. Then the script times the prefill of one sequence at each length, and decoding after the
 longest prompt. Each round runs the models in turn. The speed does not depend on the weights.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import interleaved, machine
+from measuring import argument_parser, interleaved, machine, write_result
 
 from hybridize import convert, load_model
 from hybridize.console import console
@@ -34,13 +33,13 @@ OURS, STOCK, TRANSFORMER = "hybridize", "transformers, same hybrid", "transforme
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--attention", default="10%", help="attention blocks that the hybrid keeps")
     parser.add_argument(
         "--shape", default="attention", choices=SHAPES, help="shape of the new blocks"
     )
-    parser.add_argument("--layers", type=int, default=10)
-    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=10, help="number of layers")
+    parser.add_argument("--hidden", type=int, default=512, help="hidden size")
     parser.add_argument("--vocabulary", type=int, default=8000, help="vocabulary size")
     parser.add_argument(
         "--lengths", default="4096,8192,32768", help="prompt lengths, comma separated"
@@ -50,9 +49,6 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"],
                         help="default: float32 on a CPU, bfloat16 on a GPU")  # fmt: skip
     parser.add_argument("--label", help="suffix of the names of the result files")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results", help="result directory"
-    )
     options = parser.parse_args()
     options.dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
     device = torch.device(options.device)
@@ -194,14 +190,11 @@ def report(
         "models": facts,
         "rows": rows,
     }
-    options.output.mkdir(parents=True, exist_ok=True)
     parts = ["end_to_end", device.type]
     parts += [] if options.shape == "attention" else [options.shape]
     parts += [] if (device.type == "cpu") == (options.dtype == "float32") else [options.dtype]
     parts += [options.label] if options.label else []
-    path = options.output / f"{'-'.join(parts)}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    console.message(f"written: {path}")
+    path = write_result(options.output, "-".join(parts), result)
     if len({row["context"] for row in rows}) > 1:
         draw(rows, described["device"], path.with_suffix(".png"))
         console.message(f"written: {path.with_suffix('.png')}")

@@ -18,23 +18,23 @@ from typing import Any
 
 import torch
 from bundled import Settings, World, generate_documents, generate_prose
+from measuring import argument_parser, write_result
 
 from hybridize import convert, distill, load_model, load_tokenizer, quantize
 from hybridize.console import console
+from hybridize.data.kl import kl_from_hidden
 from hybridize.demo import CHECKPOINT
-from hybridize.kernels import linear_kl_divergence
 
 SCHEMES: tuple[tuple[str, int | None], ...] = (("fp8", None), ("fp8", 0), ("fp8-tensor", None))
-"""Schemes with ``keep_bf16``: None for the default, or no kept blocks."""
+"""Schemes with ``keep_bf16``: None is the default; 0 quantizes all blocks."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
+    parser.add_argument("--tokens", type=int, default=250_000, help="training tokens of each stage")
     parser.add_argument(
-        "--tokens", type=int, default=250_000, help="training tokens of align, and of kl"
+        "--train", default="all", choices=("mixers", "all"), help="the parameters to train"
     )
-    parser.add_argument("--train", default="all", choices=("mixers", "all"))
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
@@ -68,9 +68,9 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             "unquantized": divergence(plain),
         }
         for name, trained in (("trained_in_float32", plain), ("trained_in_fp8", output)):
-            small = quantize(trained, folder / "small", scheme=scheme, keep_bf16=keep, force=True,
-                             calibration=calibration)  # fmt: skip
-            row[name] = divergence(small.output)
+            quantized = quantize(trained, folder / "quantized", scheme=scheme, keep_bf16=keep,
+                                 force=True, calibration=calibration)  # fmt: skip
+            row[name] = divergence(quantized.output)
         rows.append(row)
     return rows
 
@@ -84,12 +84,11 @@ def divergence(directory: Path) -> float:
     ).input_ids
     total, batches = 0.0, ids[:, : ids.shape[1] // 256 * 256].view(-1, 256).split(8)
     for batch in batches:
-        hidden, target = (
-            m.model(batch, use_cache=False).last_hidden_state.flatten(0, 1)
-            for m in (model, original)
+        hidden, original_hidden = (
+            m.model(batch, use_cache=False).last_hidden_state for m in (model, original)
         )
-        heads = (model.lm_head.weight, original.lm_head.weight)
-        total += len(batch) * float(linear_kl_divergence(hidden, heads[0], target, heads[1]))
+        kl = kl_from_hidden(model, hidden, original, original_hidden)
+        total += len(batch) * float(kl)
     return total / sum(map(len, batches))
 
 
@@ -123,9 +122,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         "versions": {name: version(name) for name in ("hybridize", "torch")},
         "rows": rows,
     }
-    path = options.output / "fp8_training.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    console.message(f"written: {path}")
+    write_result(options.output, "fp8_training", result)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """Compare initializations of new Mamba-2 blocks, before any training.
 
-Converts a checkpoint with each initialization and reports the KL divergence of the result's
-next-token distribution from the original's, in nats per token, on a text:
+Converts a checkpoint with each initialization. Reports the KL divergence of the result from the
+original on a text, in nats per token:
 
     python benchmarks/initialization.py                                # the bundled checkpoint
     python benchmarks/initialization.py --model DIR --text FILE        # any other
 
-"left out" sets the outputs of the new blocks to zero; a useful initialization must be better.
+"zero output" sets the output of the new blocks to zero. A useful initialization must be better.
 Each row below "attention" changes one constant of `hybridize.conversion.first_values`.
 """
 
-import argparse
-import json
 import tempfile
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -20,6 +18,7 @@ from unittest.mock import patch
 
 import torch
 from bundled import World, generate_prose
+from measuring import argument_parser, write_result
 
 from hybridize import convert
 from hybridize.checkpoints.load import load_model, load_tokenizer
@@ -32,28 +31,34 @@ VARIANTS: dict[str, dict[str, float]] = {
     "attention": {},
     "scores without an offset": {"_SCORE_OFFSET": 0.0},
     "score offset 2": {"_SCORE_OFFSET": 2.0},
-    "values at full size (SiLU bends)": {"_VALUE_RMS": 1.0},
-    "memory to 16 tokens": {"_LONGEST_MEMORY": 16.0},
-    "memory to 128 tokens": {"_LONGEST_MEMORY": 128.0},
-    "memory to 1024 tokens": {"_LONGEST_MEMORY": 1024.0},
-    "output not shrunk": {"_OUTPUT_SHRINK": 1.0},
-    "output shrunk to a quarter": {"_OUTPUT_SHRINK": 0.25},
+    "values with RMS 1": {"_VALUE_RMS": 1.0},
+    "longest memory 16 tokens": {"_LONGEST_MEMORY": 16.0},
+    "longest memory 128 tokens": {"_LONGEST_MEMORY": 128.0},
+    "longest memory 1024 tokens": {"_LONGEST_MEMORY": 1024.0},
+    "output factor 1": {"_OUTPUT_SHRINK": 1.0},
+    "output factor 0.25": {"_OUTPUT_SHRINK": 0.25},
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser = argument_parser(__doc__)
     parser.add_argument(
-        "--text", type=Path, help="default: generated text that the bundled checkpoint has not read"
+        "--model",
+        type=Path,
+        default=CHECKPOINT,
+        help="checkpoint directory; default: the bundled checkpoint",
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="text to measure on; default: generated, and unknown to the bundled checkpoint",
     )
     parser.add_argument(
         "--attention", default="1,25%,50%", help="attention blocks to keep, separated by commas"
     )
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--sequences", type=int, default=16)
+    parser.add_argument("--seq-len", type=int, default=256, help="tokens per sequence")
+    parser.add_argument("--sequences", type=int, default=16, help="number of sequences")
     parser.add_argument("--name", help="name of the result; default: the model's directory name")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     text = (
@@ -65,20 +70,20 @@ def main() -> None:
     expected = load_model(options.model, dtype=torch.float32)(ids).logits.log_softmax(-1)
 
     shares = options.attention.split(",")
-    figures: dict[str, list[float]] = {}
+    divergences: dict[str, list[float]] = {}
     for share in shares:
         for name, constants in VARIANTS.items():
-            figures.setdefault(name, []).append(
+            divergences.setdefault(name, []).append(
                 divergence(options.model, share, "attention", constants, ids, expected)
             )
-        for name, init, zeroed in (("random", "random", False), ("left out", "attention", True)):
-            figures.setdefault(name, []).append(
+        for name, init, zeroed in (("random", "random", False), ("zero output", "attention", True)):
+            divergences.setdefault(name, []).append(
                 divergence(options.model, share, init, {}, ids, expected, zeroed=zeroed)
             )
     name = options.name or options.model.resolve().name
     console.table(
         ["initialization", *(f"{share} kept" for share in shares)],
-        [(row, *(f"{value:.3f}" for value in values)) for row, values in figures.items()],
+        [(row, *(f"{value:.3f}" for value in values)) for row, values in divergences.items()],
         title=f"KL from the original, nats per token: {name}, {ids.numel():,} tokens",
     )
     result = {
@@ -88,12 +93,9 @@ def main() -> None:
         "seq_len": options.seq_len,
         "versions": {name: version(name) for name in ("hybridize", "torch")},
         "kept": shares,
-        "kl_nats_per_token": figures,
+        "kl_nats_per_token": divergences,
     }
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"initialization-{name}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    console.message(f"written: {path}")
+    write_result(options.output, f"initialization-{name}", result)
 
 
 def divergence(

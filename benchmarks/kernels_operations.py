@@ -35,8 +35,8 @@ class Shape:
 
     def draw(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return random numbers that require a gradient."""
-        made = torch.randn(*shape, device=self.device, dtype=dtype or self.dtype)
-        return made.requires_grad_()
+        drawn = torch.randn(*shape, device=self.device, dtype=dtype or self.dtype)
+        return drawn.requires_grad_()
 
 
 def ssd_scan(shape: Shape) -> Case:

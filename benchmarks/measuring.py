@@ -1,5 +1,7 @@
-"""Shared by the benchmarks: alternating timing, limits and description of the machine."""
+"""Helpers of the benchmarks: arguments, alternating timing, limits of the machine, and results."""
 
+import argparse
+import json
 import os
 import platform
 import statistics
@@ -11,26 +13,48 @@ from typing import Any
 
 import torch
 
-Work = Callable[[], object]
+from hybridize.console import console
+from hybridize.evals.bench.machine import processor_name
+
+Function = Callable[[], object]
 
 
-def interleaved(works: Mapping[str, Work], device: torch.device, rounds: int = 5) -> dict[str, Any]:
+def argument_parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser with ``--output``, described by the first line of a benchmark's docstring."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    results = Path(__file__).parent / "results"
+    parser.add_argument("--output", type=Path, default=results, help="directory of the results")
+    return parser
+
+
+def write_result(directory: Path, name: str, result: dict[str, Any]) -> Path:
+    """Write a result to ``directory/name.json``; return that path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    console.message(f"written: {path}")
+    return path
+
+
+def interleaved(
+    functions: Mapping[str, Function], device: torch.device, rounds: int = 5
+) -> dict[str, Any]:
     """Time several functions alternately, so that other load affects all of them equally.
 
     Args:
-        works: the functions by name; each runs once as a warm-up and then ``rounds`` times.
+        functions: the functions by name; each runs once as a warm-up and then ``rounds`` times.
         device: the device that they run on.
         rounds: the number of measured rounds.
 
     Returns:
         For each name ``median_s`` and ``spread``, the interquartile range relative to the median.
     """
-    for work in works.values():
-        _seconds(work, device)
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for function in functions.values():
+        _seconds(function, device)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
-        for name, work in works.items():
-            seconds[name].append(_seconds(work, device))
+        for name, function in functions.items():
+            seconds[name].append(_seconds(function, device))
     result = {}
     for name, measured in seconds.items():
         low, median, high = statistics.quantiles(measured, n=4, method="inclusive")
@@ -54,22 +78,22 @@ def bandwidth(device: torch.device) -> float:
 
 
 def memory_now() -> int:
-    """Return the resident memory of this process in bytes."""
+    """Return the resident memory of this process in bytes (Linux only)."""
     return _status("VmRSS")
 
 
 def memory_peak() -> int:
-    """Return the peak resident memory of this process in bytes.
+    """Return the peak resident memory of this process in bytes (Linux only).
 
-    The figure of ``getrusage`` would include the peak of the parent process.
+    The value of ``getrusage`` would include the peak of the parent process.
     """
     return _status("VmHWM")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Describe the machine that the figures come from."""
+    """Describe the machine of a benchmark."""
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
@@ -78,11 +102,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _seconds(work: Work, device: torch.device) -> float:
+def _seconds(function: Function, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
-    work()
+    function()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
@@ -94,15 +118,6 @@ def _status(field: str) -> int:
         raise SystemExit("memory can be measured on Linux only")
     line = next(line for line in path.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def accuracy(model: Any, subjects: tuple[str, ...] | None = None) -> float:

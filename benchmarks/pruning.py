@@ -1,17 +1,16 @@
-"""Compares pruning by importance with pruning by weight magnitude and with random pruning.
+"""Compare pruning by importance with pruning by weight magnitude and with random pruning.
 
     python benchmarks/pruning.py                                # the bundled checkpoint
     python benchmarks/pruning.py --model DIR --text FILE        # any other
 
-For each budget, `hybridize prune` picks the architecture. The units to keep are chosen by
+For each budget, `hybridize prune` chooses the architecture. The units to keep are chosen by
 importance (with uniform widths and with per-block widths), by the magnitude of the weights, or at
-random. The KL divergence from the model is measured on other text. The table also compares the
-memory that the budget predicts with the memory of the loaded model with a full cache, and shows the
-duration of the search.
+random. The KL divergence from the model is measured on held-out text. The table also shows how long
+the search took, and compares the predicted memory with the memory of the loaded model and a full
+cache.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from dataclasses import replace
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 from bundled import World, generate_prose
-from measuring import machine
+from measuring import argument_parser, machine, write_result
 
 from hybridize import load_model, prune
 from hybridize.checkpoints import CheckpointReader
@@ -44,19 +43,27 @@ from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.model_spec import ModelSpec
 
 DRAWS = 3
-"""Number of random choices, of which the mean is reported."""
+"""Number of random scores; the mean of their KL divergences is reported."""
 BATCH = 4
-"""Number of sequences in the cache."""
+"""Number of sequences in the cache whose memory is measured."""
 _LAST_LINEAR = {AttentionSizes: "o_proj", MambaSizes: "out_proj"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=CHECKPOINT,
+        help="checkpoint directory; default: the bundled checkpoint",
+    )
     parser.add_argument("--text", type=Path, help="text to measure on; default: generated")
-    parser.add_argument("--budgets", default="90%,80%,70%,60%,50%", help="numbers of parameters")
+    parser.add_argument(
+        "--budgets",
+        default="90%,80%,70%,60%,50%",
+        help="percentages of the parameters to keep, separated by commas",
+    )
     parser.add_argument("--name", help="name of the result; default: the directory's name")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +80,7 @@ def main() -> None:
 def measure(
     budget: str, model: Path, calibration: Path, held_out: Path, folder: Path
 ) -> dict[str, Any]:
-    """Return the KL divergences and the other figures of one budget."""
+    """Return the KL divergences, the memory and the search time of one budget."""
     result = prune(
         model, folder / "smaller", params=budget, calibration=calibration, scores=folder / "scores",
         candidates=8, force=True,
@@ -123,7 +130,7 @@ def measure(
 
 @torch.no_grad()
 def memory(directory: Path) -> dict[str, float]:
-    """Return the bytes that `Memory` predicts, and the bytes that weights and cache have."""
+    """Return the bytes of weights and cache: as `Memory` predicts them, and as allocated."""
     model = load_model(directory)
     context = min(512, model.config.max_position_embeddings)
     predicted = Memory(0, context, BATCH, *[model.dtype.itemsize] * 3).cost(model.config.spec)
@@ -141,7 +148,7 @@ def _dropped(scores: Scores, config: ModelSpec, format_: Format, count: int) -> 
 
 
 def magnitude(tensors: Tensors, config: ModelSpec, importance: Scores) -> Scores:
-    """Return scores that follow from the norms of the weights alone."""
+    """Return scores computed from the norms of the weights alone."""
     units: dict[str, dict[int, torch.Tensor]] = {}
     blocks = torch.zeros(len(config.blocks))
     for block_idx, sizes in enumerate(config.blocks):
@@ -194,13 +201,13 @@ def _source_of(path: Path) -> str:
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table, draw the plot, and write the figures to a file."""
+    """Print the table, draw the plot, and write the results."""
     from matplotlib.figure import Figure
 
     name = options.name or options.model.resolve().name
     kinds = list(rows[0]["kl"])
     console.table(
-        ["parameters", *(f"KL by {kind}" for kind in kinds), "memory", "search", "what was cut"],
+        ["parameters", *(f"KL by {kind}" for kind in kinds), "memory", "search", "cut"],
         [
             (
                 f"{row['parameters']:,} ({row['budget']})",
@@ -211,8 +218,8 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             )
             for row in rows
         ],
-        title=f"Pruning {name}",
-        caption="KL in nats per token, on other text, before any distillation. "
+        title=f"Pruning of {name}",
+        caption="KL in nats per token, on held-out text, before any distillation. "
         f"Random: mean of {DRAWS} choices. Memory: allocated over predicted. Search: "
         f"over {rows[0]['architectures']:,} architectures.",
     )
@@ -227,13 +234,11 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     axes.set_title(f"{name}, pruned by different scores")
     axes.grid(alpha=0.3)
     axes.legend()
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"pruning-{name}.json"
-    figure.savefig(path.with_suffix(".png"), dpi=130)
     described = machine(torch.device("cpu"))
     result = {"benchmark": "pruning", "model": name, "machine": described, "rows": rows}
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    console.message(f"written: {path} and {path.with_suffix('.png').name}")
+    path = write_result(options.output, f"pruning-{name}", result).with_suffix(".png")
+    figure.savefig(path, dpi=130)
+    console.message(f"written: {path}")
 
 
 if __name__ == "__main__":

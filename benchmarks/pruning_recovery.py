@@ -1,15 +1,14 @@
-"""Measures the final cost of pruning: a hybrid is pruned, then distilled from its original.
+"""Measure what pruning costs after distillation: prune a hybrid, and distill it from the hybrid.
 
-    make demo                                                       # makes the hybrid
+    make demo                                                       # writes the hybrid
     python benchmarks/pruning_recovery.py
     python benchmarks/pruning_recovery.py --params 50% --tokens 2M
 
-The accuracy is that of the bundled exam: for the hybrid before the cut, right after the cut, and
+The accuracy is that on the bundled exam: of the hybrid before the cut, right after the cut, and
 after distillation on text that the hybrid generated.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from importlib.metadata import version
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bundled import World, generate_prose
-from measuring import accuracy
+from measuring import accuracy, argument_parser, write_result
 
 from hybridize import distill, evaluate, prune
 from hybridize.console import console
@@ -25,13 +24,14 @@ from hybridize.demo import EXAM
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path("demo-out/attention-2-distilled"))
-    parser.add_argument("--params", default="70%")
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "--model", type=Path, default=Path("demo-out/attention-2-distilled"), help="the hybrid"
+    )
+    parser.add_argument("--params", default="70%", help="budget of parameters")
     parser.add_argument("--tokens", type=int, default=500_000, help="training tokens")
-    parser.add_argument("--distill-top", type=int, default=2, help="finalists to distill")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--distill-top", type=int, default=2, help="candidates that prune distills")
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="peak learning rate")
     options = parser.parse_args()
     if not options.model.is_dir():
         parser.error(f"{options.model}: no such directory; `make demo` makes one, or give --model")
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Prune and distill, and evaluate all checkpoints."""
+    """Prune, distill, and evaluate all checkpoints."""
     prose = folder / "prose.txt"
     prose.write_text(generate_prose(World(), 1_000_003, 60))
     started = time.perf_counter()
@@ -51,7 +51,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     prune_seconds = time.perf_counter() - started
     cut = prune(options.model, folder / "cut", params=options.params, candidates=8)
     started = time.perf_counter()
-    learned = distill(
+    distilled = distill(
         folder / "pruned", folder / "done", teacher=options.model, data=("teacher",),
         stages=("kl",), train="all", tokens=options.tokens, batch_size=8,
         learning_rates={"kl": options.learning_rate}, validate_every=10**6,
@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         perplexity=prose,
     )
     names = ("hybrid", "cut", "cut, after --distill-top", "distilled")
-    (kl,) = learned.stages
+    (kl,) = distilled.stages
     return {
         "changes": pruned.candidates[0].changes,
         "parameters": [pruned.parameters_before, pruned.parameters_after],
@@ -85,11 +85,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any], options: argparse.Namespace) -> None:
-    """Print the table, and write the figures to a file."""
+    """Print the table and write the results."""
     before, after = found["parameters"]
     first = found["rows"][0]
     console.table(
-        ["model", "bundled exam", "of the hybrid's", "perplexity"],
+        ["model", "bundled exam", "relative to the hybrid", "perplexity"],
         [
             (
                 row["model"],
@@ -109,9 +109,7 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> None:
     }  # fmt: skip
     versions = {name: version(name) for name in ("hybridize", "torch")}
     result = {"benchmark": "pruning_recovery", "settings": settings, "versions": versions, **found}
-    path = options.output / "pruning_recovery.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    console.message(f"written: {path}")
+    write_result(options.output, "pruning_recovery", result)
 
 
 if __name__ == "__main__":

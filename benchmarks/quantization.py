@@ -1,19 +1,18 @@
-"""Measures the cost of FP8: each scheme, with and without unquantized ends, and llm-compressor.
+"""Measure the cost of FP8: each scheme, with and without unquantized first and last blocks.
 
     python benchmarks/quantization.py                            # the bundled checkpoint
     python benchmarks/quantization.py --model DIR --text FILE    # any other
     python benchmarks/quantization.py --synthetic                # size of a random 1B model
 
 KL is the divergence of the quantized model from the original in float32, in nats per token. The
-quantized model runs in bfloat16, as it would be served, and in float32, where only the quantization
-rounds. The accuracy is that of the bundled exam. All checkpoints are made from the one in bfloat16.
-llm-compressor quantizes the same layers with the same schemes if it is installed (pip install
-llmcompressor), and its checkpoints run with the same code. torchao's FP8 needs a GPU.
+quantized model runs in bfloat16, as it would be served, and in float32, so that only the
+quantization rounds. The accuracy is that on the bundled exam. All checkpoints are quantized from a
+copy in bfloat16. If llm-compressor is installed (pip install llmcompressor), it quantizes the same
+layers with the same schemes, and its checkpoints run with the same code. torchao's FP8 needs a GPU.
 """
 
 import argparse
 import importlib.util
-import json
 import resource
 import tempfile
 import time
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 from bundled import World, generate_prose, score
-from measuring import machine
+from measuring import argument_parser, machine, write_result
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hybridize import load_model, load_tokenizer, quantize
@@ -33,24 +32,28 @@ from hybridize.kernels import linear_kl_divergence
 from hybridize.units import size_in_words
 
 SCHEMES = {"fp8": "FP8_DYNAMIC", "fp8-tensor": "FP8", "fp8-block": "FP8_BLOCK"}
-"""Our names, and those of llm-compressor."""
+"""The names of the schemes in hybridize and in llm-compressor."""
 CALIBRATION_TOKENS = 8192
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=CHECKPOINT,
+        help="checkpoint directory; default: the bundled checkpoint",
+    )
     parser.add_argument("--text", type=Path, help="text to measure on; default: generated")
-    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--tokens", type=int, default=16_384, help="tokens to measure on")
     parser.add_argument("--synthetic", action="store_true", help="measure size and memory only")
     parser.add_argument("--name", help="name of the result; default: the directory's name")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if options.synthetic:
         synthetic(options)
         return
     text = options.text.read_text() if options.text else generate_prose(World(), 1_000_003, 200)
-    seen = text if options.text else generate_prose(World(), 7, 200)
+    calibration_text = text if options.text else generate_prose(World(), 7, 200)
     tokenizer = load_tokenizer(options.model)
     ids = tokenizer(text, return_tensors="pt").input_ids[:, : options.tokens]
     sequences = ids[:, : ids.shape[1] // 256 * 256].view(-1, 256)
@@ -64,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, calibration = folder / "bf16", folder / "text.txt"
-        calibration.write_text(seen)
+        calibration.write_text(calibration_text)
         half = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
         half.save_pretrained(source)
         tokenizer.save_pretrained(source)
@@ -83,13 +86,14 @@ def main() -> None:
                 console.message(f"skipped: {error}")
                 continue
             if importlib.util.find_spec("llmcompressor"):
-                theirs = folder / f"peer-{scheme}"
-                peer(source, theirs, scheme, tokenizer(seen).input_ids[:CALIBRATION_TOKENS])
+                theirs = folder / f"llm-compressor-{scheme}"
+                calibration_ids = tokenizer(calibration_text).input_ids[:CALIBRATION_TOKENS]
+                quantize_with_llm_compressor(source, theirs, scheme, calibration_ids)
                 measure_one(f"{scheme}, all blocks, llm-compressor", theirs)
     report(rows, options)
 
 
-def peer(source: Path, output: Path, scheme: str, ids: list[int]) -> None:
+def quantize_with_llm_compressor(source: Path, output: Path, scheme: str, ids: list[int]) -> None:
     """Quantize with llm-compressor, calibrated on the same text."""
     from datasets import Dataset
     from llmcompressor import oneshot
@@ -111,9 +115,9 @@ def peer(source: Path, output: Path, scheme: str, ids: list[int]) -> None:
 
 
 def measure(
-    what: str, directory: Path, original: Any, sequences: torch.Tensor, take_exam: bool
+    what: str, directory: Path, original: Any, sequences: torch.Tensor, with_exam: bool
 ) -> dict[str, Any]:
-    """Return the figures of a checkpoint."""
+    """Return KL divergences, size and exam score of a checkpoint."""
     half = load_model(directory, dtype=torch.bfloat16)
     row: dict[str, Any] = {
         "what": what,
@@ -121,7 +125,7 @@ def measure(
         "kl_float32": kl_of(load_model(directory, dtype=torch.float32), original, sequences),
         "bytes": size_of(directory),
     }
-    if take_exam:
+    if with_exam:
         row["exam"] = score(half, load_tokenizer(CHECKPOINT), EXAM)["all"]
     return row
 
@@ -166,7 +170,7 @@ def synthetic(options: argparse.Namespace) -> None:
                 "seconds": time.perf_counter() - started,
             })  # fmt: skip
     console.table(
-        ["unquantized blocks at either end, of 44", "size", "of bfloat16", "seconds"],
+        ["unquantized first and last blocks, of 44", "size", "relative to bfloat16", "seconds"],
         [
             (row["keep_bf16"], size_in_words(row["bytes"]), f"{row['share']:.1%}",
              f"{row['seconds']:.1f}")
@@ -184,7 +188,7 @@ def size_of(directory: Path) -> int:
 
 
 def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table, and write the figures to a file."""
+    """Print the table and write the results."""
     name = options.name or options.model.resolve().name
     exam = "exam" in rows[0]
     console.table(
@@ -200,20 +204,17 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             for row in rows
         ],
         title=f"{name} in FP8",
-        caption="KL from the original in float32, in nats per token, of checkpoints that run in "
-        "bfloat16 or float32. Size: relative to bfloat16.",
+        caption="KL from the original, which runs in float32, in nats per token; the quantized "
+        "model runs in bfloat16 or in float32. Size: relative to bfloat16.",
     )
     write(options, name, {"settings": {"tokens": options.tokens}, "rows": rows})
 
 
 def write(options: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
-    """Write the figures to a file."""
+    """Write the results and the machine to a file."""
     described = machine(torch.device("cpu"))
     result = {"benchmark": "quantization", "model": name, "machine": described, **found}
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"quantization-{name}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    console.message(f"written: {path}")
+    write_result(options.output, f"quantization-{name}", result)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The CPU time of commands that compute nothing, beside that of importing transformers.
+"""Measure the CPU time of commands that compute nothing, and of importing transformers.
 
 Such commands read config.json and the headers of weight files. They need neither torch nor
 transformers, whose import would take most of their time.
 
     python benchmarks/startup.py [--runs 5] [--json FILE]
 
-The checkpoint has the shape of SmolLM2-135M; its weights are holes in a file and are never read.
+The checkpoint has the shape of SmolLM2-135M. Its weight file is sparse and is never read.
 """
 
 import argparse
@@ -40,8 +40,8 @@ SMOLLM2_135M: dict[str, Any] = {
 """From the config.json of HuggingFaceTB/SmolLM2-135M."""
 
 
-def write_hollow_checkpoint(directory: Path) -> None:
-    """Write a checkpoint of SmolLM2-135M's shape whose weights take no room on disk."""
+def write_sparse_checkpoint(directory: Path) -> None:
+    """Write a checkpoint with the shape of SmolLM2-135M whose weights take no space on disk."""
     format_, spec = config_from_json(SMOLLM2_135M, directory)
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(SMOLLM2_135M))
@@ -62,7 +62,7 @@ def write_hollow_checkpoint(directory: Path) -> None:
 
 
 def cpu_seconds(command: list[str]) -> float:
-    """Run a command and return its CPU time, user and system."""
+    """Run a command and return its user plus system CPU time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -72,7 +72,7 @@ def cpu_seconds(command: list[str]) -> float:
 def measure(directory: Path, runs: int) -> dict[str, float]:
     """Return the median CPU seconds of each command."""
     model, output = str(directory / "model"), str(directory / "out")
-    write_hollow_checkpoint(directory / "model")
+    write_sparse_checkpoint(directory / "model")
     hybridize = [sys.executable, "-m", "hybridize"]
     python = [sys.executable, "-c"]
     commands = {
@@ -96,9 +96,9 @@ def measure(directory: Path, runs: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=5, help="Runs of each command.")
-    parser.add_argument("--json", type=Path, help="Write the results here as well.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="runs of each command")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     with tempfile.TemporaryDirectory() as directory:

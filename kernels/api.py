@@ -1,8 +1,7 @@
 """The operations that a hybrid is made of, each declared once.
 
 A declaration is a signature and a docstring; `operation` makes it call the implementation for the
-tensors' device. Tensors are batch first and time second. States are float32 or wider, whatever the
-dtype of the activations.
+tensors' device. Tensors are batch first and time second. States are always float32 or wider.
 """
 
 import torch
@@ -12,13 +11,11 @@ from hybridize.kernels.registry import operation
 
 @operation
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Scale ``x`` to unit root mean square over its last dimension, then multiply by ``weight``.
-
-    This is RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467).
+    """Scale the last dimension to unit root mean square (Zhang & Sennrich 2019, arXiv 1910.07467).
 
     Args:
         x: ``(..., width)``, any floating dtype; the mean is computed in float32 or wider.
-        weight: ``(width,)``.
+        weight: ``(width,)``, factors of the scaled numbers.
         eps: added to the mean square.
 
     Returns:
@@ -178,8 +175,7 @@ def ssd_scan(
         dt: ``(batch, length, heads)``, before bias and softplus. A token whose dt is ``-inf``
             leaves the state unchanged (if the lower limit is 0).
         A: ``(heads,)``, negative.
-        B, C: ``(batch, length, groups, d_state)``; the heads of a group are consecutive and share
-            them.
+        B, C: ``(batch, length, groups, d_state)``; consecutive heads form a group and share them.
         D: ``(heads,)``, the skip connection.
         dt_bias: ``(heads,)``.
         dt_limit: lower and upper limit of Δ.
@@ -242,15 +238,14 @@ def mamba2_step(
 ) -> torch.Tensor:
     """Decode one token in a Mamba-2 block, from its input projection to its output projection.
 
-    This is `causal_conv1d_step`, `ssd_step` and `gated_rms_norm` (gate first). ``conv_state`` and
-    ``state`` are updated in place.
+    This is `causal_conv1d_step`, `ssd_step` and `gated_rms_norm` (gate first).
 
     Args:
         projected: ``(batch, inner + channels + heads)``: the gate, the input of the convolution
             (x, B and C), and dt. Here ``inner = heads * head_dim``, and
             ``channels = inner + 2 * groups * d_state``.
-        conv_state: ``(batch, width - 1, channels)``; updated.
-        state: ``(batch, heads, head_dim, d_state)``, float32 or wider; updated.
+        conv_state: ``(batch, width - 1, channels)``; updated in place.
+        state: ``(batch, heads, head_dim, d_state)``, float32 or wider; updated in place.
         conv_weight: ``(channels, width)``.
         conv_bias: ``(channels,)``.
         A_log: ``(heads,)``, the logarithm of ``-A``.
@@ -328,8 +323,7 @@ def fp8_linear(
         weight_scale: as `fp8_quantize` returns it for ``tensor``, ``row`` or ``block``.
         bias: ``(out_features,)``.
         activations: granularity for ``x``: ``tensor``, ``row`` or ``group``.
-        input_scale: ``(1,)``, a fixed scale for ``x``, only with ``activations="tensor"``; None to
-            compute the scales from ``x``.
+        input_scale: ``(1,)``, a fixed scale for ``x`` (only with ``tensor``); computed if None.
 
     Returns:
         ``(..., out_features)`` in the dtype of ``x``.

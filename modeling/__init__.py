@@ -10,7 +10,7 @@ With torch and transformers:
 
 - `config`, `model`, `block`: the configuration, the model and its residual blocks.
 - ``layers/``: the mixers (attention, Mamba-2, MLP), norms and RoPE.
-- ``cache/``: what the model keeps between calls.
+- ``cache/``: keys, values and states that the model keeps between calls.
 - `masks`: attention masks, and how padding stays without effect.
 - `packed_sequences`: several sequences in one row of the batch.
 - `decoding`: greedy decoding in steps that a CUDA graph can replay.

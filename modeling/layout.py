@@ -1,8 +1,8 @@
 """The order of a model's blocks, as a string with one letter per block.
 
 **A block is one norm and one mixer, with a residual connection around them.** The literature calls
-this a sublayer. What transformers calls a decoder layer is here two blocks: attention (or Mamba-2),
-then an MLP. A Llama with 32 layers has 64 blocks, and `layer_idx` counts blocks.
+this a sublayer. A decoder layer of transformers is two blocks here: attention (or Mamba-2), then an
+MLP. A Llama with 32 layers has 64 blocks, and `layer_idx` counts blocks.
 
 The letters are those of Nemotron-H (arXiv 2504.03624): ``*`` attention, ``M`` Mamba-2, ``-`` MLP.
 """

@@ -61,7 +61,7 @@ def set_parameters(
     """Replace all parameters that are on the meta device, and compute the buffers of RoPE.
 
     Args:
-        module: changed in place; parameters that are not on the meta device stay.
+        module: changed in place. Parameters that are not on the meta device do not change.
         parameter: returns the new parameter of the given name.
         device: the device of the buffers.
 

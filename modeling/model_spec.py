@@ -31,7 +31,7 @@ ACTIVATIONS = frozenset(
 )  # fmt: skip
 """Transformers' names of activation functions."""
 
-_TOO_LARGE = 1 << 40  # no machine can hold a tensor of this size
+_TOO_LARGE = 1 << 40  # larger than the memory of any machine
 _MAX_FACTOR = 1e9  # limit of all numbers that weights or activations are multiplied by
 
 

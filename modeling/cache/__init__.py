@@ -1,4 +1,4 @@
-"""The caches of a hybrid: what the model keeps between calls.
+"""The caches of a hybrid: keys, values and states that the model keeps between calls.
 
 - `hybrid.HybridCache`: the ordinary cache, and the interface that the model uses.
 - `compact.CompactCache`: stores keys, values and SSM states in FP8 or bfloat16.

@@ -82,7 +82,7 @@ class StaticHybridCache(HybridCache):
 
         Args:
             cache: an ordinary cache, after the prompts have run.
-            sequences: which sequences of this cache to overwrite; as many as ``cache`` holds.
+            sequences: the sequences of this cache to overwrite; as many as ``cache`` has.
         """
         for target, source in zip(self.layers, cache.layers, strict=True):
             if isinstance(target, StaticLayer):

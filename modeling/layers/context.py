@@ -38,7 +38,7 @@ class BlockContext:
         seq_idx: ``(batch, length)``, the number of each token's packed sequence; None if every
             row is one sequence.
         continues_previous: ``(batch,)``, whether a row's first token belongs to the last sequence
-            in the cache; None if that holds for every row.
+            in the cache; None if this is so for every row.
         attention_kwargs: further arguments of ``attention_function``.
     """
 

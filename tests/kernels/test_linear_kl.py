@@ -20,8 +20,8 @@ def operands(tokens=13, vocab=29, hidden=7, target=5, dtype=torch.float64, seed=
     """Return hidden states and heads of student and teacher; the student's require gradients."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((tokens, hidden), (vocab, hidden), (tokens, target), (vocab, target))
-    made = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    return [tensor.to(dtype).requires_grad_(index < 2) for index, tensor in enumerate(made)]
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return [tensor.to(dtype).requires_grad_(index < 2) for index, tensor in enumerate(drawn)]
 
 
 def kl_of_whole_logits(
