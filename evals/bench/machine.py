@@ -16,7 +16,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     import transformers
 
     described: dict[str, Any] = {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": str(device),
@@ -33,7 +33,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     return described
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Return the name of the processor, or of its architecture if the name is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
