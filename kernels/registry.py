@@ -67,8 +67,8 @@ KERNELS = {
 }
 """For each backend, the module of ``kernels/<backend>/`` that implements an operation.
 
-The function has the operation's name. Backends are in order of preference: an operation that one
-backend lacks runs on the next. The reference has every operation.
+The function has the operation's name. Backends are in order of preference, and the last one has
+every operation.
 """
 
 P = ParamSpec("P")

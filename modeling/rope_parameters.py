@@ -3,7 +3,9 @@
 They are a dictionary with transformers' keys: ``rope_type``, ``rope_theta``, ``factor``, ….
 
 To add a type of scaling that transformers computes, add its keys to ``_REQUIRED_KEYS``.
-`hybridize.modeling.layers.rope` then gets the frequencies from transformers.
+`hybridize.modeling.layers.rope` then gets the frequencies from transformers. If they depend on the
+length, also add the type to ``LENGTH_DEPENDENT_TYPES``. Otherwise, the exporters can support it
+(``FIXED_ROPE_TYPES`` there).
 """
 
 from collections.abc import Mapping
@@ -14,6 +16,9 @@ from hybridize.modeling.layers.sizes import is_number
 _DEFAULT_THETA = 10000.0
 _SCALED_FROM_ORIGINAL = ("llama3", "yarn", "longrope")
 """The types that need the context length before scaling."""
+
+LENGTH_DEPENDENT_TYPES = ("dynamic", "longrope")
+"""The types whose frequencies depend on the length of the sequence."""
 
 _REQUIRED_KEYS: dict[str, set[str]] = {
     "default": set(),

@@ -84,7 +84,7 @@ class _TileLoss:
         labels: torch.Tensor,
         wants_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the weighted sum of the losses, and its gradient by the student's raw logits.
+        """Return the weighted sum of the losses, and its gradient with respect to ``raw``.
 
         Args:
             raw, raw_target: ``(tokens, vocab)``, the outputs of the heads.

@@ -9,7 +9,7 @@ _TILE = 1 << 17
 
 
 def reference_is_as_fast(tensor: torch.Tensor) -> bool:
-    """Return whether tiles bring nothing: one tile is enough, and no gradient is needed."""
+    """Return whether tiles would gain no time: one is enough, and no gradient is needed."""
     return tensor.numel() <= _TILE and not torch.is_grad_enabled()
 
 
@@ -19,9 +19,9 @@ def row_tiles(*tensors: torch.Tensor, multiple: int = 32) -> Iterator[tuple[torc
     Args:
         tensors: ``(..., width)`` each, with the same leading dimensions. A tensor that is written
             to must be contiguous; otherwise its view would be a copy.
-        multiple: the number of rows of a tile is a multiple of this. torch's vector loops round
-            the last few elements of a call differently: with 32, the tile size does not change
-            the result.
+        multiple: the rows per tile are a multiple of this. torch may round the last few elements
+            of a call differently, because its vector loops do not reach them. With 32, the tile
+            size does not change the result.
     """
     flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]
     rows = max(1, _TILE // max(1, flat[0].shape[1]) // multiple) * multiple

@@ -232,9 +232,9 @@ class _Tile:
     ) -> torch.Tensor:
         """Write the tile's part of all gradients; return the gradient of the state before it.
 
-        With T the log decays summed up from the chunk's start and v = Δ·x, the gradient of T is
-        ``dT[t] = dy[t]·y[t] - v[t]·dv[t]``. The chunk's last token has one more term, from the
-        state after the chunk.
+        Let L be the log decay summed up from the chunk's start (``dtotal`` is its gradient), and
+        v = Δ·x. Then ``dL[t] = dy[t]·y[t] - v[t]·dv[t]``. The chunk's last token has one more term,
+        from the state after the chunk.
 
         Args:
             dy_all: gradient of all outputs, ``(batch, length, heads, head_dim)``.

@@ -23,7 +23,7 @@ ChunkLoss = Callable[[torch.Tensor, slice, bool], tuple[torch.Tensor, torch.Tens
 """A function of a chunk's logits, its slice of the tokens, and whether a gradient is needed.
 
 The logits are the output of the head, before any scale; the function may overwrite them. Returns
-the chunk's part of the loss, and the gradient of this part by the logits, in their dtype.
+the chunk's part of the loss, and its gradient with respect to the logits, in their dtype.
 """
 
 

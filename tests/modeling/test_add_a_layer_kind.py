@@ -1,4 +1,4 @@
-"""A new kind of layer from outside the package, added as CONTRIBUTING says: a file and a line."""
+"""Add a kind of layer from outside the package with one file and one line, as in CONTRIBUTING."""
 
 import sys
 
