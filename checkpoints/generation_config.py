@@ -6,6 +6,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from hybridize.checkpoints.files import read_json_object
+from hybridize.checkpoints.formats.fields import Field, flag, number, read_fields
 from hybridize.errors import InputError
 
 FILE = "generation_config.json"
@@ -28,6 +29,20 @@ _TOKENS = (
 )  # fmt: skip
 
 
+def _is_tokens(value: Any) -> bool:
+    tokens = value if isinstance(value, list) else [value]
+    return all(isinstance(t, int) and not isinstance(t, bool) and t >= 0 for t in tokens)
+
+
+_FIELDS = {
+    **dict.fromkeys(_FLAGS, flag(False, optional=True)),
+    **dict.fromkeys(_NUMBERS, number(0, optional=True)),
+    **dict.fromkeys(
+        _TOKENS, Field(None, _is_tokens, "a token id or a list of token ids", optional=True)
+    ),
+}
+
+
 def read_generation_config(directory: Path) -> GenerationConfig | None:
     """Read a checkpoint's default options of text generation; None if it has none.
 
@@ -38,29 +53,9 @@ def read_generation_config(directory: Path) -> GenerationConfig | None:
     if not path.exists():
         return None
     raw = read_json_object(path)
-    for names, fits, what in (
-        (_FLAGS, _is_flag, "true or false"),
-        (_NUMBERS, _is_number, "a number"),
-        (_TOKENS, _is_token, "a token id or a list of token ids"),
-    ):
-        for name in names:
-            if raw.get(name) is not None and not fits(raw[name]):
-                raise InputError(f"{path}: {name} is {raw[name]!r}; it must be {what}")
     try:
+        read_fields(raw, _FIELDS)
         return GenerationConfig.from_dict(raw)
     except (ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{path}: {reason[0]}") from error
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_token(value: Any) -> bool:
-    tokens = value if isinstance(value, list) else [value]
-    return all(isinstance(t, int) and not isinstance(t, bool) and t >= 0 for t in tokens)

@@ -7,6 +7,7 @@ its types and defaults, so that a config.json is understood without importing tr
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,8 +57,7 @@ def flag(default: bool, *, optional: bool = False) -> Field:
 
 def text(default: str | None, *, optional: bool = False) -> Field:
     """Return a field that holds a string."""
-    check = lambda value: isinstance(value, str)  # noqa: E731
-    return Field(default, check, "a string", optional or default is None)
+    return Field(default, _is_str, "a string", optional or default is None)
 
 
 def size_or_auto() -> Field:
@@ -67,29 +67,23 @@ def size_or_auto() -> Field:
 
 def names() -> Field:
     """Return an optional field that holds a list of strings."""
-    return Field(None, lambda value: _is_list(value, lambda item: isinstance(item, str)),
-                 "a list of strings", optional=True)  # fmt: skip
+    return Field(None, partial(_is_list, check=_is_str), "a list of strings", optional=True)
 
 
 def numbers() -> Field:
     """Return an optional field that holds a list of whole numbers."""
-    return Field(None, lambda value: _is_list(value, _is_int), "a list of whole numbers", True)
+    check = partial(_is_list, check=_is_int)
+    return Field(None, check, "a list of whole numbers", optional=True)
 
 
 def limits(*, optional: bool = False) -> Field:
     """Return a field that holds a lower and an upper limit of Δt; by default 0 and infinity."""
-    check = lambda value: (  # noqa: E731
-        isinstance(value, list | tuple)
-        and len(value) == 2
-        and all(isinstance(limit, float) for limit in value)
-    )
-    return Field((0.0, float("inf")), check, "a list of two numbers like 1.0", optional)
+    return Field((0.0, float("inf")), _is_pair, "a list of two numbers like 1.0", optional)
 
 
 def tokens(default: int | None) -> Field:
     """Return an optional field that holds a token id or a list of them."""
-    check = lambda value: _is_int(value) or _is_list(value, _is_int)  # noqa: E731
-    return Field(default, check, "a token id or a list of token ids", optional=True)
+    return Field(default, _is_tokens, "a token id or a list of token ids", optional=True)
 
 
 def mapping() -> Field:
@@ -140,5 +134,19 @@ def _is_number(value: object) -> bool:
     return _is_int(value) or isinstance(value, float)
 
 
+def _is_str(value: object) -> bool:
+    return isinstance(value, str)
+
+
 def _is_list(value: object, check: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and all(map(check, value))
+
+
+def _is_tokens(value: object) -> bool:
+    return _is_int(value) or _is_list(value, _is_int)
+
+
+def _is_pair(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    return all(isinstance(limit, float) for limit in value)
