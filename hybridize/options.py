@@ -1,6 +1,7 @@
 """Options of commands as data: one frozen config class per command, each option written once.
 
-A field made with `option` holds its type, default, help text and check. From the class follow
+A field made with `option` has a type, which converts and checks values, a default and a help text.
+The class determines
 
 - the keywords of the Python function (`takes_options`),
 - the options of the command line (`hybridize.cli.config_options`),
@@ -36,8 +37,8 @@ class OptionInfo:
         type: converts and checks values.
         help: one or two plain sentences for ``--help``.
         default_text: what ``--help`` shows as the default instead of the value.
-        recorded: whether the provenance of a checkpoint holds the value; False for options that
-            do not influence the result, such as ``force``.
+        recorded: whether the value is recorded in the provenance of a checkpoint; False for options
+            that do not influence the result, such as ``force``.
         flags: names on the command line, if they differ from the keyword, such as
             ``("-o", "--output")``.
     """
@@ -58,7 +59,10 @@ def option(
     recorded: bool = True,
     flags: tuple[str, ...] = (),
 ) -> Any:
-    """Return the dataclass field of an option; see `OptionInfo`. No default: it is required."""
+    """Return the dataclass field of an option; without a default, the option is required.
+
+    See `OptionInfo` for the arguments.
+    """
     info = OptionInfo(type, help, default_text, recorded, flags)
     return field(default=default, metadata={"option": info})
 
@@ -92,7 +96,7 @@ class Config:
         """Check the options against each other.
 
         Raises:
-            InputError: they contradict each other.
+            InputError: options contradict each other.
         """
 
     def record(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The command line: one small file per command, which is imported only when the command runs.
 
-To add a command, add one line in ``COMMANDS`` and one file in this folder.
+To add a command, add one entry to ``COMMANDS`` and one file to this folder.
 """
 
 from difflib import get_close_matches

@@ -32,7 +32,7 @@ _UNUSED_BY_PREDICT = (
     "--predict",
     "gpu",
     metavar="GPU",
-    help="Do not measure, but predict a bound for this GPU from config.json alone: "
+    help="Predict a bound for this GPU from config.json alone, without running the model: "
     f"{', '.join(GPUS)}. MODEL may be a published model: llama-3.1-8b, llama-3.1-70b, "
     "nemotron-h-8b, nemotron-h-47b, nemotron-h-56b. Default sizes: those of --preset paper.",
 )
@@ -52,11 +52,11 @@ def bench(
 ) -> None:
     """Measure speed and memory of checkpoints.
 
-    Models run alternately, so that ratios hold on a busy machine.
+    Models run alternately, so that other load on the machine affects all of them equally.
 
     \b
     hybridize bench HYBRID --baseline ORIGINAL                 speed relative to the original
-    hybridize bench HYBRID --backend transformers,hybridize    two runtimes, one checkpoint
+    hybridize bench HYBRID --backend transformers,hybridize    one checkpoint in two runtimes
     hybridize bench nemotron-h-56b --baseline llama-3.1-70b --predict h100 --gpus 8
     """
     if gpu is not None:

@@ -1,4 +1,4 @@
-"""Print the tables of a benchmark and of a prediction."""
+"""Print the table of a benchmark or of a prediction."""
 
 from hybridize.console import console
 from hybridize.evals.bench.predict import PredictionResult
@@ -57,8 +57,8 @@ def print_prediction(result: PredictionResult) -> None:
     point = result.rows[0].point
     console.table(
         [
-            "model", "parameters", "batch", "prefill of one", "decoding step", "weights", "KV",
-            "states", "new tok/s per GPU", "×",
+            "model", "parameters", "batch", "prefill of one prompt", "decoding step", "weights",
+            "KV", "states", "new tok/s per GPU", "× baseline",
         ],
         [
             (

@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from hybridize.cli.options import common_options
-from hybridize.errors import HybridizeError, as_flags
+from hybridize.errors import as_flags
 from hybridize.option_types import Choice, Flag, OptionType, PerName, Repeated, TextOrFlag
 from hybridize.options import Config, option_info
 
@@ -39,8 +39,8 @@ class TypedText(click.ParamType):
 def config_options(config_class: type[Config]) -> Callable[[Command], Command]:
     """Add an option for each field of a config class; the command gets the config as ``config``.
 
-    The options have the order of the fields; those of `common_options` come last. Errors name
-    options by their flags. The callback's attribute ``config_class`` is the config class.
+    The options have the order of the fields; those of `common_options` come last. The command's
+    callback has the config class as its attribute ``config_class``.
     """
     every = fields(config_class)  # type: ignore[arg-type]  # subclasses are dataclasses
     flags = _flags(every)
@@ -48,14 +48,10 @@ def config_options(config_class: type[Config]) -> Callable[[Command], Command]:
     def decorate(function: Command) -> Command:
         @wraps(function)
         def run(**given: Any) -> Any:
-            try:
-                return function(config=take_config(config_class, given), **given)
-            except HybridizeError as error:
-                error.args = (as_flags(str(error), flags),)
-                raise
+            return function(config=take_config(config_class, given), **given)
 
         run.config_class = config_class  # type: ignore[attr-defined]
-        command: Command = common_options(run)
+        command: Command = common_options(run, flags)
         for each in reversed(every):
             for option in reversed(_click_options(each, flags)):
                 command = option(command)

@@ -18,10 +18,10 @@ def evaluate(models: tuple[str, ...], per_subject: bool, config: EvalConfig) -> 
     """Measure accuracy and perplexity of checkpoints with lm-eval.
 
     \b
-    hybridize eval MODEL --mmlu-dir DIR           MMLU, 5-shot, from the original files
+    hybridize eval MODEL --mmlu-dir DIR           MMLU, 5-shot, from local files
     hybridize eval HYBRID --baseline ORIGINAL     accuracy relative to the original model
     hybridize eval MODEL --tasks arc_easy,boolq   other tasks, fetched from the hub
-    hybridize eval MODEL --tasks recall           finding facts in the context, offline
+    hybridize eval MODEL --tasks recall           questions about facts in the context, offline
     hybridize eval MODEL --perplexity FILE        perplexity on a text
     """
     from hybridize.cli.evaluate_table import print_result

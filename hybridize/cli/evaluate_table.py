@@ -8,12 +8,11 @@ from hybridize.console import console
 from hybridize.evals.exam_name import MMLU
 from hybridize.evals.results import Comparison, EvaluationResult, Metric, ModelResult
 
-# With more subjects than this, the table shows only the groups, unless the user asks for all.
 FEW_SUBJECTS = 20
+"""With more subjects, the table shows only the groups, unless the user requests all subjects."""
 
 SIGNIFICANT = 0.05
 
-# Metrics that are shown in percent.
 _PERCENTAGES = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "em"}
 
 
@@ -22,7 +21,7 @@ def print_result(result: EvaluationResult, *, per_subject: bool = False) -> None
 
     Args:
         result: the results.
-        per_subject: show every subject of a group, even if there are many.
+        per_subject: show every subject of a group, even if there are more than `FEW_SUBJECTS`.
     """
     if result.models[0].metrics:
         _print_scores(result, per_subject)
@@ -162,7 +161,7 @@ def _score_notes(result: EvaluationResult, shown: Sequence[Metric]) -> Iterator[
 
 
 def _short_names(models: Sequence[ModelResult]) -> list[str]:
-    """Return the last part of each model's path, or all of it where that is not unique."""
+    """Return the last part of each model's path, or the whole path if that part is not unique."""
     last = [PurePath(model.model).name or model.model for model in models]
     times = Counter(last)
     return [

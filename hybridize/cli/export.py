@@ -33,18 +33,18 @@ def export(model: str, output: Path, config: ExportConfig) -> None:
     """Write MODEL in the format of another program.
 
     onnx: two graphs, one that reads a prompt and one that decodes a token. Keys, values,
-    convolution states and SSM states are inputs and outputs. Before the directory appears,
-    onnxruntime runs the graphs, and the results are compared with torch.
+    convolution states and SSM states are inputs and outputs. Before the directory is written,
+    onnxruntime runs the graphs, and their results are compared with torch's.
 
-    gguf: a file for llama.cpp. Its Mamba-2 is twice as wide as the model and has no projection
-    biases: convert with --ssm-expand 2 --no-ssm-bias.
+    gguf: a file for llama.cpp, whose Mamba-2 is twice as wide as the model and has no projection
+    biases. Convert a model for it with --ssm-expand 2 --no-ssm-bias.
     """
     from hybridize.exporters.export import export as run
     from hybridize.exporters.onnx.export import OnnxResult
 
     try:
         result = run(model, output, config=config)
-    except InputError as error:  # it may say with which options to convert the model
+    except InputError as error:  # it may name options of `hybridize convert`
         error.args = (as_flags(str(error), flags_of(convert.params)),)
         raise
     if console.json_mode:

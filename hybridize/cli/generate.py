@@ -15,7 +15,7 @@ from hybridize.generation_config import GenerateConfig
     "--prompt",
     metavar="TEXT",
     default="",
-    help="The text to continue.  [default: the beginning of a document]",
+    help="The text to continue.  [default: none; the model starts a document]",
 )
 @config_options(GenerateConfig)
 def generate(model: str, prompt: str, config: GenerateConfig) -> None:

@@ -40,7 +40,7 @@ def inspect(model: str, config: InspectConfig) -> None:
     )
     if found.records:
         console.table(
-            ["step", "made by", "from", "when"],
+            ["", "command", "source", "time"],
             [
                 (number, f"hybridize {r['command']}", r["source"]["name"], r["created"])
                 for number, r in enumerate(found.records, 1)
@@ -100,17 +100,18 @@ def _print_states(report: "StateReport") -> None:
                 (memory.block, *_smallest_median_largest(memory.lengths), f"{memory.norms[-1]:.3g}")
                 for memory in report.mamba
             ],
-            caption="Memory of the heads: tokens after which 1/e of an input is left, over "
-            f"{report.tokens:,} tokens.",
+            caption="Memory of a head: number of tokens after which 1/e of an input remains. "
+            f"Measured over {report.tokens:,} tokens.",
         )
     if report.attention:
         console.table(
-            ["attention block", "nearest head", "median", "farthest", "on itself"],
+            ["attention block", "nearest head", "median", "farthest", "weight of the token itself"],
             [
                 (span.block, *_smallest_median_largest(span.distances), f"{span.shares[0]:.1%}")
                 for span in report.attention
             ],
-            caption="Mean distance of each head in tokens, weighted by attention.",
+            caption="Distance of a head: mean distance of the tokens in its context, weighted by "
+            "attention.",
         )
 
 

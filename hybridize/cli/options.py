@@ -3,7 +3,7 @@
 All other options come from the config class of a command; see `hybridize.cli.config_options`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,11 +20,11 @@ models_argument = click.argument("models", metavar="MODEL...", nargs=-1, require
 
 
 def output_option(help: str, *, file: bool = False) -> Callable[[Command], Command]:
-    """Add ``-o/--output``, passed on as ``output: Path``.
+    """Add the option ``-o`` or ``--output``, which the command gets as ``output: Path``.
 
     Args:
-        help: what is written there.
-        file: whether the output is a file, not a directory.
+        help: the help text.
+        file: whether the output is a file; it is a directory otherwise.
     """
     kind = click.Path(path_type=Path, file_okay=file, dir_okay=not file)
     return click.option(
@@ -33,7 +33,7 @@ def output_option(help: str, *, file: bool = False) -> Callable[[Command], Comma
 
 
 def _debug(context: click.Context, _: click.Parameter, on: bool) -> None:
-    # This stays set when the command ends, because its failure is reported afterwards.
+    # Not reset when the command ends, because the failure is reported after that.
     console.debug = console.debug or on
 
 
@@ -51,7 +51,7 @@ debug_option = click.option(
     "--debug",
     is_flag=True,
     expose_value=False,
-    is_eager=True,  # so that it holds for errors in other options too
+    is_eager=True,  # so that it also applies to errors in other options
     callback=_debug,
     help="Show the traceback of a failure.",
 )
@@ -61,7 +61,7 @@ _json_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_json,
-    help="Print only one JSON object to stdout.",
+    help="Print the result as one JSON object to stdout.",
 )
 
 _quiet_option = click.option(
@@ -73,28 +73,28 @@ _quiet_option = click.option(
 )
 
 
-def common_options(command: Command) -> Command:
+def common_options(command: Command, item_flags: Mapping[str, str] | None = None) -> Command:
     """Add ``--json``, ``--quiet`` and ``--debug``, which every command has.
 
     They set ``hybridize.console.console`` while the command runs; the command does not get them.
-    Errors of the command name options by their flags.
+    Errors of the command name options by their flags; see `as_flags`.
+
+    Args:
+        command: the command.
+        item_flags: flags of keywords that are not the name of a click option, such as
+            ``stage_tokens[kl]``.
     """
-    return _json_option(_quiet_option(debug_option(_naming_flags(command))))
-
-
-def _naming_flags(command: Command) -> Command:
-    """Replace the keywords in a command's errors by flags; see `as_flags`."""
 
     @wraps(command)
     def run(*arguments: Any, **given: Any) -> Any:
         try:
             return command(*arguments, **given)
         except HybridizeError as error:
-            options = click.get_current_context().command.params
-            error.args = (as_flags(str(error), flags_of(options)),)
+            flags = flags_of(click.get_current_context().command.params) | dict(item_flags or {})
+            error.args = (as_flags(str(error), flags),)
             raise
 
-    return cast(Command, run)
+    return _json_option(_quiet_option(debug_option(cast(Command, run))))
 
 
 def flags_of(parameters: list[click.Parameter]) -> dict[str, str]:

@@ -15,10 +15,10 @@ from hybridize.evals.report.config import ReportConfig
 @output_option("The page to write, a self-contained HTML file.", file=True)
 @config_options(ReportConfig)
 def report(files: tuple[str, ...], output: Path, config: ReportConfig) -> None:
-    """Write one page about the results in FILEs: accuracy, speed, memory, losses.
+    """Write one HTML page with figures of the results in FILEs: accuracy, speed, memory, losses.
 
-    FILE is a result of eval -o, bench -o or prune --scores, or a checkpoint directory, whose
-    history is shown.
+    FILE is a file of eval -o, bench -o or prune --scores, or a checkpoint directory. The page shows
+    the history of a checkpoint.
     """
     from hybridize.evals.report.report import report as write_report
 

@@ -1,4 +1,4 @@
-"""What several commands print about the checkpoint that they wrote."""
+"""Print the format, the sizes and the location of the checkpoint that a command wrote."""
 
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ class WrittenCheckpoint(Protocol):
 
 
 class ChangedModel(WrittenCheckpoint, Protocol):
-    """The result of a command that changes a model's shape."""
+    """The result of a command that changes the architecture of a model."""
 
     @property
     def format(self) -> str:
@@ -72,7 +72,7 @@ def print_output(result: WrittenCheckpoint, details: str) -> None:
 
     Args:
         result: the result of the command.
-        details: what else there is to say about the written checkpoint.
+        details: a few words about the written checkpoint.
     """
     if result.dry_run:
         console.message(f"dry run: {result.output} was not written")

@@ -28,7 +28,7 @@ def verify(model: str) -> None:
                 ("weight files", report.files),
                 ("tensors", report.tensors),
                 ("weights", size_in_words(report.bytes)),
-                ("commands on record", report.records),
+                ("recorded commands", report.records),
                 *[("checked", check) for check in report.checks],
             ],
         )
@@ -37,4 +37,4 @@ def verify(model: str) -> None:
     if report.problems:
         count = len(report.problems)
         raise HybridizeError(f"{report.directory}: {count} problem{'s' if count > 1 else ''}")
-    console.message(f"sound: {report.directory}")
+    console.message(f"no problems: {report.directory}")

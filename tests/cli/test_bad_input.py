@@ -108,7 +108,7 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     "missing tensor": (weights(lambda t: t.pop(NORM)), ["{model}", f"'{NORM}'", "missing"]),
     "extra tensor": (
         weights(lambda t: t.update(stray=torch.ones(1))),
-        ["{model}", "'stray'", "no place"],
+        ["{model}", "'stray'", "is not part of a llama model"],
     ),
     "wrong shape": (
         weights(lambda t: t.update({NORM: torch.ones(3)})),

@@ -307,9 +307,9 @@ def test_verify_prints_its_checks(run, hybrid):
     table = rows(out)
     assert table["weight files"] == ["1"]
     assert table["tensors"] == [str(len(load_file(hybrid / "model.safetensors")))]
-    assert table["commands on record"] == ["1"]
+    assert table["recorded commands"] == ["1"]
     assert out.count("checked") == 4
-    assert err == f"sound: {hybrid}\n"
+    assert err == f"no problems: {hybrid}\n"
     assert run("verify", hybrid, "--quiet") == (out, "")
 
 

@@ -141,7 +141,7 @@ def test_a_sound_checkpoint_has_no_problems(checkpoint, capsys):
     assert report.bytes == sum(tensor.nbytes for tensor in tensors.values())
     assert any("SHA-256" in check for check in report.checks)
     assert main(["verify", str(checkpoint)]) == 0
-    assert capsys.readouterr().err == f"sound: {checkpoint}\n"
+    assert capsys.readouterr().err == f"no problems: {checkpoint}\n"
 
 
 def test_hashes_are_checked_only_if_they_are_recorded(tmp_path):
