@@ -21,7 +21,7 @@ class HybridBlock(GradientCheckpointingLayer):
         self.residual_in_fp32 = config.residual_in_fp32
 
     def forward(self, x: torch.Tensor, context: BlockContext) -> torch.Tensor:
-        """Return ``x`` plus the mixer's output for it: ``(batch, length, hidden)`` to the same."""
+        """Add the mixer's output to ``x``; both are ``(batch, length, hidden)``."""
         y = self.mixer(self.norm(x.to(self.norm.weight.dtype)), context)
         if self.residual_multiplier != 1.0:
             y = y * self.residual_multiplier

@@ -11,7 +11,9 @@ from hybridize.modeling.model_spec import (
     SHARED_FIELDS,
     ModelSpec,
     attention_blocks,
+    common_sliding_window,
     pack_blocks,
+    rotary_head_dim,
     unpack_blocks,
 )
 
@@ -124,8 +126,7 @@ class HybridConfig(PreTrainedConfig):
     @property
     def sliding_window(self) -> int | None:
         """The window of the attention blocks that have one."""
-        windows = (block.sliding_window for block in attention_blocks(self.blocks))
-        return next((window for window in windows if window is not None), None)
+        return common_sliding_window(self.blocks)
 
     @property
     def num_attention_heads(self) -> int | None:
@@ -140,4 +141,4 @@ class HybridConfig(PreTrainedConfig):
     @property
     def head_dim(self) -> int | None:
         """The width of the attention heads that RoPE rotates."""
-        return next((b.head_dim for b in attention_blocks(self.blocks) if b.rope), None)
+        return rotary_head_dim(self.blocks)

@@ -76,7 +76,7 @@ class StaticDecoder:
 
     @torch.inference_mode()
     def prefill_sequences(self, prompts: torch.Tensor, first: int) -> None:
-        """Run prompts in one call, for as many sequences of the cache, beginning at ``first``."""
+        """Run prompts in one call; the first one is for the sequence with the index ``first``."""
         sequences = slice(first, first + len(prompts))
         outputs = self._model(input_ids=prompts, use_cache=True, logits_to_keep=1)
         self.cache.copy_from(outputs.cache, sequences)

@@ -230,7 +230,7 @@ class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Predict the next token after each of the given ones.
+        """Return the logits of the token after each given one, and the loss if there are labels.
 
         Args:
             input_ids: ``(batch, length)``.
@@ -247,7 +247,7 @@ class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
             past_key_values: the older name of ``cache``.
 
         Returns:
-            ``logits`` ``(batch, kept, vocab)``, ``loss`` if there are labels, and ``cache``.
+            ``logits`` ``(batch, kept, vocab)``, ``loss``, and ``cache``.
         """
         outputs = self.model(
             input_ids=input_ids,

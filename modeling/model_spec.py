@@ -94,13 +94,12 @@ class ModelSpec:
     @property
     def sliding_window(self) -> int | None:
         """The window of the attention blocks that have one."""
-        windows = (block.sliding_window for block in attention_blocks(self.blocks))
-        return next((window for window in windows if window is not None), None)
+        return common_sliding_window(self.blocks)
 
     @property
     def head_dim(self) -> int | None:
         """The width of the attention heads that RoPE rotates."""
-        return next((b.head_dim for b in attention_blocks(self.blocks) if b.rope), None)
+        return rotary_head_dim(self.blocks)
 
     def replace_blocks(self, blocks: Iterable[BlockSizes]) -> "ModelSpec":
         """Return the same model with other blocks."""
@@ -110,7 +109,7 @@ class ModelSpec:
 SHARED_FIELDS = tuple(
     field.name for field in dataclasses.fields(ModelSpec) if field.name not in ("blocks", "dtype")
 )
-"""The fields of `ModelSpec` that every block shares."""
+"""The fields of `ModelSpec` that all blocks share."""
 
 
 def parameter_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -130,6 +129,17 @@ def parameter_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
 def attention_blocks(blocks: Iterable[BlockSizes]) -> list[AttentionSizes]:
     """Return the attention blocks among ``blocks``."""
     return [block for block in blocks if isinstance(block, AttentionSizes)]
+
+
+def common_sliding_window(blocks: Iterable[BlockSizes]) -> int | None:
+    """Return the window of the attention blocks that have one; None if no block has one."""
+    windows = (block.sliding_window for block in attention_blocks(blocks))
+    return next((window for window in windows if window is not None), None)
+
+
+def rotary_head_dim(blocks: Iterable[BlockSizes]) -> int | None:
+    """Return the width of the attention heads that RoPE rotates; None without RoPE."""
+    return next((block.head_dim for block in attention_blocks(blocks) if block.rope), None)
 
 
 def pack_blocks(blocks: Iterable[BlockSizes]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class _FP8SlidingWindowLayer(_StoredInFP8, DynamicSlidingWindowLayer):
 
 
 def _fp8_layer(layer: Any) -> Any:
-    """Return the FP8 counterpart of a layer with keys and values; other layers stay."""
+    """Return the FP8 counterpart of a layer with keys and values, or any other layer unchanged."""
     if isinstance(layer, DynamicSlidingWindowLayer):
         return _FP8SlidingWindowLayer(layer.sliding_window)
     return _FP8Layer() if isinstance(layer, DynamicLayer) else layer

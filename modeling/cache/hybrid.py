@@ -23,7 +23,7 @@ class HybridCache(DynamicCache):
 
     Attributes:
         attention_function: computes attention over the cached keys and values, with the signature
-            of transformers' attention functions; None for the one that the model is set to.
+            of transformers' attention functions; None for the one that the configuration names.
         supports_packed_sequences: whether a call may pass ``seq_idx`` together with this cache.
     """
 

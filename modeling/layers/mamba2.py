@@ -18,7 +18,7 @@ class Mamba2(nn.Module):
         super().__init__()
         self.sizes, self.layer_idx = sizes, layer_idx
         self.in_proj = Linear(config.hidden_size, sum(sizes.in_proj_splits()), bias=sizes.proj_bias)
-        # Only stores the filters, with the name and shape of all formats; a kernel applies them.
+        # Only stores the filters, under the name that all formats use; a kernel applies them.
         self.conv1d = nn.Conv1d(
             sizes.conv_channels,
             sizes.conv_channels,
@@ -55,7 +55,7 @@ class Mamba2(nn.Module):
         )
         if context.padding_mask is not None:
             # The convolution must read zeros on padding, as before the start of a sequence. It is
-            # not enough to mask the input of the projection, because the projection has a bias.
+            # not enough to mask the projection's input, because the projection may have a bias.
             conv_input = conv_input * context.padding_mask[..., None]
         y = self._scan(conv_input, dt, states, context)
         return self.norm(y.flatten(-2), gate)

@@ -49,7 +49,7 @@ class RotaryEmbedding(nn.Module):
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-_MAX_HEAD_DIM = 1 << 16  # a larger one is an error that the shapes of the weights show
+_MAX_HEAD_DIM = 1 << 16  # the check of the weights' shapes reports larger ones
 
 
 def check_rope(config: HybridConfig) -> None:
@@ -63,7 +63,7 @@ def check_rope(config: HybridConfig) -> None:
     try:
         embedding = RotaryEmbedding(config)
         cos, sin = embedding(torch.zeros(()), torch.tensor([[0, config.max_position_embeddings]]))
-    except Exception as error:  # every type of RoPE raises another exception for bad values
+    except Exception as error:  # each type of RoPE raises its own exceptions for bad values
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"rope_parameters do not describe a RoPE: {reason}") from None
     if not (cos.isfinite().all() and sin.isfinite().all()):

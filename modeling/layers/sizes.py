@@ -37,9 +37,9 @@ class BlockSizes(ABC):
     def cache_bytes(
         self, context: int, itemsize: int, *, preallocated: bool = False
     ) -> tuple[int, int]:
-        """Return the cache of one sequence: bytes of keys and values, and of states.
+        """Return the bytes of one sequence's cache: keys and values, and states.
 
-        Arguments as for `hybridize.modeling.costs.cache_cost`.
+        For the arguments, see `hybridize.modeling.costs.cache_cost`.
         """
         del context, itemsize, preallocated
         return 0, 0
