@@ -34,12 +34,12 @@ def demo(config: DemoConfig) -> None:
     _show_table(result)
     exact = next(row.difference for row in result.rows if row.difference is not None)
     console.message(
-        f"without swapped blocks, the logits in transformers differ by {exact:.2g}; "
-        "benchmarks/recovery.py shows what a longer distillation recovers"
+        f"keeping all attention blocks changes the logits in transformers by at most {exact:.2g}; "
+        "benchmarks/recovery.py measures longer distillations"
     )
     console.message(f"transformers generates with the distilled hybrid: {result.text!r}")
     console.message(f"written in {duration_in_words(result.seconds)}: {config.output}")
-    console.message(f"the figures are in {result.report}")
+    console.message(f"report: {result.report}")
 
 
 def _show_table(result: "DemoResult") -> None:

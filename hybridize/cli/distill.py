@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @output_option("Where to write the distilled checkpoint, in the student's format.")
 @config_options(DistillConfig)
 def distill(student: str, output: Path, config: DistillConfig) -> None:
-    """Train the blocks of STUDENT that replaced attention to do what the teacher does.
+    """Train STUDENT, a converted checkpoint, to behave like the teacher.
 
-    Without --data, the teacher generates the text. --resume continues an interrupted run; the
-    result is the same as without the interruption.
+    By default, only the blocks that replaced attention are trained, and the teacher generates the
+    text. --resume continues an interrupted run; the result is the same as without the interruption.
     """
     from hybridize.compress.distill.distill import distill as distill_checkpoint
 

@@ -23,9 +23,9 @@ def prune(model: str, output: Path, config: PruneConfig) -> None:
     """Cut MODEL, a hybrid or a plain Transformer, down to a budget.
 
     The most promising smaller architectures are cut in memory and measured. The one with the
-    smallest KL divergence from MODEL is written. Distill it from MODEL to recover the quality.
+    smallest KL divergence from MODEL is written. Distill it from MODEL to recover quality.
 
-    With --dry-run, MODEL may also be a config.json or the name of a published shape.
+    With --dry-run, MODEL may also be a config.json or the name of a published model.
     """
     from hybridize.compress.prune.prune import prune as prune_checkpoint
 

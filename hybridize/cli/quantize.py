@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 def quantize(model: str, output: Path, config: QuantizeConfig) -> None:
     """Store the linear layers of MODEL in FP8, in the compressed-tensors format.
 
-    Embeddings, head, norms, convolutions, A_log, D and dt_bias are not quantized, nor are the first
-    and last blocks. AutoModelForCausalLM (with compressed-tensors) and vLLM open the result.
+    Embeddings, head, norms, convolutions, A_log, D and dt_bias are never quantized. By default, the
+    first and last blocks are not quantized either. AutoModelForCausalLM (with compressed-tensors)
+    and vLLM open the result.
     """
     from hybridize.compress.quantize.quantize import quantize as quantize_checkpoint
 
