@@ -21,15 +21,15 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64)
     options = parser.parse_args()
 
-    described = json.loads((options.directory / "onnx.json").read_text("utf-8"))
-    eos = described["eos_token_id"]
+    description = json.loads((options.directory / "onnx.json").read_text("utf-8"))
+    eos = description["eos_token_id"]
     eos_ids = eos if isinstance(eos, list) else [eos]
     tokenizer = Tokenizer.from_file(str(options.directory / "tokenizer.json"))
     prefill, decode = (
         onnxruntime.InferenceSession(options.directory / f"{name}.onnx")
         for name in ("prefill", "decode")
     )
-    state_names = [state["name"] for state in described["states"]]
+    state_names = [state["name"] for state in description["states"]]
 
     ids = tokenizer.encode(options.prompt).ids
     logits, *states = prefill.run(None, {"input_ids": np.array([ids])})

@@ -19,8 +19,8 @@ def export(
 
     Args:
         model: a directory or a hub id.
-        output: what to write: a directory for ONNX, a file for GGUF.
-        config: the options; or give each option as a keyword.
+        output: the directory to write for ONNX, or the file to write for GGUF.
+        config: the options; you can also give each option as a keyword.
 
     Raises:
         InputError: the checkpoint cannot be exported; nothing was written.

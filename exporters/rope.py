@@ -5,7 +5,7 @@ from typing import Any, Protocol
 FIXED_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """RoPE types whose frequencies do not depend on the length of the text.
 
-Neither an ONNX graph nor a GGUF file can hold the others.
+Neither ONNX graphs nor GGUF files can express the others.
 """
 
 
@@ -18,5 +18,5 @@ class HasRope(Protocol):
 
 
 def rope_type(config: HasRope) -> str:
-    """Return a model's RoPE type in the words of transformers."""
+    """Return a model's RoPE type, by transformers' name."""
     return str((config.rope_parameters or {}).get("rope_type", "default"))

@@ -1,5 +1,7 @@
 """`hybridize export --to gguf`: write weights, configuration and tokenizer to one file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,15 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GgufResult:
-    """What was exported.
+    """The result of an export to GGUF.
 
     Attributes:
         output: the file.
-        architecture: llama.cpp's name for it.
-        dtype: of the matrices.
-        tensors: how many there are.
-        nbytes: size of their data.
-        tokenizer: llama.cpp's tokenizer model and pre-tokenizer.
+        architecture: llama.cpp's name for the architecture.
+        dtype: the dtype of the matrices.
+        tensors: the number of tensors.
+        nbytes: the size of their data in bytes.
+        tokenizer: llama.cpp's names for the tokenizer model and the pre-tokenizer.
         dry_run: whether nothing was written.
     """
 
@@ -52,7 +54,7 @@ class GgufResult:
     dry_run: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it."""
+        """Return the result as JSON values."""
         return asdict(self) | {"output": str(self.output)}
 
 
@@ -64,11 +66,11 @@ def export_gguf(model: str | Path, output: str | Path, config: ExportConfig) -> 
     Args:
         model: a directory or a hub id.
         output: the file to write.
-        config: the options. ``dtype`` is that of the matrices; llama.cpp needs all other tensors in
+        config: the options. ``dtype`` applies to matrices; llama.cpp needs all other tensors in
             float32.
 
     Raises:
-        InputError: llama.cpp cannot hold the model or its tokenizer; nothing was written.
+        InputError: llama.cpp does not support the model or its tokenizer; nothing was written.
         HybridizeError: a package is missing, or writing failed; nothing was left behind.
     """
     output, source = Path(output), resolve(model)
@@ -78,7 +80,7 @@ def export_gguf(model: str | Path, output: str | Path, config: ExportConfig) -> 
         format_, spec = read_config(reader)
         unsupported = unsupported_features(spec)
         if unsupported:
-            raise InputError(f"{source}: llama.cpp cannot hold it: {'; '.join(unsupported)}")
+            raise InputError(f"{source}: llama.cpp does not support it: {'; '.join(unsupported)}")
         tensors = CheckpointTensors(reader, format_, spec)
         source_dtype = tensors.dtype("model.embed_tokens.weight")
         name = source_dtype if config.dtype == "auto" else config.dtype
@@ -86,7 +88,8 @@ def export_gguf(model: str | Path, output: str | Path, config: ExportConfig) -> 
         vocabulary = read_vocabulary(source, config.tokenizer, spec.vocab_size)
         plan = tensor_plan(spec, tensors)
         if not config.dry_run:
-            _write(output, plan, vocabulary, spec, name=source_name(model), dtype=dtype)
+            with _partial_file(output) as path:
+                _write(path, plan, vocabulary, spec, source_name(model), dtype)
     return GgufResult(
         output=output,
         architecture=ARCHITECTURE,
@@ -98,25 +101,19 @@ def export_gguf(model: str | Path, output: str | Path, config: ExportConfig) -> 
     )
 
 
-def _write(
-    output: Path,
-    plan: list[GgufTensor],
-    vocabulary: Vocabulary,
-    spec: ModelSpec,
-    *,
-    name: str,
-    dtype: torch.dtype,
-) -> None:
+@contextmanager
+def _partial_file(output: Path) -> Iterator[Path]:
+    """Yield a temporary path, and move the file that was written there to the output."""
     try:
         with partial_directory(output) as folder:
-            _fill(folder / output.name, plan, vocabulary, spec, name, dtype)
+            yield folder / output.name
             (folder / output.name).replace(output)
             sync(output.parent)
     except OSError as error:
         raise HybridizeError(f"{output}: {error.strerror or error}; nothing was left") from error
 
 
-def _fill(
+def _write(
     path: Path,
     plan: list[GgufTensor],
     vocabulary: Vocabulary,

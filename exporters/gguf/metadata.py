@@ -1,4 +1,4 @@
-"""The model configuration in a GGUF file."""
+"""The keys of a GGUF file that describe the model."""
 
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,13 @@ ARCHITECTURE = "granitehybrid"
 
 
 def write_metadata(writer: "GGUFWriter", spec: ModelSpec, name: str, dtype: torch.dtype) -> None:
-    """Write the keys that llama.cpp's Granite hybrid reads; the model must be supported.
+    """Write the keys that llama.cpp's Granite hybrid reads.
 
     Args:
-        writer: the file that is being written.
-        spec: the model's sizes.
-        name: what the model is called.
-        dtype: of its matrices.
+        writer: the writer of the file.
+        spec: the model's sizes; see `unsupported_features` for those that are possible.
+        name: the model's name.
+        dtype: the dtype of its matrices.
     """
     from gguf import LlamaFileType
 
@@ -47,7 +47,7 @@ def write_metadata(writer: "GGUFWriter", spec: ModelSpec, name: str, dtype: torc
     writer.add_layer_norm_rms_eps(spec.norm_eps)
 
     writer.add_head_count(attention.num_heads)
-    # The loader takes a layer without KV heads for Mamba-2.
+    # A layer without KV heads is a Mamba-2 layer for llama.cpp.
     writer.add_head_count_kv([0 if is_mamba else attention.num_kv_heads
                               for is_mamba in mamba_layers(spec)])  # fmt: skip
     writer.add_key_length(attention.head_dim)

@@ -1,8 +1,8 @@
-"""The name that llama.cpp has for how a byte-level BPE splits text before it merges.
+"""Finds the llama.cpp name of a byte-level BPE's pre-tokenizer, which splits text before merging.
 
-llama.cpp has the rules of known tokenizers built in, and a GGUF file holds only a rule's name. The
-name is derived from the patterns in tokenizer.json, not from the vocabulary, so a newly trained
-tokenizer with a known rule is recognized too.
+llama.cpp has the rules of known tokenizers built in, and a GGUF file contains only the name of a
+rule. The name is derived from the patterns in tokenizer.json, not from the vocabulary, so a newly
+trained tokenizer with a known rule is also recognized.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""As in the tokenizer.json of Llama 3; Qwen 2 splits numbers into single digits."""
+"""The pattern in the tokenizer.json of Llama 3. Qwen 2's splits numbers into single digits."""
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _GPT2 = "GPT-2"  # the pattern that is built into the ByteLevel pre-tokenizer
 _DIGITS = "digits"
@@ -22,11 +22,11 @@ _RULES = {
     ((_LLAMA3,), True): "llama-bpe",
     ((_QWEN2,), False): "qwen2",
 }
-"""From the patterns, and whether words of the vocabulary need no merges, to llama.cpp's name."""
+"""llama.cpp's names, by the patterns and by the field ``ignore_merges`` of tokenizer.json."""
 
 
 def pre_tokenizer_name(tokenizer: dict[str, Any]) -> str | None:
-    """Return llama.cpp's name for how a tokenizer splits text; None if it has none.
+    """Return llama.cpp's name for the rule that splits text; None if no known rule is the same.
 
     Args:
         tokenizer: the parsed tokenizer.json of a byte-level BPE.
@@ -39,7 +39,7 @@ def pre_tokenizer_name(tokenizer: dict[str, Any]) -> str | None:
 
 
 def _patterns(pre_tokenizer: dict[str, Any] | None) -> tuple[str, ...] | None:
-    """Return the patterns that split text, in order; None if one is of an unknown kind."""
+    """Return the patterns that split text, in order; None if a step is unknown."""
     if pre_tokenizer is None:
         return None
     parts = pre_tokenizer.get("pretokenizers") or [pre_tokenizer]

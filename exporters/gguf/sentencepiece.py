@@ -1,6 +1,6 @@
-"""SentencePiece vocabularies in tokenizer.json files: recognize them, and recover the scores.
+"""Recognizes SentencePiece vocabularies in tokenizer.json files, and recovers their scores.
 
-Hugging Face stores the order of the merges instead of SentencePiece's scores.
+tokenizer.json has the order of the merges instead of SentencePiece's scores.
 """
 
 from typing import Any
@@ -37,14 +37,14 @@ def adds_space(tokenizer: dict[str, Any]) -> bool:
 
 
 def piece_scores(tokenizer: dict[str, Any]) -> dict[str, float]:
-    """Return the score of every token that is merged from others: the earlier, the higher.
+    """Return the score of every token that is merged from others. Earlier merges score higher.
 
     llama.cpp merges the neighbors whose piece has the highest score. That equals merging in the
-    order of tokenizer.json if all merges that produce a piece are adjacent in that order, and if
-    every split of a piece into two tokens is a merge.
+    order of tokenizer.json under two conditions: all merges that produce the same piece are
+    adjacent in that order, and every split of a piece into two tokens is a merge.
 
     Raises:
-        ValueError: they are not.
+        ValueError: one of the conditions is not met.
     """
     vocabulary = tokenizer["model"]["vocab"]
     splits: dict[str, set[tuple[str, str]]] = {}
@@ -62,5 +62,5 @@ def piece_scores(tokenizer: dict[str, Any]) -> dict[str, float]:
             left, right = piece[:cut], piece[cut:]
             mergeable = left in vocabulary and right in vocabulary
             if mergeable and (left, right) not in splits.get(piece, ()):
-                raise ValueError(f"no merge makes {piece!r} of its tokens {left!r} and {right!r}")
+                raise ValueError(f"no merge combines {left!r} and {right!r} into {piece!r}")
     return {piece: -float(rank) for rank, piece in enumerate(splits)}

@@ -1,4 +1,4 @@
-"""Which models llama.cpp's Granite hybrid can hold, and why it cannot hold the others."""
+"""The models that llama.cpp's Granite hybrid supports, and why it does not support the others."""
 
 from collections.abc import Iterator
 
@@ -15,10 +15,11 @@ from hybridize.modeling.model_spec import ModelSpec
 
 
 def unsupported_features(spec: ModelSpec) -> list[str]:
-    """Return what llama.cpp's ``granitehybrid`` cannot hold, each with what to do; empty if none.
+    """Return the features that llama.cpp's ``granitehybrid`` does not support; empty if none.
 
-    The architecture has layers of one mixer and one gated MLP, and one size per kind of block. Its
-    Mamba-2 is twice as wide as the model and has no projection biases (llama.cpp's
+    Each comes with a remedy where there is one. The architecture has layers of one mixer and one
+    gated MLP, and one size per kind of block. Its Mamba-2 blocks are twice as wide as the hidden
+    size and have no projection biases (llama.cpp's
     ``src/models/granite-hybrid.cpp`` and ``mamba-base.cpp``).
     """
     try:

@@ -1,4 +1,4 @@
-"""A model's tensors with the names, shapes and order of llama.cpp's Granite hybrid."""
+"""The names, shapes and order of the tensors in a GGUF file, for llama.cpp's Granite hybrid."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ _MODULE_NAMES = {
     "in_proj": "ssm_in", "out_proj": "ssm_out", "conv1d": "ssm_conv1d", "norm": "ssm_norm",
     "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down",
 }  # fmt: skip
-"""From a mixer's modules to the names of ``gguf.TENSOR_NAMES``."""
+"""The names in ``gguf.TENSOR_NAMES``, by the module of a mixer."""
 _PARAMETER_NAMES = {"dt_bias": "ssm_dt.bias", "A_log": "ssm_a", "D": "ssm_d"}
 _MODEL_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -34,10 +34,10 @@ class GgufTensor:
     """One tensor of a GGUF file.
 
     Attributes:
-        name: its name in the file.
+        name: the name in the file.
         shape: in torch's order of dimensions; the file stores the reverse.
-        matrix: whether it may be stored in 16 bits; llama.cpp needs the others in float32.
-        read: returns the values.
+        matrix: whether the tensor may be stored in 16 bits; llama.cpp needs the others in float32.
+        read: a function that reads and returns the values.
     """
 
     name: str
@@ -46,12 +46,17 @@ class GgufTensor:
     read: Callable[[], torch.Tensor]
 
     def nbytes(self, dtype: torch.dtype) -> int:
-        """Return its size in bytes if matrices have ``dtype``."""
+        """Return the size in bytes if matrices have ``dtype``."""
         return math.prod(self.shape) * (dtype if self.matrix else torch.float32).itemsize
 
 
 def tensor_plan(spec: ModelSpec, tensors: Tensors) -> list[GgufTensor]:
-    """Return all tensors of a supported model's file, in the order of the file."""
+    """Return the tensors of a file, in its order.
+
+    Args:
+        spec: the model's sizes; see `unsupported_features` for those that are possible.
+        tensors: the model's tensors. They are read when the file is written.
+    """
     plan = list(_rope_factors(spec))
     blocks = spec.blocks
     for name, shape in parameter_shapes(spec).items():
@@ -80,7 +85,7 @@ def tensor_plan(spec: ModelSpec, tensors: Tensors) -> list[GgufTensor]:
 
 
 def rotary_dim(spec: ModelSpec) -> int:
-    """Return how many features of a head RoPE rotates."""
+    """Return the number of features of a head that RoPE rotates."""
     assert spec.head_dim is not None
     return int(spec.head_dim * (spec.rope_parameters or {}).get("partial_rotary_factor", 1.0))
 
@@ -94,7 +99,7 @@ def _tensor(
 
 
 def _zeros(name: str, length: int) -> GgufTensor:
-    """Return a zero bias: llama.cpp always adds a convolution bias."""
+    """Return a bias of zeros, because llama.cpp always adds a convolution bias."""
     return GgufTensor(name, (length,), False, lambda: torch.zeros(length))
 
 
@@ -122,8 +127,8 @@ def _identity(tensor: torch.Tensor) -> torch.Tensor:
 def _interleave_rope(head_dim: int, rotary: int) -> _Transform:
     """Return a transform that reorders the rows of each head for RoPE on adjacent pairs.
 
-    transformers rotates the features i and i + rotary / 2 together, llama.cpp's Granite 2 i and
-    2 i + 1. Attention scores do not change if queries and keys are reordered alike.
+    transformers rotates the features i and i + rotary / 2 together. llama.cpp's Granite rotates
+    2 i and 2 i + 1. Attention scores do not change if queries and keys are reordered alike.
     """
     pairs = torch.arange(rotary).view(2, rotary // 2).T.flatten()
     order = torch.cat([pairs, torch.arange(rotary, head_dim)])
@@ -136,9 +141,9 @@ def _interleave_rope(head_dim: int, rotary: int) -> _Transform:
 
 
 def _rope_factors(spec: ModelSpec) -> Iterator[GgufTensor]:
-    """Yield the factors that the default frequencies are divided by, unless all are 1.
+    """Yield the tensor of factors that divide the default frequencies, unless all are 1.
 
-    The loader divides each frequency by its factor. Any scaling that does not depend on the length
+    llama.cpp divides each frequency by its factor. Any scaling that does not depend on the length
     (llama3, linear, yarn) is therefore reproduced exactly.
     """
     if spec.head_dim is None:

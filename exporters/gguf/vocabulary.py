@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file."""
+"""Reads a checkpoint's tokenizer, and writes it to a GGUF file."""
 
 import json
 import logging
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter, SpecialVocab
 
 NO_TOKENIZER = "none"
-_WITHOUT = f"`tokenizer={NO_TOKENIZER}` writes a file without a tokenizer, for token ids only"
+_WITHOUT_TOKENIZER = (
+    f"`tokenizer={NO_TOKENIZER}` writes a file without a tokenizer, for token ids only"
+)
 _NEVER_MERGED = -1e9  # lower than the score of any piece that is merged
 
 
@@ -24,13 +26,14 @@ class Vocabulary:
 
     Attributes:
         model: ``"llama"`` (SentencePiece's BPE), ``"gpt2"`` (byte-level BPE) or ``"none"``.
-        pre: llama.cpp's name for how text is split before merging.
+        pre: llama.cpp's name of the pre-tokenizer, which splits text before merging.
         tokens: the token texts, one for each row of the embedding.
         types: the token types, as numbers of ``gguf.TokenType``.
-        scores: of SentencePiece tokens that are merged from others; higher ones are merged first.
-        merges: of a byte-level BPE.
+        scores: the scores of SentencePiece tokens that are merged from others. Higher scores are
+            merged first.
+        merges: the merges of a byte-level BPE, in order.
         space_first: whether a space is put before the text.
-        special: special tokens, which of them are added to a text, and the chat template.
+        special: the special tokens, with the ones that are added to a text, and the chat template.
     """
 
     model: str
@@ -43,7 +46,7 @@ class Vocabulary:
     special: "SpecialVocab | None" = None
 
     def write(self, writer: "GGUFWriter") -> None:
-        """Write the keys to a file."""
+        """Write the keys of the tokenizer to a file."""
         writer.add_tokenizer_model(self.model)
         if self.special is None:
             return
@@ -64,15 +67,16 @@ def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
     Args:
         directory: the checkpoint.
         choice: ``"auto"``, ``"none"``, or llama.cpp's pre-tokenizer name for a byte-level BPE.
-        size: rows of the embedding.
+        size: the number of rows of the embedding.
 
     Raises:
-        InputError: there is none, or llama.cpp would split text into other tokens.
+        InputError: the checkpoint has no tokenizer, or llama.cpp would split text into other
+            tokens.
     """
     if choice == NO_TOKENIZER:
         return Vocabulary(NO_TOKENIZER, NO_TOKENIZER)
     if not (directory / "tokenizer.json").is_file():
-        raise InputError(f"{directory}: has no tokenizer.json; {_WITHOUT}")
+        raise InputError(f"{directory}: has no tokenizer.json; {_WITHOUT_TOKENIZER}")
     from hybridize.checkpoints.load import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
@@ -90,8 +94,8 @@ def read_vocabulary(directory: Path, choice: str, size: int) -> Vocabulary:
     return replace(
         read(directory, parsed, choice),
         tokens=tuple(texts.get(number, f"[PAD{number}]") for number in range(size)),
-        types=_types(texts, parsed, size),
-        special=_special(directory, tokenizer, size),
+        types=_token_types(texts, parsed, size),
+        special=_special_tokens(directory, tokenizer, size),
     )
 
 
@@ -116,7 +120,7 @@ def _byte_level(directory: Path, parsed: dict[str, Any], choice: str) -> Vocabul
     if rule is None:
         raise InputError(
             f"{directory / 'tokenizer.json'}: no pre-tokenizer of llama.cpp is known to split text "
-            f"like this one; if you know its name, give `tokenizer=NAME`; {_WITHOUT}"
+            f"like this one; if you know its name, give `tokenizer=NAME`; {_WITHOUT_TOKENIZER}"
         )
     merges = tuple(
         merge if isinstance(merge, str) else " ".join(merge) for merge in parsed["model"]["merges"]
@@ -129,7 +133,7 @@ def _byte_level(directory: Path, parsed: dict[str, Any], choice: str) -> Vocabul
 def _splits_differently(directory: Path, reason: str) -> InputError:
     return InputError(
         f"{directory / 'tokenizer.json'}: llama.cpp would split text into other tokens: {reason}; "
-        f"{_WITHOUT}"
+        f"{_WITHOUT_TOKENIZER}"
     )
 
 
@@ -137,7 +141,7 @@ def _byte(number: int) -> str:
     return f"<0x{number:02X}>"
 
 
-def _types(texts: dict[int, str], parsed: dict[str, Any], size: int) -> tuple[int, ...]:
+def _token_types(texts: dict[int, str], parsed: dict[str, Any], size: int) -> tuple[int, ...]:
     from gguf import TokenType
 
     special = {token["id"] for token in parsed["added_tokens"] if token["special"]}
@@ -159,10 +163,10 @@ def _types(texts: dict[int, str], parsed: dict[str, Any], size: int) -> tuple[in
     return tuple(int(kind(number)) for number in range(size))
 
 
-def _special(directory: Path, tokenizer: Any, size: int) -> "SpecialVocab":
+def _special_tokens(directory: Path, tokenizer: Any, size: int) -> "SpecialVocab":
     from gguf import SpecialVocab
 
-    # It warns about templates for pairs of texts, which GGUF files do not hold.
+    # SpecialVocab warns about templates for pairs of texts, which GGUF files do not contain.
     log = logging.getLogger("gguf.vocab")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -173,11 +177,11 @@ def _special(directory: Path, tokenizer: Any, size: int) -> "SpecialVocab":
         raise InputError(f"{directory}: its special tokens cannot be read: {reason}") from error
     finally:
         log.setLevel(level)
-    special.add_special_token = _added_around(directory, tokenizer)
+    special.add_special_token = _added_tokens(directory, tokenizer)
     return special
 
 
-def _added_around(directory: Path, tokenizer: Any) -> dict[str, bool]:
+def _added_tokens(directory: Path, tokenizer: Any) -> dict[str, bool]:
     """Return whether the tokenizer adds the BOS token and the EOS token to a text."""
     bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     full = list(tokenizer("a")["input_ids"])

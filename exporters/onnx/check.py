@@ -1,4 +1,4 @@
-"""Compare written graphs in onnxruntime with the model in torch."""
+"""Compares written graphs in onnxruntime with the model in torch."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ _BATCH, _PROMPT_LEN = 2, 75  # differ from the sizes that the graphs were traced
 
 @torch.no_grad()
 def check(hybrid: HybridForCausalLM, folder: Path, seed: int = 0) -> float:
-    """Decode `CHECKED_TOKENS` tokens with onnxruntime and with torch and compare the logits.
+    """Decode `CHECKED_TOKENS` tokens with onnxruntime and with torch, and compare the logits.
 
     Args:
-        hybrid: the model.
-        folder: holds its graphs.
-        seed: of the random prompt.
+        hybrid: the model, in float32.
+        folder: the directory of its graphs.
+        seed: random seed of the prompt.
 
     Returns:
-        The largest difference of a logit, divided by the largest logit where that is above 1.
+        The largest difference of a logit. It is relative to the largest logit if that is above 1.
 
     Raises:
         HybridizeError: the difference is larger than `TOLERANCE`.
@@ -43,11 +43,11 @@ def check(hybrid: HybridForCausalLM, folder: Path, seed: int = 0) -> float:
     state_names = [each.name for each in decode.get_inputs()][1:]
     largest = 0.0
     for number in range(CHECKED_TOKENS):
-        wanted = expected.logits[:, -1]
-        difference = (torch.from_numpy(logits) - wanted).abs().max()
-        largest = max(largest, float(difference / wanted.abs().max().clamp(min=1)))
+        expected_logits = expected.logits[:, -1]
+        difference = (torch.from_numpy(logits) - expected_logits).abs().max()
+        largest = max(largest, float(difference / expected_logits.abs().max().clamp(min=1)))
         if number + 1 < CHECKED_TOKENS:
-            ids = wanted.argmax(-1, keepdim=True)
+            ids = expected_logits.argmax(-1, keepdim=True)
             expected = hybrid(input_ids=ids, cache=expected.cache, use_cache=True, logits_to_keep=1)
             past = dict(zip(state_names, states, strict=True))
             logits, *states = decode.run(None, {"input_ids": ids.numpy(), **past})

@@ -32,11 +32,11 @@ _COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", 
 
 @dataclass(frozen=True)
 class OnnxResult:
-    """What was exported.
+    """The result of an export to ONNX.
 
     Attributes:
         output: the directory.
-        files: their sizes in bytes, by name.
+        files: the sizes of its files in bytes, by name.
         states: the states that the graphs take and return.
         difference: largest difference of a logit between torch and onnxruntime, see `check`; None
             for a dry run.
@@ -50,15 +50,15 @@ class OnnxResult:
     dry_run: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it."""
+        """Return the result as JSON values."""
         return asdict(self) | {"output": str(self.output)}
 
 
 def export_onnx(model: str | Path, output: str | Path, config: ExportConfig) -> OnnxResult:
     """Export a checkpoint as a graph for prompts and a graph for single tokens, in float32.
 
-    Both take any batch size, and the first any length; the sequences of a batch have the same
-    length. The weights lie in one file beside the graphs.
+    Both graphs take any batch size, and the prompt may have any length. The sequences of a batch
+    have the same length. The weights are in one file beside the graphs.
 
     Args:
         model: a directory or a hub id.
@@ -67,7 +67,7 @@ def export_onnx(model: str | Path, output: str | Path, config: ExportConfig) -> 
 
     Raises:
         InputError: the checkpoint cannot be exported; nothing was written.
-        HybridizeError: a package is missing, or the graphs compute something else than torch;
+        HybridizeError: a package is missing, or the logits of the graphs differ from torch's;
             nothing was written.
     """
     output, source = Path(output), resolve(model)
@@ -99,7 +99,7 @@ def export_onnx(model: str | Path, output: str | Path, config: ExportConfig) -> 
 def _write_other_files(
     hybrid: HybridForCausalLM, specs: tuple[StateSpec, ...], source: Path, folder: Path
 ) -> None:
-    """Copy the tokenizer and the configuration, and write what a program must know in onnx.json."""
+    """Copy the tokenizer and the configuration, and describe the states in onnx.json."""
     for name in _COPIED:
         if (source / name).is_file():
             shutil.copy(source / name, folder)

@@ -1,4 +1,4 @@
-"""Trace a model into two ONNX files that share one file of weights."""
+"""Traces a model into two ONNX files that share one file of weights."""
 
 import hashlib
 import logging
@@ -68,7 +68,7 @@ def _trace(
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silence the exporter's remarks about optional packages and its own names."""
+    """Silence the exporter's warnings about optional packages and about names it generates."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -81,7 +81,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def save_with_shared_weights(prefill: Any, decode: Any, folder: Path) -> None:
-    """Write both models; each large tensor is written once, to a file that both refer to."""
+    """Write both graphs. Large tensors are written once, to a file that both graphs refer to."""
     import onnx
     from onnx.external_data_helper import set_external_data
 

@@ -1,4 +1,7 @@
-"""A model as two graphs: one reads a prompt, one decodes a token."""
+"""A model as a function of tokens and states, from which two graphs are traced.
+
+One graph reads a prompt, the other decodes one token.
+"""
 
 from dataclasses import dataclass
 
@@ -23,7 +26,7 @@ class StateSpec:
     Attributes:
         name: ``key.N``, ``value.N``, ``window.N`` (the convolution's) or ``state.N`` (the SSM's) of
             block N.
-        shape: its dimensions: an int for a fixed one, a name for one that varies.
+        shape: its dimensions: an int for a fixed size, a name for one that varies.
     """
 
     name: str
@@ -48,10 +51,10 @@ def state_specs(config: HybridConfig) -> list[StateSpec]:
 
 
 def require_exportable(config: HybridConfig, source: str) -> None:
-    """Check that graphs can do what the model does.
+    """Check that ONNX graphs support the model.
 
     Raises:
-        InputError: they cannot; the message begins with ``source``.
+        InputError: they do not; the message begins with ``source``.
     """
     if config.head_dim is not None and rope_type(config) not in FIXED_ROPE_TYPES:
         raise InputError(
@@ -87,17 +90,17 @@ class Graph(nn.Module):
             else:
                 past = next(pairs) if states else None
                 if isinstance(mixer, Attention):
-                    y, after = blocks.attention(mixer, y, rotary, past)
+                    y, block_states = blocks.attention(mixer, y, rotary, past)
                 else:
                     assert isinstance(mixer, Mamba2)
-                    y, after = blocks.mamba(mixer, y, past)
-                new_states += after
+                    y, block_states = blocks.mamba(mixer, y, past)
+                new_states += block_states
             x = x + y * config.residual_multiplier
         last = blocks.normalize(inner.norm, x[:, -1])
         return self.model.lm_head(last) / config.logits_scaling, *new_states
 
     def _rotary(self, x: torch.Tensor, states: tuple[torch.Tensor, ...]) -> blocks.Rotary:
-        """Return cosine and sine of the positions; the past keys tell where they begin."""
+        """Return cosine and sine of the positions, which begin after those of the past keys."""
         embedding = self.model.model.rotary_emb
         if embedding is None:
             return None

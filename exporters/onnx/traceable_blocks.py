@@ -1,4 +1,4 @@
-"""A hybrid's blocks in operations that ``torch.export`` can trace, with states as arguments.
+"""The mixers of a hybrid in operations that ``torch.export`` can trace, with states as arguments.
 
 There are no loops, no shapes that depend on data and no custom gradients, so that one graph serves
 any batch size and length. The results are those of the model's own blocks, up to rounding.
@@ -122,7 +122,7 @@ def mamba(mixer: Mamba2, x: torch.Tensor, past: States | None) -> tuple[torch.Te
 def _convolve(
     mixer: Mamba2, inputs: torch.Tensor, conv_state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply the causal depthwise convolution and SiLU; return that and the new state."""
+    """Apply the causal depthwise convolution and SiLU; return the result and the new state."""
     before, length = mixer.sizes.conv_kernel - 1, inputs.shape[1]
     padded = torch.cat([conv_state, inputs], dim=1)
     taps = mixer.conv1d.weight.squeeze(1)

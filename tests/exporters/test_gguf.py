@@ -58,7 +58,7 @@ def pair(request, tmp_path_factory):
 
 
 @torch.no_grad()
-def test_the_file_gives_the_logits_of_the_model(pair):
+def test_the_file_has_the_logits_of_the_model(pair):
     source, file = pair
     ids = tokens(1, 90)
     expected = load_model(source, dtype=torch.float64)(ids).logits[0]
@@ -78,7 +78,7 @@ def test_tensor_names_belong_to_the_architecture(pair):
 
 
 @torch.no_grad()
-def test_wide_heads_and_other_sizes_of_the_own_format(tmp_path):
+def test_sizes_that_only_the_hybridize_format_stores(tmp_path):
     attention = AttentionSizes(3, 1, 12, qkv_bias=True, out_bias=True, scale=0.5)
     mamba = MambaSizes(4, 16, 4, 8, conv_kernel=2)
     blocks = [attention, MLPSizes(40), mamba, MLPSizes(40), attention, MLPSizes(40)]
@@ -148,8 +148,8 @@ def test_only_matrices_are_stored_in_16_bits(tmp_path, dtype, kind, bound):
         if in_full:
             assert (small.tensors[name] == values).all()
     ids = tokens(1, 40)[0].tolist()
-    apart = np.abs(exact.logits(ids) - small.logits(ids)).max()
-    assert 0 < apart < bound
+    difference = np.abs(exact.logits(ids) - small.logits(ids)).max()
+    assert 0 < difference < bound
 
 
 def test_float16_overflow_is_an_error(tmp_path, capsys):
@@ -168,8 +168,8 @@ def test_float16_overflow_is_an_error(tmp_path, capsys):
         ("granitemoehybrid", {"mamba_d_head": 4, "mamba_expand": 1}, "--ssm-expand 2"),
         ("granitemoehybrid", {"mamba_proj_bias": True}, "--no-ssm-bias"),
         ("llama", {}, "own converter"),
-        ("mamba2", {}, "a mixer and an MLP each"),
-        ("nemotron_h", {}, "a mixer and an MLP each"),
+        ("mamba2", {}, "a mixer and an MLP"),
+        ("nemotron_h", {}, "a mixer and an MLP"),
         ("qwen3", {}, "query/key norms"),
         ("mistral", {"sliding_window": 16}, "sliding window of 16"),
         (
@@ -184,13 +184,13 @@ def test_unsupported_models_give_one_line(tmp_path, capsys, architecture, change
     capsys.readouterr()
     assert export(tmp_path / "model", tmp_path / "out.gguf") == 2
     err = capsys.readouterr().err
-    assert "llama.cpp cannot hold it" in err
+    assert "llama.cpp does not support it" in err
     assert said in err
     assert err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_unsupported_features_of_the_own_format_are_all_named(tmp_path, capsys):
+def test_the_error_names_all_unsupported_features(tmp_path, capsys):
     mamba = MambaSizes(4, 16, 2, 8, dt_max=0.5)
     build([mamba, MLPSizes(40, "gelu")]).save_pretrained(tmp_path / "own")
     capsys.readouterr()
