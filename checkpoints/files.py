@@ -85,5 +85,5 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: holds a JSON {type(value).__name__}; an object is needed")
+        raise InputError(f"{path}: is a JSON {type(value).__name__}; it must be a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: which tensors it holds, and at which bytes.
+"""The header of a safetensors file: names, dtypes, shapes and byte offsets of its tensors.
 
 The safetensors library checks a header, but does not return the byte offsets that the reader needs.
 So the header is parsed here a second time. Nothing here imports torch.

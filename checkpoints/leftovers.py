@@ -72,7 +72,7 @@ def _remove_leftovers(output: Path) -> None:
 
 
 def _lock(directory: Path) -> int | None:
-    """Lock a directory; None if another process holds the lock or locks are not supported."""
+    """Lock a directory; None if another process has locked it or locks are not supported."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

@@ -23,7 +23,7 @@ def check_output(output: Path, source: Path | None, *, force: bool) -> None:
         force: replace an existing directory.
 
     Raises:
-        InputError: the output exists and ``force`` is off; it is the source, contains it or lies
+        InputError: the output exists and ``force`` is off; it is the source, contains it or is
             inside it; its parent cannot be written; or the source's ``hybridize.json``, whose
             records the output continues, cannot be read.
     """
@@ -35,7 +35,7 @@ def check_output(output: Path, source: Path | None, *, force: bool) -> None:
     if source is not None and target in (source.resolve(), *source.resolve().parents):
         raise InputError(f"{output}: is or contains the source; choose another output directory")
     if source is not None and source.resolve() in target.parents:
-        raise InputError(f"{output}: lies inside the source; choose another output directory")
+        raise InputError(f"{output}: is inside the source; choose another output directory")
     if os.path.lexists(output) and not force:
         raise InputError(f"{output}: exists already; `force` replaces it")
     if os.path.exists(output) and not output.is_dir():

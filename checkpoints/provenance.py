@@ -2,7 +2,8 @@
 
 A record has ``command``, ``options``, ``seed``, ``versions``, ``created`` (UTC), ``source`` (a name
 and the SHA-256 of its files) and ``metrics``. The file lists the records under ``steps``, the
-oldest first. ``files`` lists the sizes and hashes of what the last command wrote, for `verify`.
+oldest first. ``files`` lists the sizes and hashes of the files that the last command wrote, for
+`verify`.
 """
 
 import json

@@ -92,11 +92,11 @@ def split_scale(scale: "torch.Tensor", rows: Sequence[int]) -> list["torch.Tenso
         rows: the number of rows of each part.
 
     Raises:
-        ValueError: a block lies across the border between two parts.
+        ValueError: a block of the scale belongs to two parts.
     """
     if scale.shape[0] == 1:
         return [scale] * len(rows)
     tile = 1 if scale.shape[0] == sum(rows) else TILE
     if len(rows) > 1 and any(count % tile for count in rows):
-        raise ValueError("a block lies across the border between two parts")
+        raise ValueError("a block of its scale belongs to two parts")
     return list(scale.split([-(-count // tile) for count in rows]))

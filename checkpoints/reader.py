@@ -176,7 +176,7 @@ def _read_shards(
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", ".."):
             raise InputError(
-                f"{index}: tensor {tensor!r} is in {name!r}; shards must lie beside the index"
+                f"{index}: tensor {tensor!r} is in {name!r}; shards must be beside the index"
             )
         if not name.endswith(".safetensors"):
             raise InputError(f"{index}: {name!r} is not a safetensors file")

@@ -36,7 +36,7 @@ def save_model(
 
     Raises:
         InputError: the output cannot be written.
-        HybridizeError: writing failed; what was written is removed.
+        HybridizeError: writing failed; an existing output was not changed.
     """
     with CheckpointReader(like) as reader:
         reader.hash_in_background()

@@ -12,7 +12,7 @@ _VALUES = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
 def encode_special_floats(value: Any) -> Any:
-    """Return a copy of a JSON value in which infinity and NaN are spelled as objects."""
+    """Return a copy of a JSON value in which infinity and NaN are objects."""
     if isinstance(value, float) and not math.isfinite(value):
         return {_TAG: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
     if isinstance(value, dict):
@@ -23,7 +23,7 @@ def encode_special_floats(value: Any) -> Any:
 
 
 def decode_special_floats(value: Any) -> Any:
-    """Return a copy of a JSON value with floats in place of the objects that spell them."""
+    """Return a copy of a JSON value in which the objects for infinity and NaN are floats."""
     if isinstance(value, dict):
         if set(value) == {_TAG} and isinstance(value[_TAG], str):
             return _VALUES.get(value[_TAG], value)

@@ -43,8 +43,8 @@ class CheckpointWriter:
     """A checkpoint directory that is being written.
 
     The writer works in ``OUTPUT.partial-…`` beside the output, on the same disk. `finish` syncs
-    everything and renames the directory. If the ``with`` block ends without `finish`, what was
-    written is removed. Directories that killed runs left beside the output are removed as well.
+    everything and renames the directory. If the ``with`` block ends without `finish`, the working
+    directory is removed. Directories that killed runs left beside the output are removed as well.
 
     Args:
         output: the directory to write.
@@ -180,7 +180,7 @@ class CheckpointWriter:
     def _write_shards(self) -> Iterator[TensorSpec]:
         """Yield each tensor's spec, then write the tensor that `add` has received for it.
 
-        One thread hashes and another syncs what is written, while the next tensor is read.
+        One thread hashes and another syncs the written bytes, while the next tensor is read.
         """
         with ThreadPoolExecutor(1, "sync") as pool:
             for name, shard in zip(self.files, self._shards, strict=True):

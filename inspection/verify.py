@@ -28,7 +28,7 @@ class VerifyReport:
         tensors: the number of tensors.
         bytes: the bytes of their data.
         records: the number of commands that ``hybridize.json`` lists.
-        checks: what was checked, in words.
+        checks: a description of each check that was made.
         problems: everything that is wrong, one line each; empty if nothing is.
     """
 

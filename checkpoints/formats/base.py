@@ -27,7 +27,7 @@ class Fit:
     Attributes:
         config: the adapted model, for example with zero biases or zero heads.
         exact: whether the logits stay the same.
-        notes: what a user should know about the result, one sentence each.
+        notes: limitations of the result that a user should know, one sentence each.
     """
 
     config: ModelSpec
@@ -37,12 +37,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor on disk. It holds one parameter of the model, or several stacked by rows.
+    """One tensor on disk: one parameter of the model, or several stacked by rows.
 
     Attributes:
         disk: its name in the checkpoint.
-        parameters: the names of the model's parameters that it holds, from the first row on.
-        rows: the number of rows of each.
+        parameters: the names of these parameters in the model, in the order of their rows.
+        rows: the number of rows of each parameter.
         shape: the shape of the tensor.
     """
 
@@ -58,10 +58,10 @@ class Names:
 
     Attributes:
         embedding, final_norm, head: the tensors outside blocks, without ``.weight``.
-        norms: the norm of a block, by letter of the layout; ``{}`` stands for the layer's index.
+        norms: the norm of a block, by letter of the layout; ``{}`` is the index of the layer.
         mixers: the prefix of the mixer's parameters, by letter of the layout.
         renamed: the format's names of modules in a mixer, by the model's names.
-        stacked: the format's name of a tensor that holds several modules, to their names.
+        stacked: the modules that one tensor contains, by the format's name of the tensor.
         blocks_per_layer: 2 if a layer is a mixer and an MLP.
     """
 
@@ -83,7 +83,7 @@ class Format(ABC):
         fields: the fields of config.json that are read, with transformers' types and defaults.
         names: the names of its tensors.
         ignored: glob patterns of tensors that some checkpoints have and no model needs.
-        holds_mamba: whether it can hold Mamba-2 blocks, so that a conversion can write it.
+        holds_mamba: whether it can hold Mamba-2 blocks; conversions write only such formats.
     """
 
     name: ClassVar[str]
@@ -155,7 +155,7 @@ class Format(ABC):
 
 
 def require(condition: bool, reason: str) -> None:
-    """Raise `CannotHoldError` with ``reason`` unless ``condition`` holds."""
+    """Raise `CannotHoldError` with ``reason`` unless ``condition`` is true."""
     if not condition:
         raise CannotHoldError(reason)
 
@@ -205,7 +205,7 @@ def uniform_except_window(config: ModelSpec) -> AttentionSizes:
 
 
 def require_layers(config: ModelSpec) -> None:
-    """Check that the model consists of layers with a mixer and an MLP each."""
+    """Check that mixers and MLPs alternate: every layer must have one of each."""
     mixers, mlps = config.layout[::2], config.layout[1::2]
     require(
         len(mixers) == len(mlps) and set(mlps) == {MLP} and MLP not in mixers,

@@ -26,25 +26,22 @@ def choose_format(
             return chosen, chosen.fit(config), "chosen with `format`"
         except CannotHoldError as error:
             raise InputError(f"`format={name}`: {name} cannot hold the result: {error}") from None
-    rejected = []
+    candidates = [FORMATS[candidate] for candidate in HYBRID_FORMATS]
     if source_format is not None:
-        try:
-            fit = source_format.fit(config)
-            if fit.exact:
-                return source_format, fit, "the format of the source"
-        except CannotHoldError as error:
-            rejected.append(f"not {source_format.name}: {error}")
-    for candidate in HYBRID_FORMATS:
-        chosen = FORMATS[candidate]
-        if chosen is source_format:
-            continue
+        candidates = [source_format, *(c for c in candidates if c is not source_format)]
+    rejected = []
+    for chosen in candidates:
         try:
             fit = chosen.fit(config)
         except CannotHoldError as error:
-            rejected.append(f"not {candidate}: {error}")
+            rejected.append(f"not {chosen.name}: {error}")
             continue
-        if fit.exact:
-            reason = "the first stock format that holds the model exactly"
-            return chosen, fit, "; ".join(rejected) if chosen.name == "hybridize" else reason
-        rejected.append(f"not {candidate}: {'; '.join(fit.notes)}")
+        if not fit.exact:
+            rejected.append(f"not {chosen.name}: {'; '.join(fit.notes)}")
+        elif chosen is source_format:
+            return chosen, fit, "the format of the source"
+        elif chosen.name == "hybridize":
+            return chosen, fit, "; ".join(rejected)
+        else:
+            return chosen, fit, "the first stock format that holds the model exactly"
     raise AssertionError("hybridize's own format holds every model")

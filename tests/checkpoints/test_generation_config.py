@@ -28,7 +28,7 @@ def test_generation_options_are_read(tmp_path):
         ('{"output_hidden_states": [[]]}', "output_hidden_states is \\[\\[\\]\\]"),
         ('{"temperature": "hot"}', "temperature is 'hot'"),
         ("[" * 100_000, "not valid JSON"),
-        ("[]", "holds a JSON list; an object is needed"),
+        ("[]", "is a JSON list; it must be a JSON object"),
         ('{"top_k": ', "not valid JSON"),
     ],
 )

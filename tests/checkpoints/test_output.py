@@ -1,4 +1,4 @@
-"""The output directory appears complete or not at all, whatever fails."""
+"""The output directory appears complete or not at all, also if a step fails."""
 
 import errno
 import os

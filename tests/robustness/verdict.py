@@ -47,7 +47,7 @@ def _contents(directory: Path) -> dict[str, bytes | str | None]:
 
 
 def _bad_message(case: Case, err: str) -> str | None:
-    """Return a description of what is wrong with an error message, or None."""
+    """Return what is wrong with an error message, or None if nothing is."""
     lines = err.removesuffix("\n").split("\n")
     listed = case.words[0] == "verify"  # it prints one line per problem, then their number
     if (len(lines) != 1 and not listed) or not all(x.startswith("error: ") for x in lines):
