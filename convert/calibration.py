@@ -3,8 +3,9 @@
 The fit uses the teacher's activations on some text. It takes no gradient steps:
 
 1. Each head chooses how many tokens its convolution looks back, how long its memory is, and how
-   strongly its scores depend on content. It tries a few values of each, and takes those with which
-   a linear map from the head's features comes closest to the output of the attention head.
+   strongly its scores depend on content. It tries a few values of each. For each trial, a linear
+   map is fitted from the head's features to the output of the attention head; the values with the
+   smallest error are chosen.
 2. Then the output projection of the block, with its bias if it has one, is the ridge regression of
    the attention's output on the block's features (Hoerl & Kennard 1970). The normal equations are
    summed in float64, batch by batch.
@@ -13,8 +14,8 @@ Blocks without projection biases, which llama.cpp requires, get one more regress
 w such that w·x ≈ 1 for all inputs x of the block. The gate's weights are then a multiple of w, so
 that the gate stays open without a bias; the output norm removes the remaining variation.
 
-The convolution matters: many attention heads look one, two or three tokens back, and a block
-without positions can do that in no other way.
+The convolution matters: many attention heads look one, two or three tokens back. Without RoPE, a
+block can do this only with its convolution.
 """
 
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ class Calibrator:
         self._teacher = BlockwiseModel(source, config, device)
         self.dataset, self.device = dataset, torch.device(device)
         self._batch_size = max(1, _TOKENS_PER_BATCH // dataset.length)
-        self._next = 0  # the block whose inputs the stream holds
+        self._next = 0  # the block whose inputs are in _stream
         self._stream: list[torch.Tensor] = []
         self._remembered: dict[int, dict[str, torch.Tensor]] | None = {} if remember else None
         self._errors: dict[int, BlockError] = {}
@@ -163,7 +164,7 @@ class _Sample:
         input: ``(batch, length, hidden)``, after the norm.
         heads: ``(batch, length, heads × head_dim)``, the output of each head.
         output: ``(batch, length, hidden)``, the output of the block.
-        context: what the block gets besides its input.
+        context: masks, RoPE angles and packed sequences of the batch.
     """
 
     input: torch.Tensor
@@ -210,7 +211,7 @@ class _BlockFit:
         weight = weight.unflatten(1, (padded.num_heads, -1)).transpose(0, 1).double()
         self._importance = weight.transpose(1, 2) @ weight  # (heads, head_dim, head_dim)
         self._dt = nn.functional.softplus(mixer.dt_bias).view(self._heads, self._copies)
-        # The factor of each channel of x. Choosing another lag moves it within the filter.
+        # Each channel's filter for x has one nonzero tap. Choosing another lag moves this tap.
         self._gain = mixer.conv1d.weight[: self._sizes.d_inner, 0].sum(-1, keepdim=True)
         device = self._dt.device
         self._lag = torch.zeros(self._heads, self._copies, dtype=torch.long, device=device)
@@ -228,19 +229,19 @@ class _BlockFit:
         self._mixer.in_proj.weight[: self._sizes.d_inner] = UNIT_GATE * direction
 
     def error(self) -> float:
-        """Return the present error of the block on held-out text; see `BlockError`."""
-        wrong = power = 0.0
+        """Return the current error of the block on held-out text; see `BlockError`."""
+        squared_error = power = 0.0
         for i, sample in enumerate(self._samples):
             held_out = self._held_out(i)
             got = self._mixer.out_proj(self._features(i))
-            wrong += float((got - sample.output)[held_out].double().square().sum())
+            squared_error += float((got - sample.output)[held_out].double().square().sum())
             power += float(sample.output[held_out].double().square().sum())
-        return wrong / power if power else 0.0
+        return squared_error / power if power else 0.0
 
     def choose_heads(self) -> None:
         """Choose the lag and the memory of each head, and the scale of each group."""
         memories = torch.tensor(_MEMORIES, device=self._memory.device)
-        every = torch.arange(self._heads, device=memories.device)
+        heads = torch.arange(self._heads, device=memories.device)
         width = self._sizes.conv_kernel
         for copy in range(self._copies):  # the second copy of a head adds to the first one's output
             tried = []
@@ -256,7 +257,7 @@ class _BlockFit:
                 self._score_lag = best.unflatten(1, (self._sizes.n_groups, -1)).sum(-1).argmin(0)
                 lag_of = self._score_lag.repeat_interleave(self._heads // self._sizes.n_groups)
             self._lag[:, copy:] = lag_of[:, None]
-            self._memory[:, copy:] = memories[memory_of[lag_of, every]][:, None]
+            self._memory[:, copy:] = memories[memory_of[lag_of, heads]][:, None]
             if copy == 0:
                 self._choose_scales()
         self._apply()
@@ -264,8 +265,8 @@ class _BlockFit:
     def solve_output(self) -> float:
         """Fit the output projection, and return the block's error on held-out text.
 
-        The held-out text chooses the penalty. The returned error is from before that text is added
-        to the fit.
+        The penalty with the smallest error on the held-out text is used. The returned error is that
+        one, measured before the held-out text is added to the fit.
         """
         moments, held_out = Moments(intercept=self._sizes.proj_bias), []
         for i, sample in enumerate(self._samples):
@@ -276,8 +277,10 @@ class _BlockFit:
         errors = {}
         for penalty in _OUTPUT_PENALTIES:
             self._set_output(moments.solve(penalty))
-            wrong = (self._mixer.out_proj(features) - output).double().square().sum()
-            errors[penalty] = float(wrong / output.double().square().sum().clamp(min=1e-300))
+            squared_error = (self._mixer.out_proj(features) - output).double().square().sum()
+            errors[penalty] = float(
+                squared_error / output.double().square().sum().clamp(min=1e-300)
+            )
         penalty = min(errors, key=errors.__getitem__)
         moments.add(features, output)
         self._set_output(moments.solve(penalty))
@@ -298,9 +301,9 @@ class _BlockFit:
         self._scale = scales[torch.stack(tried).argmin(0)]
 
     def _head_errors(self, copies: int) -> torch.Tensor:
-        """Return ``(heads,)``: each head's error after a linear map from its features.
+        """Return ``(heads,)``: each head's error with the best linear map from its features.
 
-        The error is measured behind the attention's output projection.
+        The error is measured after the attention's output projection.
 
         Args:
             copies: how many copies of each head the map may use.
@@ -316,7 +319,7 @@ class _BlockFit:
         return (error * self._importance).sum((1, 2))
 
     def _apply(self) -> None:
-        """Write the choices into the block's convolution and decay."""
+        """Write the chosen lags, memories and scales into the block's convolution and decay."""
         sizes = self._sizes
         filters = torch.zeros_like(self._mixer.conv1d.weight[:, 0])
         x, B, C = filters.split(

@@ -67,8 +67,8 @@ class ConvertConfig(Config):
     ssm_groups: str = option(
         Text("heads|kv|N"),
         "heads",
-        help="Number of separate B and C in a new block. heads: one per query head. kv: one per "
-        "key/value head.",
+        help="Number of groups of heads in a new block; a group shares B and C. heads: one group "
+        "per query head. kv: one group per key/value head.",
     )
     ssm_expand: int = option(
         Integer(1, 2),

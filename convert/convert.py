@@ -14,7 +14,7 @@ from hybridize.checkpoints.streaming_writer import (
 )
 from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.converted_tensors import ConvertedTensors
-from hybridize.conversion.measurements import Curve
+from hybridize.conversion.measurements import SensitivityCurve
 from hybridize.conversion.new_blocks import NewBlocks, check_donor_directory
 from hybridize.conversion.plan import MambaChoice, Plan, plan_conversion
 from hybridize.conversion.plot import draw_curve
@@ -46,35 +46,35 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
 
     Raises:
         InputError: an option or the source is wrong; nothing was written.
-        HybridizeError: writing failed; the output is as it was before.
+        HybridizeError: writing failed; an existing output is unchanged.
     """
     check_donor_directory(config)
     output = Path(output)
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         source = open_source(
             model,
-            opened,
+            stack,
             config_is_enough=config.dry_run and config.calibration is None,
             allow_nonfinite=config.allow_nonfinite,
         )
-        device, dataset = _calibration(source, config)
-        new_blocks = NewBlocks(source, config, dataset, device, opened)
-        curve = _measure(source, config, dataset, new_blocks, device)
+        device, dataset = _load_calibration(source, config)
+        new_blocks = NewBlocks(source, config, dataset, device, stack)
+        curve = _measure_swaps(source, config, dataset, new_blocks, device)
         plan = _plan(source, config, curve)
-        model_out = _tensors(source, plan, new_blocks, config)
-        result = describe(plan, source, output, model_out, curve, dry_run=config.dry_run)
+        planned = _plan_tensors(source, plan, new_blocks, config)
+        result = describe(plan, source, output, planned, curve, dry_run=config.dry_run)
         if config.dry_run:
             return result
         check_output(output, source.directory, force=config.force)
-        return _write(model, source, plan, model_out, new_blocks, curve, result, config)
+        return _write(model, source, plan, planned, new_blocks, curve, result, config)
 
 
-def _calibration(
+def _load_calibration(
     source: Source, config: ConvertConfig
 ) -> "tuple[torch.device | None, PackedDataset | None]":
-    """Return device and text for calibration and selection, if they are needed.
+    """Return the device and the text for calibration and selection, or None if unused.
 
-    Without them, nothing is computed before the plan stands, and torch is not imported.
+    Without them, the options are checked and the conversion is planned before torch is imported.
     """
     if config.calibration is None:
         return None, None
@@ -99,13 +99,13 @@ def _mamba_choice(config: ConvertConfig) -> MambaChoice:
     return MambaChoice(config.ssm_groups, config.ssm_expand, config.d_state, biases)
 
 
-def _measure(
+def _measure_swaps(
     source: Source,
     config: ConvertConfig,
     dataset: "PackedDataset | None",
     new_blocks: NewBlocks,
     device: "torch.device | None",
-) -> Curve | None:
+) -> SensitivityCurve | None:
     """Measure the cost of each swap, if the selection needs it."""
     if config.select != "sensitivity":
         return None
@@ -118,7 +118,7 @@ def _measure(
     )
 
 
-def _plan(source: Source, config: ConvertConfig, curve: Curve | None) -> Plan:
+def _plan(source: Source, config: ConvertConfig, curve: SensitivityCurve | None) -> Plan:
     return plan_conversion(
         source.config,
         attention=config.attention,
@@ -130,10 +130,10 @@ def _plan(source: Source, config: ConvertConfig, curve: Curve | None) -> Plan:
     )
 
 
-def _tensors(
+def _plan_tensors(
     source: Source, plan: Plan, new_blocks: NewBlocks, config: ConvertConfig
 ) -> PlannedCheckpoint:
-    """Return the tensors of the result. Values are read or made when they are written."""
+    """Return the tensors of the result. Each value is read or computed when it is written."""
     converted = ConvertedTensors(
         source.tensors,
         source.config,
@@ -154,9 +154,9 @@ def _write(
     model: str | Path,
     source: Source,
     plan: Plan,
-    model_out: PlannedCheckpoint,
+    planned: PlannedCheckpoint,
     new_blocks: NewBlocks,
-    curve: Curve | None,
+    curve: SensitivityCurve | None,
     result: ConversionResult,
     config: ConvertConfig,
 ) -> ConversionResult:
@@ -164,7 +164,7 @@ def _write(
     source.reader.hash_in_background()
 
     def finished(files: int) -> dict[str, Any]:
-        """Complete the result, and return its record for the provenance."""
+        """Complete the result, and return the record for the provenance."""
         nonlocal result
         swapped = plan.layout.swapped
         errors = tuple(error for error in new_blocks.errors if error.block in swapped)
@@ -178,7 +178,7 @@ def _write(
         }
 
     write_checkpoint(
-        model_out,
+        planned,
         result.output,
         reader=source.reader,
         source_format=source.format,

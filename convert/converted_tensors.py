@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 NewValues = Callable[[int, MambaSizes], "dict[str, torch.Tensor]"]
-"""Takes a new block's index in the layout and its sizes; returns its values: name in the mixer to
-float32 tensor."""
+"""Takes a new block's index in the layout and its sizes. Returns its values, as a mapping from the
+name in the mixer to a float32 tensor."""
 
 
 class ConvertedTensors(Tensors):

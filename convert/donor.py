@@ -2,7 +2,7 @@
 
 The donor's blocks are usually aligned: each was trained to give the output of its attention block.
 With them, the sensitivity selection measures the cost of removing attention more precisely than
-with blocks from the closed form, and they need no second training.
+with calibrated blocks. They need no second training.
 """
 
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""What calibration and selection measure, as plain data: nothing here imports torch."""
+"""Measurements of calibration and selection, as plain data. This module does not import torch."""
 
 from dataclasses import dataclass
 
@@ -23,12 +23,12 @@ class BlockError:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One of the models between all attention and none.
+class CurvePoint:
+    """A model in which some attention blocks are swapped, and its KL divergence from the teacher.
 
     Attributes:
         kept: its attention blocks, counted among the source's attention blocks from 0.
-        kl: its KL divergence from the teacher, in nats per token.
+        kl: KL divergence from the teacher's next-token distribution, in nats per token.
     """
 
     kept: tuple[int, ...]
@@ -36,15 +36,15 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The KL divergence against the number of attention blocks.
+class SensitivityCurve:
+    """The KL divergence for each number of attention blocks.
 
     Attributes:
-        points: from all blocks kept to none.
+        points: one per number of attention blocks, from all to none.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
 
     def keep(self, count: int, keep: int) -> tuple[int, ...]:
-        """Return which ``keep`` of ``count`` attention blocks stay."""
+        """Return the ``keep`` of ``count`` attention blocks that stay."""
         return next(point.kept for point in self.points if len(point.kept) == min(keep, count))

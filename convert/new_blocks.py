@@ -1,6 +1,6 @@
-"""The first values of new blocks, from the source that the options choose.
+"""The values of new blocks: made from attention, at random, or copied from another hybrid.
 
-Torch is imported when the first values are made.
+Torch is imported when the first value is made.
 """
 
 from contextlib import ExitStack
@@ -29,10 +29,10 @@ class NewBlocks:
         config: the options.
         dataset: the calibration text; None if the blocks are not calibrated.
         device: where blocks are calibrated; None if they are not.
-        opened: closes the files of the other hybrid at its end.
+        stack: closes the files of the other hybrid at its end.
 
     Raises:
-        InputError: the other hybrid cannot be read, or there is too little text.
+        InputError: the other hybrid cannot be read, or the calibration text is too short.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class NewBlocks:
         config: ConvertConfig,
         dataset: "PackedDataset | None",
         device: "torch.device | None",
-        opened: ExitStack,
+        stack: ExitStack,
     ) -> None:
         self._source, self._config = source, config
         self._donor: Donor | None = None
         self._calibrator: Calibrator | None = None
         if config.from_hybrid:
-            self._donor = opened.enter_context(Donor(Path(config.init), source.config))
+            self._donor = stack.enter_context(Donor(Path(config.init), source.config))
         elif dataset is not None:
             assert device is not None
             self._calibrator = self._make_calibrator(dataset, device)

@@ -49,8 +49,8 @@ class MambaChoice:
     """The options for the sizes of new blocks.
 
     Attributes:
-        groups: number of separate B and C: ``"heads"`` (one per query head), ``"kv"`` (one per
-            key/value head), or a number.
+        groups: number of groups of heads; a group shares B and C. ``"heads"`` (one group per
+            query head), ``"kv"`` (one group per key/value head), or a number.
         expand: number of Mamba-2 heads per query head, 1 or 2.
         d_state: state size per head; the attention's head dim if None.
         proj_bias: whether the projections have biases. Without a bias, the gate is closed until
@@ -108,9 +108,9 @@ _LARGEST_STATE = 1 << 16
 def keep_uniform(count: int, keep: int) -> tuple[int, ...]:
     """Choose ``keep`` of ``count`` attention blocks, evenly spaced.
 
-    Nemotron-H's rule (arXiv 2504.03624, section 2.1): neither the first nor the last block stays
-    attention, and the kept ones are evenly spaced. If all but one block is kept, the last one stays
-    too; if all are kept, the first one stays too.
+    This is Nemotron-H's rule (arXiv 2504.03624, section 2.1): the first and the last block are
+    swapped, and the kept ones are evenly spaced between them. If all blocks but one are kept, only
+    the first one is swapped.
     """
     if keep >= count:
         return tuple(range(count))
@@ -162,10 +162,10 @@ def _choose_layout(
     pattern: str | None,
     choose: Chooser,
 ) -> Layout:
-    given = {"`attention`": attention, "`keep`": keep, "`pattern`": pattern}
-    named = [option for option, value in given.items() if value is not None]
-    if len(named) > 1:
-        raise InputError(f"{' and '.join(named)} exclude each other; give one of them")
+    options = {"`attention`": attention, "`keep`": keep, "`pattern`": pattern}
+    given = [option for option, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
     if pattern is not None:
         return _from_pattern(source, pattern)
     attention_indices = source.indices(ATTENTION)
@@ -177,7 +177,8 @@ def _choose_layout(
     outside = [index for index in keep if not 0 <= index < count]
     if outside:
         raise InputError(
-            f"`keep={outside[0]}`: no such attention block; the model has {count}, 0 to {count - 1}"
+            f"`keep={outside[0]}`: no such attention block; the model has {count}, "
+            f"numbered 0 to {count - 1}"
         )
     return source.swap({index for i, index in enumerate(attention_indices) if i not in keep})
 
@@ -206,7 +207,7 @@ def _from_pattern(source: Layout, pattern: str) -> Layout:
         raise InputError(f"`pattern`: {error}") from None
     if len(wanted) != len(source):
         raise InputError(
-            f"`pattern` has {len(wanted)} blocks and the model {len(source)}: {source.pattern}"
+            f"`pattern` has {len(wanted)} blocks, but the model has {len(source)}: {source.pattern}"
         )
     swapped = set()
     for index, (old, new) in enumerate(zip(source, wanted, strict=True)):

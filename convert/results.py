@@ -8,7 +8,7 @@ from typing import Any
 
 from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.streaming_writer import PlannedCheckpoint
-from hybridize.conversion.measurements import BlockError, Curve, Point
+from hybridize.conversion.measurements import BlockError, CurvePoint, SensitivityCurve
 from hybridize.conversion.plan import Plan
 from hybridize.conversion.source import Source
 from hybridize.modeling.costs import cache_cost
@@ -58,7 +58,7 @@ class ConversionResult:
     cache_before: int
     cache_after: int
     errors: tuple[BlockError, ...]
-    curve: tuple[Point, ...]
+    curve: tuple[CurvePoint, ...]
     files: int
     dry_run: bool
 
@@ -93,7 +93,7 @@ def describe(
     source: Source,
     output: Path,
     planned: PlannedCheckpoint,
-    curve: Curve | None,
+    curve: SensitivityCurve | None,
     *,
     dry_run: bool,
 ) -> ConversionResult:

@@ -14,7 +14,7 @@ from hybridize.checkpoints.load import load_model
 from hybridize.console import console
 from hybridize.conversion.calibration import new_mixer
 from hybridize.conversion.converted_tensors import NewValues
-from hybridize.conversion.measurements import Curve, Point
+from hybridize.conversion.measurements import CurvePoint, SensitivityCurve
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.data.kl import kl_probes
 from hybridize.data.packing import PackedDataset
@@ -29,7 +29,7 @@ def measure_swaps(
     new_values: NewValues,
     dataset: PackedDataset,
     device: torch.device,
-) -> Curve:
+) -> SensitivityCurve:
     """Make a new block for every attention block, and measure the cost of each swap.
 
     Args:
@@ -52,10 +52,10 @@ def measure_swaps(
 @torch.no_grad()
 def sensitivity_curve(
     teacher: HybridForCausalLM, mixers: dict[int, Mamba2], dataset: PackedDataset
-) -> Curve:
+) -> SensitivityCurve:
     """Swap the attention blocks one by one, the one with the smallest cost first.
 
-    This runs the model about half as many times as there are pairs of attention blocks.
+    For n attention blocks, this computes as much as about n²/4 runs of the model over the text.
 
     Args:
         teacher: the model. Its attention blocks are put back at the end.
@@ -65,7 +65,7 @@ def sensitivity_curve(
     blocks, indices = teacher.model.blocks, sorted(mixers)
     attention = {index: blocks[index].mixer for index in indices}
     batches = list(kl_probes(teacher, dataset))
-    left, points = list(indices), [Point(tuple(range(len(indices))), 0.0)]
+    left, points = list(indices), [CurvePoint(tuple(range(len(indices))), 0.0)]
     runs = len(batches) * len(indices) * (len(indices) + 1) // 2
     try:
         with console.progress("measuring swaps", runs, "runs") as progress:
@@ -81,8 +81,8 @@ def sensitivity_curve(
                 blocks[cheapest].mixer = mixers[cheapest]
                 left.remove(cheapest)
                 kept = tuple(i for i, index in enumerate(indices) if index in left)
-                points.append(Point(kept, costs[cheapest]))
+                points.append(CurvePoint(kept, costs[cheapest]))
     finally:
         for index in indices:
             blocks[index].mixer = attention[index]
-    return Curve(tuple(points))
+    return SensitivityCurve(tuple(points))

@@ -32,21 +32,21 @@ class Source:
 
 
 def open_source(
-    model: str | Path, opened: ExitStack, *, config_is_enough: bool, allow_nonfinite: bool
+    model: str | Path, stack: ExitStack, *, config_is_enough: bool, allow_nonfinite: bool
 ) -> Source:
     """Open a checkpoint, or download it first if ``model`` is a hub id.
 
     Args:
         model: a directory or a hub id.
-        opened: closes the files at its end.
-        config_is_enough: whether the weights may be missing, and need no download.
+        stack: closes the files at its end.
+        config_is_enough: read the configuration only; the weights may be missing.
         allow_nonfinite: accept NaN and infinity in the weights.
 
     Raises:
         InputError: the checkpoint cannot be read.
     """
     directory = resolve(model, weights=not config_is_enough)
-    reader = opened.enter_context(
+    reader = stack.enter_context(
         open_for_planning(directory)
         if config_is_enough and directory.is_dir()
         else CheckpointReader(directory, allow_nonfinite=allow_nonfinite)

@@ -25,7 +25,7 @@ def dataset():
     return PackedDataset(tokens(SEQUENCES, LENGTH).int(), seq_idx)
 
 
-def test_moments_give_the_ridge_regression():
+def test_moments_solve_the_ridge_regression():
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(50, n, generator=generator, dtype=torch.float64) for n in (6, 3))
     moments = Moments()
@@ -59,7 +59,7 @@ NARROW = {"head_dim": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 @pytest.mark.parametrize("changes", [{}, NARROW], ids=["full", "padded"])
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
-def test_reported_errors_are_those_of_a_forward_pass(tmp_path, dataset, choice, changes):
+def test_reported_errors_match_a_forward_pass(tmp_path, dataset, choice, changes):
     write_stock(tmp_path / "in", "mistral", num_hidden_layers=2, **changes)
     model = load_model(tmp_path / "in", dtype=torch.float32)
     with CheckpointReader(tmp_path / "in") as reader:
@@ -75,10 +75,10 @@ def test_reported_errors_are_those_of_a_forward_pass(tmp_path, dataset, choice, 
     ids, seq_idx = dataset.sequences([1, 9])  # the held-out sequences
     for error in calibrator.errors:
         got, want = outputs(model, error.block, *fitted[error.block], ids, seq_idx)
-        left = (got - want).square().sum() / want.square().sum()
+        relative_error = (got - want).square().sum() / want.square().sum()
         assert error.after < error.before
         assert error.after < 0.9
-        assert 0.5 * error.after < left <= error.after
+        assert 0.5 * error.after < relative_error <= error.after
 
 
 @torch.no_grad()
@@ -97,7 +97,7 @@ def outputs(model, index, sizes, values, ids, seq_idx):
 
 
 @torch.no_grad()
-def test_without_a_bias_the_gate_weights_are_the_regression_of_one(tmp_path, dataset):
+def test_without_biases_the_gate_weights_are_fitted_to_the_constant_one(tmp_path, dataset):
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1)
     model = load_model(tmp_path / "in", dtype=torch.float32)
     with CheckpointReader(tmp_path / "in") as reader:
@@ -120,12 +120,12 @@ def test_without_a_bias_the_gate_weights_are_the_regression_of_one(tmp_path, dat
 
 @torch.no_grad()
 def test_calibration_finds_a_head_that_looks_two_tokens_back(tmp_path, dataset):
-    """First values from the weights alone cannot do this; calibrated ones can."""
+    """First values that follow from the weights alone cannot do this; calibrated values can."""
     write_stock(tmp_path / "in", "llama", num_hidden_layers=1, num_attention_heads=1,
                 num_key_value_heads=1, attention_bias=True)  # fmt: skip
     model = load_model(tmp_path / "in", dtype=torch.float32)
     attention = model.model.blocks[0].mixer
-    # Constant queries and keys, whose rotations are equal at a distance of two tokens.
+    # Queries and keys are constant; after RoPE they are equal at a distance of two tokens.
     half, angle = 16, 2 * model.model.rotary_emb.inv_freq
     for projection in (attention.q_proj, attention.k_proj):
         projection.weight.zero_()

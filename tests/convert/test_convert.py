@@ -141,7 +141,7 @@ def test_options_for_sizes_of_new_blocks(tmp_path, options):
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ["granitemoehybrid", "bamba", "nemotron_h"])
 def test_hybrids_can_be_converted_again(tmp_path, architecture):
-    """Only the remaining attention is swapped; all else keeps its bits."""
+    """Only the remaining attention is swapped; all other tensors keep the same bits."""
     original = write_stock(tmp_path / "in", architecture)
     result = hybridize.convert(tmp_path / "in", tmp_path / "out", attention=0)
     assert "*" not in result.layout_after
@@ -154,7 +154,7 @@ def test_hybrids_can_be_converted_again(tmp_path, architecture):
 
 @torch.no_grad()
 def test_new_blocks_resemble_the_attention_before_training(tmp_path):
-    """On a model whose values say something, the new block beats leaving the block out."""
+    """The output of the new block is closer to the output of the attention than zero is."""
     write_stock(tmp_path / "in", "llama")
     hybridize.convert(tmp_path / "in", tmp_path / "out", keep=(0, 1, 2))
     teacher, student = load_model(tmp_path / "in"), load_model(tmp_path / "out")
@@ -200,7 +200,7 @@ def test_heads_that_are_added_to_fill_the_hidden_size_get_gradients(tmp_path):
     assert (attention.num_heads, attention.num_kv_heads) == (8, 2)
 
 
-def test_sharded_in_and_out_and_another_dtype(tmp_path):
+def test_a_sharded_source_becomes_a_sharded_result_in_another_dtype(tmp_path):
     write_stock(tmp_path / "in", "llama", shard="20KB")
     assert len(list((tmp_path / "in").glob("*.safetensors"))) > 2
     result = hybridize.convert(

@@ -34,7 +34,7 @@ def mixers(directory):
 
 
 @pytest.mark.parametrize("format_", ["auto", "hybridize"])
-def test_new_blocks_are_the_donors_and_all_else_is_the_models(source, tmp_path, format_):
+def test_new_blocks_come_from_the_donor_and_other_tensors_from_the_model(source, tmp_path, format_):
     donor, original = mixers(tmp_path / "donor"), mixers(source)
     hybridize.convert(source, tmp_path / "out", keep=(1,), init=tmp_path / "donor", format=format_)
     for index, mixer in enumerate(mixers(tmp_path / "out")):

@@ -76,9 +76,9 @@ def test_layouts(options, layout):
         ({"attention": "101%"}, "`attention=101%`"),
         ({"attention": "half"}, "`attention=half`"),
         ({"attention": "nan%"}, "`attention=nan%`"),
-        ({"keep": (99,)}, "`keep=99`: .* 8, 0 to 7"),
+        ({"keep": (99,)}, "`keep=99`: .* 8, numbered 0 to 7"),
         ({"keep": (-1,)}, "`keep=-1`"),
-        ({"pattern": "*-M-"}, "4 blocks and the model 16"),
+        ({"pattern": "*-M-"}, "4 blocks, but the model has 16"),
         ({"pattern": "*-M-*-M-*-M-*-Mx"}, "letter 'x'"),
         ({"pattern": "-*M-*-M-*-M-*-M-"}, "block 0 is '\\*' in the model and '-'"),
         ({"keep": (1,), "attention": "2"}, "`attention` and `keep` exclude"),
@@ -129,7 +129,11 @@ def test_sizes_of_the_new_blocks(attention, choice, want):
             "first stock format",
         ),
         (transformer(4, AttentionSizes(4, 2, 8, qk_norm=True)), "hybridize", "query/key norm"),
-        (transformer(4, AttentionSizes(4, 2, 8, sliding_window=9)), "hybridize", "the model has one of 9 tokens"),
+        (
+            transformer(4, AttentionSizes(4, 2, 8, sliding_window=9)),
+            "hybridize",
+            "the model has one of 9 tokens",
+        ),
     ],
 )
 def test_auto_chooses_the_first_exact_format(config, format_, reason):
