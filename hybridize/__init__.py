@@ -55,7 +55,7 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {
+_MODULES = {
     "HybridCache": "hybridize.modeling.cache.hybrid",
     "HybridConfig": "hybridize.modeling.config",
     "HybridForCausalLM": "hybridize.modeling.model",
@@ -81,8 +81,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("hybridize")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -65,13 +65,15 @@ def _report(failure: Exception | KeyboardInterrupt) -> int:
             console.error(_describe(failure))
             return FAILED
         case _ if _is_out_of_memory(failure):
-            what = (str(failure).splitlines() or ["a tensor is too large"])[0]
-            console.error(f"not enough memory ({what}); a smaller batch or shorter texts need less")
+            reason = (str(failure).splitlines() or ["a tensor is too large"])[0]
+            console.error(
+                f"not enough memory ({reason}); a smaller batch or shorter texts need less"
+            )
             return FAILED
         case _:
-            what = ": ".join(filter(None, [type(failure).__name__, str(failure)]))
-            again = "" if console.debug else " (run again with --debug for the traceback)"
-            console.error(what + again)
+            message = ": ".join(filter(None, [type(failure).__name__, str(failure)]))
+            hint = "" if console.debug else " (run again with --debug for the traceback)"
+            console.error(message + hint)
             return FAILED
 
 

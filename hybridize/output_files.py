@@ -8,7 +8,7 @@ from hybridize.errors import InputError
 
 
 def check_output_file(path: Path, *, force: bool) -> None:
-    """Refuse, before any work, an output file that could not be written in the end.
+    """Check that an output file can be written, before any work is done.
 
     Raises:
         InputError: the file exists and ``force`` is false, or its directory does not exist or is
@@ -25,7 +25,7 @@ def check_output_file(path: Path, *, force: bool) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file such that it is there completely or not at all; text as UTF-8."""
+    """Write a file completely or not at all. Text is encoded as UTF-8."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as file:

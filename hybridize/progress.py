@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from hybridize.units import duration_in_words, size_in_words
+from hybridize.units import duration_in_words, short_number, size_in_words
 
 
 class Progress(Protocol):
@@ -116,19 +116,22 @@ class ProgressLog(Progress):
         if seconds <= 0 or done <= 0:
             return []
         rate = done / seconds
-        if rate >= 0.1:
-            shown = f"{self._count(rate, digits=1)}/s"
-        else:
-            shown = f"{duration_in_words(1 / rate)} each"
+        slow = rate < 0.1
+        shown = f"{duration_in_words(1 / rate)} each" if slow else _rate(rate, self._unit)
         if self._total is None:
             return [shown]
         left = max(self._total - self._done, 0) / rate
         return [shown, f"{duration_in_words(left)} left"]
 
-    def _count(self, amount: float, *, noun: bool = True, digits: int = 0) -> str:
+    def _count(self, amount: float, *, noun: bool = True) -> str:
         if self._unit == "bytes":
             return size_in_words(amount)
-        return f"{amount:,.{digits}f} {self._unit}" if noun else f"{amount:,.{digits}f}"
+        return f"{amount:,.0f} {self._unit}" if noun else f"{amount:,.0f}"
+
+
+def _rate(rate: float, unit: str) -> str:
+    """Return units per second, such as ``1.5 GiB/s`` or ``64.0M parameters/s``."""
+    return f"{size_in_words(rate) if unit == 'bytes' else f'{short_number(rate)} {unit}'}/s"
 
 
 @contextmanager
@@ -164,6 +167,6 @@ def _rate_column(unit: str) -> Any:
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.1f} {unit}/s" if speed else f"- {unit}/s")
+            return Text(_rate(speed, unit) if speed else f"- {unit}/s")
 
     return Rate()

@@ -9,10 +9,10 @@ _LONGEST = 30
 def parse_with_unit(
     text: str, units: dict[str, int], *, unit_needed: bool = False
 ) -> Decimal | None:
-    """Return a number that may have a unit behind it; None if the text is not such a number.
+    """Parse a number with an optional unit; return None if the text is not such a number.
 
     Args:
-        text: the text.
+        text: what a user typed, such as ``2M`` or ``1.5 GiB``.
         units: each unit in lower case, with its factor.
         unit_needed: whether a number without a unit is wrong.
     """
@@ -28,16 +28,28 @@ def parse_with_unit(
 
 
 def format_with_unit(value: int, units: dict[str, int]) -> str | None:
-    """Write a number in the first unit in which one digit after the point is exact.
+    """Format a number in the first unit that needs at most one digit after the point.
+
+    Args:
+        value: the number.
+        units: each unit with its factor, in the order in which they are tried.
 
     Returns:
-        The text; None if there is no such unit.
+        The text; None if every unit needs more digits.
     """
     for unit, factor in units.items():
         if value >= factor and value * 10 % factor == 0:
             whole, tenth = divmod(value * 10 // factor, 10)
             return f"{whole}.{tenth}{unit}" if tenth else f"{whole}{unit}"
     return None
+
+
+def short_number(value: float) -> str:
+    """Return a number that is easy to read: ``32.3``, ``5,120``, ``64.0M`` or ``1.5G``."""
+    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= factor:
+            return f"{value / factor:.1f}{unit}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def size_in_words(size: float) -> str:

@@ -1,6 +1,8 @@
+"""Numbers, durations and sizes as text."""
+
 import pytest
 
-from hybridize.units import duration_in_words, size_in_words
+from hybridize.units import duration_in_words, short_number, size_in_words
 
 
 @pytest.mark.parametrize(
@@ -9,6 +11,15 @@ from hybridize.units import duration_in_words, size_in_words
 )
 def test_durations_are_short_to_read(seconds, text):
     assert duration_in_words(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0.0"), (32.34, "32.3"), (99.9, "99.9"), (100.4, "100"), (64_024.7, "64,025"),
+     (999_999, "999,999"), (64_024_094.7, "64.0M"), (1.26e9, "1.3G"), (2e12, "2.0T")],
+)  # fmt: skip
+def test_large_numbers_are_short_to_read(value, text):
+    assert short_number(value) == text
 
 
 @pytest.mark.parametrize(

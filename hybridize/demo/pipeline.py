@@ -2,7 +2,7 @@
 
 1. Convert without swapping any block, to see that nothing changes.
 2. Swap all attention blocks and align each new block with the attention that it replaces.
-3. Measure with the aligned blocks which attention to keep, and convert with the others.
+3. Measure with the aligned blocks which attention blocks to keep, and swap the others.
 4. Distill, prune and quantize the hybrid.
 5. Open the results with plain transformers, evaluate them, time them, and draw the report.
 """
@@ -34,13 +34,13 @@ class DemoSizes:
     """How much the demo computes.
 
     Attributes:
-        calibration_tokens: tokens that new blocks are fitted on and swaps are measured on.
+        calibration_tokens: tokens on which new blocks are fitted and swaps are measured.
         align_tokens: tokens of the align stage.
         distill_tokens: tokens of the kl stage.
-        validation_sequences: sequences that distillation is validated on.
-        prune_tokens: tokens that importance is measured on.
+        validation_sequences: sequences on which distillation is validated.
+        prune_tokens: tokens on which importance is measured.
         candidates: pruning candidates that are compared.
-        questions: questions asked per subject; None for all.
+        questions: number of questions per subject; None for all.
         bench: options of `hybridize.bench`. Only long prompts and a batch show the cost of
             attention in so small a model.
     """
@@ -72,7 +72,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
 
     Raises:
         InputError: the directory exists and ``force`` is false.
-        HybridizeError: a step failed.
+        HybridizeError: a command failed.
     """
     from hybridize.demo.stock_transformers import generated_text, logit_difference
 
@@ -81,20 +81,20 @@ def run_demo(config: DemoConfig) -> DemoResult:
     if output.exists() and not config.force:
         raise InputError(f"{output}: exists already; `force` replaces the files of an earlier demo")
     output.mkdir(parents=True, exist_ok=True)
-    steps = _Steps(output, config.force)
-    exact = steps.convert_nothing()
-    aligned = steps.convert_all_and_align()
-    hybrid = steps.convert_some(aligned)
-    distilled = steps.distill(hybrid)
-    pruned = steps.prune(distilled)
-    quantized = steps.quantize(pruned)
+    commands = _Commands(output, config.force)
+    exact = commands.convert_nothing()
+    aligned = commands.convert_all_and_align()
+    hybrid = commands.convert_some(aligned)
+    distilled = commands.distill(hybrid)
+    pruned = commands.prune(distilled)
+    quantized = commands.quantize(pruned)
     models = [exact, aligned, hybrid, distilled, pruned, quantized]
     console.message("opening with plain transformers")
     difference = logit_difference(exact.directory)
     text = generated_text(distilled.directory)
-    evaluation = steps.evaluate(models)
-    # Models of the same shape have the same speed: time one of each.
-    speeds = steps.bench([aligned, distilled, pruned, quantized])
+    evaluation = commands.evaluate(models)
+    # Models of the same shape have the same speed: time one model of each shape.
+    speeds = commands.bench([aligned, distilled, pruned, quantized])
     original, *others = evaluation.models
     rows: list[DemoRow] = [row_of(DemoModel("original", CHECKPOINT), original, original)]
     for model, scores in zip(models, others, strict=True):
@@ -107,13 +107,13 @@ def run_demo(config: DemoConfig) -> DemoResult:
                 difference=difference if model is exact else None,
             )
         )
-    report = steps.report([distilled, pruned])
+    report = commands.report([distilled, pruned])
     result = DemoResult(tuple(rows), text, report, time.perf_counter() - started)
     (output / "results.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", "utf-8")
     return result
 
 
-class _Steps:
+class _Commands:
     """The commands that the demo runs, each with its options.
 
     Args:
@@ -196,7 +196,7 @@ class _Steps:
         from hybridize.compress.prune.prune import prune
 
         console.message(f"pruning: to {PARAMS} of the parameters")
-        self._importance.unlink(missing_ok=True)  # else prune would reuse an earlier demo's
+        self._importance.unlink(missing_ok=True)  # otherwise prune reuses it
         done = prune(
             distilled.directory,
             self._output / f"attention-{KEPT}-pruned",
@@ -238,7 +238,7 @@ class _Steps:
         """Return each model's decoding speed after the longest prompt, relative to the original."""
         from hybridize.evals.bench.bench import bench
 
-        console.message("timing: in turns, so that other load on the machine affects all alike")
+        console.message("timing: the models take turns, so that other load slows all of them alike")
         done = bench(
             [model.directory for model in models],
             baseline=CHECKPOINT,

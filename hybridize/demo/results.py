@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hybridize.evals.results import ModelResult
 
 CONTEXT = 32 * 1024
-"""Tokens of the sequence whose cache is measured."""
+"""Number of tokens for which the size of the cache is reported."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class DemoRow:
     """The figures of one model.
 
     Attributes:
-        model: what was done to the original.
+        model: what was done to the original, as the table shows it.
         directory: its checkpoint.
         layout: its layout pattern.
-        parameters: their number.
+        parameters: number of parameters.
         weight_bytes: size of the weights on disk.
         accuracy: on the whole exam, 0 to 1.
         knowledge: accuracy on the subjects whose answers are in the weights.
         recall: accuracy on the subjects whose answers are in the context.
         recovery: accuracy divided by the original's.
-        perplexity: on held-out text.
+        perplexity: on held-out text, per token.
         cache_bytes: size of the cache of one sequence of 32k tokens.
         speed: decoding tokens per second after the longest prompt, divided by the original's; None
             if it was not timed.
@@ -82,7 +82,7 @@ class DemoResult:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON can hold them."""
+        """Return the figures as JSON values."""
         rows = [asdict(row) | {"directory": row.directory.name} for row in self.rows]
         return {
             "rows": rows,
