@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_progress_lines() -> Iterator[None]:
-    """Print no progress lines: how many there are would depend on the speed of the machine."""
+    """Print no progress lines, because their number depends on the speed of the machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProgressLog, "FIRST_LINE", 1e6)
         yield

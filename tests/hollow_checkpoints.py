@@ -1,6 +1,6 @@
-"""Checkpoints with the shapes of published models, whose weights are holes in a file.
+"""Checkpoints with the shapes of published models and without data, for tests that read no weights.
 
-They take no disk space. They are for tests that do not read weights.
+A weight file has a header and its full size, but takes no disk space (a sparse file).
 """
 
 import json
@@ -127,8 +127,8 @@ def write_shape(folder: Path, name: str) -> None:
     raw = SHAPES[name]
     write_hollow(folder, *config_from_json(raw, folder), raw, CHECKPOINT)
     if raw["model_type"] == "qwen2":
-        # Transformers adds this token to a Qwen tokenizer that lacks it, as Qwen's own has it, but
-        # not to the tokenizer of the converted model. So it is added here.
+        # Qwen's own tokenizer has this token. Transformers would add it to the tokenizer of the
+        # Qwen checkpoint, but not to that of the converted one, so that the two would differ.
         path = folder / "tokenizer.json"
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.add_special_tokens(["<|endoftext|>"])

@@ -1,3 +1,5 @@
+"""What goes to stdout and what to stderr."""
+
 import json
 import sys
 
@@ -65,7 +67,7 @@ def test_table_aligns_numbers_right_and_text_left(console, capsys):
     assert "mlp          3,456" in lines
 
 
-def test_table_prints_markup_as_it_is_and_wide_cells_whole(console, capsys):
+def test_table_does_not_interpret_markup_or_wrap_wide_cells(console, capsys):
     cell = "[bold]" + "x" * 300
     console.table(["name"], [[cell]])
     assert cell in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """Every code block of the documents runs on the bundled checkpoint.
 
 The blocks of a page run from the top, in one folder that looks like the root of the repository.
-The tables below replace options that need something large or take long; nothing else is replaced.
+The tables below replace options that need a large model or much time; nothing else is replaced.
 A comment above a block changes how it runs: ``<!-- not run: why -->`` only parses its commands,
 and ``<!-- dry run: why -->`` adds ``--dry-run`` and uses files of the model's shape without
 weights.
@@ -40,12 +40,12 @@ TEXTS = {"NAME": "text.jsonl"}
 """Datasets of the hub, and the file that replaces each."""
 
 LINKED = ("examples", "benchmarks", "README.md", "Makefile", "pyproject.toml")
-"""What a page finds from the root of the repository."""
+"""Files and folders of the repository that pages refer to."""
 
 PREPARED = {
     "kernels.md": ("hybridize convert MODEL -o hybrid",),
 }
-"""Commands that run before a page, because another page explains them."""
+"""Commands that run before the blocks of a page; another page explains them."""
 
 SMALLER: dict[str, dict[str, str]] = {
     "distill": {
@@ -59,7 +59,7 @@ SMALLER: dict[str, dict[str, str]] = {
     "bench": {"--prompt-len": "16,32", "--gen-len": "4", "--repeats": "1"},
     "generate": {"--max-new-tokens": "4"},
 }
-"""Options that replace those of a command, to make it quick, unless it is a dry run."""
+"""Options that make a command quick. They replace its own, except in a dry run."""
 
 ONLY_WITH: dict[str, tuple[tuple[str, str, str], ...]] = {
     "convert": (
@@ -70,10 +70,10 @@ ONLY_WITH: dict[str, tuple[tuple[str, str, str], ...]] = {
     "eval": (("mmlu", "--mmlu-dir", "hybridize/demo/exam"),),
     "export": (("gguf", "--tokenizer", "none"),),  # llama.cpp has no rule for our tokenizer
 }
-"""More such options, if one of the command's words begins with a prefix: prefix, option, value."""
+"""More such options: (prefix, option, value), if a word of the command begins with the prefix."""
 
 PLANNED = {("README.md", "export")}
-"""Commands that run as a dry run on this page, because another page runs them."""
+"""Page and command: the command runs with ``--dry-run`` there, because another page runs it."""
 
 LAYERS = {"onnx.md": 3}
 """Layers of the bundled checkpoint that some pages use; see `DEFAULT_LAYERS`."""
@@ -124,7 +124,7 @@ LONGEST = 128
 """Maximum length of a text that a teacher generates."""
 
 MEASURED = ("--select", "--init")
-"""Options with which convert runs the model; left out if there are no weights."""
+"""Options with which convert runs the model; removed if the checkpoint has no weights."""
 
 
 def without(words: list[str], options: tuple[str, ...]) -> list[str]:
@@ -197,7 +197,7 @@ class Page:
             return
         output = options["output"]
         if output.is_symlink():
-            output.unlink()  # of an earlier recipe on the page
+            output.unlink()  # from an earlier recipe on the page
         shutil.rmtree(output, ignore_errors=True)
         self.hybridize([*words, *([] if options["dry_run"] else ["--dry-run"])])
         if words[0] == "convert":
@@ -209,8 +209,8 @@ class Page:
         """Run a command of hybridize in this process."""
         words = as_run(words)
         code = main(words)
-        said = self._capsys.readouterr().err
-        assert code == 0, f"hybridize {shlex.join(words)}: {said.strip()}"
+        stderr = self._capsys.readouterr().err
+        assert code == 0, f"hybridize {shlex.join(words)}: {stderr.strip()}"
 
     def _other(self, words: list[str]) -> None:
         match words:
@@ -219,7 +219,7 @@ class Page:
             case ["pip", "install", what]:
                 assert_installable(what)
             case ["python", script, *_] if script.startswith("benchmarks/"):
-                assert (ROOT / script).is_file(), script  # these take minutes
+                assert (ROOT / script).is_file(), script  # not run: benchmarks take minutes
             case [script, *_] if script.startswith("benchmarks/"):
                 assert os.access(ROOT / script, os.X_OK), script
             case ["python", *arguments]:

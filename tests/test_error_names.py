@@ -24,16 +24,16 @@ CSS = "hybridize.evals.report.style"
 """Variables of CSS look like flags."""
 
 ALLOWED = {"--always", "--short", "--predict"}
-"""Flags of git, and a part of the name ``bench --predict`` in files of results."""
+"""Two flags of git, and ``bench --predict``, which is a name in files of results."""
 
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _KEYWORD = re.compile(r"`([a-z][a-z0-9_]*)(?:\[\w+\])?(?:=[^`]*)?`")
 
 
 def texts(source: str) -> Iterator[tuple[int, str]]:
-    """Every string in the source that is no docstring, with its line.
+    """Every string in the source except docstrings, with its line.
 
-    Of an f-string, values are replaced by ``…``.
+    In an f-string, each value is replaced by ``…``.
     """
     tree = ast.parse(source)
     statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -94,7 +94,7 @@ def _subclasses(cls: type) -> Iterator[type]:
 
 
 def unknown_in(source: str) -> list[str]:
-    """The names in backticks in a source's strings that are no keyword, each with its line."""
+    """The names in backticks that are not keywords, in a source's strings, each with its line."""
     return [
         f"line {line}: {name}"
         for line, text in texts(source)
@@ -107,7 +107,7 @@ def below_the_face() -> list[tuple[str, Path]]:
     return [(name, path) for name, path in modules() if not name.startswith((*FACE, CSS))]
 
 
-def test_no_string_below_the_command_line_holds_a_flag():
+def test_no_string_below_the_command_line_contains_a_flag():
     every = below_the_face()
     assert {name.split(".")[1] for name, _ in every} >= set(FOLDERS.values())
     found = [

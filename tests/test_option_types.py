@@ -1,4 +1,4 @@
-"""Types of options: which values they accept, and what they become."""
+"""The types of options: which values they accept, and how they convert them."""
 
 import json
 import math
@@ -89,7 +89,7 @@ def test_every_type_is_tested():
 
 @pytest.mark.parametrize("name", VALUES)
 @given(data=st.data())
-def test_good_values_stay_as_they_are_and_can_be_recorded(name, data):
+def test_good_values_do_not_change_and_can_be_recorded(name, data):
     type_, values = VALUES[name]
     value = data.draw(values)
     converted = type_.convert(value)
@@ -101,7 +101,7 @@ def test_good_values_stay_as_they_are_and_can_be_recorded(name, data):
 
 @pytest.mark.parametrize("name", TYPED)
 @given(data=st.data())
-def test_the_text_of_a_value_means_that_value(name, data):
+def test_the_text_of_a_value_converts_back_to_it(name, data):
     type_, values = VALUES[name]
     value = type_.convert(data.draw(values))
     assert type_.convert(type_.to_text(value)) == value
@@ -127,7 +127,7 @@ def test_whole_numbers_have_limits(low, span, value):
 
 
 @pytest.mark.parametrize("value", [0.5, "0.5", math.nan, math.inf, True, None, "", "9" * 5000])
-def test_whole_numbers_are_whole(value):
+def test_values_that_are_not_whole_numbers_are_rejected(value):
     with pytest.raises(ValueError, match="give a whole number of at least 0"):
         Integer(0).convert(value)
     with pytest.raises(ValueError, match="give a whole number of at least 0, or all"):
@@ -160,7 +160,7 @@ def test_numbers_are_finite_and_have_limits(value):
         (Float(maximum=0), "of at most 0"),
     ],
 )
-def test_errors_of_numbers_say_the_limits(type_, limits):
+def test_errors_of_numbers_name_the_limits(type_, limits):
     with pytest.raises(ValueError, match=f"^give a number {limits}$"):
         type_.convert("x")
 
@@ -254,6 +254,6 @@ def test_mappings_name_the_item_that_is_wrong():
         assert caught.value.name == name
 
 
-def test_records_hold_only_the_last_part_of_a_path():
+def test_records_contain_only_the_last_part_of_a_path():
     assert Location().to_json("/home/me/data/text.txt") == "text.txt"
     assert Repeated(Location()).to_json(("/a/b", "c")) == ["b", "c"]

@@ -1,4 +1,4 @@
-"""The package list, the entry point and the wheel are what the folders say they are."""
+"""The package list, the entry point and the wheel agree with the folders."""
 
 import shutil
 import subprocess
@@ -43,7 +43,7 @@ def code_folders(root: Path) -> list[Path]:
 
 
 def faults(root: Path, setuptools: dict) -> list[str]:
-    """What is wrong between the folders and the ``[tool.setuptools]`` table."""
+    """The differences between the folders and the ``[tool.setuptools]`` table."""
     folders = {package_of(folder, root): folder for folder in code_folders(root)}
     found = [
         f"{name}: no __init__.py" for name, f in folders.items() if not (f / "__init__.py").exists()
@@ -119,7 +119,7 @@ def test_constraints_pin_every_direct_dependency_within_its_range():
             assert wanted.specifier.contains(pin), f"{text} does not admit the pinned {pin}"
 
 
-def test_a_wheel_holds_every_file_and_nothing_at_its_top_but_hybridize(tmp_path):
+def test_a_wheel_contains_every_file_and_only_hybridize_at_the_top(tmp_path):
     pytest.importorskip("setuptools", minversion="77", reason="needs setuptools 77 to build with")
     tree = tmp_path / "tree"
     junk = shutil.ignore_patterns("__pycache__", "*.pyc")

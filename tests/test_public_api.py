@@ -36,8 +36,8 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = hybridize.quantum
 
 
-# Orders in which a program may import hybridize and transformers' two tables: before hybridize, one
-# of them before and one after, or later, in the middle of another import.
+# Transformers' two tables of model types may be imported before hybridize, one before and one after
+# it, or both after it, also in the middle of another import.
 ORDERS = {
     "transformers first": "from transformers import AutoModelForCausalLM; import hybridize",
     "configurations first": "from transformers import AutoConfig; import hybridize",

@@ -16,13 +16,13 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(("size", "most"), [("0.02 MiB", 20_971), ("5GB", 10**9)])
-def test_weight_files_are_at_most_this_large(tmp_path, command, size, most):
+@pytest.mark.parametrize(("size", "maximum"), [("0.02 MiB", 20_971), ("5GB", 10**9)])
+def test_weight_files_do_not_exceed_the_maximum_size(tmp_path, command, size, maximum):
     write_stock(tmp_path / "model", "granitemoehybrid" if command == "quantize" else "llama")
     words = [command, str(tmp_path / "model"), "-o", str(tmp_path / "out"), *COMMANDS[command]]
     assert main([*words, "--max-shard-size", size, "--quiet"]) == 0
     files = list((tmp_path / "out").glob("*.safetensors"))
-    assert all(path.stat().st_size < most + 5_000 for path in files)  # the headers are extra
+    assert all(path.stat().st_size < maximum + 5_000 for path in files)  # the headers are extra
     assert (len(files) > 1) == (size != "5GB")
     if len(files) > 1:
         index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())

@@ -1,3 +1,5 @@
+"""The bundled checkpoint: its files, tokenizer, score and model card."""
+
 import json
 import re
 
@@ -65,7 +67,7 @@ def test_perplexity_is_low_on_prose_and_high_on_sorted_words(
     assert perplexity(model, tokenizer, " ".join(sorted(words))) > 6
 
 
-def test_card_has_the_current_text() -> None:
+def test_model_card_matches_its_template() -> None:
     card = (CHECKPOINT / "README.md").read_text(encoding="utf-8")
     accuracy = {name: float(percent) / 100 for name, percent in _ROW.findall(card)}
     accuracy["all"] = accuracy.pop("**all**")

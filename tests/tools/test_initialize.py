@@ -1,3 +1,5 @@
+"""The first values of the bundled checkpoint's training."""
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -28,7 +30,8 @@ def attentions() -> tuple[torch.Tensor, ...]:
         return tuple(maps[0] for maps in model(tokens, output_attentions=True).attentions)
 
 
-# The deepest layer reads a stream that holds what two layers copied, so it matches less well.
+# The residual stream of the deepest layer also contains the copies of two earlier layers. It
+# matches less well.
 @pytest.mark.parametrize(("layer", "factor"), [(0, 4), (1, 4), (2, 2)])
 @pytest.mark.parametrize("head", [0, 1])
 def test_matching_heads_find_the_token_again(attentions, layer, head, factor) -> None:  # type: ignore[no-untyped-def]

@@ -1,3 +1,5 @@
+"""The tokenizer of the bundled checkpoint."""
+
 from itertools import islice
 
 import pytest

@@ -1,3 +1,5 @@
+"""Training of the bundled checkpoint: resumable, repeatable, with weighted answers."""
+
 import json
 import os
 import signal
@@ -152,7 +154,7 @@ def test_answers_have_a_higher_loss_weight(tmp_path: Path) -> None:
         assert tokens[-1] == trainer.tokenizer.eos_token_id
 
 
-def test_verdicts_stand_at_the_options(tmp_path: Path) -> None:
+def test_each_option_is_followed_by_its_verdict(tmp_path: Path) -> None:
     trainer = Trainer(TINY, tmp_path / "state.safetensors")
     question = "Find.\nA. tent\nB. barn\nC. shed\nD. porch\nAnswer:"
     tokens = trainer.tokenizer.encode(f"{question} C\n\n{question}")

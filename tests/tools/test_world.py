@@ -1,3 +1,5 @@
+"""The synthetic world: its facts, its exam, and the text about it."""
+
 import random
 import re
 from collections import Counter
