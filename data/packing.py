@@ -16,7 +16,7 @@ from hybridize.errors import InputError
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """Token sequences of one length. Each holds one or more documents, or parts of documents.
+    """Token sequences of one length. Each contains one or more documents, or parts of documents.
 
     Attributes:
         ids: ``(sequences, length)`` int32, the tokens.

@@ -54,7 +54,7 @@ def load_packed_dataset(
         option: keyword of the option that named the sources, for error messages.
 
     Raises:
-        InputError: a source cannot be read, or holds less text than one sequence.
+        InputError: a source cannot be read, or has less text than one sequence.
     """
     directory = resolve(model)
     if TEACHER in sources and len(sources) > 1:

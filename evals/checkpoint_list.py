@@ -14,7 +14,7 @@ def find_checkpoints(
 
     Args:
         models: checkpoint directories or hub ids.
-        baseline: one more model, or one of ``models``; None if there is no baseline.
+        baseline: another model or one of ``models``; None for no baseline.
 
     Raises:
         InputError: there are no models, or a directory is not a checkpoint.

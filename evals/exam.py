@@ -5,7 +5,7 @@
     DIR/dev/<subject>_dev.csv      solved questions for few-shot prompts
     DIR/test/<subject>_test.csv    questions for the model
 
-Each row holds a question, four choices and the letter of the right choice. There is no header.
+Each row has a question, four choices and the letter of the right choice. There is no header.
 Fields may span lines. MMLU is described in Hendrycks et al. 2021, "Measuring Massive Multitask
 Language Understanding".
 """
@@ -58,10 +58,10 @@ def list_subjects(directory: Path) -> list[str]:
     """Return the names of the subjects below ``directory``, sorted.
 
     Raises:
-        InputError: the directory holds no exam, or a subject has only one of its two files.
+        InputError: the directory has no exam, or a subject has only one of its two files.
     """
     if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory; it should hold dev/ and test/")
+        raise InputError(f"{directory}: no such directory; it should contain dev/ and test/")
     for split in ("dev", "test"):
         if not (directory / split).is_dir():
             raise InputError(
@@ -110,7 +110,7 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if not questions:
-        raise InputError(f"{path}: empty; it should hold one question per row")
+        raise InputError(f"{path}: empty; it should have one question per row")
     return tuple(questions)
 
 
@@ -141,7 +141,7 @@ def _subjects_of(directory: Path, split: str) -> set[str]:
         name = path.name.removesuffix(ending)
         if not _SUBJECT_NAME.fullmatch(name):
             raise InputError(
-                f"{path}: a subject's name may hold letters, digits, '_' and '-'; rename the file"
+                f"{path}: a subject's name may have letters, digits, '_' and '-'; rename the file"
             )
         names.add(name)
     return names

@@ -93,7 +93,7 @@ class ExamTasks:
             yield from self._group(CUSTOM_GROUP, config)
         elif name in self._subjects:
             yield self._task(name)
-        elif (entry := self._index[name]).cfg is None:  # a tag, which stands for its tasks
+        elif (entry := self._index[name]).cfg is None:  # a tag of several tasks
             for task in sorted(entry.tags):
                 yield from self._build(task)
         elif "group" in entry.cfg:

@@ -221,7 +221,7 @@ def tasks_in(task: str, subtasks: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 def _without_infinities(value: Any) -> Any:
-    """Return ``value`` with None instead of infinity and NaN, which JSON cannot hold."""
+    """Return ``value`` with None instead of infinity and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _without_infinities(item) for key, item in value.items()}
     if isinstance(value, list):

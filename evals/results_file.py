@@ -14,7 +14,7 @@ def write_results(result: EvaluationResult, path: Path) -> None:
     """Write ``result`` to ``path``, atomically.
 
     The file of one model is a results file of lm-eval with one more key, ``hybridize``. The file of
-    several models holds one such object per model, by name, under the key ``models``.
+    several models has one such object per model, by name, under the key ``models``.
 
     Raises:
         HybridizeError: the file cannot be written.

@@ -17,7 +17,7 @@ class Decoder(Protocol):
 
     @property
     def cache(self) -> Cache:
-        """Return the cache as it is now."""
+        """Return the current cache."""
 
     def prefill(self, prompts: torch.Tensor) -> None:
         """Read prompts ``(batch, length)`` and choose the next token of each."""

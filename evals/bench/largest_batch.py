@@ -26,7 +26,7 @@ def largest_batch(guess: int, fits: Callable[[int], bool]) -> int:
 
 @torch.inference_mode()
 def fill_gpu(name: str, model: PreTrainedModel, point: Point) -> Point:
-    """Return ``point`` with the largest batch that fits beside everything on the GPU now.
+    """Return ``point`` with the largest batch that fits into the GPU's free memory.
 
     Args:
         name: the user's name of the model.

@@ -22,7 +22,7 @@ class Sample:
         first_token: seconds until the first new token.
         decoding: seconds for the other new tokens.
         kv_bytes, state_bytes: size of the cache at the end.
-        working_bytes: peak memory beside the weights; None where it is unknown.
+        working_bytes: peak memory without the weights; None where it is unknown.
     """
 
     first_token: float

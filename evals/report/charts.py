@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one color. The ``labels``, if any, are shown beside the points."""
+    """Points of one color. The ``labels``, if any, are shown next to the points."""
 
     name: str
     points: Sequence[tuple[float, float]]

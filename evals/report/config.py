@@ -14,6 +14,7 @@ class ReportConfig(Config):
     png: bool = option(
         Flag(),
         False,
-        help="Also write each figure as a PNG file beside the page: page-FIGURE.png for page.html.",
+        help="Also write each figure as a PNG file, next to the page: page-FIGURE.png for "
+        "page.html.",
     )
     force: bool = force_option()

@@ -1,4 +1,4 @@
-"""The figures of a report. Each is made if there are data for it."""
+"""The figures of a report. A figure is drawn if the sources have the data for it."""
 
 import re
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def headline(model: Evaluated) -> Score | None:
 
 
 def figures(sources: Sources) -> Iterator[Figure]:
-    """Yield every figure that there are data for."""
+    """Yield every figure for which the sources have data."""
     yield from _accuracy_against_speed(sources)
     yield from _recovery(sources)
     yield from _memory(sources)

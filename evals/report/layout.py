@@ -47,7 +47,7 @@ class Words:
 class Drawing:
     """Shapes in an area of ``width`` × ``height`` pixels, with the origin at the top left.
 
-    ``legend`` holds pairs of a color and its meaning.
+    ``legend`` has pairs of a color and its meaning.
     """
 
     width: float
@@ -88,7 +88,7 @@ def _xy(chart: XYChart) -> Drawing:
 
 
 def _labels(dots: Sequence[tuple[float, float]], labels: Sequence[str]) -> Iterator[Words]:
-    """Place each label beside its dot such that it overlaps neither dots nor other labels."""
+    """Place each label next to its dot so that it overlaps neither dots nor other labels."""
     taken: list[tuple[float, float, float]] = [(x - 6, x + 6, y + 4) for x, y in dots]
 
     def is_free(start: float, end: float, line: float) -> bool:
@@ -102,8 +102,8 @@ def _labels(dots: Sequence[tuple[float, float]], labels: Sequence[str]) -> Itera
         spots = [(right, y + 4), (left, y + 4), (x - width / 2, y - 8), (x - width / 2, y + 18)]
         shifts = [distance * sign for distance in range(8, 240, 8) for sign in (1, -1)]
         spots += [(side, y + 4 + shift) for shift in shifts for side in (right, left)]
-        beside = (right if x < _WIDTH / 2 else left, y + 4)  # if there is no free spot
-        start, line = next((s for s in spots if is_free(s[0], s[0] + width, s[1])), beside)
+        fallback = (right if x < _WIDTH / 2 else left, y + 4)  # if there is no free spot
+        start, line = next((s for s in spots if is_free(s[0], s[0] + width, s[1])), fallback)
         taken.append((start, start + width, line))
         # The width is approximate, so the label is anchored at its end next to the dot.
         anchor = "start" if start > x else "end" if start + width < x else "middle"

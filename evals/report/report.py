@@ -72,7 +72,7 @@ def report(
         drawn = list(figures(sources))
         text = page(sources, drawn, config.title)
     except (ValueError, OverflowError) as error:  # values that no axis can show, such as NaN
-        raise InputError(f"{paths[0]}: holds a value that cannot be drawn: {error}") from error
+        raise InputError(f"{paths[0]}: has a value that cannot be drawn: {error}") from error
     pictures = _pictures(output, drawn) if config.png else {}
     for path in pictures:
         check_output_file(path, force=config.force)
