@@ -2,11 +2,10 @@
 
 from typing import Any, Protocol
 
-FIXED_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-"""RoPE types whose frequencies do not depend on the length of the text.
+from hybridize.modeling.rope_parameters import ROPE_TYPES
 
-Neither ONNX graphs nor GGUF files can express the others.
-"""
+EXPORTABLE_ROPE_TYPES = tuple(name for name, kind in ROPE_TYPES.items() if kind.exportable)
+"""RoPE types that ONNX graphs and GGUF files can express."""
 
 
 class HasRope(Protocol):

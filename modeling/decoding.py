@@ -7,7 +7,7 @@ import torch
 from hybridize.modeling.cache.static import StaticHybridCache
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.model import HybridForCausalLM
-from hybridize.modeling.rope_parameters import LENGTH_DEPENDENT_TYPES
+from hybridize.modeling.rope_parameters import ROPE_TYPES
 
 PREFILL_TOKENS = 65536
 """Number of prompt tokens per prefill call. More do not run faster, and need more memory."""
@@ -18,7 +18,7 @@ _WARMUP_STEPS = 3  # as in PyTorch's documentation of CUDA graphs
 def cuda_graph_obstacle(config: HybridConfig) -> str | None:
     """Return why a CUDA graph cannot replay a model's decoding step; None if it can."""
     kind = (config.rope_parameters or {}).get("rope_type", "default")
-    if config.head_dim is not None and kind in LENGTH_DEPENDENT_TYPES:
+    if config.head_dim is not None and ROPE_TYPES[kind].length_dependent:
         return f"its RoPE has the type {kind!r}, whose frequencies depend on the length"
     return None
 

@@ -1,37 +1,51 @@
-"""The parameters of rotary position embeddings (RoPE): defaults and checks, without torch.
+"""The parameters of rotary position embeddings (RoPE): types, defaults and checks, without torch.
 
 They are a dictionary with transformers' keys: ``rope_type``, ``rope_theta``, ``factor``, ….
-
-To add a type of scaling that transformers computes, add its keys to ``_REQUIRED_KEYS``.
-`hybridize.modeling.layers.rope` then gets the frequencies from transformers. If they depend on the
-length, also add the type to ``LENGTH_DEPENDENT_TYPES``. Otherwise, the exporters can support it
-(``FIXED_ROPE_TYPES`` there).
+`hybridize.modeling.layers.rope` gets the frequencies of every type from transformers. To add a type
+that transformers computes, add one line to ``ROPE_TYPES``.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hybridize.modeling.layers.sizes import is_number
 
 _DEFAULT_THETA = 10000.0
-_SCALED_FROM_ORIGINAL = ("llama3", "yarn", "longrope")
-"""The types that need the context length before scaling."""
 
-LENGTH_DEPENDENT_TYPES = ("dynamic", "longrope")
-"""The types whose frequencies depend on the length of the sequence."""
 
-_REQUIRED_KEYS: dict[str, set[str]] = {
-    "default": set(),
-    "linear": {"factor"},
-    "dynamic": {"factor"},
-    "yarn": {"factor", "original_max_position_embeddings"},
-    "longrope": {"short_factor", "long_factor", "original_max_position_embeddings"},
-    "llama3": {
-        "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
-    },
-    "proportional": set(),
-}  # fmt: skip
-"""The keys that transformers requires, by type."""
+@dataclass(frozen=True)
+class RopeType:
+    """A type of RoPE scaling.
+
+    Attributes:
+        required: the keys that transformers requires.
+        from_original: whether it needs the context length before scaling,
+            ``original_max_position_embeddings``.
+        length_dependent: whether the frequencies depend on the length of the sequence. A CUDA graph
+            cannot replay such a model.
+        exportable: whether ONNX graphs and GGUF files can express it.
+    """
+
+    required: frozenset[str] = frozenset()
+    from_original: bool = False
+    length_dependent: bool = False
+    exportable: bool = False
+
+
+_LLAMA3_KEYS = frozenset(("factor", "low_freq_factor", "high_freq_factor"))
+_LONGROPE_KEYS = frozenset(("short_factor", "long_factor"))
+
+ROPE_TYPES = {
+    "default": RopeType(exportable=True),
+    "linear": RopeType(frozenset(("factor",)), exportable=True),
+    "dynamic": RopeType(frozenset(("factor",)), length_dependent=True),
+    "yarn": RopeType(frozenset(("factor",)), from_original=True, exportable=True),
+    "longrope": RopeType(_LONGROPE_KEYS, from_original=True, length_dependent=True),
+    "llama3": RopeType(_LLAMA3_KEYS, from_original=True, exportable=True),
+    "proportional": RopeType(),
+}
+"""Every type by its name in ``rope_type``."""
 
 _POSITIVE_KEYS = (
     "rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor",
@@ -50,7 +64,8 @@ def standardize_rope(
     result = dict(rope or {})
     result.setdefault("rope_theta", _DEFAULT_THETA)
     result.setdefault("rope_type", result.get("type", "default"))
-    if result["rope_type"] in _SCALED_FROM_ORIGINAL:
+    known = ROPE_TYPES.get(result["rope_type"]) if isinstance(result["rope_type"], str) else None
+    if known is not None and known.from_original:
         result.setdefault("original_max_position_embeddings", max_position_embeddings)
     return result
 
@@ -65,19 +80,22 @@ def check_rope_parameters(rope: Mapping[str, Any]) -> None:
         ValueError: they do not describe a RoPE.
     """
     kind = rope["rope_type"]
-    if not isinstance(kind, str) or kind not in _REQUIRED_KEYS:
+    if not isinstance(kind, str) or kind not in ROPE_TYPES:
         raise ValueError(
             f"rope_parameters do not describe a RoPE: rope_type is {kind!r}; it must be one of "
-            f"{', '.join(_REQUIRED_KEYS)}"
+            f"{', '.join(ROPE_TYPES)}"
         )
-    missing = sorted(_REQUIRED_KEYS[kind] - set(rope))
+    required = ROPE_TYPES[kind].required
+    if ROPE_TYPES[kind].from_original:
+        required |= {"original_max_position_embeddings"}
+    missing = sorted(required - set(rope))
     if missing:
         raise ValueError(
             f"rope_parameters do not describe a RoPE: rope_type {kind!r} needs {missing[0]}"
         )
     for key in _POSITIVE_KEYS:
         value: Any = rope.get(key)
-        may_be_none = key not in _REQUIRED_KEYS[kind] and key != "rope_theta"
+        may_be_none = key not in required and key != "rope_theta"
         if value is None and may_be_none:
             continue
         if not is_number(value) or value <= 0:

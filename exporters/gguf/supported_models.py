@@ -8,7 +8,7 @@ from hybridize.checkpoints.formats.base import (
     uniform,
     uniform_except_window,
 )
-from hybridize.exporters.rope import FIXED_ROPE_TYPES, rope_type
+from hybridize.exporters.rope import EXPORTABLE_ROPE_TYPES, rope_type
 from hybridize.modeling.layers.kinds import ATTENTION, MAMBA
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model_spec import ModelSpec
@@ -62,8 +62,9 @@ def _attention(attention: AttentionSizes, spec: ModelSpec) -> Iterator[str]:
             f"it has a sliding window of {window} tokens; convert with `format=granitemoehybrid`, "
             "which drops the window"
         )
-    if attention.rope and rope_type(spec) not in FIXED_ROPE_TYPES:
-        yield f"its RoPE type is {rope_type(spec)!r}, whose frequencies depend on the length"
+    if attention.rope and rope_type(spec) not in EXPORTABLE_ROPE_TYPES:
+        supported = ", ".join(EXPORTABLE_ROPE_TYPES)
+        yield f"its RoPE type is {rope_type(spec)!r}; GGUF files can have {supported}"
 
 
 def _mlp(mlp: MLPSizes) -> Iterator[str]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from hybridize.errors import InputError
 from hybridize.exporters.onnx import traceable_blocks as blocks
-from hybridize.exporters.rope import FIXED_ROPE_TYPES, rope_type
+from hybridize.exporters.rope import EXPORTABLE_ROPE_TYPES, rope_type
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.mamba2 import Mamba2
@@ -56,10 +56,10 @@ def require_exportable(config: HybridConfig, source: str) -> None:
     Raises:
         InputError: they do not; the message begins with ``source``.
     """
-    if config.head_dim is not None and rope_type(config) not in FIXED_ROPE_TYPES:
+    if config.head_dim is not None and rope_type(config) not in EXPORTABLE_ROPE_TYPES:
         raise InputError(
-            f"{source}: its RoPE type is {rope_type(config)!r}, whose frequencies depend on the "
-            f"length; ONNX supports {', '.join(FIXED_ROPE_TYPES)}"
+            f"{source}: its RoPE type is {rope_type(config)!r}; "
+            f"ONNX graphs can have {', '.join(EXPORTABLE_ROPE_TYPES)}"
         )
 
 

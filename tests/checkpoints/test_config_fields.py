@@ -22,7 +22,7 @@ from hybridize.errors import InputError
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model_spec import ACTIVATIONS, ModelSpec
-from hybridize.modeling.rope_parameters import _REQUIRED_KEYS
+from hybridize.modeling.rope_parameters import ROPE_TYPES
 from tiny import ARCHITECTURES, TRANSFORMERS, stock_config
 
 REMOVED = object()
@@ -47,7 +47,7 @@ def test_defaults_equal_those_of_transformers(model_type):
 
 def test_activations_and_rope_types_are_those_of_transformers():
     assert set(ACT2FN) == ACTIVATIONS
-    assert {"default", *ROPE_INIT_FUNCTIONS} == set(_REQUIRED_KEYS)
+    assert {"default", *ROPE_INIT_FUNCTIONS} == set(ROPE_TYPES)
 
 
 SPECIAL = st.recursive(

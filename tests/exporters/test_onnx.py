@@ -157,5 +157,5 @@ def test_inputs_that_cannot_be_exported_give_one_line(capsys, hybrid, tmp_path):
     capsys.readouterr()
     assert main(["export", str(tmp_path / "dynamic"), "-o", str(tmp_path / "new")]) == 2
     err = capsys.readouterr().err
-    assert "'dynamic', whose frequencies depend on the length" in err
+    assert "its RoPE type is 'dynamic'; ONNX graphs can have" in err
     assert err.count("\n") == 1
