@@ -54,7 +54,8 @@ def select_tasks(
             f"`mmlu_dir={mmlu_dir}`: none of `tasks={','.join(names)}` is part of this exam; "
             "add mmlu to `tasks`, or leave out `mmlu_dir`"
         )
-    local = {name: built for name in names if (built := build_local(name)) is not None}
+    found = {name: build_local(name) for name in names}
+    local = {name: tasks for name, tasks in found.items() if tasks is not None}
     from_hub = [name for name in names if name not in from_exam and name not in local]
     # lm-eval needs seconds to index all of its tasks, and much less for MMLU alone.
     manager = mmlu if all(name in mmlu.task_index for name in from_hub) else TaskManager()
