@@ -1,4 +1,4 @@
-"""Which kinds of RoPE can be exported."""
+"""The RoPE types that can be exported."""
 
 from typing import Any, Protocol
 

@@ -100,7 +100,7 @@ class DistillPipeline:
         self._ranks.wait()
 
     def abandon(self) -> None:
-        """Delete the working directory, unless it holds a state to continue from."""
+        """Delete the working directory, unless it contains a state to resume from."""
         if self._ranks.first and not self._state.exists():
             remove(self._work)
 

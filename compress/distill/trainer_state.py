@@ -1,7 +1,7 @@
 """The state of a distillation on disk, from which an interrupted run continues.
 
-It is one safetensors file. It holds the trained parameters, the optimizer's moments and the best
-parameters so far; its header holds the step and all other values as JSON.
+It is one safetensors file with the trained parameters, the optimizer's moments and the best
+parameters so far. The header of the file has the step and all other values as JSON.
 """
 
 import json

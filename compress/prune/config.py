@@ -122,7 +122,7 @@ class PruneConfig(Config):
     format: str = option(
         Text("auto|NAME"),
         "auto",
-        help="On-disk format. auto: MODEL's own if it can hold the result.",
+        help="On-disk format. auto: MODEL's own if it can store the result.",
     )
     dtype: str = dtype_option("Dtype of the written weights; auto keeps the source's.")
     max_shard_size: int = option(Size(), 5 * 10**9, help="Maximum size of a weight file.")

@@ -263,7 +263,7 @@ def _time_stacks(stacks: dict[str, list[tuple[Features, _Stack]]]) -> dict[str, 
 
 
 def _filled_cache(model: HybridForCausalLM, context: int, batch: int) -> HybridCache:
-    """Return a cache as it is after a prompt of ``context`` tokens."""
+    """Return a cache with the sizes that it has after a prompt of ``context`` tokens."""
     cache = HybridCache(model.config)
     for layer_idx, sizes in enumerate(model.config.blocks):
         if isinstance(sizes, AttentionSizes):

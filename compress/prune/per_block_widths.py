@@ -1,6 +1,6 @@
 """Different widths for blocks of one kind: each block keeps its most important units.
 
-All blocks together keep no more units than in the uniform architecture, so the budgets still hold.
+Together, the blocks keep no more units than in the uniform architecture, so budgets are still met.
 """
 
 from dataclasses import replace

@@ -33,7 +33,7 @@ from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.devices import choose_dtype
 
-_HELD_OUT = 4  # one of four sequences is held out for measuring candidates
+_HELD_OUT = 4  # one of four sequences is held out to measure candidates
 # The search returns more architectures than are measured, because those that transformers can open
 # are preferred.
 _ARCHITECTURES_PER_CANDIDATE = 30
@@ -56,7 +56,7 @@ class PruningRun:
     Args:
         model: the model's name, as the user gave it.
         source: the model's directory.
-        output: the directory to write. The working directory lies beside it.
+        output: the directory to write. The working directory is created beside it.
         options: the options of `prune`.
         device: the device to measure and train on.
     """

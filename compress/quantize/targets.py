@@ -16,7 +16,7 @@ _ALIASES = {"mamba": "(mamba|mixer)"}
 
 @dataclass(frozen=True)
 class Target:
-    """A linear layer of a block, as it is stored.
+    """A linear layer of a block on disk. The format may stack several linear layers of the model.
 
     Attributes:
         entry: its weight.

@@ -34,7 +34,7 @@ class Hidden(Stage):
         with torch.no_grad():
             targets = self.teacher.model(ids, **options).hidden_states
         outputs = self.pair.student.model(ids, **options).hidden_states
-        errors = [  # index 0 holds the embeddings, index i + 1 the output of block i
+        errors = [  # index 0 has the embeddings, index i + 1 the output of block i
             relative_error(outputs[index + 1], targets[index + 1]) for index in self.pair.swapped
         ]
         return torch.stack(errors).mean()

@@ -1,9 +1,12 @@
 """Train the student end to end to predict the teacher's next-token distribution.
 
 The loss is the forward KL divergence (Hinton et al. 2015, arXiv 1503.02531), optionally mixed with
-the cross-entropy on the text. Long sequences can be trained in segments (truncated back-propagation
-through time): caches carry the state from one segment to the next, gradients stop at the border.
-Memory then depends on the segment's length instead of the sequence's.
+the cross-entropy on the text. The kernels `linear_kl_divergence` and `linear_topk_kl_divergence`
+compute both.
+
+Long sequences can be trained in segments (truncated back-propagation through time). Caches carry
+the state from one segment to the next, and gradients stop at the boundary. Memory then depends on
+the length of a segment instead of the length of a sequence.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""Computes the scales of FP8 weights, and rounds the weights to FP8."""
+"""Computes the scales of FP8 weights and of static inputs, and rounds the weights to FP8.
+
+The kernel `fp8_quantize` computes dynamic scales of inputs while the model runs.
+"""
 
 import torch
 

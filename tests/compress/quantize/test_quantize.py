@@ -1,4 +1,4 @@
-"""What `quantize` writes, and that transformers opens it and computes the same logits."""
+"""`quantize`: its files, and the logits that transformers computes from them."""
 
 import json
 
