@@ -49,7 +49,7 @@ def measure(
         device=device,
     )
     maxima = input_maxima(tensors, config, dataset, device) if scheme.quantization.static else {}
-    costs = {}
+    costs: dict[int, float] = {}
     if keep.budget is not None:
         costs = measure_blocks(source, scheme, targets, maxima, dataset, device)
     return Measurements(maxima, costs)

@@ -1,4 +1,4 @@
-"""Per-block widths: as many units in total as before, and no better distribution exists."""
+"""Per-block widths: the total number of units stays, and no other distribution loses less."""
 
 import itertools
 

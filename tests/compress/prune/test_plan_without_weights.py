@@ -1,4 +1,4 @@
-"""Plans from configurations alone: the case of the paper, and any config.json."""
+"""Plans from configurations alone: a published model by its name, and any config.json."""
 
 import json
 
@@ -12,7 +12,7 @@ from tiny import write_stock
 CARD = ["--memory", "31.7GiB@512k", "--weight-bits", "4", "--kv-bits", "8"]
 
 
-def test_plan_of_the_papers_case(tmp_path, capsys):
+def test_plan_of_nemotron_h_56b_for_a_32_gib_card(tmp_path, capsys):
     command = ["prune", "nemotron-h-56b", "-o", str(tmp_path / "out"), *CARD]
     assert main([*command, "--axes", "depth,ffn", "--dry-run", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
