@@ -20,6 +20,7 @@ from hybridize.conversion.plan import MambaChoice, Plan, plan_conversion
 from hybridize.conversion.plot import draw_curve
 from hybridize.conversion.results import ConversionResult, describe
 from hybridize.conversion.source import Source, open_source
+from hybridize.extras import require_extra
 from hybridize.options import takes_options
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
         HybridizeError: writing failed; an existing output is unchanged.
     """
     check_donor_directory(config)
+    if config.select == "sensitivity" and not config.dry_run:
+        # Hours of measuring must not end without the plot.
+        require_extra("train", "matplotlib", "`select=sensitivity`")
     output = Path(output)
     with ExitStack() as stack:
         source = open_source(

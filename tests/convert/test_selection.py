@@ -1,6 +1,7 @@
 """The greedy selection, compared with swaps in whole models, one by one."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hybridize.conversion.first_values import first_values
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.conversion.selection import sensitivity_curve
 from hybridize.data.packing import PackedDataset
+from hybridize.errors import HybridizeError
 from hybridize.modeling.layers.sizes import AttentionSizes
 from tiny import tokens, write_stock, write_tokenizer
 
@@ -87,3 +89,13 @@ def test_keep_with_the_chosen_blocks_writes_the_same_bytes(tmp_path):
     assert [point["kept"] for point in record["metrics"]["sensitivity"]] == [
         list(point.kept) for point in chosen.curve
     ]
+
+
+def test_a_missing_matplotlib_is_reported_before_anything_is_measured(tmp_path, monkeypatch):
+    write_stock(tmp_path / "in", "llama")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(
+        "hybridize.data.calibration.load_calibration", lambda *_, **__: pytest.fail("too late")
+    )
+    with pytest.raises(HybridizeError, match=r'pip install "hybridize\[train\]"'):
+        hybridize.convert(tmp_path / "in", tmp_path / "out", select="sensitivity")
