@@ -61,7 +61,7 @@ def model_card(
 
     Args:
         settings: the training settings as JSON.
-        parameters: their number; tied ones count once.
+        parameters: number of parameters; tied ones count once.
         accuracy: by subject, and for all questions under ``"all"``.
         perplexity: per token, on held-out prose.
 

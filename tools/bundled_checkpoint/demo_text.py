@@ -2,8 +2,8 @@
 
     python -m tools.bundled_checkpoint.demo_text
 
-The text is distributed like the training text of the bundled checkpoint, which has not read it.
-It is stored because these scripts are not installed with hybridize.
+The text has the same distribution as the training text of the bundled checkpoint, but the
+checkpoint was not trained on it. It is stored because these scripts are not installed.
 """
 
 import gzip

@@ -23,7 +23,7 @@ def write_exam(world: World, directory: Path) -> None:
 
 
 def read_exam(directory: Path) -> dict[str, SubjectExam]:
-    """Read what ``write_exam`` wrote, the subjects in alphabetical order."""
+    """Read an exam that ``write_exam`` wrote. The subjects are in alphabetical order."""
     return {
         (subject := path.stem.removesuffix("_test")): SubjectExam(
             _read(directory / "dev" / f"{subject}_dev.csv", subject), _read(path, subject)

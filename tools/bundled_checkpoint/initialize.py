@@ -1,4 +1,4 @@
-"""Initialize a small Llama with the heads that trained ones have: induction and local heads.
+"""Initialize a small Llama with kinds of heads that trained models have: induction and local heads.
 
 Recall needs a head that attends a few tokens back, and a head that finds an earlier occurrence of
 the same token (Olsson et al. 2022, "In-context Learning and Induction Heads"). From random weights,
@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 _EMBEDDING = 0.06
 
 _CONSTANT = 4 * _EMBEDDING
-"""The first coordinate of all embeddings, which local heads attend by."""
+"""The first coordinate of all embeddings: a constant input for the keys of local heads."""
 
 _COPIED = 0.04
 _LOCAL_SHARPNESS = 1.3

@@ -47,10 +47,10 @@ class Settings:
     answer_weight: float = 5.0
     """Weight of answers in the loss."""
     given_weight: float = 0.2
-    """Weight of the text beside the answers: names and options cannot be predicted."""
-    # A curriculum: (1) recall and find words; (2) judge options; (3) name the letter without
-    # judging first; (4) do so after several shots. Without the first three stages, the letters are
-    # no better than random for longer than all stages take.
+    """Weight of all other text in the loss. Much of it, such as names, cannot be predicted."""
+    # A curriculum: (1) recall and find words; (2) judge options; (3) name the letter directly;
+    # (4) the same after several shots. Without the first three stages, the letters would stay
+    # random for longer than the whole training takes.
     stages: tuple[Stage, ...] = (
         Stage(700, 96, 16, Mix(drill=0.7, practice=1.0, echo=1.0)),
         Stage(1200, 128, 12, Mix(drill=0.3, recall=0.5, practice=0.5, max_questions=2), 1.0),

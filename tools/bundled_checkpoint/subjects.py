@@ -1,9 +1,10 @@
-"""What a subject of the synthetic world consists of.
+"""The parts of a subject of the synthetic world: relations and sentence patterns.
 
 Sentence patterns belong to one of three splits that share no pattern. *Training* patterns appear in
 the training text, *validation* patterns measure progress during training, and *exam* patterns
-appear only in the exam. In a pattern, ``{e}`` is the entity and ``{v}`` the value; ``{kind}`` and
-``{noun}`` are the names that the relation has for the two.
+appear only in the exam. In a pattern, ``{e}`` is the entity and ``{v}`` the value. ``{kind}`` is
+the subject's word for the entity, such as "country"; ``{noun}`` is the relation's word for the
+value, such as "capital".
 
 No pattern begins a line with a name: the tokens of names include a leading space.
 """
@@ -64,8 +65,8 @@ class RecallSubject:
         values: the words that a question asks for (``{v}``).
         openings: the first sentence of a passage.
         statements: the other sentences of a passage, which all follow one pattern. The value
-            stands before the key: a small model learns to find the word before another one much
-            earlier than the word after it.
+            comes before the key, because a small model learns to find the word before a given
+            word much earlier than the word after it.
         questions: the question after the passage.
     """
 

@@ -28,13 +28,13 @@ TRAINING_SEED = 0
 
 @dataclass
 class Document:
-    """A text, and where in it something is asked.
+    """A text, with the positions of its answers.
 
     Attributes:
         text: the text so far.
         answers: ``(start, end)`` of each answer in ``text``, in characters, with the space before
             it.
-        prose: whether the text beside the answers is worth predicting too.
+        prose: whether all of the text has full weight in the loss, and not only the answers.
     """
 
     text: str = ""
@@ -74,10 +74,10 @@ class Mix:
 
 
 def generate_documents(world: World, seed: int, mix: Mix | None = None) -> Iterator[str]:
-    """Yield documents without end.
+    """Yield documents; the stream does not end.
 
-    A seed other than ``TRAINING_SEED`` gives text that is distributed like the training text and
-    that the checkpoint has not read, for calibration and distillation.
+    A seed other than ``TRAINING_SEED`` gives new text from the same distribution, for calibration
+    and distillation. The checkpoint was not trained on it.
 
     Args:
         world: what the text is about.
@@ -132,9 +132,9 @@ def drill(world: World, rng: random.Random, subject: str, words: int | None = No
 def practice_document(world: World, rng: random.Random, subject: str, mix: Mix) -> Document:
     """Write multiple-choice questions in which a verdict follows each option.
 
-    A model must know at each option whether it is the right one, before it can name the letter.
-    Asked there, four times per question, a small model learns in minutes what it does not learn
-    from letters alone. The simplest questions, echoes, name the right option.
+    To name the letter, a model must know for each option whether it is right. The verdicts train
+    this directly, four times per question. A small model then learns it in minutes; from letters
+    alone, it does not learn it. The simplest questions, called echoes, name the right option.
     """
     text = Document()
     for _ in range(3):
@@ -225,7 +225,7 @@ def _judge_options(text: Document, question: Question) -> None:
 
 
 def _restate(text: Document, pattern: str, key: str, value: str) -> None:
-    """Append a sentence. Its second name, key or value, counts as the answer."""
+    """Append a sentence. Of key and value, the one that comes second is the answer."""
     first, second = sorted(("{e}", "{v}"), key=pattern.index)
     names = {"{e}": key, "{v}": value}
     head, tail = pattern.replace(first, names[first]).split(f" {second}")

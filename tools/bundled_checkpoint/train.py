@@ -56,7 +56,7 @@ def train(
     """Train, or resume training, and write ``checkpoint/`` and ``exam/`` below ``output``.
 
     Args:
-        output: a directory; it holds the saved progress until the end.
+        output: a directory; the saved progress is in it until the end.
         settings: what to train; the bundled checkpoint by default.
         save_every: steps between saves.
         report_every: steps between messages with the loss and the validation accuracy.
@@ -66,7 +66,7 @@ def train(
         The figures of the model card.
 
     Raises:
-        InputError: ``output`` holds the progress of a run with other settings.
+        InputError: ``output`` contains the progress of a run with other settings.
     """
     settings = settings or Settings()
     output.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,9 @@ def _use_portable_tokenizer_class(path: Path) -> None:
     required=True,
     help="Directory for checkpoint/ and exam/. An interrupted run is resumed.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of CPU threads."
+)
 def main(output: Path, threads: int) -> None:
     """Train the bundled checkpoint from scratch on a CPU."""
     torch.set_num_threads(threads)

@@ -123,8 +123,8 @@ class Trainer:
         """Build the batch of a step.
 
         Returns:
-            Tokens, int64 ``[rows, length + 1]``, and the loss weights of all tokens but the first
-            of each row, float32 ``[rows, length]``.
+            Tokens, int64 ``[rows, length + 1]``, and the loss weights of the tokens after the first
+            one of each row, float32 ``[rows, length]``.
         """
         stage = self.settings.stage_at(step)
         rng = random.Random(f"train {self.settings.seed} {TRAINING_SEED} {step}")

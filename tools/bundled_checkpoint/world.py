@@ -110,7 +110,7 @@ class World:
         words: int | None = None,
         least: int = PASSAGE_FACTS[0],
     ) -> list[tuple[str, str]]:
-        """Draw the pairs of a passage: no key and no value twice, and all held out or none.
+        """Draw the pairs of a passage, all held out or none; no key and no value occurs twice.
 
         Args:
             rng: the random generator.
@@ -156,8 +156,8 @@ class World:
 def is_held_out(subject: str, key: str, value: str) -> bool:
     """Return whether a recall pair is reserved for the exam and absent from training text."""
     recall = RECALL[subject]
-    # Two subjects pair people with things, with exchanged roles. The sum makes the rule symmetric:
-    # both subjects hold out the same pairs.
+    # One subject has people as keys and things as values; another has things as keys and people as
+    # values. The sum is symmetric, so that both subjects hold out the same pairs.
     return (recall.keys.index(key) + recall.values.index(value)) % _HELD_OUT_FRACTION == 0
 
 
@@ -186,7 +186,7 @@ def multiple_choice(
 
 
 def _balance(rng: random.Random, questions: list[Question]) -> tuple[Question, ...]:
-    """Move the right options such that each letter is right equally often, give or take one."""
+    """Move the right options such that all letters are right equally often (or once more)."""
     letters = [index % len(LETTERS) for index in range(len(questions))]
     rng.shuffle(letters)
     balanced = []
@@ -200,7 +200,7 @@ def _balance(rng: random.Random, questions: list[Question]) -> tuple[Question, .
 
 
 def _invented_names(rng: random.Random) -> Iterator[str]:
-    """Yield invented names that are no English words, each once."""
+    """Yield invented names that are not English words, each once."""
     onsets = [*"bdfgklmnprstvz", "br", "dr", "kr", "tr"]
     vowels, codas = "aeiou", "klmnrsx"
     seen = set()
