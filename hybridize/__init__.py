@@ -1,6 +1,7 @@
 """Turn a pretrained Transformer checkpoint into a fast Mamba-2 hybrid that stock software opens.
 
-The commands of the ``hybridize`` tool are functions here, with the same names and options.
+The commands of the ``hybridize`` tool are functions here, with the same options; ``hybridize eval``
+is `evaluate`.
 ``import hybridize`` is fast: it imports neither torch nor transformers, and each name is imported
 when it is first used. It also registers ``model_type: "hybridize"`` with transformers' Auto
 classes.
