@@ -3,7 +3,7 @@
 A record has ``command``, ``options``, ``seed``, ``versions``, ``created`` (UTC), ``source`` (a name
 and the SHA-256 of its files) and ``metrics``. The file lists the records under ``steps``, the
 oldest first. ``files`` lists the sizes and hashes of the files that the last command wrote, for
-`verify`.
+`verify`. `hybridize.checkpoints.writer` writes the file together with the checkpoint.
 """
 
 import json

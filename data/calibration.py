@@ -1,4 +1,7 @@
-"""Load the text that `convert`, `prune` and `quantize` measure a model on."""
+"""Load the text that `convert`, `prune` and `quantize` measure a model on.
+
+The number of tokens is an option of each command; its default is in the command's ``config.py``.
+"""
 
 from pathlib import Path
 

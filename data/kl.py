@@ -1,6 +1,7 @@
 """The KL divergence of a changed model from the original, on next-token distributions.
 
-Every part of the project that measures a KL divergence does it here:
+Selection, pruning, quantization and distillation measure it here. Only the kl stage with stored
+teacher predictions calls its kernel directly.
 
 - `measure_kl` compares two models on a dataset.
 - `KLProbe` compares a model with itself, before and after some of its blocks were changed in

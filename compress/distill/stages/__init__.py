@@ -64,6 +64,7 @@ STAGES: dict[str, StageSpec] = {
         help="the output of each attention block that was replaced",
         loss="relative error",
         tokens=2_000_000,
+        learning_rate=1e-3,
         learning_rate_all=1e-3,  # align trains new blocks only
         needs_matching_blocks=True,
     ),
@@ -72,12 +73,17 @@ STAGES: dict[str, StageSpec] = {
         help="the teacher's hidden states",
         loss="relative error",
         tokens=2_000_000,
+        learning_rate=1e-3,
+        learning_rate_all=3e-4,
         needs_matching_blocks=True,
     ),
     "kl": StageSpec(
         "hybridize.compress.distill.stages.kl:KL",
         help="the teacher's next-token distribution",
         loss="KL, nats per token",
+        tokens=8_000_000,
+        learning_rate=1e-3,
+        learning_rate_all=3e-4,
         reads_teacher_cache=True,
     ),
 }
