@@ -264,9 +264,7 @@ class TestBadConfigurations:
             ({"quantization_config": {"quant_method": "fp8"}}, "quantized"),
         ],
     )
-    def test_the_error_for_a_bad_field_names_the_file(
-        self, tmp_path, changes, reason
-    ):
+    def test_the_error_for_a_bad_field_names_the_file(self, tmp_path, changes, reason):
         write_stock(tmp_path, "llama")
         path = tmp_path / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
