@@ -134,7 +134,7 @@ class _Evaluation:
         # The text comes first: it takes less time, and an error in it ends the run early.
         perplexity = self._measure_perplexity(harness_model)
         results = self._run_tasks(name, harness_model)
-        scores = read_scores({"samples": results.pop("samples", {})})
+        scores = read_scores(results.pop("samples", {}))
         return ModelResult(
             model=name,
             dtype=str(model.dtype).removeprefix("torch."),

@@ -201,11 +201,11 @@ def read_metrics(results: Mapping[str, Any]) -> tuple[Metric, ...]:
     )
 
 
-def read_scores(results: Mapping[str, Any]) -> dict[Key, dict[int, Any]]:
-    """Collect the scores of all questions from lm-eval's logged samples."""
+def read_scores(samples: Mapping[str, Any]) -> dict[Key, dict[int, Any]]:
+    """Collect the scores of all questions from lm-eval's logged samples, by task."""
     scores: dict[Key, dict[int, Any]] = {}
-    for task, samples in results["samples"].items():
-        for sample in samples:
+    for task, samples_of_task in samples.items():
+        for sample in samples_of_task:
             for metric in sample["metrics"]:
                 by_question = scores.setdefault((task, metric, sample["filter"]), {})
                 by_question[sample["doc_id"]] = sample[metric]
