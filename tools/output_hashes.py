@@ -6,6 +6,7 @@ Run it before and after a change that must not influence any number, on the same
 compare: the hashes must be equal. It takes about five minutes on one thread. DIR keeps the outputs.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -115,6 +116,8 @@ def main(folder: Path, only: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m tools.output_hashes DIR [NAME...]")
-    main(Path(sys.argv[1]), sys.argv[2:])
+    parser = argparse.ArgumentParser(description="Hash what every command writes.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a new directory for the outputs")
+    parser.add_argument("only", nargs="*", metavar="NAME", help="run only these; all if none")
+    arguments = parser.parse_args()
+    main(arguments.folder, arguments.only)
