@@ -24,7 +24,7 @@ class Metric:
         is_group: whether the task is a group of tasks.
         metric: the name of the metric, such as ``acc``.
         filter: how lm-eval extracted the answers; ``none`` for multiple choice.
-        value: the value; accuracies are between 0 and 1.
+        value: the value of the metric; accuracies are between 0 and 1.
         stderr: its standard error; None if lm-eval gives none.
         questions: the number of questions.
         num_fewshot: the number of solved questions in each prompt; None if it differs in a group.
