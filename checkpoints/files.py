@@ -73,10 +73,10 @@ def sync_range(descriptor: int, start: int, end: int) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+    """Read a file that contains one JSON object.
 
     Raises:
-        InputError: it cannot be read, or does not hold one JSON object.
+        InputError: it cannot be read, or does not contain one JSON object.
     """
     try:
         value = json.loads(path.read_text("utf-8"))

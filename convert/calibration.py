@@ -73,7 +73,7 @@ class Calibrator:
         dataset, device: as given.
 
     Raises:
-        InputError: there is too little text to hold some of it out.
+        InputError: the text has fewer than two sequences, so that none can be held out.
     """
 
     def __init__(

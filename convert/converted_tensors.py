@@ -26,7 +26,7 @@ class ConvertedTensors(Tensors):
     Args:
         source: the source's tensors.
         before: the source's configuration.
-        after: the configuration of the result; it has Mamba-2 in place of the swapped attention.
+        after: the configuration of the result; it has Mamba-2 instead of the swapped attention.
         new_values: makes the values of a new block.
         allow_nonfinite: accept new blocks that contain NaN or infinity.
 

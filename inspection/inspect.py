@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybridize.checkpoints import CheckpointReader, read_provenance
 from hybridize.checkpoints.dtypes import itemsize
-from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotHoldError, read_config
+from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotStoreError, read_config
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.quantization import Quantization
 from hybridize.checkpoints.tensors import CheckpointTensors
@@ -61,7 +61,7 @@ class Inspection:
         parameters: the number of parameters; tied weights count once.
         kinds: a summary for each kind of block, then for ``embeddings`` and ``norms``.
         cache: the size of the cache at each context length.
-        holds: for each hybrid format, why it cannot hold the model; empty if it can.
+        obstacles: for each hybrid format, why it cannot store the model; empty if it can.
         records: the commands that made the checkpoint; see `checkpoints.provenance`.
         states: the measurements on a text; None if no text was given.
     """
@@ -77,7 +77,7 @@ class Inspection:
     parameters: int
     kinds: tuple[KindSummary, ...]
     cache: tuple[CacheCost, ...]
-    holds: dict[str, str]
+    obstacles: dict[str, str]
     records: tuple[dict[str, Any], ...]
     states: "StateReport | None" = None
 
@@ -124,7 +124,7 @@ def inspect(
         parameters=sum(prod(shape) for shape in parameter_shapes(spec).values()),
         kinds=_kinds(spec),
         cache=tuple(cache_cost(spec, context, element) for context in contexts),
-        holds={name: _obstacle(name, spec) for name in HYBRID_FORMATS},
+        obstacles={name: _obstacle(name, spec) for name in HYBRID_FORMATS},
         records=records,
         states=_measure_states(model, config),
     )
@@ -179,9 +179,9 @@ def _kinds(spec: ModelSpec) -> tuple[KindSummary, ...]:
 
 
 def _obstacle(name: str, spec: ModelSpec) -> str:
-    """Return why a format cannot hold the model exactly; empty if it can."""
+    """Return why a format cannot store the model exactly; empty if it can."""
     try:
         fit = FORMATS[name].fit(spec)
-    except CannotHoldError as error:
+    except CannotStoreError as error:
         return str(error)
     return "" if fit.exact else "; ".join(fit.notes)

@@ -14,7 +14,7 @@ from typing import Any
 
 from hybridize.checkpoints.files import CONFIG
 from hybridize.checkpoints.formats.bamba import Bamba
-from hybridize.checkpoints.formats.base import CannotHoldError, Entry, Fit, Format
+from hybridize.checkpoints.formats.base import CannotStoreError, Entry, Fit, Format
 from hybridize.checkpoints.formats.granitemoehybrid import GraniteMoeHybrid
 from hybridize.checkpoints.formats.hybridize import HybridizeFormat
 from hybridize.checkpoints.formats.llama import Llama
@@ -45,13 +45,13 @@ _MAX_LAYERS = 10_000  # without a limit, a mistyped number would take hours
 FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 """All formats by ``model_type``: the hybrids, the most widely supported first; then the others."""
 
-HYBRID_FORMATS = tuple(known.name for known in _ALL if known.holds_mamba)
+HYBRID_FORMATS = tuple(known.name for known in _ALL if known.stores_mamba)
 """The formats that a conversion can write, in the order in which ``format="auto"`` tries them."""
 
 __all__ = [
     "FORMATS",
     "HYBRID_FORMATS",
-    "CannotHoldError",
+    "CannotStoreError",
     "Entry",
     "Fit",
     "Format",

@@ -16,7 +16,7 @@ from hybridize.modeling.model_spec import ModelSpec, attention_blocks, parameter
 Sizes = TypeVar("Sizes", AttentionSizes, MambaSizes, MLPSizes)
 
 
-class CannotHoldError(Exception):
+class CannotStoreError(Exception):
     """A format cannot store a model; the message says which property of the model it lacks."""
 
 
@@ -83,14 +83,14 @@ class Format(ABC):
         fields: the fields of config.json that are read, with transformers' types and defaults.
         names: the names of its tensors.
         ignored: glob patterns of tensors that some checkpoints have and no model needs.
-        holds_mamba: whether it can hold Mamba-2 blocks; conversions write only such formats.
+        stores_mamba: whether it can store Mamba-2 blocks; conversions write only such formats.
     """
 
     name: ClassVar[str]
     fields: ClassVar[Fields]
     names: ClassVar[Names]
     ignored: ClassVar[tuple[str, ...]] = ()
-    holds_mamba: ClassVar[bool] = True
+    stores_mamba: ClassVar[bool] = True
 
     @abstractmethod
     def to_spec(self, raw: Raw) -> ModelSpec:
@@ -102,10 +102,10 @@ class Format(ABC):
 
     @abstractmethod
     def fit(self, config: ModelSpec) -> Fit:
-        """Adapt a model to what the format can hold.
+        """Adapt a model to what the format can store.
 
         Raises:
-            CannotHoldError: the format cannot hold the model.
+            CannotStoreError: the format cannot store the model.
         """
 
     @abstractmethod
@@ -155,16 +155,16 @@ class Format(ABC):
 
 
 def require(condition: bool, reason: str) -> None:
-    """Raise `CannotHoldError` with ``reason`` unless ``condition`` is true."""
+    """Raise `CannotStoreError` with ``reason`` unless ``condition`` is true."""
     if not condition:
-        raise CannotHoldError(reason)
+        raise CannotStoreError(reason)
 
 
 def uniform(config: ModelSpec, sizes: type[Sizes]) -> Sizes | None:
     """Return the sizes that all blocks of a kind share, or None if there are no such blocks.
 
     Raises:
-        CannotHoldError: two of them differ.
+        CannotStoreError: two of them differ.
     """
     found = {block for block in config.blocks if isinstance(block, sizes)}
     kind = {AttentionSizes: "attention", MambaSizes: "Mamba-2", MLPSizes: "MLP"}[sizes]
@@ -197,7 +197,7 @@ def uniform_except_window(config: ModelSpec) -> AttentionSizes:
     """Return the sizes that all attention blocks share, without a sliding window.
 
     Raises:
-        CannotHoldError: they differ in more than the window, or there are none.
+        CannotStoreError: they differ in more than the window, or there are none.
     """
     found = {replace(block, sliding_window=None) for block in attention_blocks(config.blocks)}
     require(len(found) == 1, "the attention blocks must all have the same sizes")

@@ -1,6 +1,6 @@
 """Choosing the on-disk architecture that a model is written in."""
 
-from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotHoldError, Fit, Format
+from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotStoreError, Fit, Format
 from hybridize.errors import InputError
 from hybridize.modeling.model_spec import ModelSpec
 
@@ -12,11 +12,11 @@ def choose_format(
 
     Args:
         config: the model.
-        name: a format, or ``auto`` for the first format that holds the model exactly.
+        name: a format, or ``auto`` for the first format that stores the model exactly.
         source_format: the format of the source; ``auto`` tries it first.
 
     Raises:
-        InputError: the named format does not exist or cannot hold the model.
+        InputError: the named format does not exist or cannot store the model.
     """
     if name != "auto":
         if name not in FORMATS:
@@ -24,8 +24,8 @@ def choose_format(
         chosen = FORMATS[name]
         try:
             return chosen, chosen.fit(config), "chosen with `format`"
-        except CannotHoldError as error:
-            raise InputError(f"`format={name}`: {name} cannot hold the result: {error}") from None
+        except CannotStoreError as error:
+            raise InputError(f"`format={name}`: {name} cannot store the result: {error}") from None
     candidates = [FORMATS[candidate] for candidate in HYBRID_FORMATS]
     if source_format is not None:
         candidates = [source_format, *(c for c in candidates if c is not source_format)]
@@ -33,7 +33,7 @@ def choose_format(
     for chosen in candidates:
         try:
             fit = chosen.fit(config)
-        except CannotHoldError as error:
+        except CannotStoreError as error:
             rejected.append(f"not {chosen.name}: {error}")
             continue
         if not fit.exact:
@@ -43,5 +43,5 @@ def choose_format(
         elif chosen.name == "hybridize":
             return chosen, fit, "; ".join(rejected)
         else:
-            return chosen, fit, "the first stock format that holds the model exactly"
-    raise AssertionError("hybridize's own format holds every model")
+            return chosen, fit, "the first stock format that stores the model exactly"
+    raise AssertionError("hybridize's own format stores every model")

@@ -36,58 +36,58 @@ Fields = Mapping[str, Field]
 
 
 def whole(default: int | None, *, optional: bool = False) -> Field:
-    """Return a field that holds a whole number."""
+    """Return a field with a whole number."""
     return Field(default, _is_int, "a whole number", optional or default is None)
 
 
 def real(default: float) -> Field:
-    """Return a field that holds a number with a decimal point, as transformers demands."""
+    """Return a field with a number with a decimal point, as transformers demands."""
     return Field(default, lambda value: isinstance(value, float), "a number like 1.0")
 
 
 def number(default: float, *, optional: bool = False) -> Field:
-    """Return a field that holds any number."""
+    """Return a field with any number."""
     return Field(default, _is_number, "a number", optional)
 
 
 def flag(default: bool, *, optional: bool = False) -> Field:
-    """Return a field that holds true or false."""
+    """Return a field with true or false."""
     return Field(default, lambda value: isinstance(value, bool), "true or false", optional)
 
 
 def text(default: str | None, *, optional: bool = False) -> Field:
-    """Return a field that holds a string."""
+    """Return a field with a string."""
     return Field(default, _is_str, "a string", optional or default is None)
 
 
 def size_or_auto() -> Field:
-    """Return a field that holds a whole number or ``"auto"``, which is the default."""
+    """Return a field with a whole number or ``"auto"``, which is the default."""
     return Field("auto", lambda value: value == "auto" or _is_int(value), "a whole number or auto")
 
 
 def names() -> Field:
-    """Return an optional field that holds a list of strings."""
+    """Return an optional field with a list of strings."""
     return Field(None, partial(_is_list, check=_is_str), "a list of strings", optional=True)
 
 
 def numbers() -> Field:
-    """Return an optional field that holds a list of whole numbers."""
+    """Return an optional field with a list of whole numbers."""
     check = partial(_is_list, check=_is_int)
     return Field(None, check, "a list of whole numbers", optional=True)
 
 
 def limits(*, optional: bool = False) -> Field:
-    """Return a field that holds a lower and an upper limit of Δt; by default 0 and infinity."""
+    """Return a field with a lower and an upper limit of Δt; by default 0 and infinity."""
     return Field((0.0, float("inf")), _is_pair, "a list of two numbers like 1.0", optional)
 
 
 def tokens(default: int | None) -> Field:
-    """Return an optional field that holds a token id or a list of them."""
+    """Return an optional field with a token id or a list of them."""
     return Field(default, _is_tokens, "a token id or a list of token ids", optional=True)
 
 
 def mapping() -> Field:
-    """Return an optional field that holds a JSON object."""
+    """Return an optional field with a JSON object."""
     return Field(None, lambda value: isinstance(value, dict), "a JSON object", optional=True)
 
 

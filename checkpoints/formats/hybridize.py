@@ -1,4 +1,4 @@
-"""hybridize's own architecture, which holds every model.
+"""hybridize's own architecture, which stores every model.
 
 The directory contains a modeling file. A machine without hybridize opens it with
 ``trust_remote_code=True``; with hybridize installed, ``import hybridize`` is enough.

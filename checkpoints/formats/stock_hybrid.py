@@ -104,10 +104,10 @@ def read_attention(source: SimpleNamespace, **fields: Any) -> AttentionSizes:
 
 
 def fit_stock(config: ModelSpec) -> Fit:
-    """Adapt a model to what both formats can hold.
+    """Adapt a model to what both formats can store.
 
     Raises:
-        CannotHoldError: they cannot hold the model.
+        CannotStoreError: they cannot store the model.
     """
     require_layers(config)
     require(
@@ -158,7 +158,7 @@ def uniform_attention(config: ModelSpec) -> AttentionSizes:
     """Return the sizes that all attention blocks share; some may lack the sliding window.
 
     Raises:
-        CannotHoldError: they differ.
+        CannotStoreError: they differ.
     """
     return replace(uniform_except_window(config), sliding_window=config.sliding_window)
 

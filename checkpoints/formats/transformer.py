@@ -75,7 +75,7 @@ class TransformerFormat(Format):
         blocks_per_layer=2,
     )
     ignored = ("*.rotary_emb.inv_freq",)
-    holds_mamba = False
+    stores_mamba = False
 
     @override
     def to_spec(self, raw: Raw) -> ModelSpec:
@@ -117,7 +117,7 @@ class TransformerFormat(Format):
         """Check what all of these formats require; `require_attention` checks the rest.
 
         Raises:
-            CannotHoldError: the format cannot hold the model.
+            CannotStoreError: the format cannot store the model.
         """
         require_layers(config)
         require(MAMBA not in config.layout, "the format has no Mamba-2 blocks")
@@ -140,10 +140,10 @@ class TransformerFormat(Format):
 
     @abstractmethod
     def require_attention(self, config: ModelSpec) -> None:
-        """Check that the format can hold the attention blocks.
+        """Check that the format can store the attention blocks.
 
         Raises:
-            CannotHoldError: it cannot.
+            CannotStoreError: it cannot.
         """
 
     def written(self, config: ModelSpec, architecture: str) -> Raw:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from hybridize.checkpoints.formats.base import (
-    CannotHoldError,
+    CannotStoreError,
     require_layers,
     uniform,
     uniform_except_window,
@@ -26,7 +26,7 @@ def unsupported_features(spec: ModelSpec) -> list[str]:
         require_layers(spec)
         mamba, mlp = uniform(spec, MambaSizes), uniform(spec, MLPSizes)
         attention = uniform_except_window(spec) if ATTENTION in spec.layout else None
-    except CannotHoldError as error:
+    except CannotStoreError as error:
         return [str(error)]
     assert mlp is not None
     found = list(_mlp(mlp))

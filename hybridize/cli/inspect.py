@@ -25,7 +25,7 @@ def inspect(model: str, config: InspectConfig) -> None:
     """Show the blocks of MODEL without loading its weights.
 
     The tables show the layout, the sizes of the blocks, the memory of keys, values and states at
-    several context lengths, and which hybrid formats can hold the model.
+    several context lengths, and which hybrid formats can store the model.
     """
     from hybridize.inspection.inspect import inspect as inspect_checkpoint
 
@@ -35,8 +35,8 @@ def inspect(model: str, config: InspectConfig) -> None:
         return
     _print_sizes(found)
     console.table(
-        ["format", "can hold the model"],
-        [(name, f"no: {reason}" if reason else "yes") for name, reason in found.holds.items()],
+        ["format", "can store the model"],
+        [(name, f"no: {reason}" if reason else "yes") for name, reason in found.obstacles.items()],
     )
     if found.records:
         console.table(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hybridize.checkpoints import CheckpointReader
-from hybridize.checkpoints.formats import FORMATS, CannotHoldError, read_config
+from hybridize.checkpoints.formats import FORMATS, CannotStoreError, read_config
 from hybridize.checkpoints.formats.modeling_file import modeling_source
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.tensors import AdaptedTensors, CheckpointTensors
@@ -153,7 +153,7 @@ PLAIN = AttentionSizes(4, 2, 8)
     ],
 )
 def test_a_format_says_what_it_cannot_store(name, config, reason):
-    with pytest.raises(CannotHoldError, match=reason):
+    with pytest.raises(CannotStoreError, match=reason):
         FORMATS[name].fit(config)
 
 
@@ -161,10 +161,10 @@ def test_a_format_says_what_it_cannot_store(name, config, reason):
 def test_stock_hybrids_need_equal_blocks_and_one_attention_block(name):
     blocks = [PLAIN, MLPSizes(48), PLAIN, MLPSizes(40)]
     config = ModelSpec(blocks, vocab_size=64, hidden_size=32)
-    with pytest.raises(CannotHoldError, match="MLP blocks must all have the same sizes"):
+    with pytest.raises(CannotStoreError, match="MLP blocks must all have the same sizes"):
         FORMATS[name].fit(config)
     config = ModelSpec([MambaSizes(4, 8, 4, 8), MLPSizes(48)], vocab_size=64, hidden_size=32)
-    with pytest.raises(CannotHoldError, match="at least one attention block"):
+    with pytest.raises(CannotStoreError, match="at least one attention block"):
         FORMATS[name].fit(config)
 
 
@@ -220,7 +220,7 @@ class TestConfigsForEngines:
     def test_a_width_that_is_no_multiple_of_the_hidden_size_is_refused(self):
         blocks = [MambaSizes(3, 8, 3, 8), MLPSizes(48), PLAIN, MLPSizes(48)]
         config = ModelSpec(blocks, vocab_size=64, hidden_size=32)
-        with pytest.raises(CannotHoldError, match="24 is not a multiple of 32"):
+        with pytest.raises(CannotStoreError, match="24 is not a multiple of 32"):
             FORMATS["granitemoehybrid"].fit(config)
 
     def test_bamba_is_the_second_architecture_for_llama_cpp(self):

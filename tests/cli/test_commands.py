@@ -183,9 +183,9 @@ def test_inspect_counts_a_hybrid(run, hybrid):
     for cost in found["cache"]:
         assert cost["kv"] == 2 * KV_HEADS * HEAD_DIM * cost["context"] * 4
         assert cost["state"] == states
-    assert found["holds"]["granitemoehybrid"] == ""
-    assert found["holds"]["hybridize"] == ""
-    assert "Mamba-2 blocks only" in found["holds"]["mamba2"]
+    assert found["obstacles"]["granitemoehybrid"] == ""
+    assert found["obstacles"]["hybridize"] == ""
+    assert "Mamba-2 blocks only" in found["obstacles"]["mamba2"]
     (record,) = found["records"]
     assert (record["command"], record["source"]["name"]) == ("convert", "llama")
 

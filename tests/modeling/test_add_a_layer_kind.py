@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hybridize import inspect, load_model
-from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotHoldError
+from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotStoreError
 from hybridize.modeling.layers.kinds import LAYER_KINDS, LayerKind
 from hybridize.modeling.layers.sizes import AttentionSizes, MLPSizes
 from hybrids import build
@@ -108,5 +108,5 @@ def test_hybridizes_own_format_stores_it_and_inspect_describes_it(running_mean, 
 def test_formats_that_cannot_store_it_refuse_it(running_mean):
     spec = build_with(running_mean).config.spec
     for name in set(HYBRID_FORMATS) - {"hybridize"}:
-        with pytest.raises(CannotHoldError):
+        with pytest.raises(CannotStoreError):
             FORMATS[name].fit(spec)
