@@ -98,11 +98,6 @@ def _load_calibration(
     return device, dataset
 
 
-def _mamba_choice(config: ConvertConfig) -> MambaChoice:
-    biases = config.ssm_bias and config.init != "random"
-    return MambaChoice(config.ssm_groups, config.ssm_expand, config.d_state, biases)
-
-
 def _measure_swaps(
     source: Source,
     config: ConvertConfig,
@@ -118,7 +113,7 @@ def _measure_swaps(
     assert dataset is not None
     assert device is not None
     return measure_swaps(
-        source.directory, _mamba_choice(config), new_blocks.values, dataset, device
+        source.directory, MambaChoice.from_config(config), new_blocks.values, dataset, device
     )
 
 
@@ -128,7 +123,7 @@ def _plan(source: Source, config: ConvertConfig, curve: SensitivityCurve | None)
         attention=config.attention,
         keep=config.keep,
         pattern=config.pattern,
-        mamba=_mamba_choice(config),
+        mamba=MambaChoice.from_config(config),
         format_name=config.format,
         choose=None if curve is None else curve.keep,
     )

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from hybridize.checkpoints.formats import Fit, Format
 from hybridize.checkpoints.formats.choose_format import choose_format
 from hybridize.checkpoints.formats.stock_hybrid import pad_heads
+from hybridize.conversion.config import ConvertConfig
 from hybridize.errors import InputError
 from hybridize.modeling.layers.kinds import ATTENTION, MAMBA
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
@@ -61,6 +63,12 @@ class MambaChoice:
     expand: int = 1
     d_state: int | None = None
     proj_bias: bool = True
+
+    @classmethod
+    def from_config(cls, config: ConvertConfig) -> Self:
+        """Return the choice of these options. Random blocks have no biases."""
+        biases = config.ssm_bias and config.init != "random"
+        return cls(config.ssm_groups, config.ssm_expand, config.d_state, biases)
 
 
 def plan_conversion(

@@ -105,7 +105,7 @@ class Console:
     def progress(
         self, description: str, total: float | None, unit: str, *, completed: float = 0
     ) -> Iterator[Progress]:
-        """Show on stderr how far a long step is, with its rate and the time left.
+        """Show the progress of a long step on stderr, with its rate and the time left.
 
         A terminal gets a progress bar. Anything else, such as a log file, gets lines of text: the
         first one after two seconds, then one a minute, and one at the end of a step that took

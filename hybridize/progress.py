@@ -1,4 +1,4 @@
-"""Show how far a long step is: as a bar on a terminal, else as lines of text."""
+"""The progress of a long step: a bar on a terminal, lines of text elsewhere."""
 
 import sys
 import threading
@@ -13,7 +13,7 @@ from hybridize.units import duration_in_words, short_number, size_in_words
 
 
 class Progress(Protocol):
-    """Shows how far a long step is."""
+    """Shows the progress of a long step."""
 
     def advance(self, amount: float = 1) -> None:
         """Report that ``amount`` more units are done."""

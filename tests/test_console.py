@@ -51,7 +51,7 @@ def test_json_rejects_nan(console):
         console.json({"loss": float("nan")})
 
 
-def test_json_mode_ends_with_a_failure(console, capsys):
+def test_a_failure_ends_json_mode(console, capsys):
     stdout = sys.stdout
     with pytest.raises(KeyError), console.only_json():
         raise KeyError

@@ -62,7 +62,7 @@ def test_a_long_step_prints_lines_once_a_minute_without_a_terminal(capsys):
     ]
 
 
-def test_slow_units_have_a_time_each_and_resumed_work_is_not_in_the_rate(capsys):
+def test_slow_units_show_the_time_of_each_and_the_rate_excludes_resumed_work(capsys):
     clock = Clock()
     log = ProgressLog("measuring candidates", 5, "candidates", completed=2, clock=clock)
     clock.now += 150

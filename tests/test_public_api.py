@@ -14,7 +14,7 @@ def test_every_public_name_exists():
     assert set(hybridize.__all__) <= set(dir(hybridize))
 
 
-def test_public_names_are_those_of_their_modules():
+def test_public_names_are_the_objects_of_their_modules():
     from hybridize.conversion.convert import convert
     from hybridize.modeling.layout import Layout
 

@@ -206,7 +206,7 @@ def test_debug_shows_the_traceback(fail, capsys, arguments, failure):
     assert "run again" not in err
 
 
-def test_debug_holds_for_one_run_only(fail, capsys):
+def test_debug_applies_to_one_run_only(fail, capsys):
     fail(InputError("wrong"))
     entry.main(["fail", "--debug"])
     capsys.readouterr()

@@ -62,7 +62,7 @@ def test_uniform_examples(count, keep, want):
         ({"pattern": "*-M-*-M-*-M-*-M-"}, "*-M-*-M-*-M-*-M-"),
     ],
 )
-def test_layouts(options, layout):
+def test_options_determine_the_layout(options, layout):
     plan = plan_conversion(transformer(8), **options)
     assert plan.layout.pattern == plan.target.layout == layout
     assert len(plan.kept) == layout.count("*")
