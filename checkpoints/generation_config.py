@@ -6,7 +6,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from hybridize.checkpoints.files import read_json_object
-from hybridize.checkpoints.formats.fields import Field, flag, number, read_fields
+from hybridize.checkpoints.formats.fields import Field, bool_field, number_field, read_fields
 from hybridize.errors import InputError
 
 FILE = "generation_config.json"
@@ -35,8 +35,8 @@ def _is_tokens(value: Any) -> bool:
 
 
 _FIELDS = {
-    **dict.fromkeys(_FLAGS, flag(False, optional=True)),
-    **dict.fromkeys(_NUMBERS, number(0, optional=True)),
+    **dict.fromkeys(_FLAGS, bool_field(False, optional=True)),
+    **dict.fromkeys(_NUMBERS, number_field(0, optional=True)),
     **dict.fromkeys(
         _TOKENS, Field(None, _is_tokens, "a token id or a list of token ids", optional=True)
     ),

@@ -1,4 +1,4 @@
-"""Resolving a model's name, a path or a hub id, to a directory; downloading from the hub."""
+"""Find the directory of a model, given a path or a hub id. Download it if needed."""
 
 import os
 import sys

@@ -36,8 +36,8 @@ def load_model(
         model: a directory or a hub id.
         dtype: the dtype of the parameters; None keeps that of the checkpoint.
         device: the device of the parameters.
-        shared: the parameters of another model by name. The two models share a parameter if this
-            model's values, rounded to the dtype of the other's, equal the other's.
+        shared: the parameters of another model by name. A parameter of it is reused if its
+            values equal those of the checkpoint, rounded to the parameter's dtype.
         cache_format: the dtypes in which the cache is stored; see `CacheFormat`.
 
     Returns:

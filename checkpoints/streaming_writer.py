@@ -60,13 +60,13 @@ def plan_checkpoint(
         fit: the model, adapted to the format.
         dtype: torch's name of the dtype of all weights; None keeps the dtype of each.
     """
-    adapted = AdaptedTensors(tensors, config, fit.config)
-    entries = tuple(format_.tensor_map(fit.config))
+    adapted = AdaptedTensors(tensors, config, fit.spec)
+    entries = tuple(format_.tensor_map(fit.spec))
     specs = tuple(
         TensorSpec(entry.disk, entry.shape, dtype or adapted.dtype(entry.parameters[0]))
         for entry in entries
     )
-    written = replace(fit.config, dtype=dtype or fit.config.dtype)
+    written = replace(fit.spec, dtype=dtype or fit.spec.dtype)
     return PlannedCheckpoint(format_, written, entries, specs, adapted)
 
 

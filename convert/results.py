@@ -101,7 +101,7 @@ def describe(
     reader, specs = source.reader, planned.specs
     num_attention = len(Layout(plan.source.layout).indices(ATTENTION))
     before = cache_cost(plan.source, CONTEXT, itemsize(reader.dtype(reader.names[0])))
-    after = cache_cost(plan.fit.config, CONTEXT, itemsize(specs[0].dtype))
+    after = cache_cost(plan.fit.spec, CONTEXT, itemsize(specs[0].dtype))
     return ConversionResult(
         source=reader.directory,
         output=output,

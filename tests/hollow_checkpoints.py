@@ -113,12 +113,13 @@ def write_converted(source: Path, output: Path, options: dict[str, Any]) -> None
     config = config_from_json(raw, source)[1]
     given = {each.name: options[each.name] for each in fields(ConvertConfig)}
     chosen = ConvertConfig(**{name: value for name, value in given.items() if value is not None})
-    biases = chosen.ssm_bias and chosen.init != "random"
-    mamba = MambaChoice(chosen.ssm_groups, chosen.ssm_expand, chosen.d_state, biases)
     plan = plan_conversion(
-        config, attention=chosen.attention, mamba=mamba, format_name=chosen.format
+        config,
+        attention=chosen.attention,
+        mamba=MambaChoice.from_config(chosen),
+        format_name=chosen.format,
     )
-    target = plan.fit.config
+    target = plan.fit.spec
     write_hollow(output, plan.format, target, plan.format.to_raw(target), source)
 
 

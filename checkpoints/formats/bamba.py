@@ -16,12 +16,12 @@ from hybridize.checkpoints.formats.base import (
 )
 from hybridize.checkpoints.formats.fields import (
     Raw,
+    bool_field,
     common_fields,
-    flag,
-    numbers,
+    float_field,
+    int_field,
+    int_list_field,
     read_fields,
-    real,
-    whole,
 )
 from hybridize.checkpoints.formats.read_model import build_spec
 from hybridize.checkpoints.formats.rope import read_rope, written_rope
@@ -45,11 +45,11 @@ _DEFAULT_ROTARY_FACTOR = 0.5  # fixed in transformers, unless `rope_parameters` 
 _FIELDS = {
     **common_fields(vocab_size=128000, max_position_embeddings=262144, bos=1, eos=2, pad=0),
     **STOCK_FIELDS,
-    "intermediate_size": whole(14336),
-    "num_key_value_heads": whole(8, optional=True),
-    "rms_norm_eps": real(1e-5),
-    "attn_layer_indices": numbers(),
-    "mlp_bias": flag(False),
+    "intermediate_size": int_field(14336),
+    "num_key_value_heads": int_field(8, optional=True),
+    "rms_norm_eps": float_field(1e-5),
+    "attn_layer_indices": int_list_field(),
+    "mlp_bias": bool_field(False),
 }
 
 
@@ -87,36 +87,36 @@ class Bamba(Format):
         )
 
     @override
-    def fit(self, config: ModelSpec) -> Fit:
-        require_no_multipliers(config)
-        fit = fit_stock(config)
-        attention = uniform_attention(fit.config)
+    def fit(self, spec: ModelSpec) -> Fit:
+        require_no_multipliers(spec)
+        fit = fit_stock(spec)
+        attention = uniform_attention(fit.spec)
         require(attention.rope, "the format's attention always has RoPE")
         require_default_scale(attention)
         return fit
 
     @override
-    def to_raw(self, config: ModelSpec) -> Raw:
-        mlp = uniform(config, MLPSizes)
+    def to_raw(self, spec: ModelSpec) -> Raw:
+        mlp = uniform(spec, MLPSizes)
         assert mlp is not None
-        factor = config.rope.get("partial_rotary_factor", 1.0)
-        rope = written_rope(config)
+        factor = spec.rope.get("partial_rotary_factor", 1.0)
+        rope = written_rope(spec)
         for spelling in ("rope_parameters", "rope_scaling"):
             if rope[spelling] is not None:
                 rope[spelling]["partial_rotary_factor"] = factor
-        mixers = config.layout[::2]
+        mixers = spec.layout[::2]
         return {
             "architectures": ["BambaForCausalLM"],
             "model_type": self.name,
-            **written_fields(config),
+            **written_fields(spec),
             "num_hidden_layers": len(mixers),
             "attn_layer_indices": [i for i, letter in enumerate(mixers) if letter == ATTENTION],
-            **written_attention(config),
-            **written_mamba(config),
+            **written_attention(spec),
+            **written_mamba(spec),
             **rope,
             "partial_rotary_factor": factor,
             "intermediate_size": mlp.intermediate_size,
             "hidden_act": mlp.activation,
             "mlp_bias": mlp.bias,
-            "rms_norm_eps": config.norm_eps,
+            "rms_norm_eps": spec.norm_eps,
         }

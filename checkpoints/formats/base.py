@@ -25,12 +25,12 @@ class Fit:
     """A model, adapted to a format.
 
     Attributes:
-        config: the adapted model, for example with zero biases or zero heads.
+        spec: the adapted model, for example with zero biases or zero heads.
         exact: whether the logits stay the same.
         notes: limitations of the result that a user should know, one sentence each.
     """
 
-    config: ModelSpec
+    spec: ModelSpec
     exact: bool = True
     notes: tuple[str, ...] = ()
 
@@ -101,7 +101,7 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def fit(self, config: ModelSpec) -> Fit:
+    def fit(self, spec: ModelSpec) -> Fit:
         """Adapt a model to what the format can store.
 
         Raises:
@@ -109,19 +109,19 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def to_raw(self, config: ModelSpec) -> Raw:
+    def to_raw(self, spec: ModelSpec) -> Raw:
         """Return the config.json of a model that `fit` has adapted."""
 
-    def extra_files(self, config: ModelSpec) -> dict[str, str]:
+    def extra_files(self, spec: ModelSpec) -> dict[str, str]:
         """Return further files of the checkpoint, text by name."""
-        del config
+        del spec
         return {}
 
-    def tensor_map(self, config: ModelSpec) -> list[Entry]:
+    def tensor_map(self, spec: ModelSpec) -> list[Entry]:
         """Return every tensor on disk of a model in this format, in the order of writing."""
         entries: dict[str, Entry] = {}
-        for parameter, shape in parameter_shapes(config).items():
-            disk = self._disk_name(parameter, config.layout)
+        for parameter, shape in parameter_shapes(spec).items():
+            disk = self._disk_name(parameter, spec.layout)
             known = entries.get(disk)
             if known is None:
                 entries[disk] = Entry(disk, (parameter,), (shape[0],), shape)
@@ -160,21 +160,21 @@ def require(condition: bool, reason: str) -> None:
         raise CannotStoreError(reason)
 
 
-def uniform(config: ModelSpec, sizes: type[Sizes]) -> Sizes | None:
+def uniform(spec: ModelSpec, sizes: type[Sizes]) -> Sizes | None:
     """Return the sizes that all blocks of a kind share, or None if there are no such blocks.
 
     Raises:
         CannotStoreError: two of them differ.
     """
-    found = {block for block in config.blocks if isinstance(block, sizes)}
+    found = {block for block in spec.blocks if isinstance(block, sizes)}
     kind = {AttentionSizes: "attention", MambaSizes: "Mamba-2", MLPSizes: "MLP"}[sizes]
     require(len(found) <= 1, f"the {kind} blocks must all have the same sizes")
     return next(iter(found), None)
 
 
-def require_no_multipliers(config: ModelSpec) -> None:
+def require_no_multipliers(spec: ModelSpec) -> None:
     """Check that the model has none of Granite's multipliers."""
-    multipliers = (config.embedding_multiplier, config.residual_multiplier, config.logits_scaling)
+    multipliers = (spec.embedding_multiplier, spec.residual_multiplier, spec.logits_scaling)
     require(
         multipliers == (1.0, 1.0, 1.0),
         "the format has no multipliers of embeddings, residuals or logits",
@@ -187,47 +187,47 @@ def require_default_scale(attention: AttentionSizes) -> None:
     require(default, "the format scales attention scores by head_dim ** -0.5")
 
 
-def require_full_rotation(config: ModelSpec) -> None:
+def require_full_rotation(spec: ModelSpec) -> None:
     """Check that RoPE rotates all channels of a head."""
-    factor = config.rope.get("partial_rotary_factor", 1.0)
+    factor = spec.rope.get("partial_rotary_factor", 1.0)
     require(factor == 1.0, "the format's RoPE rotates whole heads")
 
 
-def uniform_except_window(config: ModelSpec) -> AttentionSizes:
+def uniform_except_window(spec: ModelSpec) -> AttentionSizes:
     """Return the sizes that all attention blocks share, without a sliding window.
 
     Raises:
         CannotStoreError: they differ in more than the window, or there are none.
     """
-    found = {replace(block, sliding_window=None) for block in attention_blocks(config.blocks)}
+    found = {replace(block, sliding_window=None) for block in attention_blocks(spec.blocks)}
     require(len(found) == 1, "the attention blocks must all have the same sizes")
     return found.pop()
 
 
-def require_layers(config: ModelSpec) -> None:
+def require_layers(spec: ModelSpec) -> None:
     """Check that mixers and MLPs alternate: every layer must have one of each."""
-    mixers, mlps = config.layout[::2], config.layout[1::2]
+    mixers, mlps = spec.layout[::2], spec.layout[1::2]
     require(
         len(mixers) == len(mlps) and set(mlps) == {MLP} and MLP not in mixers,
-        f"every layer must have a mixer and an MLP, but the layout is {config.layout}",
+        f"every layer must have a mixer and an MLP, but the layout is {spec.layout}",
     )
 
 
-def replace_kind(config: ModelSpec, changed: BlockSizes) -> ModelSpec:
+def replace_kind(spec: ModelSpec, changed: BlockSizes) -> ModelSpec:
     """Give all blocks of the kind of ``changed`` these sizes."""
-    return config.replace_blocks(
-        changed if type(block) is type(changed) else block for block in config.blocks
+    return spec.replace_blocks(
+        changed if type(block) is type(changed) else block for block in spec.blocks
     )
 
 
-def written_fields(config: ModelSpec) -> Raw:
+def written_fields(spec: ModelSpec) -> Raw:
     """Return the fields that the config.json of every format has under the same names."""
     names = (
         "vocab_size", "hidden_size", "max_position_embeddings", "tie_word_embeddings",
         "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id", "use_cache",
     )  # fmt: skip
-    dtype = {} if config.dtype is None else {"dtype": config.dtype}
-    return {name: getattr(config, name) for name in names} | dtype
+    dtype = {} if spec.dtype is None else {"dtype": spec.dtype}
+    return {name: getattr(spec, name) for name in names} | dtype
 
 
 def letters_to(words: dict[str, str], layout: str) -> list[str]:

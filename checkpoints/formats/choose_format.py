@@ -6,12 +6,12 @@ from hybridize.modeling.model_spec import ModelSpec
 
 
 def choose_format(
-    config: ModelSpec, name: str, source_format: Format | None = None
+    spec: ModelSpec, name: str, source_format: Format | None = None
 ) -> tuple[Format, Fit, str]:
     """Return the format to write, the model adapted to it, and the reason.
 
     Args:
-        config: the model.
+        spec: the model.
         name: a format, or ``auto`` for the first format that stores the model exactly.
         source_format: the format of the source; ``auto`` tries it first.
 
@@ -23,7 +23,7 @@ def choose_format(
             raise InputError(f"`format={name}`: choose one of {', '.join(('auto', *FORMATS))}")
         chosen = FORMATS[name]
         try:
-            return chosen, chosen.fit(config), "chosen with `format`"
+            return chosen, chosen.fit(spec), "chosen with `format`"
         except CannotStoreError as error:
             raise InputError(f"`format={name}`: {name} cannot store the result: {error}") from None
     candidates = [FORMATS[candidate] for candidate in HYBRID_FORMATS]
@@ -32,7 +32,7 @@ def choose_format(
     rejected = []
     for chosen in candidates:
         try:
-            fit = chosen.fit(config)
+            fit = chosen.fit(spec)
         except CannotStoreError as error:
             rejected.append(f"not {chosen.name}: {error}")
             continue

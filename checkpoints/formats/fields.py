@@ -22,71 +22,71 @@ class Field:
     Attributes:
         default: its value if config.json does not have it.
         check: whether a value has the right type.
-        kind: what a value must be, for error messages.
+        expected: the type that a value must have, in words, for error messages.
         optional: whether the value may be null.
     """
 
     default: Any
     check: Callable[[Any], bool]
-    kind: str
+    expected: str
     optional: bool = False
 
 
 Fields = Mapping[str, Field]
 
 
-def whole(default: int | None, *, optional: bool = False) -> Field:
+def int_field(default: int | None, *, optional: bool = False) -> Field:
     """Return a field with a whole number."""
     return Field(default, _is_int, "a whole number", optional or default is None)
 
 
-def real(default: float) -> Field:
-    """Return a field with a number with a decimal point, as transformers demands."""
+def float_field(default: float) -> Field:
+    """Return a field with a JSON float, such as 1.0. Transformers does not accept 1 here."""
     return Field(default, lambda value: isinstance(value, float), "a number like 1.0")
 
 
-def number(default: float, *, optional: bool = False) -> Field:
+def number_field(default: float, *, optional: bool = False) -> Field:
     """Return a field with any number."""
     return Field(default, _is_number, "a number", optional)
 
 
-def flag(default: bool, *, optional: bool = False) -> Field:
+def bool_field(default: bool, *, optional: bool = False) -> Field:
     """Return a field with true or false."""
     return Field(default, lambda value: isinstance(value, bool), "true or false", optional)
 
 
-def text(default: str | None, *, optional: bool = False) -> Field:
+def str_field(default: str | None, *, optional: bool = False) -> Field:
     """Return a field with a string."""
     return Field(default, _is_str, "a string", optional or default is None)
 
 
-def size_or_auto() -> Field:
+def int_or_auto_field() -> Field:
     """Return a field with a whole number or ``"auto"``, which is the default."""
     return Field("auto", lambda value: value == "auto" or _is_int(value), "a whole number or auto")
 
 
-def names() -> Field:
+def str_list_field() -> Field:
     """Return an optional field with a list of strings."""
     return Field(None, partial(_is_list, check=_is_str), "a list of strings", optional=True)
 
 
-def numbers() -> Field:
+def int_list_field() -> Field:
     """Return an optional field with a list of whole numbers."""
     check = partial(_is_list, check=_is_int)
     return Field(None, check, "a list of whole numbers", optional=True)
 
 
-def limits(*, optional: bool = False) -> Field:
+def dt_limits_field(*, optional: bool = False) -> Field:
     """Return a field with a lower and an upper limit of Δt; by default 0 and infinity."""
     return Field((0.0, float("inf")), _is_pair, "a list of two numbers like 1.0", optional)
 
 
-def tokens(default: int | None) -> Field:
+def token_ids_field(default: int | None) -> Field:
     """Return an optional field with a token id or a list of them."""
     return Field(default, _is_tokens, "a token id or a list of token ids", optional=True)
 
 
-def mapping() -> Field:
+def object_field() -> Field:
     """Return an optional field with a JSON object."""
     return Field(None, lambda value: isinstance(value, dict), "a JSON object", optional=True)
 
@@ -103,7 +103,7 @@ def read_fields(raw: Raw, fields: Fields) -> SimpleNamespace:
     for name, field in fields.items():
         value = raw.get(name, field.default)
         if not (value is None and field.optional) and not field.check(value):
-            raise ValueError(f"{name} is {value!r}; it must be {field.kind}")
+            raise ValueError(f"{name} is {value!r}; it must be {field.expected}")
         values[name] = value
     return SimpleNamespace(**values)
 
@@ -112,17 +112,17 @@ def common_fields(
     *, vocab_size: int, max_position_embeddings: int, bos: int | None, eos: int | None,
     pad: int | None = None, initializer_range: float = 0.02,
 ) -> dict[str, Field]:  # fmt: skip
-    """Return the table of the fields that all formats have, with the defaults of one of them."""
+    """Return the fields that all formats have, with the defaults of the given format."""
     return {
-        "vocab_size": whole(vocab_size),
-        "hidden_size": whole(4096),
-        "max_position_embeddings": whole(max_position_embeddings),
-        "tie_word_embeddings": flag(False),
-        "initializer_range": real(initializer_range),
-        "use_cache": flag(True),
-        "pad_token_id": whole(pad, optional=True),
-        "bos_token_id": whole(bos, optional=True),
-        "eos_token_id": tokens(eos),
+        "vocab_size": int_field(vocab_size),
+        "hidden_size": int_field(4096),
+        "max_position_embeddings": int_field(max_position_embeddings),
+        "tie_word_embeddings": bool_field(False),
+        "initializer_range": float_field(initializer_range),
+        "use_cache": bool_field(True),
+        "pad_token_id": int_field(pad, optional=True),
+        "bos_token_id": int_field(bos, optional=True),
+        "eos_token_id": token_ids_field(eos),
     }
 
 

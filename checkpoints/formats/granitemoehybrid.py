@@ -1,8 +1,8 @@
 """Granite 4 hybrids without experts, the stock hybrid that most engines open.
 
-It has RoPE, SwiGLU, biases of attention, and mixers in any order. Transformers, vLLM, SGLang and
-llama.cpp read it. All of them understand the config.json that is written here. The one that
-``save_pretrained`` would write is different.
+It has RoPE, SwiGLU, attention biases, and attention and Mamba-2 in any order. Transformers, vLLM,
+SGLang and llama.cpp read it. They do not all read the config.json that ``save_pretrained`` writes,
+so `to_raw` writes the spelling that all of them read.
 """
 
 from typing_extensions import override
@@ -22,12 +22,12 @@ from hybridize.checkpoints.formats.base import (
 from hybridize.checkpoints.formats.fields import (
     Raw,
     common_fields,
-    names,
-    number,
+    float_field,
+    int_field,
+    number_field,
     read_fields,
-    real,
-    text,
-    whole,
+    str_field,
+    str_list_field,
 )
 from hybridize.checkpoints.formats.read_model import build_spec, layer_kinds
 from hybridize.checkpoints.formats.rope import read_rope, written_rope
@@ -49,17 +49,17 @@ from hybridize.modeling.model_spec import ModelSpec
 _FIELDS = {
     **common_fields(vocab_size=32000, max_position_embeddings=2048, bos=1, eos=2),
     **STOCK_FIELDS,
-    "num_key_value_heads": whole(None),
-    "rms_norm_eps": real(1e-6),
-    "embedding_multiplier": number(1.0, optional=True),
-    "logits_scaling": number(1.0, optional=True),
-    "residual_multiplier": number(1.0, optional=True),
-    "attention_multiplier": number(1.0, optional=True),
-    "num_local_experts": whole(8, optional=True),
-    "shared_intermediate_size": whole(1024),
-    "position_embedding_type": text(None),
-    "layer_types": names(),
-    "layers_block_type": names(),
+    "num_key_value_heads": int_field(None),
+    "rms_norm_eps": float_field(1e-6),
+    "embedding_multiplier": number_field(1.0, optional=True),
+    "logits_scaling": number_field(1.0, optional=True),
+    "residual_multiplier": number_field(1.0, optional=True),
+    "attention_multiplier": number_field(1.0, optional=True),
+    "num_local_experts": int_field(8, optional=True),
+    "shared_intermediate_size": int_field(1024),
+    "position_embedding_type": str_field(None),
+    "layer_types": str_list_field(),
+    "layers_block_type": str_list_field(),
 }
 
 
@@ -107,37 +107,37 @@ class GraniteMoeHybrid(Format):
         )
 
     @override
-    def fit(self, config: ModelSpec) -> Fit:
-        mlp = uniform(config, MLPSizes)
+    def fit(self, spec: ModelSpec) -> Fit:
+        mlp = uniform(spec, MLPSizes)
         require(mlp is None or not mlp.bias, "the format has no MLP biases")
-        require_full_rotation(config)
-        return fit_stock(config)
+        require_full_rotation(spec)
+        return fit_stock(spec)
 
     @override
-    def to_raw(self, config: ModelSpec) -> Raw:
-        attention, mlp = uniform_attention(config), uniform(config, MLPSizes)
+    def to_raw(self, spec: ModelSpec) -> Raw:
+        attention, mlp = uniform_attention(spec), uniform(spec, MLPSizes)
         assert mlp is not None
         scale = attention.head_dim**-0.5 if attention.scale is None else attention.scale
         return {
             # llama.cpp's converter writes RoPE for a hybrid only if it finds Bamba's name.
             "architectures": ["GraniteMoeHybridForCausalLM", "BambaForCausalLM"],
             "model_type": self.name,
-            **written_fields(config),
-            "num_hidden_layers": len(config.layout) // 2,
+            **written_fields(spec),
+            "num_hidden_layers": len(spec.layout) // 2,
             # The older names: llama.cpp knows only these, and the other engines know both.
-            "layer_types": letters_to({ATTENTION: "attention", MAMBA: "mamba"}, config.layout[::2]),
-            **written_attention(config),
-            **written_mamba(config),
+            "layer_types": letters_to({ATTENTION: "attention", MAMBA: "mamba"}, spec.layout[::2]),
+            **written_attention(spec),
+            **written_mamba(spec),
             "position_embedding_type": "rope" if attention.rope else None,
-            **written_rope(config),
+            **written_rope(spec),
             "attention_multiplier": scale,
-            "embedding_multiplier": config.embedding_multiplier,
-            "residual_multiplier": config.residual_multiplier,
-            "logits_scaling": config.logits_scaling,
+            "embedding_multiplier": spec.embedding_multiplier,
+            "residual_multiplier": spec.residual_multiplier,
+            "logits_scaling": spec.logits_scaling,
             "intermediate_size": mlp.intermediate_size,
             "shared_intermediate_size": mlp.intermediate_size,
             "hidden_act": mlp.activation,
             "num_local_experts": 0,
             "num_experts_per_tok": 0,
-            "rms_norm_eps": config.norm_eps,
+            "rms_norm_eps": spec.norm_eps,
         }

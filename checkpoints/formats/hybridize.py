@@ -9,12 +9,12 @@ from typing_extensions import override
 from hybridize.checkpoints.formats.base import Fit, Format, Names, written_fields
 from hybridize.checkpoints.formats.fields import (
     Raw,
+    bool_field,
     common_fields,
-    flag,
-    mapping,
-    number,
+    number_field,
+    object_field,
     read_fields,
-    text,
+    str_field,
 )
 from hybridize.checkpoints.formats.modeling_file import MODELING_FILE, modeling_source
 from hybridize.checkpoints.formats.read_model import build_spec
@@ -24,14 +24,14 @@ from hybridize.modeling.model_spec import ModelSpec, pack_blocks, unpack_blocks
 
 _FIELDS = {
     **common_fields(vocab_size=32000, max_position_embeddings=4096, bos=None, eos=None),
-    "layout": text("M-"),
-    "overrides": mapping(),
-    "initializer_range": number(0.02),
-    "norm_eps": number(1e-5),
-    "embedding_multiplier": number(1.0),
-    "residual_multiplier": number(1.0),
-    "logits_scaling": number(1.0),
-    "residual_in_fp32": flag(False),
+    "layout": str_field("M-"),
+    "overrides": object_field(),
+    "initializer_range": number_field(0.02),
+    "norm_eps": number_field(1e-5),
+    "embedding_multiplier": number_field(1.0),
+    "residual_multiplier": number_field(1.0),
+    "logits_scaling": number_field(1.0),
+    "residual_in_fp32": bool_field(False),
 }
 
 _DERIVED = (
@@ -58,7 +58,7 @@ class HybridizeFormat(Format):
         for name in _DERIVED:
             if name in raw:
                 raise ValueError(f"{name} is derived from the sizes of the blocks; remove it")
-        kinds = {kind.name: mapping() for kind in LAYER_KINDS.values()}
+        kinds = {kind.name: object_field() for kind in LAYER_KINDS.values()}
         source = read_fields(raw, _FIELDS | kinds)
         return build_spec(raw, source, unpack_blocks(vars(source)), rope_parameters=read_rope(raw))
 
@@ -68,11 +68,11 @@ class HybridizeFormat(Format):
         return parameter
 
     @override
-    def fit(self, config: ModelSpec) -> Fit:
-        return Fit(config, notes=("opens with `import hybridize`, or with trust_remote_code=True",))
+    def fit(self, spec: ModelSpec) -> Fit:
+        return Fit(spec, notes=("opens with `import hybridize`, or with trust_remote_code=True",))
 
     @override
-    def to_raw(self, config: ModelSpec) -> Raw:
+    def to_raw(self, spec: ModelSpec) -> Raw:
         module = MODELING_FILE.removesuffix(".py")
         return {
             "architectures": ["HybridForCausalLM"],
@@ -81,17 +81,17 @@ class HybridizeFormat(Format):
                 "AutoModelForCausalLM": f"{module}.HybridForCausalLM",
             },
             "model_type": self.name,
-            **written_fields(config),
-            **pack_blocks(config.blocks),
-            "norm_eps": config.norm_eps,
-            "rope_parameters": config.rope,
-            "embedding_multiplier": config.embedding_multiplier,
-            "residual_multiplier": config.residual_multiplier,
-            "logits_scaling": config.logits_scaling,
-            "residual_in_fp32": config.residual_in_fp32,
+            **written_fields(spec),
+            **pack_blocks(spec.blocks),
+            "norm_eps": spec.norm_eps,
+            "rope_parameters": spec.rope,
+            "embedding_multiplier": spec.embedding_multiplier,
+            "residual_multiplier": spec.residual_multiplier,
+            "logits_scaling": spec.logits_scaling,
+            "residual_in_fp32": spec.residual_in_fp32,
         }
 
     @override
-    def extra_files(self, config: ModelSpec) -> dict[str, str]:
-        del config
+    def extra_files(self, spec: ModelSpec) -> dict[str, str]:
+        del spec
         return {MODELING_FILE: modeling_source()}

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import require, uniform
-from hybridize.checkpoints.formats.fields import Fields, Raw, flag
+from hybridize.checkpoints.formats.fields import Fields, Raw, bool_field
 from hybridize.checkpoints.formats.transformer import TransformerFormat, transformer_fields
 from hybridize.modeling.layers.sizes import AttentionSizes, MLPSizes
 from hybridize.modeling.model_spec import ModelSpec
@@ -21,8 +21,8 @@ class Llama(TransformerFormat):
             vocab_size=32000, intermediate_size=11008, max_position_embeddings=2048,
             kv_heads=None, bos=1, eos=2,
         ),
-        "attention_bias": flag(False),
-        "mlp_bias": flag(False),
+        "attention_bias": bool_field(False),
+        "mlp_bias": bool_field(False),
     }  # fmt: skip
 
     @override
@@ -33,22 +33,22 @@ class Llama(TransformerFormat):
         return {"qkv_bias": source.attention_bias, "out_bias": source.attention_bias}
 
     @override
-    def require_attention(self, config: ModelSpec) -> None:
-        attention = uniform(config, AttentionSizes)
+    def require_attention(self, spec: ModelSpec) -> None:
+        attention = uniform(spec, AttentionSizes)
         assert attention is not None
         all_or_none = attention.qkv_bias == attention.out_bias
         require(all_or_none, "the format has all attention biases or none")
         require(not attention.qk_norm, "the format has no query/key norm")
         require(attention.sliding_window is None, "the format has no sliding window")
-        divides = config.hidden_size % attention.num_heads == 0
+        divides = spec.hidden_size % attention.num_heads == 0
         require(divides, "the number of heads must divide the hidden size")
 
     @override
-    def to_raw(self, config: ModelSpec) -> Raw:
-        attention, mlp = uniform(config, AttentionSizes), uniform(config, MLPSizes)
+    def to_raw(self, spec: ModelSpec) -> Raw:
+        attention, mlp = uniform(spec, AttentionSizes), uniform(spec, MLPSizes)
         assert attention is not None
         assert mlp is not None
-        return self.written(config, "LlamaForCausalLM") | {
+        return self.written(spec, "LlamaForCausalLM") | {
             "attention_bias": attention.qkv_bias,
             "mlp_bias": mlp.bias,
         }

@@ -13,13 +13,13 @@ from hybridize.checkpoints.formats.base import (
 )
 from hybridize.checkpoints.formats.fields import (
     Raw,
+    bool_field,
     common_fields,
-    flag,
-    limits,
+    dt_limits_field,
+    float_field,
+    int_field,
     read_fields,
-    real,
-    text,
-    whole,
+    str_field,
 )
 from hybridize.checkpoints.formats.read_model import build_spec
 from hybridize.checkpoints.special_floats import encode_special_floats
@@ -31,19 +31,19 @@ _FIELDS = {
     **common_fields(
         vocab_size=32768, max_position_embeddings=4096, bos=0, eos=2, pad=1, initializer_range=0.1
     ),
-    "num_heads": whole(128),
-    "head_dim": whole(64),
-    "state_size": whole(128),
-    "num_hidden_layers": whole(64),
-    "layer_norm_epsilon": real(1e-5),
-    "expand": whole(2),
-    "conv_kernel": whole(4),
-    "n_groups": whole(8),
-    "use_bias": flag(False),
-    "use_conv_bias": flag(True),
-    "hidden_act": text("silu"),
-    "residual_in_fp32": flag(True),
-    "time_step_limit": limits(),
+    "num_heads": int_field(128),
+    "head_dim": int_field(64),
+    "state_size": int_field(128),
+    "num_hidden_layers": int_field(64),
+    "layer_norm_epsilon": float_field(1e-5),
+    "expand": int_field(2),
+    "conv_kernel": int_field(4),
+    "n_groups": int_field(8),
+    "use_bias": bool_field(False),
+    "use_conv_bias": bool_field(True),
+    "hidden_act": str_field("silu"),
+    "residual_in_fp32": bool_field(True),
+    "time_step_limit": dt_limits_field(),
 }
 
 
@@ -86,26 +86,26 @@ class Mamba2Format(Format):
         )
 
     @override
-    def fit(self, config: ModelSpec) -> Fit:
-        require(set(config.layout) == {MAMBA}, "the format has Mamba-2 blocks only")
-        mamba = uniform(config, MambaSizes)
+    def fit(self, spec: ModelSpec) -> Fit:
+        require(set(spec.layout) == {MAMBA}, "the format has Mamba-2 blocks only")
+        mamba = uniform(spec, MambaSizes)
         assert mamba is not None
-        require_no_multipliers(config)
+        require_no_multipliers(spec)
         require(
-            mamba.d_inner % config.hidden_size == 0,
+            mamba.d_inner % spec.hidden_size == 0,
             "the Mamba-2 width must be a multiple of the hidden size",
         )
-        return Fit(config)
+        return Fit(spec)
 
     @override
-    def to_raw(self, config: ModelSpec) -> Raw:
-        mamba = uniform(config, MambaSizes)
+    def to_raw(self, spec: ModelSpec) -> Raw:
+        mamba = uniform(spec, MambaSizes)
         assert mamba is not None
         raw: Raw = {
             "architectures": ["Mamba2ForCausalLM"],
             "model_type": self.name,
-            **written_fields(config),
-            "num_hidden_layers": len(config.layout),
+            **written_fields(spec),
+            "num_hidden_layers": len(spec.layout),
             "num_heads": mamba.num_heads,
             "head_dim": mamba.head_dim,
             "n_groups": mamba.n_groups,
@@ -113,10 +113,10 @@ class Mamba2Format(Format):
             "conv_kernel": mamba.conv_kernel,
             "use_conv_bias": mamba.conv_bias,
             "use_bias": mamba.proj_bias,
-            "expand": mamba.d_inner // config.hidden_size,
+            "expand": mamba.d_inner // spec.hidden_size,
             "hidden_act": "silu",
-            "residual_in_fp32": config.residual_in_fp32,
-            "layer_norm_epsilon": config.norm_eps,
+            "residual_in_fp32": spec.residual_in_fp32,
+            "layer_norm_epsilon": spec.norm_eps,
         }
         if mamba.dt_limit != (0.0, float("inf")):
             raw["time_step_limit"] = encode_special_floats(mamba.dt_limit)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import require, uniform
-from hybridize.checkpoints.formats.fields import Fields, Raw, whole
+from hybridize.checkpoints.formats.fields import Fields, Raw, int_field
 from hybridize.checkpoints.formats.transformer import TransformerFormat, transformer_fields
 from hybridize.modeling.layers.sizes import AttentionSizes, MLPSizes
 from hybridize.modeling.model_spec import ModelSpec
@@ -21,8 +21,8 @@ class Mistral(TransformerFormat):
             vocab_size=32000, intermediate_size=14336, max_position_embeddings=4096 * 32,
             kv_heads=8, bos=1, eos=2,
         ),
-        "num_key_value_heads": whole(8),
-        "sliding_window": whole(4096, optional=True),
+        "num_key_value_heads": int_field(8),  # unlike in the other formats, it must not be null
+        "sliding_window": int_field(4096, optional=True),
     }  # fmt: skip
 
     @override
@@ -30,8 +30,8 @@ class Mistral(TransformerFormat):
         return {"sliding_window": source.sliding_window}
 
     @override
-    def require_attention(self, config: ModelSpec) -> None:
-        attention, mlp = uniform(config, AttentionSizes), uniform(config, MLPSizes)
+    def require_attention(self, spec: ModelSpec) -> None:
+        attention, mlp = uniform(spec, AttentionSizes), uniform(spec, MLPSizes)
         assert attention is not None
         assert mlp is not None
         biases = attention.qkv_bias or attention.out_bias or mlp.bias
@@ -39,6 +39,6 @@ class Mistral(TransformerFormat):
         require(not attention.qk_norm, "the format has no query/key norm")
 
     @override
-    def to_raw(self, config: ModelSpec) -> Raw:
-        window = {"sliding_window": config.sliding_window}
-        return self.written(config, "MistralForCausalLM") | window
+    def to_raw(self, spec: ModelSpec) -> Raw:
+        window = {"sliding_window": spec.sliding_window}
+        return self.written(spec, "MistralForCausalLM") | window

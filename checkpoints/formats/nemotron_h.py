@@ -18,13 +18,13 @@ from hybridize.checkpoints.formats.base import (
 )
 from hybridize.checkpoints.formats.fields import (
     Raw,
+    bool_field,
     common_fields,
-    flag,
-    names,
+    float_field,
+    int_field,
     read_fields,
-    real,
-    text,
-    whole,
+    str_field,
+    str_list_field,
 )
 from hybridize.checkpoints.formats.read_model import build_spec, layer_kinds
 from hybridize.modeling.layers.kinds import ATTENTION, LAYER_KINDS, MAMBA, MLP
@@ -37,23 +37,23 @@ _KINDS_BY_LETTER = _WORDS | {"E": _EXPERTS}
 
 _FIELDS = {
     **common_fields(vocab_size=131072, max_position_embeddings=4096, bos=1, eos=2, pad=0),
-    "layers_block_type": names(),
-    "num_attention_heads": whole(32),
-    "num_key_value_heads": whole(8),
-    "head_dim": whole(128),
-    "intermediate_size": whole(21504),
-    "mlp_hidden_act": text("relu2"),
-    "mlp_bias": flag(False),
-    "ssm_state_size": whole(128),
-    "mamba_num_heads": whole(128),
-    "mamba_head_dim": whole(64),
-    "mamba_hidden_act": text("silu"),
-    "n_groups": whole(8),
-    "conv_kernel": whole(4),
-    "time_step_min": real(0.001),
-    "use_conv_bias": flag(True),
-    "use_bias": flag(False),
-    "layer_norm_epsilon": real(1e-5),
+    "layers_block_type": str_list_field(),
+    "num_attention_heads": int_field(32),
+    "num_key_value_heads": int_field(8),
+    "head_dim": int_field(128),
+    "intermediate_size": int_field(21504),
+    "mlp_hidden_act": str_field("relu2"),
+    "mlp_bias": bool_field(False),
+    "ssm_state_size": int_field(128),
+    "mamba_num_heads": int_field(128),
+    "mamba_head_dim": int_field(64),
+    "mamba_hidden_act": str_field("silu"),
+    "n_groups": int_field(8),
+    "conv_kernel": int_field(4),
+    "time_step_min": float_field(0.001),
+    "use_conv_bias": bool_field(True),
+    "use_bias": bool_field(False),
+    "layer_norm_epsilon": float_field(1e-5),
 }
 
 _OLD_NAMES = {
@@ -116,14 +116,14 @@ class NemotronH(Format):
         return build_spec(raw, source, blocks, norm_eps=source.layer_norm_epsilon)
 
     @override
-    def fit(self, config: ModelSpec) -> Fit:
-        attention, mamba = uniform(config, AttentionSizes), uniform(config, MambaSizes)
-        mlp = uniform(config, MLPSizes)
-        require(not config.tie_word_embeddings, "the format has no tied embeddings")
+    def fit(self, spec: ModelSpec) -> Fit:
+        attention, mamba = uniform(spec, AttentionSizes), uniform(spec, MambaSizes)
+        mlp = uniform(spec, MLPSizes)
+        require(not spec.tie_word_embeddings, "the format has no tied embeddings")
         require(
-            not config.residual_in_fp32, "the format does not keep the residual stream in float32"
+            not spec.residual_in_fp32, "the format does not keep the residual stream in float32"
         )
-        require_no_multipliers(config)
+        require_no_multipliers(spec)
         # Transformers' model asks its cache for a length, and only attention layers have one.
         require(attention is not None, "the model must have at least one attention block")
         if attention is not None:
@@ -134,21 +134,21 @@ class NemotronH(Format):
             require(attention.sliding_window is None, "the format has no sliding window")
         require(mamba is None or mamba.dt_max is None, "the format has no upper limit of Δt")
         require(mlp is None or not mlp.gated, "the format has no gated MLP")
-        return Fit(config)
+        return Fit(spec)
 
     @override
-    def to_raw(self, config: ModelSpec) -> Raw:
-        attention, mamba = uniform(config, AttentionSizes), uniform(config, MambaSizes)
-        mlp = uniform(config, MLPSizes)
+    def to_raw(self, spec: ModelSpec) -> Raw:
+        attention, mamba = uniform(spec, AttentionSizes), uniform(spec, MambaSizes)
+        mlp = uniform(spec, MLPSizes)
         raw: Raw = {
             "architectures": ["NemotronHForCausalLM"],
             "model_type": self.name,
-            **written_fields(config),
+            **written_fields(spec),
             # Written twice, because vLLM and NVIDIA's own code read only the pattern.
-            "hybrid_override_pattern": config.layout,
-            "layers_block_type": letters_to(_WORDS, config.layout),
-            "num_hidden_layers": len(config.layout),
-            "layer_norm_epsilon": config.norm_eps,
+            "hybrid_override_pattern": spec.layout,
+            "layers_block_type": letters_to(_WORDS, spec.layout),
+            "num_hidden_layers": len(spec.layout),
+            "layer_norm_epsilon": spec.norm_eps,
         }
         if attention is not None:
             raw |= {
@@ -168,7 +168,7 @@ class NemotronH(Format):
                 "use_bias": mamba.proj_bias,
                 "mamba_proj_bias": mamba.proj_bias,
                 "mamba_hidden_act": "silu",
-                "expand": max(1, mamba.d_inner // config.hidden_size),
+                "expand": max(1, mamba.d_inner // spec.hidden_size),
                 # Transformers takes its logarithm, so it must not be zero.
                 "time_step_min": mamba.dt_min or 1e-30,
             }

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from typing_extensions import override
 
-from hybridize.checkpoints.formats.fields import Raw, flag, whole
+from hybridize.checkpoints.formats.fields import Raw, bool_field, int_field
 from hybridize.checkpoints.formats.transformer import TransformerFormat, transformer_fields
 from hybridize.modeling.model_spec import ModelSpec, attention_blocks
 
@@ -13,9 +13,9 @@ QWEN_FIELDS = {
     **transformer_fields(
         vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768, kv_heads=32
     ),
-    "use_sliding_window": flag(False),
-    "sliding_window": whole(4096, optional=True),
-    "max_window_layers": whole(28),
+    "use_sliding_window": bool_field(False),
+    "sliding_window": int_field(4096, optional=True),
+    "max_window_layers": int_field(28),
 }
 """The fields that both formats have, with the same defaults."""
 
@@ -42,13 +42,13 @@ def sliding_window(source: SimpleNamespace) -> int | None:
     return window if source.use_sliding_window else None
 
 
-def written_windows(config: ModelSpec) -> Raw:
+def written_windows(spec: ModelSpec) -> Raw:
     """Return the fields of config.json that say which layers have a sliding window."""
-    windows = [block.sliding_window for block in attention_blocks(config.blocks)]
+    windows = [block.sliding_window for block in attention_blocks(spec.blocks)]
     types = ["full" if window is None else "sliding" for window in windows]
     return {
-        "use_sliding_window": config.sliding_window is not None,
-        "sliding_window": config.sliding_window,
+        "use_sliding_window": spec.sliding_window is not None,
+        "sliding_window": spec.sliding_window,
         "max_window_layers": types.count("full"),
         "layer_types": [f"{kind}_attention" for kind in types],
     }

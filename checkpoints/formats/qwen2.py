@@ -28,8 +28,8 @@ class Qwen2(QwenFormat):
         return {"qkv_bias": True, "sliding_window": sliding_window(source)}
 
     @override
-    def require_attention(self, config: ModelSpec) -> None:
-        attention, mlp = uniform_except_window(config), uniform(config, MLPSizes)
+    def require_attention(self, spec: ModelSpec) -> None:
+        attention, mlp = uniform_except_window(spec), uniform(spec, MLPSizes)
         assert mlp is not None
         qkv_only = attention.qkv_bias and not attention.out_bias
         require(qkv_only, "the format has biases on queries, keys and values only")
@@ -37,5 +37,5 @@ class Qwen2(QwenFormat):
         require(not mlp.bias, "the format has no MLP biases")
 
     @override
-    def to_raw(self, config: ModelSpec) -> Raw:
-        return self.written(config, "Qwen2ForCausalLM") | written_windows(config)
+    def to_raw(self, spec: ModelSpec) -> Raw:
+        return self.written(spec, "Qwen2ForCausalLM") | written_windows(spec)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import require, uniform, uniform_except_window
-from hybridize.checkpoints.formats.fields import Fields, Raw, flag, whole
+from hybridize.checkpoints.formats.fields import Fields, Raw, bool_field, int_field
 from hybridize.checkpoints.formats.qwen import (
     QWEN_FIELDS,
     QwenFormat,
@@ -23,8 +23,8 @@ class Qwen3(QwenFormat):
     name = "qwen3"
     fields: ClassVar[Fields] = {
         **QWEN_FIELDS,
-        "head_dim": whole(128),
-        "attention_bias": flag(False),
+        "head_dim": int_field(128),
+        "attention_bias": bool_field(False),
     }
 
     @override
@@ -37,8 +37,8 @@ class Qwen3(QwenFormat):
         }
 
     @override
-    def require_attention(self, config: ModelSpec) -> None:
-        attention, mlp = uniform_except_window(config), uniform(config, MLPSizes)
+    def require_attention(self, spec: ModelSpec) -> None:
+        attention, mlp = uniform_except_window(spec), uniform(spec, MLPSizes)
         assert mlp is not None
         require(attention.qk_norm, "the format always has query/key norms")
         all_or_none = attention.qkv_bias == attention.out_bias
@@ -46,10 +46,10 @@ class Qwen3(QwenFormat):
         require(not mlp.bias, "the format has no MLP biases")
 
     @override
-    def to_raw(self, config: ModelSpec) -> Raw:
-        attention = uniform_except_window(config)
+    def to_raw(self, spec: ModelSpec) -> Raw:
+        attention = uniform_except_window(spec)
         return (
-            self.written(config, "Qwen3ForCausalLM")
+            self.written(spec, "Qwen3ForCausalLM")
             | {"attention_bias": attention.qkv_bias}
-            | written_windows(config)
+            | written_windows(spec)
         )

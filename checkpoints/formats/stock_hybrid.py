@@ -13,7 +13,14 @@ from hybridize.checkpoints.formats.base import (
     uniform,
     uniform_except_window,
 )
-from hybridize.checkpoints.formats.fields import Raw, flag, limits, size_or_auto, text, whole
+from hybridize.checkpoints.formats.fields import (
+    Raw,
+    bool_field,
+    dt_limits_field,
+    int_field,
+    int_or_auto_field,
+    str_field,
+)
 from hybridize.checkpoints.formats.read_model import head_dim, num_kv_heads
 from hybridize.modeling.layers.kinds import ATTENTION
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
@@ -22,20 +29,20 @@ from hybridize.modeling.model_spec import ModelSpec
 FULL, LINEAR = "full_attention", "linear_attention"
 
 STOCK_FIELDS = {
-    "num_hidden_layers": whole(32),
-    "num_attention_heads": whole(32),
-    "head_dim": whole(None),
-    "hidden_act": text("silu"),
-    "attention_bias": flag(False),
-    "mamba_n_heads": whole(128),
-    "mamba_d_head": size_or_auto(),
-    "mamba_n_groups": whole(1),
-    "mamba_d_state": whole(256),
-    "mamba_d_conv": whole(4),
-    "mamba_expand": whole(2),
-    "mamba_conv_bias": flag(True, optional=True),
-    "mamba_proj_bias": flag(False, optional=True),
-    "time_step_limit": limits(optional=True),
+    "num_hidden_layers": int_field(32),
+    "num_attention_heads": int_field(32),
+    "head_dim": int_field(None),
+    "hidden_act": str_field("silu"),
+    "attention_bias": bool_field(False),
+    "mamba_n_heads": int_field(128),
+    "mamba_d_head": int_or_auto_field(),
+    "mamba_n_groups": int_field(1),
+    "mamba_d_state": int_field(256),
+    "mamba_d_conv": int_field(4),
+    "mamba_expand": int_field(2),
+    "mamba_conv_bias": bool_field(True, optional=True),
+    "mamba_proj_bias": bool_field(False, optional=True),
+    "time_step_limit": dt_limits_field(optional=True),
 }
 """The fields that both formats have, with the same defaults."""
 
@@ -103,21 +110,21 @@ def read_attention(source: SimpleNamespace, **fields: Any) -> AttentionSizes:
     )
 
 
-def fit_stock(config: ModelSpec) -> Fit:
+def fit_stock(spec: ModelSpec) -> Fit:
     """Adapt a model to what both formats can store.
 
     Raises:
         CannotStoreError: they cannot store the model.
     """
-    require_layers(config)
+    require_layers(spec)
     require(
-        ATTENTION in config.layout,
+        ATTENTION in spec.layout,
         "without attention, the format's code fails with a cache; keep at least one attention "
         "block",
     )
-    require(not config.residual_in_fp32, "the format does not keep the residual stream in float32")
-    attention, mamba = uniform_attention(config), uniform(config, MambaSizes)
-    mlp = uniform(config, MLPSizes)
+    require(not spec.residual_in_fp32, "the format does not keep the residual stream in float32")
+    attention, mamba = uniform_attention(spec), uniform(spec, MambaSizes)
+    mlp = uniform(spec, MLPSizes)
     assert mlp is not None
     require(mlp.gated, "the format has gated MLPs only")
     require(not attention.qk_norm, "the format has no query/key norm")
@@ -126,13 +133,13 @@ def fit_stock(config: ModelSpec) -> Fit:
         require(one_activation, "the format has one activation, silu, for the MLP and Mamba-2")
         require(mamba.dt_limit == (0.0, float("inf")), "the format has no limits of Δt")
         require(
-            mamba.d_inner % config.hidden_size == 0,
+            mamba.d_inner % spec.hidden_size == 0,
             "the Mamba-2 width must be a multiple of the hidden size, and "
-            f"{mamba.d_inner} is not a multiple of {config.hidden_size}",
+            f"{mamba.d_inner} is not a multiple of {spec.hidden_size}",
         )
     exact, notes = True, []
-    window = config.sliding_window
-    if window is not None and window < config.max_position_embeddings:
+    window = spec.sliding_window
+    if window is not None and window < spec.max_position_embeddings:
         exact = False
         notes.append(
             f"the format has no sliding window, and the model has one of {window} tokens: the "
@@ -140,27 +147,27 @@ def fit_stock(config: ModelSpec) -> Fit:
         )
     bias = attention.qkv_bias or attention.out_bias
     attention = replace(attention, qkv_bias=bias, out_bias=bias, sliding_window=None)
-    padded = pad_heads(attention, config.hidden_size)
+    padded = pad_heads(attention, spec.hidden_size)
     if padded.num_heads != attention.num_heads:
         notes.append(
             f"{padded.num_heads - attention.num_heads} zero heads were added, so that heads × "
             "head_dim is the hidden size, as vLLM, SGLang and llama.cpp assume"
         )
-    elif attention.num_heads * attention.head_dim != config.hidden_size:
+    elif attention.num_heads * attention.head_dim != spec.hidden_size:
         notes.append(
             f"opens in transformers only: head_dim is {attention.head_dim}, and vLLM, SGLang and "
             "llama.cpp assume hidden size / heads"
         )
-    return Fit(replace_kind(config, padded), exact, tuple(notes))
+    return Fit(replace_kind(spec, padded), exact, tuple(notes))
 
 
-def uniform_attention(config: ModelSpec) -> AttentionSizes:
+def uniform_attention(spec: ModelSpec) -> AttentionSizes:
     """Return the sizes that all attention blocks share; some may lack the sliding window.
 
     Raises:
         CannotStoreError: they differ.
     """
-    return replace(uniform_except_window(config), sliding_window=config.sliding_window)
+    return replace(uniform_except_window(spec), sliding_window=spec.sliding_window)
 
 
 def pad_heads(attention: AttentionSizes, hidden: int) -> AttentionSizes:
@@ -179,40 +186,40 @@ def pad_heads(attention: AttentionSizes, hidden: int) -> AttentionSizes:
     return attention
 
 
-def written_mamba(config: ModelSpec) -> Raw:
+def written_mamba(spec: ModelSpec) -> Raw:
     """Return the Mamba-2 fields of config.json.
 
     A model without Mamba-2 blocks still needs values that pass the checks of its readers.
     ``time_step_limit`` is not written: (0, ∞) is the default, and transformers' cached decoding
     ignores other limits.
     """
-    mamba = uniform(config, MambaSizes)
+    mamba = uniform(spec, MambaSizes)
     if mamba is None:
-        attention = uniform_attention(config)
-        heads = attention.num_heads if config.hidden_size % attention.num_heads == 0 else 1
-        mamba = MambaSizes(heads, 2 * config.hidden_size // heads, n_groups=1, d_state=128)
+        attention = uniform_attention(spec)
+        heads = attention.num_heads if spec.hidden_size % attention.num_heads == 0 else 1
+        mamba = MambaSizes(heads, 2 * spec.hidden_size // heads, n_groups=1, d_state=128)
     return {
         "mamba_n_heads": mamba.num_heads,
         "mamba_d_head": mamba.head_dim,
         "mamba_n_groups": mamba.n_groups,
         "mamba_d_state": mamba.d_state,
         "mamba_d_conv": mamba.conv_kernel,
-        "mamba_expand": mamba.d_inner // config.hidden_size,
+        "mamba_expand": mamba.d_inner // spec.hidden_size,
         "mamba_chunk_size": 256,
         "mamba_conv_bias": mamba.conv_bias,
         "mamba_proj_bias": mamba.proj_bias,
     }
 
 
-def written_attention(config: ModelSpec) -> Raw:
+def written_attention(spec: ModelSpec) -> Raw:
     """Return the attention fields of config.json; no ``head_dim`` if readers can derive it."""
-    attention = uniform_attention(config)
+    attention = uniform_attention(spec)
     fields: Raw = {
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": attention.num_kv_heads,
         "attention_bias": attention.qkv_bias,
         "attention_dropout": 0.0,
     }
-    if attention.num_heads * attention.head_dim != config.hidden_size:
+    if attention.num_heads * attention.head_dim != spec.hidden_size:
         fields["head_dim"] = attention.head_dim
     return fields

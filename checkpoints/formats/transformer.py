@@ -26,11 +26,11 @@ from hybridize.checkpoints.formats.fields import (
     Field,
     Raw,
     common_fields,
-    names,
+    float_field,
+    int_field,
     read_fields,
-    real,
-    text,
-    whole,
+    str_field,
+    str_list_field,
 )
 from hybridize.checkpoints.formats.read_model import build_spec, head_dim, layer_kinds, num_kv_heads
 from hybridize.checkpoints.formats.rope import read_rope, written_rope
@@ -45,19 +45,19 @@ def transformer_fields(
     *, vocab_size: int, intermediate_size: int, max_position_embeddings: int,
     kv_heads: int | None, bos: int | None = None, eos: int | None = None,
 ) -> dict[str, Field]:  # fmt: skip
-    """Return the table of the fields that all of these formats have, with their own defaults."""
+    """Return the fields that all of these formats have, with the defaults of the given format."""
     return {
         **common_fields(
             vocab_size=vocab_size, max_position_embeddings=max_position_embeddings, bos=bos, eos=eos
         ),
-        "intermediate_size": whole(intermediate_size),
-        "num_hidden_layers": whole(32),
-        "num_attention_heads": whole(32),
-        "num_key_value_heads": whole(kv_heads, optional=True),
-        "head_dim": whole(None),
-        "hidden_act": text("silu"),
-        "rms_norm_eps": real(1e-6),
-        "layer_types": names(),
+        "intermediate_size": int_field(intermediate_size),
+        "num_hidden_layers": int_field(32),
+        "num_attention_heads": int_field(32),
+        "num_key_value_heads": int_field(kv_heads, optional=True),
+        "head_dim": int_field(None),
+        "hidden_act": str_field("silu"),
+        "rms_norm_eps": float_field(1e-6),
+        "layer_types": str_list_field(),
     }
 
 
@@ -110,62 +110,63 @@ class TransformerFormat(Format):
     def layer_types(self, source: SimpleNamespace) -> Sequence[str]:
         """Return the kind of every layer: ``full_attention`` or ``sliding_attention``."""
         if source.layer_types is None:
+            # If the model has no window, both kinds mean the same.
             return ["sliding_attention"] * source.num_hidden_layers
         return layer_kinds(source.layer_types, _LAYER_TYPES, source.num_hidden_layers)
 
-    def require_plain(self, config: ModelSpec) -> None:
+    def require_plain(self, spec: ModelSpec) -> None:
         """Check what all of these formats require; `require_attention` checks the rest.
 
         Raises:
             CannotStoreError: the format cannot store the model.
         """
-        require_layers(config)
-        require(MAMBA not in config.layout, "the format has no Mamba-2 blocks")
+        require_layers(spec)
+        require(MAMBA not in spec.layout, "the format has no Mamba-2 blocks")
         require(
-            not config.residual_in_fp32, "the format does not keep the residual stream in float32"
+            not spec.residual_in_fp32, "the format does not keep the residual stream in float32"
         )
-        require_no_multipliers(config)
-        mlp = uniform(config, MLPSizes)
+        require_no_multipliers(spec)
+        mlp = uniform(spec, MLPSizes)
         require(mlp is not None and mlp.gated, "the format has gated MLPs only")
-        for block in attention_blocks(config.blocks):
+        for block in attention_blocks(spec.blocks):
             require(block.rope, "the format's attention always has RoPE")
             require_default_scale(block)
-        require_full_rotation(config)
+        require_full_rotation(spec)
 
     @override
-    def fit(self, config: ModelSpec) -> Fit:
-        self.require_plain(config)
-        self.require_attention(config)
-        return Fit(config)
+    def fit(self, spec: ModelSpec) -> Fit:
+        self.require_plain(spec)
+        self.require_attention(spec)
+        return Fit(spec)
 
     @abstractmethod
-    def require_attention(self, config: ModelSpec) -> None:
+    def require_attention(self, spec: ModelSpec) -> None:
         """Check that the format can store the attention blocks.
 
         Raises:
             CannotStoreError: it cannot.
         """
 
-    def written(self, config: ModelSpec, architecture: str) -> Raw:
+    def written(self, spec: ModelSpec, architecture: str) -> Raw:
         """Return the fields that the config.json of all of these formats has.
 
         Args:
-            config: the model.
+            spec: the model.
             architecture: transformers' class.
         """
-        attention = attention_blocks(config.blocks)[0]
-        mlp = uniform(config, MLPSizes)
+        attention = attention_blocks(spec.blocks)[0]
+        mlp = uniform(spec, MLPSizes)
         assert mlp is not None
         return {
             "architectures": [architecture],
             "model_type": self.name,
-            **written_fields(config),
-            "num_hidden_layers": len(config.layout) // 2,
+            **written_fields(spec),
+            "num_hidden_layers": len(spec.layout) // 2,
             "num_attention_heads": attention.num_heads,
             "num_key_value_heads": attention.num_kv_heads,
             "head_dim": attention.head_dim,
             "intermediate_size": mlp.intermediate_size,
             "hidden_act": mlp.activation,
-            "rms_norm_eps": config.norm_eps,
-            **written_rope(config),
+            "rms_norm_eps": spec.norm_eps,
+            **written_rope(spec),
         }

@@ -57,7 +57,7 @@ class Candidate:
     @property
     def parameters(self) -> int:
         """The number of parameters as stored."""
-        return int(Parameters(0).cost(self.fit.config))
+        return int(Parameters(0).cost(self.fit.spec))
 
     def summary(self, *, chosen: bool) -> ScoredCandidate:
         """Return the figures that a table shows."""
@@ -119,7 +119,7 @@ class Ranker:
                 varied = vary_widths(rated.architecture, self._config, self._scores, multiple_of)
                 architectures = [varied, *architectures] if varied.per_block else architectures
             candidates += [self._candidate(one, rated.damage) for one in architectures]
-        candidates = [one for one in candidates if self._within_budgets(one.fit.config)]
+        candidates = [one for one in candidates if self._within_budgets(one.fit.spec)]
         if not candidates:
             raise InputError(
                 f"`format={self._format_name}`: with the parameters that this format adds, no "
@@ -171,7 +171,7 @@ class Ranker:
     def _candidate(self, architecture: Architecture, damage: float) -> Candidate:
         config = architecture.apply(self._config)
         format_, fit, reason = choose_format(config, self._format_name, self._source_format)
-        if self._format_name == "auto" and not self._within_budgets(fit.config):
+        if self._format_name == "auto" and not self._within_budgets(fit.spec):
             reason = f"{format_.name} would add parameters beyond the budget"
             format_, fit, _ = choose_format(config, "hybridize")
         return Candidate(
@@ -181,7 +181,7 @@ class Ranker:
             format=format_,
             fit=fit,
             reason=reason,
-            costs=tuple(budget.describe(budget.cost(fit.config)) for budget in self._budgets),
+            costs=tuple(budget.describe(budget.cost(fit.spec)) for budget in self._budgets),
             changes=architecture.describe(self._config),
         )
 

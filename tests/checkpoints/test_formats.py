@@ -106,13 +106,13 @@ def test_written_checkpoint_equals_the_original(tmp_path, architecture, changes)
         format_, config = read_config(reader)
         fit = format_.fit(config)
         assert fit.exact
-        assert fit.config.blocks == config.blocks
-        tensors = AdaptedTensors(CheckpointTensors(reader, format_, config), config, fit.config)
+        assert fit.spec.blocks == config.blocks
+        tensors = AdaptedTensors(CheckpointTensors(reader, format_, config), config, fit.spec)
         written = {
             entry.disk: torch.cat([tensors.get(name) for name in entry.parameters])
-            for entry in format_.tensor_map(fit.config)
+            for entry in format_.tensor_map(fit.spec)
         }
-        raw = format_.to_raw(fit.config)
+        raw = format_.to_raw(fit.spec)
     original = load_file(tmp_path / "model.safetensors")
     assert written.keys() == original.keys()
     assert all(torch.equal(written[name], original[name]) for name in original)
@@ -184,7 +184,7 @@ class TestConfigsForEngines:
         config = config or hybrid(
             PLAIN, rope_parameters={"rope_type": "default", "rope_theta": 5e5}
         )
-        return FORMATS[name].to_raw(FORMATS[name].fit(config).config)
+        return FORMATS[name].to_raw(FORMATS[name].fit(config).spec)
 
     def test_granite_layer_types_have_the_older_names(self):
         assert self.raw()["layer_types"] == ["mamba", "attention"]
