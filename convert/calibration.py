@@ -244,13 +244,13 @@ class _BlockFit:
         heads = torch.arange(self._heads, device=memories.device)
         width = self._sizes.conv_kernel
         for copy in range(self._copies):  # the second copy of a head adds to the first one's output
-            tried = []
+            trials = []
             for lag, memory in product(range(width), _MEMORIES):
                 self._lag[:, copy:], self._memory[:, copy:] = lag, memory
                 if copy == 0:
                     self._score_lag[:] = lag
-                tried.append(self._head_errors(copy + 1))
-            errors = torch.stack(tried).unflatten(0, (width, -1))  # (lag, memory, head)
+                trials.append(self._head_errors(copy + 1))
+            errors = torch.stack(trials).unflatten(0, (width, -1))  # (lag, memory, head)
             best, memory_of = errors.min(1)
             lag_of = best.argmin(0)
             if copy == 0:  # the heads of a group share B, which has the same lag as x
@@ -270,9 +270,9 @@ class _BlockFit:
         """
         moments, held_out = Moments(intercept=self._sizes.proj_bias), []
         for i, sample in enumerate(self._samples):
-            unseen, features = self._held_out(i), self._features(i)
-            moments.add(features[~unseen].flatten(0, 1), sample.output[~unseen].flatten(0, 1))
-            held_out.append((features[unseen].flatten(0, 1), sample.output[unseen].flatten(0, 1)))
+            mask, features = self._held_out(i), self._features(i)
+            moments.add(features[~mask].flatten(0, 1), sample.output[~mask].flatten(0, 1))
+            held_out.append((features[mask].flatten(0, 1), sample.output[mask].flatten(0, 1)))
         features, output = (torch.cat(parts) for parts in zip(*held_out, strict=True))
         errors = {}
         for penalty in _OUTPUT_PENALTIES:
@@ -293,12 +293,12 @@ class _BlockFit:
             self._mixer.out_proj.bias.copy_(solution[width])
 
     def _choose_scales(self) -> None:
-        tried = []
+        trials = []
         for scale in _SCALES:
             self._scale[:] = scale
-            tried.append(self._head_errors(1).unflatten(0, (self._sizes.n_groups, -1)).sum(-1))
+            trials.append(self._head_errors(1).unflatten(0, (self._sizes.n_groups, -1)).sum(-1))
         scales = torch.tensor(_SCALES, device=self._scale.device)
-        self._scale = scales[torch.stack(tried).argmin(0)]
+        self._scale = scales[torch.stack(trials).argmin(0)]
 
     def _head_errors(self, copies: int) -> torch.Tensor:
         """Return ``(heads,)``: each head's error with the best linear map from its features.

@@ -3,7 +3,7 @@
 Mamba-2's scan is linear attention with a decay: C is the query, B the key, x the value
 (Dao & Gu 2024, arXiv 2405.21060, section 4; Wang et al. 2024, arXiv 2408.15237, section 3).
 So C starts as W_q, B as W_k, x as W_v and the output projection as W_o. The other parts of a
-Mamba-2 block start such that they change little:
+Mamba-2 block start with values that change little:
 
 - SiLU after the convolution: x is scaled down to the range in which SiLU is nearly linear. The
   output norm undoes the scale.
@@ -12,8 +12,8 @@ Mamba-2 block start such that they change little:
   exponential.
 - The gate: its projection is zero, and its bias makes SiLU(z) = 1. Without biases the gate stays
   closed until `calibration` finds weights that open it.
-- The output norm: its weight restores the usual size of the values, times one half, because
-  averages are smaller.
+- The output norm: its weight restores the root mean square of the values, times one half, because
+  attention averages them and averages are smaller.
 
 The new block has no RoPE; the decay gives it a notion of distance instead.
 """
@@ -117,17 +117,17 @@ def attention_values(
     offset = torch.zeros(mamba.conv_channels)
 
     value = projections.pop("v")
-    live = value.rms[value.rms > 0]
-    usual = torch.where(value.rms > 0, value.rms, live.mean() if len(live) else 1.0)
+    nonzero = value.rms[value.rms > 0]
+    value_rms = torch.where(value.rms > 0, value.rms, nonzero.mean() if len(nonzero) else 1.0)
     value.scale_to(1.0)
-    value.revive(config.initializer_range, generator)
+    value.fill_zero_heads(config.initializer_range, generator)
     weight[gate : gate + x] = value.weight.repeat_interleave(copies, 0).flatten(0, 1)
     offset[:x] = _VALUE_RMS * value.bias.repeat_interleave(copies, 0).flatten()
 
     keys, queries = projections.pop("k"), projections.pop("q")
     for projection in (keys, queries):
         projection.scale_to(1.0)
-        projection.revive(config.initializer_range, generator)
+        projection.fill_zero_heads(config.initializer_range, generator)
     B, b_bias, C, c_bias = _scores(keys, queries, mamba, generator)
     weight[gate + x : gate + x + b] = B.flatten(0, 1)
     weight[gate + x + b : gate + x + b + c] = C.flatten(0, 1)
@@ -154,7 +154,7 @@ def attention_values(
         "dt_bias": _softplus_inverse(dt),
         "A_log": -torch.log(memory * dt),
         "D": torch.zeros(mamba.num_heads),
-        "norm.weight": (_OUTPUT_SHRINK * usual)
+        "norm.weight": (_OUTPUT_SHRINK * value_rms)
         .repeat_interleave(copies)
         .repeat_interleave(mamba.head_dim),
         "out_proj.weight": _output_projection(source, prefix, attention, hidden, copies),
@@ -216,14 +216,14 @@ class _Projection:
 
     def scale_to(self, rms: float) -> None:
         """Scale all heads by one factor, such that their common root mean square is ``rms``."""
-        live = self.rms[self.rms > 0]
-        if len(live):
-            factor = rms / live.square().mean().sqrt()
+        nonzero = self.rms[self.rms > 0]
+        if len(nonzero):
+            factor = rms / nonzero.square().mean().sqrt()
             self.weight, self.bias = self.weight * factor, self.bias * factor
             self.rms = self.rms * factor
 
-    def revive(self, std: float, generator: torch.Generator) -> None:
-        """Give random weights to heads that are all zero: zeros would never get a gradient."""
+    def fill_zero_heads(self, std: float, generator: torch.Generator) -> None:
+        """Give random weights to heads that are all zero, which would never get a gradient."""
         for head in (self.rms == 0).nonzero().flatten().tolist():
             self.weight[head].normal_(0, std, generator=generator)
 
