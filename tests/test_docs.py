@@ -1,7 +1,8 @@
 """Every code block of the documents runs on the bundled checkpoint.
 
 The blocks of a page run from the top, in one folder that looks like the root of the repository.
-The tables below replace options that need a large model or much time; nothing else is replaced.
+The tables below list everything that is replaced or added: models, texts, and options that make a
+command quick.
 A comment above a block changes how it runs: ``<!-- not run: why -->`` only parses its commands,
 and ``<!-- dry run: why -->`` adds ``--dry-run`` and uses files of the model's shape without
 weights.

@@ -41,13 +41,15 @@ def test_packed_rows_unpack_to_within_fp8_rounding(values):
     x = torch.from_numpy(values)
     largest = x.abs().amax(-1, keepdim=True)
     unpacked = unpack_fp8_rows(pack_fp8_rows(x), torch.float32)
-    # E4M3 has a mantissa of three bits, so rounding changes a value by at most 1/16 of itself, or
-    # of the smallest normal value. Rounding the scale up to bfloat16 adds less than 1%.
+    # E4M3 has a mantissa of three bits. Rounding changes a normal value by at most 1/16 of itself,
+    # and a subnormal one by at most 1/16 of the smallest normal value. The scale is rounded up to
+    # bfloat16, which adds less than 1%.
     bound = torch.maximum(x.abs() / 16, largest * 2.0**-9 / 448 * 1.01)
     assert ((unpacked - x).abs() <= bound + 1e-36).all()
     assert (unpacked.abs() <= largest * 1.01).all()
     again = unpack_fp8_rows(pack_fp8_rows(unpacked), torch.float32)
-    assert torch.equal(again, unpacked) or (largest < 1e-30).any()
+    precise = largest[:, 0] >= 1e-30  # the scales of smaller rows lose bits in bfloat16
+    assert torch.equal(again[precise], unpacked[precise])
 
 
 def pack_and_unpack(x: torch.Tensor) -> torch.Tensor:
@@ -63,7 +65,8 @@ def test_a_packed_row_takes_two_bytes_more_than_its_width():
 @pytest.mark.parametrize("kv", KV_DTYPES)
 @pytest.mark.parametrize("ssm", SSM_DTYPES)
 def test_compact_cache_equals_plain_cache_with_rounded_contents(model, kv, ssm):
-    """The reference is a plain cache whose contents the test rounds after every call."""
+    """The reference is a plain cache. It rounds keys and values when it stores them, and the test
+    rounds its states after every call."""
     ids = torch.randint(64, (2, 20))
     cache = make_cache(model.config, CacheFormat(kv, ssm))
     assert isinstance(cache, HybridCache)
@@ -82,6 +85,7 @@ def test_compact_cache_equals_plain_cache_with_rounded_contents(model, kv, ssm):
     plain = Rounding(model.config)
     for piece in ids.split([9, 1, 1, 4, 1, 1, 3], 1):
         got, expected = model(piece, cache=cache).logits, model(piece, cache=plain).logits
+        # Equal inputs in another memory layout are summed in another order.
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
         states = plain.layers[0].recurrent_states
         states[0].copy_(rounded_state(states[0]))
