@@ -1,4 +1,4 @@
-"""Turn a pretrained Transformer checkpoint into a fast Mamba-2 hybrid that stock software opens.
+"""Turn a pretrained Transformer checkpoint into a fast Mamba-2 hybrid.
 
 The commands of the ``hybridize`` tool are functions here, with the same options; ``hybridize eval``
 is `evaluate`.

@@ -124,7 +124,7 @@ def _either(names: list[str]) -> str:
 @click.version_option(None, "--version", package_name="hybridize", message="%(prog)s %(version)s")
 @debug_option
 def cli() -> None:
-    """Turn a pretrained Transformer checkpoint into a Mamba-2 hybrid that stock software opens.
+    """Turn a pretrained Transformer checkpoint into a fast Mamba-2 hybrid.
 
     MODEL is a checkpoint directory or a model id on the Hugging Face hub. Tables and results go to
     stdout, messages and progress to stderr.
