@@ -32,7 +32,7 @@ class OptionType(ABC):
         """Return the value to use.
 
         Raises:
-            ValueError: the value is wrong; the message says what is right.
+            ValueError: the value is wrong; the message says which values are allowed.
         """
 
     def to_json(self, value: Any) -> Any:
@@ -74,7 +74,7 @@ class ParsedText(Text):
     """Text that a function can parse. The option keeps the text.
 
     Attributes:
-        parse: reads the text; its `ValueError` says what is right.
+        parse: parses the text; the message of its `ValueError` says which texts are allowed.
     """
 
     parse: Callable[[str], Any] = str
@@ -348,7 +348,7 @@ class PerName(OptionType):
 
 @dataclass(frozen=True)
 class Location(OptionType):
-    """A file, a directory, a dataset, or a word that stands for one of them.
+    """A file, a directory, a dataset, or a word that is used instead.
 
     Only the last part of a path is recorded: a record must not name this machine's folders.
     """
