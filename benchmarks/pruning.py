@@ -37,7 +37,7 @@ from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import layers, search
 from hybridize.console import console
 from hybridize.data.kl import measure_kl
-from hybridize.data.source import load_packed_dataset
+from hybridize.data.load_text import load_packed_dataset
 from hybridize.demo import CHECKPOINT
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
 from hybridize.modeling.model_spec import ModelSpec

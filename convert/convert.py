@@ -17,8 +17,8 @@ from hybridize.conversion.converted_tensors import ConvertedTensors
 from hybridize.conversion.measurements import SensitivityCurve
 from hybridize.conversion.new_blocks import NewBlocks, check_donor_directory
 from hybridize.conversion.plan import MambaChoice, Plan, plan_conversion
-from hybridize.conversion.plot import draw_curve
 from hybridize.conversion.results import ConversionResult, describe
+from hybridize.conversion.sensitivity_plot import draw_curve
 from hybridize.conversion.source import Source, open_source
 from hybridize.extras import require_extra
 from hybridize.options import takes_options

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from hybridize.data.load_text import load_packed_dataset
 from hybridize.data.packing import PackedDataset
-from hybridize.data.source import load_packed_dataset
 from hybridize.modeling.model_spec import ModelSpec
 
 CALIBRATION_LENGTH = 512

@@ -9,7 +9,7 @@ import torch
 
 from hybridize.checkpoints.load import check_tokens, load_model, load_tokenizer
 from hybridize.errors import InputError
-from hybridize.generation_config import GenerateConfig
+from hybridize.generate_config import GenerateConfig
 from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.devices import choose_device, choose_dtype
 from hybridize.options import takes_options

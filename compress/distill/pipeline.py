@@ -12,8 +12,8 @@ from hybridize.checkpoints.save import save_model
 from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.distributed import Ranks, gather, join, shard, to_layout_of
 from hybridize.compress.distill.fp8 import fp8_layers, train_in_fp8
+from hybridize.compress.distill.loss_plot import draw_losses
 from hybridize.compress.distill.pair import Pair, load_pair
-from hybridize.compress.distill.plot import draw_losses
 from hybridize.compress.distill.results import DistillResult, StageResult
 from hybridize.compress.distill.stages import STAGES, make_stage
 from hybridize.compress.distill.teacher_cache import TeacherCache
@@ -26,8 +26,8 @@ from hybridize.compress.distill.trainer_state import (
 )
 from hybridize.compress.workdir import claim, remove
 from hybridize.console import console
+from hybridize.data.load_text import load_packed_dataset
 from hybridize.data.packing import PackedDataset
-from hybridize.data.source import load_packed_dataset
 from hybridize.errors import InputError
 from hybridize.modeling.model_spec import parameter_shapes
 

@@ -18,9 +18,9 @@ from hybridize.compress.prune.budget_options import requested_budgets
 from hybridize.compress.prune.config import PruneConfig
 from hybridize.compress.prune.finalists import distill_finalists
 from hybridize.compress.prune.importance import measure_importance
+from hybridize.compress.prune.importance_plot import draw_importance
 from hybridize.compress.prune.latency import Latency, step_seconds
 from hybridize.compress.prune.output import pruned_checkpoint, write_candidate
-from hybridize.compress.prune.plot import draw_importance
 from hybridize.compress.prune.ranking import Candidate, Ranker
 from hybridize.compress.prune.results import PruningResult
 from hybridize.compress.prune.scores import Scores

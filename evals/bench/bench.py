@@ -134,6 +134,6 @@ def _write(result: BenchResult, config: BenchConfig) -> None:
         text = json.dumps(result.to_dict(), indent=2) + "\n"
         write_atomically(Path(config.output), text)
     if config.plot is not None:
-        from hybridize.evals.bench.plot import draw_bench
+        from hybridize.evals.bench.speed_plot import draw_bench
 
         write_atomically(Path(config.plot), draw_bench(result))

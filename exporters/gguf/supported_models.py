@@ -8,7 +8,7 @@ from hybridize.checkpoints.formats.base import (
     uniform,
     uniform_except_window,
 )
-from hybridize.exporters.rope import EXPORTABLE_ROPE_TYPES, rope_type
+from hybridize.exporters.exportable_rope import EXPORTABLE_ROPE_TYPES, rope_type
 from hybridize.modeling.layers.kinds import ATTENTION, MAMBA
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model_spec import ModelSpec

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from hybridize.errors import InputError
+from hybridize.exporters.exportable_rope import EXPORTABLE_ROPE_TYPES, rope_type
 from hybridize.exporters.onnx import traceable_blocks as blocks
-from hybridize.exporters.rope import EXPORTABLE_ROPE_TYPES, rope_type
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.mamba2 import Mamba2

@@ -5,7 +5,7 @@ import click
 from hybridize.cli.config_options import config_options
 from hybridize.cli.options import model_argument
 from hybridize.console import console
-from hybridize.generation_config import GenerateConfig
+from hybridize.generate_config import GenerateConfig
 
 
 @click.command(short_help="Continue a text with a checkpoint.")

@@ -1,4 +1,4 @@
-"""The feed-forward block."""
+"""The MLP mixer (feed-forward network)."""
 
 import torch
 from torch import nn

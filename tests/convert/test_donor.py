@@ -6,7 +6,7 @@ import torch
 import hybridize
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.save import save_model
-from hybridize.data.source import load_packed_dataset
+from hybridize.data.load_text import load_packed_dataset
 from hybridize.errors import InputError
 from tiny import write_stock, write_tokenizer
 

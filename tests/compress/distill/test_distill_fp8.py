@@ -12,7 +12,7 @@ from hybridize.__main__ import main
 from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.fp8 import FP8TrainingLinear, fp8_layers
 from hybridize.compress.quantize.schemes import SCHEMES
-from hybridize.data.source import load_packed_dataset
+from hybridize.data.load_text import load_packed_dataset
 from hybridize.errors import InputError
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import hybridize
 from hybridize.compress.quantize.schemes import SCHEMES
-from hybridize.data.source import load_packed_dataset
+from hybridize.data.load_text import load_packed_dataset
 from hybridize.errors import InputError
 from hybridize.modeling.layers.fp8_linear import FP8Linear
 from tiny import tokens, write_stock, write_tokenizer
