@@ -8,7 +8,16 @@ PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 TESTS   ?= tests
 WORKERS ?= 2
 DEMO    ?= demo-out
-QUICK   ?= tests/test_imports.py tests/test_packaging.py
+
+# The numbers (kernels, model, formats, convert, stages, prune, quantize), then the rules of the tree.
+QUICK   ?= tests/kernels/test_ssd.py tests/kernels/test_conv.py tests/kernels/test_linear_kl.py \
+  tests/kernels/test_registry.py tests/modeling tests/checkpoints/test_formats.py \
+  tests/checkpoints/test_checkpoint_io.py tests/data/test_packing.py tests/data/test_kl.py \
+  tests/convert/test_convert.py tests/convert/test_plan.py tests/convert/test_calibration.py \
+  tests/compress/distill/test_stages.py tests/compress/prune/test_pruned_tensors.py \
+  tests/compress/prune/test_search.py tests/compress/quantize/test_quantize.py \
+  tests/cli/test_commands.py tests/test_options.py tests/test_error_names.py \
+  tests/test_imports.py tests/test_packaging.py
 
 VENV    := .venv
 BIN     := $(VENV)/bin
