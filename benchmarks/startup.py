@@ -3,12 +3,11 @@
 Such commands read config.json and the headers of weight files. They need neither torch nor
 transformers, whose import would take most of their time.
 
-    python benchmarks/startup.py [--runs 5] [--json FILE]
+    python benchmarks/startup.py [--runs 5] [--output DIR]
 
 The checkpoint has the shape of SmolLM2-135M. Its weight file is sparse and is never read.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -18,6 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import torch
+from measuring import argument_parser, machine, write_result
 
 from hybridize.checkpoints.dtypes import SAFETENSORS_CODES
 from hybridize.checkpoints.formats import config_from_json
@@ -95,18 +97,21 @@ def measure(directory: Path, runs: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure, print a table, and write the result."""
+    parser = argument_parser(__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs of each command")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     with tempfile.TemporaryDirectory() as directory:
-        results = measure(Path(directory), arguments.runs)
-    for name, seconds in results.items():
-        print(f"{name:45} {seconds:6.2f} s")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        seconds = measure(Path(directory), arguments.runs)
+    for name, value in seconds.items():
+        print(f"{name:45} {value:6.2f} s")
+    result = {
+        "machine": machine(torch.device("cpu")),
+        "runs": arguments.runs,
+        "cpu_seconds": {name: round(value, 2) for name, value in seconds.items()},
+    }
+    write_result(arguments.output, "startup", result)
 
 
 if __name__ == "__main__":
