@@ -33,6 +33,7 @@ from hybridize.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = documents(ROOT)
+WITH_BLOCKS = [page for page in DOCUMENTS if list(blocks(page.read_text("utf-8")))]
 
 MODELS = ("MODEL", "meta-llama/Llama-3.2-1B")
 """Replaced by the bundled checkpoint."""
@@ -260,17 +261,14 @@ def assert_installable(what: str) -> None:
 
 
 @pytest.mark.timeout(900)  # for a busy machine
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", WITH_BLOCKS, ids=lambda path: path.stem)
 def test_blocks_run(document, tmp_path, monkeypatch, capsys):
-    found = list(blocks(document.read_text("utf-8")))
-    if not found:
-        pytest.skip("no code block")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hybridize.data.teacher_samples._MAX_LENGTH", LONGEST)
     page = Page(document.name, tmp_path, capsys)
     for line in PREPARED.get(document.name, ()):
         page.hybridize(shlex.split(line)[1:])
-    for block in found:
+    for block in blocks(document.read_text("utf-8")):
         try:
             page.run(block)
         except Exception as error:
