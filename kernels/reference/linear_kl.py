@@ -2,7 +2,8 @@
 
 The forward pass computes, for each chunk of tokens, the logits, the loss, and the gradients of the
 hidden states and of the head, then frees the logits. The backward pass only scales these gradients
-(Hsu et al. 2024, "Liger Kernel", arXiv 2410.10989, section 3.2).
+(Hsu et al. 2024, "Liger Kernel", arXiv 2410.10989, section 3.2). Without grad mode, only the logits
+and the loss are computed.
 """
 
 from collections.abc import Callable
@@ -142,8 +143,40 @@ def chunked_loss(
         chunk_size: tokens per chunk; None chooses as many as fill 64 MiB.
     """
     chunk_size = chunk_size or max(1, _CHUNK_LOGITS // len(weight))
+    if not torch.is_grad_enabled():
+        # Inside a Function, `ctx.needs_input_grad` does not know about grad mode.
+        return _run_chunks(hidden, weight, chunk_loss, chunk_size, None, None)
     result: torch.Tensor = _ChunkedLoss.apply(hidden, weight, chunk_loss, chunk_size)
     return result
+
+
+def _run_chunks(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    chunk_loss: ChunkLoss | None,
+    chunk_size: int,
+    grad_hidden: torch.Tensor | None,
+    grad_weight: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return the sum of ``chunk_loss``, and add the gradients to those tensors that are given."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    wants_gradient = grad_hidden is not None or grad_weight is not None
+    total = torch.zeros((), dtype=wide, device=hidden.device)
+    for start in range(0, len(hidden) if chunk_loss else 0, chunk_size):
+        assert chunk_loss is not None
+        chunk = slice(start, min(start + chunk_size, len(hidden)))
+        rows = hidden[chunk]
+        part, gradient = chunk_loss(rows @ weight.T, chunk, wants_gradient)
+        total += part
+        if gradient is None:
+            continue
+        if grad_hidden is not None:
+            grad_hidden[chunk] = gradient @ weight
+        if grad_weight is not None and grad_weight.dtype == gradient.dtype == rows.dtype:
+            grad_weight.addmm_(gradient.T, rows)
+        elif grad_weight is not None:
+            grad_weight += gradient.T @ rows
+    return total
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -162,21 +195,7 @@ class _ChunkedLoss(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.zeros_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
-        total = torch.zeros((), dtype=wide, device=hidden.device)
-        for start in range(0, len(hidden) if chunk_loss else 0, chunk_size):
-            assert chunk_loss is not None
-            chunk = slice(start, min(start + chunk_size, len(hidden)))
-            rows = hidden[chunk]
-            part, gradient = chunk_loss(rows @ weight.T, chunk, wants_hidden or wants_weight)
-            total += part
-            if gradient is None:
-                continue
-            if grad_hidden is not None:
-                grad_hidden[chunk] = gradient @ weight
-            if grad_weight is not None and grad_weight.dtype == gradient.dtype == rows.dtype:
-                grad_weight.addmm_(gradient.T, rows)
-            elif grad_weight is not None:
-                grad_weight += gradient.T @ rows
+        total = _run_chunks(hidden, weight, chunk_loss, chunk_size, grad_hidden, grad_weight)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
         return total

@@ -172,6 +172,40 @@ def test_whole_logits_are_never_in_memory(top):
     assert largest.elements <= max(8 * vocab, vocab * 7, tokens * 7)
 
 
+class HeadProducts(TorchDispatchMode):
+    """Counts the matrix products that read or write a whole chunk of logits."""
+
+    def __init__(self, vocab):
+        super().__init__()
+        self._vocab = vocab
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm_.default):
+            shapes = [arg.shape for arg in args if isinstance(arg, torch.Tensor)]
+            self.count += any(self._vocab in shape for shape in shapes)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("top", [None, 6])
+def test_only_the_logits_are_computed_without_grad_mode(top):
+    vocab = 29
+    given = operands()  # the student's require gradients
+
+    def loss():
+        if top is None:
+            return linear_kl_divergence(*given)
+        _, indices, values = teacher_of(given, top)
+        return linear_topk_kl_divergence(*given[:2], indices, values)
+
+    with HeadProducts(vocab) as with_gradients:
+        loss()
+    with HeadProducts(vocab) as without, torch.no_grad():
+        loss()
+    # The student's and the teacher's logits; then the gradients of the hidden states and the head.
+    assert (with_gradients.count, without.count) == (4, 2)
+
+
 def teacher_of(given, top):
     """Return all log-probabilities of the teacher, the indices of the top k, and their values."""
     log_probs = torch.log_softmax(given[2] @ given[3].T, -1)
