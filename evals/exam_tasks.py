@@ -1,12 +1,14 @@
 """Build the tasks of MMLU from an exam's files instead of from the hub.
 
 Prompts, few-shot sampler, categories and weights are those of lm-eval's task files; only the
-documents differ.
+documents differ. lm-eval asks the same questions in two forms: ``mmlu`` shows the choices, and the
+model answers with a letter; ``mmlu_continuation`` does not show them, and the model scores the text
+of each choice as the continuation of the question.
 """
 
 import copy
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,33 @@ from hybridize.evals.in_memory_task import InMemoryTask
 
 MMLU_SHOTS = 5  # as in the benchmark's paper; lm-eval's task files do not set it
 
-CUSTOM_GROUP = "mmlu_custom"
-"""The group of the subjects that MMLU does not have."""
-
 CUSTOM_ALIAS = "custom subjects"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One of the forms in which lm-eval asks MMLU's questions.
+
+    Attributes:
+        group: the group of all subjects.
+        suffix: the end of the names of its tasks.
+    """
+
+    group: str
+    suffix: str
+
+    @property
+    def custom_group(self) -> str:
+        """The group of the subjects that MMLU does not have."""
+        return f"mmlu_custom{self.suffix}"
+
+    def task(self, subject: str) -> str:
+        """Return the name of a subject's task."""
+        return f"mmlu_{subject}{self.suffix}"
+
+
+_CONTINUATION = "_continuation"
+_FORMS = (_Form("mmlu", ""), _Form(f"mmlu{_CONTINUATION}", _CONTINUATION))
 
 
 class ExamTasks:
@@ -55,30 +80,37 @@ class ExamTasks:
 
     def has(self, name: str) -> bool:
         """Return whether ``name`` is MMLU, a part of MMLU, or a subject of the exam."""
-        return name in self._index or name == CUSTOM_GROUP or name in self._subjects
+        return name in self._index or name in self._custom_groups or name in self._subjects
 
     def build(self, name: str) -> list[Task | Group]:
         """Build the task or group called ``name``, or the tasks of the tag of that name."""
         built = list(self._build(name))
         if not built:
+            names = [subject for subject, form in self._subjects.values() if form == _FORMS[0]]
             raise InputError(
                 f"`tasks={name}`: {self._directory} has no subject of this task; "
-                f"it has {', '.join(self._subjects.values())}"
+                f"it has {', '.join(names)}"
             )
         return built
 
     @cached_property
-    def _subjects(self) -> dict[str, str]:
-        """The name of each subject, by the name of its task."""
-        subjects = {f"mmlu_{name}": name for name in list_subjects(self._directory)}
-        for task, name in subjects.items():
-            if task == CUSTOM_GROUP or (task in self._index and not self._is_subject(task)):
+    def _custom_groups(self) -> dict[str, _Form]:
+        return {form.custom_group: form for form in _FORMS}
+
+    @cached_property
+    def _subjects(self) -> dict[str, tuple[str, _Form]]:
+        """The name and the form of each subject, by the name of its task."""
+        names = list_subjects(self._directory)
+        for name in names:
+            task = _FORMS[0].task(name)
+            is_category = task in self._index and not self._is_subject(task)
+            if is_category or task in self._custom_groups or name.endswith(_CONTINUATION):
                 raise InputError(
                     f"{self._directory}: the subject name {name!r} is also that of a category of "
                     "MMLU; "
                     "rename its files"
                 )
-        return subjects
+        return {form.task(name): (name, form) for form in _FORMS for name in names}
 
     def _is_subject(self, task: str) -> bool:
         """Return whether lm-eval has this task and it is a subject, not a category."""
@@ -86,11 +118,16 @@ class ExamTasks:
         return entry is not None and entry.cfg is not None and "dataset_name" in entry.cfg
 
     def _build(self, name: str) -> Iterator[Task | Group]:
-        if name == CUSTOM_GROUP:
-            custom = [task for task in self._subjects if not self._is_subject(task)]
+        if name in self._custom_groups:
+            form = self._custom_groups[name]
+            custom = [
+                task
+                for task, (_, its_form) in self._subjects.items()
+                if its_form == form and not self._is_subject(task)
+            ]
             # The same settings as MMLU's own categories have.
             config = {**self._index["mmlu_stem"].cfg, "group_alias": CUSTOM_ALIAS, "task": custom}
-            yield from self._group(CUSTOM_GROUP, config)
+            yield from self._group(name, config)
         elif name in self._subjects:
             yield self._task(name)
         elif (entry := self._index[name]).cfg is None:  # a tag of several tasks
@@ -98,16 +135,16 @@ class ExamTasks:
                 yield from self._build(task)
         elif "group" in entry.cfg:
             members = list(entry.cfg["task"])
-            if name == "mmlu":
-                members.append(CUSTOM_GROUP)
+            members += [form.custom_group for form in _FORMS if form.group == name]
             yield from self._group(name, {**entry.cfg, "task": members})
 
     def _group(self, name: str, config: dict[str, Any]) -> Iterator[Group]:
-        children = [child for member in config["task"] for child in self._build(member)]
+        children = [child for member in config["task"] for child in self._member(member)]
         if not children:
             return
-        if name == "mmlu" and self.exam_name != MMLU:
-            config = {**config, "group_alias": self.exam_name}
+        if name in {form.group for form in _FORMS} and self.exam_name != MMLU:
+            alias = config.get("group_alias", name).replace("mmlu", self.exam_name, 1)
+            config = {**config, "group_alias": alias}
         known = {entry.name for entry in fields(GroupConfig)}
         group = Group.from_config(
             copy.deepcopy({key: config[key] for key in config if key in known} | {"group": name})
@@ -116,28 +153,36 @@ class ExamTasks:
             group.add(child)
         yield group
 
+    def _member(self, member: str | dict[str, Any]) -> Iterator[Task | Group]:
+        """Build a member of a group: a name, or the configuration of a group without a file."""
+        if isinstance(member, str):
+            yield from self._build(member)
+        else:
+            yield from self._group(member["group"], member)
+
     def _task(self, task: str) -> Task:
-        subject = read_subject(self._directory, self._subjects[task])
+        name, form = self._subjects[task]
+        subject = read_subject(self._directory, name)
         if len(subject.dev) < self._shots:
             raise InputError(
                 f"{self._directory}/dev/{subject.name}_dev.csv: {len(subject.dev)} questions are "
                 f"too few for {self._shots} shots; add some or lower `num_fewshot`"
             )
         self._built.append(subject)
-        return InMemoryTask(self._config(task, subject.name), documents(subject))
+        return InMemoryTask(self._config(task, subject.name, form), documents(subject))
 
-    def _config(self, task: str, subject: str) -> dict[str, Any]:
+    def _config(self, task: str, subject: str, form: _Form) -> dict[str, Any]:
         if self._is_subject(task):
             config = copy.deepcopy(self._index[task].cfg)
         else:
-            title = subject.replace("_", " ")
             # The configurations of all subjects differ only in the entries that are set here.
-            config = copy.deepcopy(self._index["mmlu_anatomy"].cfg) | {
+            config = copy.deepcopy(self._index[form.task("anatomy")].cfg)
+            title = subject.replace("_", " ")
+            config |= {
                 "task": task,
                 "task_alias": subject,
                 "dataset_name": subject,
-                "description": "The following are multiple choice questions (with answers) about "
-                f"{title}.\n\n",
+                "description": config["description"].replace("anatomy", title),
                 "num_fewshot": MMLU_SHOTS,
             }
         config.pop("tag")  # not part of a single task's configuration

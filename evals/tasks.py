@@ -79,8 +79,9 @@ def select_tasks(
 
 
 def _mmlu_index() -> TaskManager:
-    folder = Path(lm_eval.tasks.__file__).parent / "mmlu" / "default"
-    return TaskManager(include_path=folder, include_defaults=False)
+    folder = Path(lm_eval.tasks.__file__).parent / "mmlu"
+    folders = [folder / form for form in ("default", "continuation")]
+    return TaskManager(include_path=folders, include_defaults=False)
 
 
 def _check_names(names: Sequence[str], manager: TaskManager) -> None:
