@@ -5,8 +5,8 @@ teacher predictions calls its kernel directly.
 
 - `measure_kl` compares two models on a dataset.
 - `KLProbe` compares a model with itself, before and after some of its blocks were changed in
-  place. It can start at the changed block, from the block's input. `kl_probes` makes one probe
-  for each batch of a dataset.
+  place. It can start at the changed block, from the block's input, and it computes the original's
+  predictions only once. `kl_probes` makes one probe for each batch of a dataset.
 - `kl_from_hidden` compares two sets of last hidden states. It is differentiable, so that it also
   serves as a training loss.
 
@@ -14,11 +14,12 @@ All values are KL(original ‖ changed), the mean over tokens, in nats per token
 whole vocabulary are never in memory at once; see `hybridize.kernels.linear_kl_divergence`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from hybridize.data.kept_predictions import KeptPredictions
 from hybridize.data.packing import PackedDataset
 from hybridize.kernels import linear_kl_divergence
 from hybridize.modeling.model import HybridForCausalLM
@@ -77,22 +78,40 @@ def measure_kl(
 
 
 class KLProbe:
-    """A batch of text and the model's output for it. It measures later changes of the model.
+    """A batch of text and the model's predictions for it. It measures later changes of blocks.
+
+    The original's predictions are computed once and kept (`KeptPredictions`). The embeddings and
+    the head must therefore not change.
 
     Args:
-        model: unchanged so far.
+        model: unchanged so far, in float32 or wider.
         ids, seq_idx: ``(sequences, length)``, as `PackedDataset.sequences` returns them.
+        labels: ``(sequences, length)``, measure the rise of the cross-entropy to these tokens
+            instead of the KL divergence; tokens with a negative label do not count.
 
     Attributes:
         num_sequences: number of sequences in this batch.
     """
 
-    def __init__(self, model: HybridForCausalLM, ids: torch.Tensor, seq_idx: torch.Tensor) -> None:
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: HybridForCausalLM,
+        ids: torch.Tensor,
+        seq_idx: torch.Tensor,
+        labels: torch.Tensor | None = None,
+    ) -> None:
         self._model, self.num_sequences = model, len(ids)
-        self._embedded = model.model.embed_tokens(ids.to(model.device))
-        self._embedded = self._embedded * model.config.embedding_multiplier
+        embedded = model.model.embed_tokens(ids.to(model.device))
+        self._embedded = embedded * model.config.embedding_multiplier
         self._context = model.model.block_context(self._embedded, seq_idx.to(model.device))
-        self._original_hidden = self._run(self._embedded, 0)
+        self._counted = None if labels is None else (labels >= 0).to(model.device)
+        self._predictions = KeptPredictions(
+            self._counted_rows(self._run(self._embedded, 0, (), {})),
+            model.lm_head.weight,
+            1 / model.config.logits_scaling,
+            None if labels is None else labels[labels >= 0].to(model.device),
+        )
 
     def block_inputs(self, layers: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield each layer's index and the current input of its block.
@@ -107,24 +126,47 @@ class KLProbe:
             x = block(x, self._context)
 
     def kl(self, x: torch.Tensor | None = None, layer_idx: int = 0) -> float:
-        """Return the KL divergence of the current model from the original.
+        """Return the mean over the counted tokens of what `measure` returns."""
+        return float(self.measure(x, layer_idx)[0].mean())
+
+    @torch.no_grad()
+    def measure(
+        self, x: torch.Tensor | None = None, layer_idx: int = 0, layers: Container[int] = ()
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Return the KL divergence of the current model from the original for each counted token.
+
+        With labels, return the rise of the cross-entropy.
 
         Args:
             x: ``(sequences, length, hidden)``, the input of the block at ``layer_idx``; the
                 embeddings if None.
             layer_idx: index of the block at which the model starts.
+            layers: indices of blocks whose inputs are returned too.
 
         Returns:
-            Nats per token.
+            ``(tokens,)`` float64, in nats, and the inputs of the blocks in ``layers``.
         """
-        hidden = self._run(self._embedded if x is None else x, layer_idx)
-        return float(kl_from_hidden(self._model, hidden, self._model, self._original_hidden))
+        inputs: dict[int, torch.Tensor] = {}
+        start = self._embedded if x is None else x
+        hidden = self._run(start, layer_idx, layers, inputs)
+        return self._predictions.rise(self._counted_rows(hidden)), inputs
 
-    def _run(self, x: torch.Tensor, layer_idx: int) -> torch.Tensor:
-        """Return the last hidden states, given the input of the block at ``layer_idx``."""
-        for block in self._model.model.blocks[layer_idx:]:
-            x = block(x, self._context)
-        return self._model.model.norm(x)
+    def _counted_rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states of the counted tokens, ``(tokens, hidden)``."""
+        hidden = hidden.to(self._model.lm_head.weight.dtype)
+        return hidden.flatten(0, 1) if self._counted is None else hidden[self._counted]
+
+    def _run(
+        self, x: torch.Tensor, start: int, layers: Container[int], inputs: dict[int, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the last hidden states, given the input of the block at ``start``."""
+        blocks = self._model.model.blocks
+        for layer_idx in range(start, len(blocks)):
+            if layer_idx in layers:
+                inputs[layer_idx] = x
+            x = blocks[layer_idx](x, self._context)
+        last: torch.Tensor = self._model.model.norm(x)
+        return last
 
 
 def kl_probes(model: HybridForCausalLM, dataset: PackedDataset) -> Iterator[KLProbe]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridize.data.kl import KLProbe, kl_from_hidden, kl_probes, measure_kl
 from hybridize.data.packing import PackedDataset
@@ -66,6 +67,53 @@ def test_probes_measure_a_change_in_place_from_any_block(original, dataset):
             kl = probe.kl() if layer_idx is None else probe.kl(x[layer_idx], layer_idx)
             total += kl * probe.num_sequences / len(dataset)
         assert total == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_labels_measure_the_rise_of_the_cross_entropy_where_they_are_given(original, dataset):
+    ids, seq_idx = dataset.sequences([0, 3])
+    labels = torch.where(torch.arange(LENGTH) % 7 == 3, ids.roll(-1, 1), -100)
+
+    def losses(model):
+        log_probs = model(ids, seq_idx=seq_idx, use_cache=False).logits.double().log_softmax(-1)
+        counted = labels >= 0
+        return -log_probs[counted].gather(1, labels[counted][:, None])[:, 0]
+
+    probe = KLProbe(original, ids, seq_idx, labels)
+    expected = losses(changed(original)) - losses(original)
+    original.model.blocks[2].mixer.o_proj.weight.mul_(0.5)
+    found, inputs = probe.measure(layers=(2, 3))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert found.abs().mean() > 1e-3
+    assert sorted(inputs) == [2, 3]
+    again, _ = probe.measure(inputs[2], 2)
+    assert torch.equal(again, found)
+    assert probe.kl() == pytest.approx(float(expected.mean()), rel=1e-4)
+
+
+class HeadProducts(TorchDispatchMode):
+    """Counts the tokens that are multiplied with the head."""
+
+    def __init__(self, head):
+        super().__init__()
+        self._head = head.data_ptr()
+        self.tokens = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.mm.default and args[1].data_ptr() == self._head:
+            self.tokens += len(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_original_is_predicted_once_and_each_measurement_costs_one_product(original, dataset):
+    ids, seq_idx = dataset.sequences([0])
+    with HeadProducts(original.lm_head.weight) as first:
+        probe = KLProbe(original, ids, seq_idx)
+    with HeadProducts(original.lm_head.weight) as later:
+        probe.kl()
+        probe.kl()
+    assert first.tokens == 2 * LENGTH  # the logits, and the mean of the head's rows
+    assert later.tokens == 2 * LENGTH
 
 
 @torch.no_grad()
