@@ -1,0 +1,60 @@
+"""The recipes that `real_models.py` compares. To change one, change its entry in `ARMS`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TEXT = "TEXT"
+"""In the options of a conversion: replaced by the file of the training text."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One recipe: how the model is converted and how the result is trained.
+
+    Attributes:
+        convert: options of `hybridize.convert`.
+        stages: the stages of `hybridize.distill` in order, with their fractions of the tokens.
+        distill: other options of `hybridize.distill`.
+        layers_of: the arm whose attention blocks are kept; None if ``convert`` chooses them.
+        token_factors: the multiples of each milestone for which the arm is trained.
+    """
+
+    convert: Mapping[str, Any]
+    stages: Mapping[str, float]
+    distill: Mapping[str, Any] = field(default_factory=dict)
+    layers_of: str | None = None
+    token_factors: tuple[int, ...] = (1,)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return everything that the result depends on, as JSON values."""
+        return {
+            "convert": dict(self.convert),
+            "stages": dict(self.stages),
+            "distill": dict(self.distill),
+            "layers_of": ARMS[self.layers_of].recipe() if self.layers_of else None,
+        }
+
+    def stage_tokens(self, tokens: int) -> dict[str, int]:
+        """Return the training tokens of each stage, given those of the whole run."""
+        return {name: max(1, round(tokens * share)) for name, share in self.stages.items()}
+
+
+_OUR_STAGES = {"kl": 1.0}
+
+ARMS: dict[str, Arm] = {
+    "hybridize": Arm(
+        convert={"select": "uniform", "calibration": TEXT, "calibration_tokens": 2048},
+        stages=_OUR_STAGES,
+    ),
+    # Wang et al. 2024, "The Mamba in the Llama", arXiv 2408.15237: the new blocks get the weights
+    # of the attention that they replace, every n-th attention block stays, and the whole model is
+    # trained to predict the teacher's distribution. Four times the tokens show its head start.
+    "mamba-in-the-llama": Arm(
+        convert={"select": "uniform", "init": "attention"},
+        stages={"kl": 1.0},
+        token_factors=(1, 4),
+    ),
+    "random": Arm(convert={"init": "random"}, stages=_OUR_STAGES, layers_of="hybridize"),
+}
+"""All recipes by name."""

@@ -1,0 +1,234 @@
+"""Convert and train for `real_models.py`, in working directories from which a run continues."""
+
+import hashlib
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from measuring import memory_peak
+from real_models_arms import ARMS, TEXT, Arm
+from real_models_store import locked
+
+from hybridize import convert, distill
+from hybridize.checkpoints.provenance import read_provenance
+from hybridize.console import console
+from hybridize.evals.bench.peak_memory import PeakMemory
+from hybridize.output_files import write_atomically
+
+_NEVER = 10**9  # steps
+
+
+class TimeIsUp(KeyboardInterrupt):
+    """The time limit has passed, and the state of the training was just saved."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What all runs have in common.
+
+    Attributes:
+        model: the directory of the original.
+        files: the files of the training text, see `real_models_text.training_files`.
+        data_tokens: maximum number of tokens of that text. All runs use the same text.
+        seq_len, batch_size: tokens per sequence, and sequences per step.
+        validation_sequences: sequences of the training text that are held out.
+        save_every: steps between saves.
+        seed: random seed.
+        device: where to train.
+    """
+
+    model: Path
+    files: tuple[str, ...]
+    data_tokens: int
+    seq_len: int
+    batch_size: int
+    validation_sequences: int
+    save_every: int
+    seed: int
+    device: str
+
+
+class Clock:
+    """The time limit of this process.
+
+    Args:
+        minutes: the limit; None for none.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def expired(self) -> bool:
+        """Whether the limit has passed."""
+        return self._end is not None and time.monotonic() >= self._end
+
+    @contextmanager
+    def stops_after_save(self, state: Path) -> Iterator[None]:
+        """Raise `TimeIsUp` inside the block, at the first save of ``state`` after the limit."""
+        if self._end is None:
+            yield
+            return
+        saved: list[float] = []
+
+        def check(_number: int, _frame: FrameType | None) -> None:
+            changed = state.stat().st_mtime if state.exists() else 0.0
+            saved.append(changed)
+            if changed != saved[0]:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                raise TimeIsUp
+
+        before = signal.signal(signal.SIGALRM, check)
+        # A look once a second costs at most that second of training.
+        signal.setitimer(signal.ITIMER_REAL, max(0.01, self._end - time.monotonic()), 1.0)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+class Workspace:
+    """The directories of one arm with one share of attention.
+
+    Args:
+        work: the user's directory.
+        name: the arm's name.
+        share: the share of attention that is kept, such as ``25%``.
+        settings: what all runs have in common.
+    """
+
+    def __init__(self, work: Path, name: str, share: str, settings: TrainingSettings) -> None:
+        self._work, self.name, self.share, self._settings = work, name, share, settings
+        self.arm: Arm = ARMS[name]
+        text = json.dumps([self.arm.recipe(), settings.files, settings.seed])
+        key = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self.directory = work / f"{name}-{share.replace('%', 'pct')}-{key}"
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def checkpoint(self, tokens: int) -> Path:
+        """Return the directory of the checkpoint after this many training tokens."""
+        return self.directory / ("converted" if tokens == 0 else f"trained-{tokens}")
+
+    @contextmanager
+    def lock(self, tokens: int) -> Iterator[bool]:
+        """Hold the lock of one run; yield whether no other process has it."""
+        with locked(self.directory / f"{tokens}.lock", wait=False) as obtained:
+            yield obtained
+
+    def interrupted(self, tokens: int) -> bool:
+        """Return whether there is an interrupted training to continue."""
+        return (self._state_directory(tokens) / "run.json").exists()
+
+    def convert(self) -> dict[str, Any]:
+        """Convert the model if that is not done; return the figures of the conversion."""
+        output = self.checkpoint(0)
+        record = output.with_suffix(".json")
+        with locked(self.directory / "convert.lock"):
+            if not record.exists():  # it is written last
+                figures = self._convert(output)
+                write_atomically(record, json.dumps(figures, indent=1))
+        figures = json.loads(record.read_text("utf-8"))
+        return figures
+
+    def _convert(self, output: Path) -> dict[str, Any]:
+        options = dict(self.arm.convert)
+        if options.get("calibration") == TEXT:
+            options["calibration"] = self._settings.files[0]
+        if self.arm.layers_of is None:
+            options["attention"] = self.share
+        else:
+            other = Workspace(self._work, self.arm.layers_of, self.share, self._settings)
+            options["keep"] = tuple(other.convert()["kept"])
+        options |= {"seed": self._settings.seed, "device": self._settings.device}
+        console.message(f"converting: {self.name}, {self.share} of attention")
+        result, figures = _measured(
+            lambda: convert(self._settings.model, output, force=True, **options)
+        )
+        return {
+            "kept": list(result.kept),
+            "layout": result.layout_after,
+            "parameters": result.parameters_after,
+            "parameters_original": result.parameters_before,
+            **figures,
+        }
+
+    def train(self, tokens: int, clock: Clock) -> dict[str, Any]:
+        """Train the converted model if that is not done; return the figures of the training.
+
+        The training is a run of its own from the converted model, with `distill`'s own schedule
+        of the learning rate for this number of tokens.
+
+        Raises:
+            TimeIsUp: the time limit has passed; the next call continues.
+        """
+        output, state = self.checkpoint(tokens), self._state_directory(tokens)
+        record = output.with_suffix(".json")
+        if not output.exists():
+            with clock.stops_after_save(state / "state.safetensors"):
+                figures = self._train(tokens, output)
+            write_atomically(record, json.dumps(figures, indent=1))
+        if state.exists():  # a process was killed while it deleted the state
+            shutil.rmtree(state)
+        figures = json.loads(record.read_text("utf-8")) if record.exists() else {}
+        stages = read_provenance(output)[-1]["metrics"]["stages"]
+        trained = sum(stage["tokens"] for stage in stages)
+        seconds = sum(stage["seconds"] for stage in stages)
+        # Without the calls that an interruption ended, like the seconds of the stages.
+        return {
+            "tokens": trained,
+            "seconds": seconds,
+            "tokens_per_s": trained / seconds,
+            "peak_bytes": figures.get("peak_bytes"),
+            "stages": stages,
+        }
+
+    def _train(self, tokens: int, output: Path) -> dict[str, Any]:
+        settings = self._settings
+        stage_tokens = self.arm.stage_tokens(tokens)
+        console.message(f"training: {self.name}, {self.share} of attention, {tokens:,} tokens")
+        _, figures = _measured(
+            lambda: distill(
+                self.checkpoint(0),
+                output,
+                teacher=str(settings.model),
+                data=settings.files,
+                data_tokens=settings.data_tokens,
+                stages=tuple(stage_tokens),
+                stage_tokens=stage_tokens,
+                seq_len=settings.seq_len,
+                batch_size=settings.batch_size,
+                validation_sequences=settings.validation_sequences,
+                validate_every=_NEVER,  # `distill` always validates at the beginning and the end
+                save_every=settings.save_every,
+                resume=self.interrupted(tokens),
+                seed=settings.seed,
+                device=settings.device,
+                **self.arm.distill,
+            )
+        )
+        return figures
+
+    def _state_directory(self, tokens: int) -> Path:
+        output = self.checkpoint(tokens)
+        return output.with_name(f"{output.name}.distill")
+
+
+def _measured(function: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """Call a function; return its result, and its seconds and the peak memory of the process."""
+    PeakMemory(torch.device("cpu")).start()  # resets the peak
+    started = time.perf_counter()
+    result = function()
+    return result, {
+        "seconds": time.perf_counter() - started,
+        "peak_bytes": memory_peak(),
+        "threads": torch.get_num_threads(),
+    }
