@@ -21,6 +21,7 @@ from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.cache.hybrid import HybridCache, as_hybrid_cache
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.context import BlockContext
+from hybridize.modeling.layers.decode_attention import grouped_sdpa
 from hybridize.modeling.layers.linear import Linear
 from hybridize.modeling.layers.mamba2 import Mamba2
 from hybridize.modeling.layers.norm import RMSNorm
@@ -152,7 +153,7 @@ class HybridModel(HybridPreTrainedModel):
         attention_function = None if cache is None else cache.attention_function
         return BlockContext(
             cache=cache,
-            attention_function=attention_function or self._attention_function(),
+            attention_function=attention_function or self._attention_function(x),
             attention_masks=masks,
             padding_mask=padding_mask(attention_mask, x.shape[1]),
             rotary=None if self.rotary_emb is None else self.rotary_emb(x, position_ids),
@@ -161,9 +162,12 @@ class HybridModel(HybridPreTrainedModel):
             attention_kwargs=attention_kwargs or {},
         )
 
-    def _attention_function(self) -> Callable[..., Any]:
+    def _attention_function(self, x: torch.Tensor) -> Callable[..., Any]:
         """Return the attention function that the configuration names: SDPA, flash, ..."""
         name = self.config._attn_implementation
+        exact = x.dtype in (torch.float32, torch.float64)  # in 16 bits it would not be faster
+        if name == "sdpa" and x.shape[1] == 1 and x.device.type == "cpu" and exact:
+            return grouped_sdpa
         return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
 
     def _positions(

@@ -8,15 +8,12 @@ windows, beams and cropping as usual. Each block unpacks its own rows when it re
 from typing import Any
 
 import torch
-from transformers.cache_utils import (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionCacheLayerMixin,
-)
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from typing_extensions import override
 
 from hybridize.kernels import fp8_quantize, fp8_scale
 from hybridize.modeling.cache.format import CacheFormat
+from hybridize.modeling.cache.growing import GrowingLayer, GrowingSlidingWindowLayer
 from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.config import HybridConfig
 
@@ -95,16 +92,16 @@ class _StoredInFP8:
         return unpack_fp8_rows(keys, dtype), unpack_fp8_rows(values, dtype)
 
 
-class _FP8Layer(_StoredInFP8, DynamicLayer):
+class _FP8Layer(_StoredInFP8, GrowingLayer):
     """Keys and values of all tokens."""
 
 
-class _FP8SlidingWindowLayer(_StoredInFP8, DynamicSlidingWindowLayer):
+class _FP8SlidingWindowLayer(_StoredInFP8, GrowingSlidingWindowLayer):
     """Keys and values of the last tokens, for attention with a sliding window."""
 
 
 def _fp8_layer(layer: Any) -> Any:
     """Return the FP8 counterpart of a layer with keys and values, or any other layer unchanged."""
-    if isinstance(layer, DynamicSlidingWindowLayer):
+    if isinstance(layer, GrowingSlidingWindowLayer):
         return _FP8SlidingWindowLayer(layer.sliding_window)
-    return _FP8Layer() if isinstance(layer, DynamicLayer) else layer
+    return _FP8Layer() if isinstance(layer, GrowingLayer) else layer

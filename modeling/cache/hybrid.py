@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
+from hybridize.modeling.cache.growing import growing
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.masks import causal_masks
 
@@ -15,7 +16,8 @@ class HybridCache(DynamicCache):
     """One entry per block: keys and values, or convolution and SSM state, or nothing.
 
     The tensors are in transformers' own cache layers, so `generate`, beam search and all other code
-    for a `Cache` works. `generate` makes the same layers from the configuration's ``layer_types``.
+    for a `Cache` works. Keys and values grow in place (`hybridize.modeling.cache.growing`).
+    `generate` makes the same layers from the configuration's ``layer_types``.
 
     Shapes: keys and values ``(batch, num_kv_heads, tokens, head_dim)``; the convolution state
     ``(batch, channels, conv_kernel - 1)``; the SSM state ``(batch, num_heads, head_dim, d_state)``
@@ -32,6 +34,7 @@ class HybridCache(DynamicCache):
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config=config)
+        self.layers = [growing(layer) for layer in self.layers]
 
     @property
     def nbytes(self) -> int:
@@ -89,9 +92,15 @@ class HybridCache(DynamicCache):
 
 
 def as_hybrid_cache(cache: Cache) -> HybridCache:
-    """Return a `HybridCache` with the layers of any cache; both share them."""
+    """Return a `HybridCache` with the layers of any cache; both share them.
+
+    Empty layers of the given cache are replaced by layers that grow in place, unless transformers
+    moves them between devices.
+    """
     if isinstance(cache, HybridCache):
         return cache
+    if not getattr(cache, "offloading", False):
+        cache.layers[:] = [growing(layer) for layer in cache.layers]
     hybrid = HybridCache.__new__(HybridCache)
     vars(hybrid).update(vars(cache))
     return hybrid

@@ -10,7 +10,7 @@ from hybridize.modeling import decoding
 from hybridize.modeling.cache.hybrid import HybridCache
 from hybridize.modeling.costs import cache_cost
 from hybridize.modeling.decoding import StaticDecoder, cuda_graph_obstacle
-from hybridize.modeling.layers.decode_attention import decode_attention
+from hybridize.modeling.layers.decode_attention import decode_attention, grouped_sdpa
 from hybrids import LAYOUTS, MIXED, build
 from tiny import tokens
 
@@ -166,7 +166,8 @@ def test_cache_cost_equals_the_memory_of_the_static_cache(dtype):
     assert cache.nbytes == 2 * cache_cost(model.config, 31, dtype.itemsize, preallocated=True).total
 
 
-def test_decode_attention_equals_the_formula():
+@pytest.mark.parametrize("attention", [decode_attention, grouped_sdpa])
+def test_attention_of_one_token_equals_the_formula(attention):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(2, heads, length, 5, generator=generator, dtype=torch.float64)
@@ -174,13 +175,30 @@ def test_decode_attention_equals_the_formula():
     )
     visible = torch.rand(2, 1, 1, 9, generator=generator) > 0.4
     visible[..., 0] = True
-    found, _ = decode_attention(torch.nn.Identity(), q, k, v, visible, scaling=0.7)
+    found, _ = attention(torch.nn.Identity(), q, k, v, visible, scaling=0.7)
     for batch in range(2):
         for head in range(6):
             keep = visible[batch, 0, 0]
             scores = 0.7 * k[batch, head // 3, keep] @ q[batch, head, 0]
             expected = scores.softmax(0) @ v[batch, head // 3, keep]
             torch.testing.assert_close(found[batch, 0, head], expected)
+
+
+@torch.no_grad()
+def test_a_step_on_a_cpu_reads_keys_and_values_once(monkeypatch):
+    """torch's kernel reads them once per row of its first argument's heads."""
+    seen, plain = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, k, v, **options: seen.append((q.shape, k.shape)) or plain(q, k, v, **options),
+    )
+    model = build(MIXED, torch.float32)
+    cache = model(tokens(2, 6), use_cache=True).cache
+    seen.clear()
+    model(tokens(2, 1), cache=cache)
+    assert len(seen) == 3
+    assert all(q[1] == k[1] for q, k in seen)
 
 
 def test_more_than_one_token_per_step_is_rejected():
