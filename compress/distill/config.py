@@ -23,6 +23,7 @@ from hybridize.option_types import (
     NameIn,
     PerName,
     Repeated,
+    Size,
     TextOrFlag,
 )
 from hybridize.options import (
@@ -139,6 +140,22 @@ class DistillConfig(Config):
         help="Store the teacher's K most likely tokens at every position once. The kl stage then "
         "runs without the teacher. 0 stores nothing.",
     )
+    cache_blocks: int | None = option(
+        Size(),
+        None,
+        help="Store the inputs and outputs of the teacher's attention blocks once, in bfloat16 and "
+        "in at most this much disk space. The align stage then reads them instead of running the "
+        "teacher.",
+        default_text="nothing is stored",
+    )
+    cache_dir: str | None = option(
+        Location("DIR"),
+        None,
+        recorded=False,
+        help="Directory for the packed text and for what `cache_teacher` and `cache_blocks` store. "
+        "Runs with the same teacher and text can share it.",
+        default_text="the run's working directory, which is deleted at the end",
+    )
     dtype: str = option(
         Choice("auto", "float32", "bfloat16"),
         "auto",
@@ -180,10 +197,16 @@ class DistillConfig(Config):
                 "`cache_teacher` stores the teacher's predictions at `temperature=1` only; "
                 "leave one of them out"
             )
-        readers = [name for name, spec in STAGES.items() if spec.reads_teacher_cache]
-        if self.cache_teacher and not set(readers) & set(self.stages):
+        self._check_readers(
+            "cache_teacher", [n for n, s in STAGES.items() if s.reads_teacher_cache]
+        )
+        self._check_readers("cache_blocks", [n for n, s in STAGES.items() if s.reads_block_cache])
+
+    def _check_readers(self, option_name: str, readers: list[str]) -> None:
+        """Check that a stage of the run reads what an option stores."""
+        if getattr(self, option_name) and not set(readers) & set(self.stages):
             raise InputError(
-                f"`cache_teacher` is for the stages {', '.join(readers)}, but `stages` names none "
+                f"`{option_name}` is for the stages {', '.join(readers)}, but `stages` names none "
                 "of them"
             )
 

@@ -1,7 +1,8 @@
 """Load a student and its teacher, check that they match, and share their common tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,6 +44,36 @@ class Pair:
     def parameters(self, train: str) -> dict[str, nn.Parameter]:
         """Return the parameters that the option ``train`` selects, by name."""
         return self.mixers() if train == "mixers" else dict(self.student.named_parameters())
+
+    def checkpoint_activations(self) -> None:
+        """Let the student recompute activations in the backward pass."""
+        self.student.activation_checkpointing_enable()
+        # transformers also makes the embeddings require gradients, which reentrant checkpoints
+        # need. These are not reentrant, and the blocks before the first trained one would run
+        # twice, and backward.
+        self.student.disable_input_require_grads()
+        self.student.train()
+
+    def common_blocks(self) -> int:
+        """Return the number of first blocks whose output is the same in both models.
+
+        The embeddings and these blocks have the same settings, share all tensors, and are not
+        trained. The blocks of a student that computes in FP8 never count.
+        """
+        if self.teacher is None:
+            return 0
+        ours, theirs = self.student.model, self.teacher.model
+        names = ("embedding_multiplier", "rope_parameters", "_attn_implementation")
+        same = all(getattr(ours.config, name) == getattr(theirs.config, name) for name in names)
+        same = same and _compute_the_same(ours.embed_tokens, theirs.embed_tokens)
+        if not same or not _compute_the_same(ours.rotary_emb, theirs.rotary_emb):
+            return 0
+        count = 0
+        for mine, other in zip(ours.blocks, theirs.blocks, strict=False):
+            if not _compute_the_same(mine, other):
+                break
+            count += 1
+        return count
 
 
 def check_pair(student: Path, teacher: Path, *, any_shape: bool = False) -> tuple[int, ...]:
@@ -110,6 +141,43 @@ def load_pair(
     for parameter in pair.parameters(train).values():
         parameter.requires_grad_(True)
     return pair
+
+
+_NO_SETTINGS = frozenset({"training", "config", "layer_idx", "gradient_checkpointing"})
+"""Attributes of modules that may differ between modules that compute the same.
+
+What a mixer reads from ``config`` is in its other attributes.
+"""
+
+
+def _compute_the_same(ours: nn.Module | None, theirs: nn.Module | None) -> bool:
+    """Return whether two modules share all frozen parameters and have the same settings."""
+    if ours is None or theirs is None:
+        return ours is theirs
+    our_modules, their_modules = dict(ours.named_modules()), dict(theirs.named_modules())
+    our_tensors, their_tensors = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    our_buffers, their_buffers = dict(ours.named_buffers()), dict(theirs.named_buffers())
+    return (
+        our_modules.keys() == their_modules.keys()
+        and our_tensors.keys() == their_tensors.keys()
+        and our_buffers.keys() == their_buffers.keys()
+        and all(p is their_tensors[n] and not p.requires_grad for n, p in our_tensors.items())
+        and all(torch.equal(b, their_buffers[name]) for name, b in our_buffers.items())
+        and all(_settings(m) == _settings(their_modules[n]) for n, m in our_modules.items())
+    )
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return a module's class and its attributes, without tensors and submodules."""
+    attributes = {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name not in _NO_SETTINGS
+    }
+    sizes = attributes.get("sizes")
+    if isinstance(sizes, AttentionSizes):  # None means the default scale; `scaling` has the number
+        attributes["sizes"] = replace(sizes, scale=None)
+    return attributes | {"class": type(module)}
 
 
 def _find_swapped(

@@ -9,6 +9,7 @@ import torch
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.save import save_model
+from hybridize.compress.distill.cache_files import fingerprint
 from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.distributed import Ranks, gather, join, shard, to_layout_of
 from hybridize.compress.distill.fp8 import fp8_layers, train_in_fp8
@@ -16,7 +17,7 @@ from hybridize.compress.distill.loss_plot import draw_losses
 from hybridize.compress.distill.pair import Pair, load_pair
 from hybridize.compress.distill.results import DistillResult, StageResult
 from hybridize.compress.distill.stages import STAGES, make_stage
-from hybridize.compress.distill.teacher_cache import TeacherCache
+from hybridize.compress.distill.teacher_caches import TeacherCaches, plan_caches
 from hybridize.compress.distill.trainer import Trainer
 from hybridize.compress.distill.trainer_state import (
     StateSaver,
@@ -44,7 +45,7 @@ class DistillPipeline:
         config: the options.
         device: where to compute.
         data_cache: a directory that keeps the packed text. Several runs may share one. None: the
-            run's working directory.
+            directory of the option ``cache_dir``, or the run's working directory.
 
     Raises:
         InputError: an option does not fit the checkpoint or the number of processes.
@@ -64,13 +65,16 @@ class DistillPipeline:
         self._swapped, self._config, self._device = swapped, config, device
         self._ranks = join(device)
         _check_divisible(config, self._ranks)
+        if config.cache_blocks is not None and self._ranks.size > 1:
+            raise InputError("`cache_blocks` needs a single process; leave it out")
         steps = max(config.steps_of(name) for name in config.stages)
         sequences = steps * config.batch_size + config.validation_sequences
         self._data_tokens = config.data_tokens or sequences * config.seq_len
         self._work = output.with_name(f"{output.name}.distill")
         self._state = self._work / "state.safetensors"
         self._metrics = self._work / "metrics.jsonl"
-        self._data_cache = data_cache or self._work / "data"
+        self._cache = self._work if config.cache_dir is None else Path(config.cache_dir)
+        self._data_cache = data_cache or self._cache / "data"
         self._fp8_layers: tuple[str, ...] = ()
         if config.fp8 is not None:
             self._fp8_layers = fp8_layers(student, config.fp8, config.keep_bf16)
@@ -96,6 +100,7 @@ class DistillPipeline:
         """
         config = self._config
         if self._ranks.first:
+            _make_directory(config.cache_dir)
             claim(self._work, self._identity(), resume=config.resume, force=config.force)
         self._ranks.wait()
 
@@ -116,12 +121,11 @@ class DistillPipeline:
         datasets = self._load_datasets()
         pair = self._load_pair()
         shared = _count_shared(pair)
-        teacher_cache = self._fill_teacher_cache(pair, datasets)
+        caches = self._fill_caches(pair, datasets)
         shard(pair, self._ranks, self._device)
         if self._config.gradient_checkpointing:
-            pair.student.activation_checkpointing_enable()
-            pair.student.train()
-        state = self._train_stages(pair, datasets, teacher_cache)
+            pair.checkpoint_activations()
+        state = self._train_stages(pair, datasets, caches)
         result = self._result(
             trained=sum(p.numel() for p in pair.parameters(self._config.train).values()),
             shared=shared,
@@ -174,22 +178,19 @@ class DistillPipeline:
             train_in_fp8(pair.student, self._fp8_layers, config.fp8)
         return pair
 
-    def _fill_teacher_cache(self, pair: Pair, datasets: Datasets) -> TeacherCache | None:
-        """Store the teacher's predictions for all sequences, if ``cache_teacher`` is set."""
-        if not self._config.cache_teacher:
-            return None
-        cache = TeacherCache(self._work / "teacher", self._config.cache_teacher)
+    def _fill_caches(self, pair: Pair, datasets: Datasets) -> TeacherCaches:
+        """Store what the options ask for, as far as it is not stored yet."""
+        config = self._config
+        if not config.cache_teacher and config.cache_blocks is None:
+            return TeacherCaches()
+        key = fingerprint(self._teacher, config.dtype)
+        caches = plan_caches(config, pair, datasets, self._cache / "teacher", key)
         if self._ranks.first:
-            assert pair.teacher is not None
-            ids = torch.cat([part.ids for part in datasets])
-            seq_idx = torch.cat([part.seq_idx for part in datasets])
-            cache.fill(pair.teacher, PackedDataset(ids, seq_idx))
+            caches.fill(pair)
         self._ranks.wait()
-        return cache
+        return caches
 
-    def _train_stages(
-        self, pair: Pair, datasets: Datasets, teacher_cache: TeacherCache | None
-    ) -> TrainerState:
+    def _train_stages(self, pair: Pair, datasets: Datasets, caches: TeacherCaches) -> TrainerState:
         """Train the stages that are left, starting from the saved state if there is one."""
         config = self._config
         parameters = pair.mixers() | pair.parameters(config.train)
@@ -201,12 +202,12 @@ class DistillPipeline:
         saver = StateSaver(self._state, parameters, self._ranks)
         for index in range(state.stage_index, len(config.stages)):
             name = config.stages[index]
-            cached = teacher_cache is not None
+            cached = caches.predictions is not None
             if not any(STAGES[later].runs_teacher(cached) for later in config.stages[index:]):
                 pair.teacher = None
             trainer = Trainer(
                 name,
-                make_stage(name, pair, config, teacher_cache),
+                make_stage(name, pair, config, caches),
                 config,
                 datasets,
                 state,
@@ -292,6 +293,20 @@ def _check_divisible(config: DistillConfig, ranks: Ranks) -> None:
             raise InputError(
                 f"`{name}={count}`: give a multiple of {ranks.size}, one part for each process"
             )
+
+
+def _make_directory(path: str | None) -> None:
+    """Create the directory of the option ``cache_dir``, if there is one.
+
+    Raises:
+        InputError: it cannot be created.
+    """
+    if path is None:
+        return
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"`cache_dir={path}`: cannot be created: {error.strerror}") from error
 
 
 def _count_shared(pair: Pair) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from hybridize.checkpoints.checksums import load_checked, save_checked
+from hybridize.compress.distill.cache_files import content_key, is_intact, write
 from hybridize.console import console
 from hybridize.data.packing import PackedDataset
 from hybridize.modeling.model import HybridForCausalLM
@@ -14,34 +14,41 @@ from hybridize.modeling.model import HybridForCausalLM
 _SEQUENCES_PER_FILE = 64
 _TOKENS_PER_PASS = 4096
 _MAX_LOGITS = 1 << 24  # elements, 64 MiB in float32
+_MAX_UINT16 = 1 << 16
 
 
 class TeacherCache:
     """The most likely next tokens at every position, in files of a few sequences each.
 
-    Each stored prediction takes six bytes: an int32 token and a float16 log-probability.
+    A stored prediction takes four bytes, a uint16 token and a float16 log-probability, or six with
+    int32 tokens if the vocabulary has more than 65,536. A float16 has 11 significant bits, so the
+    log-probabilities of likely tokens, which dominate the divergence, are the most accurate.
 
     Args:
-        directory: the directory of the files.
+        directory: the directory of the files. Runs may share it.
+        dataset: the sequences.
         top: the number of most likely tokens to store per position.
+        teacher: the teacher's fingerprint, see `cache_files.fingerprint`.
     """
 
-    def __init__(self, directory: Path, top: int) -> None:
-        self._directory, self._top = directory, top
+    def __init__(self, directory: Path, dataset: PackedDataset, top: int, teacher: str) -> None:
+        self._directory, self._dataset, self._top = directory, dataset, top
+        self._groups = torch.arange(len(dataset)).split(_SEQUENCES_PER_FILE)
+        settings = {"predictions": top}
+        self._keys = [content_key(teacher, dataset, group, settings) for group in self._groups]
 
     @torch.no_grad()
-    def fill(self, teacher: HybridForCausalLM, dataset: PackedDataset) -> None:
+    def fill(self, teacher: HybridForCausalLM) -> None:
         """Write the files that are missing or damaged."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        with console.progress("running the teacher", dataset.tokens, "tokens") as progress:
-            groups = torch.arange(len(dataset)).split(_SEQUENCES_PER_FILE)
-            for number, indices in enumerate(groups):
-                path = self._path(number)
-                if not _is_intact(path):
-                    parts = zip(*self._predictions(teacher, dataset, indices), strict=True)
+        with console.progress("running the teacher", self._dataset.tokens, "tokens") as progress:
+            for key, indices in zip(self._keys, self._groups, strict=True):
+                path = self._path(key)
+                if not is_intact(path, key):
+                    parts = zip(*self._predictions(teacher, indices), strict=True)
                     tokens, log_probs = (torch.cat(part) for part in parts)
-                    save_checked(path, {"indices": tokens, "log_probs": log_probs}, {})
-                progress.advance(len(indices) * dataset.length)
+                    write(path, key, {"indices": tokens, "log_probs": log_probs})
+                progress.advance(len(indices) * self._dataset.length)
 
     def read(
         self, indices: torch.Tensor, positions: slice, device: torch.device
@@ -58,38 +65,29 @@ class TeacherCache:
         tokens, log_probs = [], []
         for index in indices.tolist():
             number, offset = divmod(index, _SEQUENCES_PER_FILE)
-            with safe_open(self._path(number), "pt") as file:
-                tokens.append(file.get_slice("indices")[offset, positions])
+            with safe_open(self._path(self._keys[number]), "pt") as file:
+                tokens.append(file.get_slice("indices")[offset, positions].to(torch.int32))
                 log_probs.append(file.get_slice("log_probs")[offset, positions])
         return torch.stack(tokens).to(device), torch.stack(log_probs).to(device)
 
     def _predictions(
-        self, teacher: HybridForCausalLM, dataset: PackedDataset, indices: torch.Tensor
+        self, teacher: HybridForCausalLM, indices: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield tokens and log-probabilities, for a few sequences at a time."""
-        for part in indices.split(max(1, _TOKENS_PER_PASS // dataset.length)):
-            ids, seq_idx = (tensor.to(teacher.device) for tensor in dataset.sequences(part))
+        head, scaling = teacher.lm_head.weight, teacher.config.logits_scaling
+        token_dtype = torch.uint16 if len(head) <= _MAX_UINT16 else torch.int32
+        for part in indices.split(max(1, _TOKENS_PER_PASS // self._dataset.length)):
+            ids, seq_idx = (tensor.to(teacher.device) for tensor in self._dataset.sequences(part))
             hidden = teacher.model(ids, seq_idx=seq_idx, use_cache=False).last_hidden_state
-            head, scaling = teacher.lm_head.weight, teacher.config.logits_scaling
             top, tokens, log_probs = min(self._top, len(head)), [], []
             for chunk in hidden.flatten(0, 1).split(max(1, _MAX_LOGITS // len(head))):
                 logits = (chunk.to(head.dtype) @ head.T).float() / scaling
-                largest = logits.log_softmax(-1).topk(top)
-                tokens.append(largest.indices.to("cpu", torch.int32))
-                log_probs.append(largest.values.to("cpu", torch.float16))
+                largest = logits.topk(top)
+                log_prob = largest.values - logits.logsumexp(-1, keepdim=True)
+                tokens.append(largest.indices.to("cpu", token_dtype))
+                log_probs.append(log_prob.to("cpu", torch.float16))
             shape = (*ids.shape, top)
             yield torch.cat(tokens).view(shape), torch.cat(log_probs).view(shape)
 
-    def _path(self, number: int) -> Path:
-        return self._directory / f"teacher-{self._top}-{number:06d}.safetensors"
-
-
-def _is_intact(path: Path) -> bool:
-    if not path.exists():
-        return False
-    try:
-        load_checked(path)
-    except (OSError, ValueError) as error:
-        console.message(f"{path}: is damaged and will be written again: {error}")
-        return False
-    return True
+    def _path(self, key: str) -> Path:
+        return self._directory / f"predictions-{self._top}-{key}.safetensors"

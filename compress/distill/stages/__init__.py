@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hybridize.compress.distill.config import DistillConfig
     from hybridize.compress.distill.pair import Pair
     from hybridize.compress.distill.stages.base import Stage
-    from hybridize.compress.distill.teacher_cache import TeacherCache
+    from hybridize.compress.distill.teacher_caches import TeacherCaches
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class StageSpec:
         needs_teacher: whether the stage uses the teacher.
         reads_teacher_cache: whether the stage can read the predictions that ``cache_teacher``
             stores instead of running the teacher.
+        reads_block_cache: whether the stage can read the inputs and outputs of attention blocks
+            that ``cache_blocks`` stores. It still runs the teacher for sequences that do not fit.
         needs_matching_blocks: whether the student needs the teacher's hidden size and number of
             blocks, because the stage compares blocks or hidden states.
     """
@@ -47,6 +49,7 @@ class StageSpec:
     learning_rate_all: float = 3e-4
     needs_teacher: bool = True
     reads_teacher_cache: bool = False
+    reads_block_cache: bool = False
     needs_matching_blocks: bool = False
 
     def runs_teacher(self, cached: bool) -> bool:
@@ -66,6 +69,7 @@ STAGES: dict[str, StageSpec] = {
         tokens=2_000_000,
         learning_rate=1e-3,
         learning_rate_all=1e-3,  # align trains new blocks only
+        reads_block_cache=True,
         needs_matching_blocks=True,
     ),
     "hidden": StageSpec(
@@ -91,7 +95,7 @@ STAGES: dict[str, StageSpec] = {
 
 
 def make_stage(
-    name: str, pair: Pair, config: DistillConfig, teacher_cache: TeacherCache | None = None
+    name: str, pair: Pair, config: DistillConfig, caches: TeacherCaches | None = None
 ) -> Stage:
     """Return a stage that is ready to train.
 
@@ -99,8 +103,7 @@ def make_stage(
         name: one of `STAGES`.
         pair: the student and its teacher.
         config: the options of the distillation.
-        teacher_cache: the teacher's stored predictions, if there are any.
+        caches: what the teacher has computed already; nothing if None.
     """
-    spec = STAGES[name]
-    stage_class: type[Stage] = import_target(spec.target)
-    return stage_class(pair, config, teacher_cache if spec.reads_teacher_cache else None)
+    stage_class: type[Stage] = import_target(STAGES[name].target)
+    return stage_class(pair, config, caches)

@@ -7,7 +7,7 @@ from torch import nn
 
 from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.pair import Pair
-from hybridize.compress.distill.teacher_cache import TeacherCache
+from hybridize.compress.distill.teacher_caches import TeacherCaches
 from hybridize.modeling.model import HybridForCausalLM
 
 
@@ -17,7 +17,7 @@ class Stage(ABC):
     Args:
         pair: the student and its teacher.
         config: the options of the distillation.
-        teacher_cache: the teacher's stored predictions; None if the stage runs the teacher.
+        caches: what the teacher has computed already; nothing if None.
 
     Attributes:
         parameters: the parameters to train, by their names in the student.
@@ -26,9 +26,9 @@ class Stage(ABC):
     parameters: dict[str, nn.Parameter]
 
     def __init__(
-        self, pair: Pair, config: DistillConfig, teacher_cache: TeacherCache | None = None
+        self, pair: Pair, config: DistillConfig, caches: TeacherCaches | None = None
     ) -> None:
-        self.pair, self.config, self.teacher_cache = pair, config, teacher_cache
+        self.pair, self.config, self.caches = pair, config, caches or TeacherCaches()
         self.parameters = pair.parameters(config.train)
 
     @property
@@ -45,8 +45,8 @@ class Stage(ABC):
 
         Args:
             ids, seq_idx: ``(sequences, length)`` int64 on the model's device, see `PackedDataset`.
-            indices: ``(sequences,)``, the sequences' indices in the teacher cache: first the
-                training sequences, then the validation sequences.
+            indices: ``(sequences,)``, the sequences' indices in the teacher's caches: first
+                the training sequences, then the validation sequences.
         """
 
     @abstractmethod

@@ -7,12 +7,26 @@ to correct the errors of earlier blocks.
 import torch
 from typing_extensions import override
 
+from hybridize.compress.distill.block_run import start_both
+from hybridize.compress.distill.config import DistillConfig
+from hybridize.compress.distill.pair import Pair
 from hybridize.compress.distill.stages.align import relative_error
 from hybridize.compress.distill.stages.base import Stage
+from hybridize.compress.distill.teacher_caches import TeacherCaches
 
 
 class Hidden(Stage):
-    """The stage ``hidden``. The loss is the mean of `relative_error` after the new blocks."""
+    """The stage ``hidden``. The loss is the mean of `relative_error` after the new blocks.
+
+    First blocks that both models have in common run once, and blocks after the last new one do not
+    run.
+    """
+
+    def __init__(
+        self, pair: Pair, config: DistillConfig, caches: TeacherCaches | None = None
+    ) -> None:
+        super().__init__(pair, config, caches)
+        self._common = pair.common_blocks()
 
     @override
     def training_step(
@@ -30,11 +44,11 @@ class Hidden(Stage):
         return float(self._loss(ids, seq_idx))
 
     def _loss(self, ids: torch.Tensor, seq_idx: torch.Tensor) -> torch.Tensor:
-        options = {"seq_idx": seq_idx, "use_cache": False, "output_hidden_states": True}
+        teacher, student = start_both(self.teacher, self.pair.student, self._common, ids, seq_idx)
         with torch.no_grad():
-            targets = self.teacher.model(ids, **options).hidden_states
-        outputs = self.pair.student.model(ids, **options).hidden_states
-        errors = [  # index 0 has the embeddings, index i + 1 the output of block i
-            relative_error(outputs[index + 1], targets[index + 1]) for index in self.pair.swapped
+            targets = [teacher.advance(index + 1) for index in self.pair.swapped]
+        errors = [
+            relative_error(student.advance(index + 1), target)
+            for index, target in zip(self.pair.swapped, targets, strict=True)
         ]
         return torch.stack(errors).mean()

@@ -15,8 +15,11 @@ from typing import Any
 import torch
 from typing_extensions import override
 
+from hybridize.compress.distill.block_run import BlockRun, start_both
+from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.pair import Pair
 from hybridize.compress.distill.stages.base import Stage
+from hybridize.compress.distill.teacher_caches import TeacherCaches
 from hybridize.data.kl import kl_from_hidden
 from hybridize.kernels import linear_topk_kl_divergence
 from hybridize.modeling.cache.segment import SegmentCache
@@ -25,6 +28,13 @@ from hybridize.modeling.model import HybridForCausalLM
 
 class KL(Stage):
     """The stage ``kl``. The loss is in nats per token, times the temperature squared."""
+
+    def __init__(
+        self, pair: Pair, config: DistillConfig, caches: TeacherCaches | None = None
+    ) -> None:
+        super().__init__(pair, config, caches)
+        self._teacher = pair.teacher if self.caches.predictions is None else None
+        self._common = 0 if self._teacher is None else pair.common_blocks()
 
     @override
     def training_step(
@@ -49,72 +59,83 @@ class KL(Stage):
         """Yield each segment's part of the mean loss."""
         length = ids.shape[1]
         segment_length = min(self.config.tbptt_length or length, length)
-        caches = _SegmentCaches(self.pair, length > segment_length)
-        labels = _labels(ids, seq_idx)
+        runs = _SegmentRuns(self._teacher, self.pair, self._common, length > segment_length)
+        labels = _labels(ids, seq_idx) if self.config.label_weight else None
         for start in range(0, length, segment_length):
             segment = slice(start, min(start + segment_length, length))
-            hidden = caches.run(self.pair.student, ids[:, segment], seq_idx[:, segment])
-            loss = self._divergence(hidden, caches, ids, seq_idx, indices, labels, segment)
+            hidden, teacher_hidden = runs.run(ids[:, segment], seq_idx[:, segment])
+            options: dict[str, Any] = {"label_weight": self.config.label_weight}
+            if labels is not None:
+                options["labels"] = labels[:, segment].flatten()
+            loss = self._divergence(hidden, teacher_hidden, indices, segment, options)
             yield loss * ((segment.stop - start) / length)
 
     def _divergence(
         self,
         hidden: torch.Tensor,
-        caches: "_SegmentCaches",
-        ids: torch.Tensor,
-        seq_idx: torch.Tensor,
+        teacher_hidden: torch.Tensor | None,
         indices: torch.Tensor,
-        labels: torch.Tensor,
         segment: slice,
+        options: dict[str, Any],
     ) -> torch.Tensor:
-        """Return a segment's mean loss, given the student's last hidden states."""
+        """Return a segment's mean loss, given the last hidden states of both models.
+
+        Without the teacher's, its stored predictions are read. ``options`` are those of the kernel.
+        """
         student = self.pair.student
-        options: dict[str, Any] = {
-            "labels": labels[:, segment].flatten(),
-            "label_weight": self.config.label_weight,
-        }
-        if self.teacher_cache is not None:
-            tokens, log_probs = self.teacher_cache.read(indices, segment, ids.device)
-            head = student.lm_head.weight
-            return linear_topk_kl_divergence(
-                hidden.to(head.dtype).flatten(0, 1),
-                head,
-                tokens.flatten(0, 1),
-                log_probs.flatten(0, 1),
-                scale=1 / student.config.logits_scaling,
-                **options,
-            )
-        with torch.no_grad():
-            teacher_hidden = caches.run(self.teacher, ids[:, segment], seq_idx[:, segment])
-        return kl_from_hidden(
-            student,
-            hidden,
-            self.teacher,
-            teacher_hidden,
-            temperature=self.config.temperature,
+        if teacher_hidden is not None:
+            options["temperature"] = self.config.temperature
+            return kl_from_hidden(student, hidden, self.teacher, teacher_hidden, **options)
+        assert self.caches.predictions is not None
+        tokens, log_probs = self.caches.predictions.read(indices, segment, hidden.device)
+        head = student.lm_head.weight
+        return linear_topk_kl_divergence(
+            hidden.to(head.dtype).flatten(0, 1),
+            head,
+            tokens.flatten(0, 1),
+            log_probs.flatten(0, 1),
+            scale=1 / student.config.logits_scaling,
             **options,
         )
 
 
-class _SegmentCaches:
-    """The caches of both models between segments. Whole sequences need none."""
+class _SegmentRuns:
+    """Runs both models on one segment after the other. The blocks in common run once.
 
-    def __init__(self, pair: Pair, segmented: bool) -> None:
-        models = [model for model in (pair.student, pair.teacher) if model is not None]
-        self._caches = {id(model): SegmentCache(model.config) for model in models if segmented}
+    Args:
+        teacher: the teacher, or None if its predictions are stored.
+        pair: the student and its teacher.
+        common: the number of first blocks that both models have in common.
+        segmented: whether there is more than one segment.
+    """
+
+    def __init__(
+        self, teacher: HybridForCausalLM | None, pair: Pair, common: int, segmented: bool
+    ) -> None:
+        self._teacher, self._student, self._common = teacher, pair.student, common
+        self._caches = (
+            SegmentCache(teacher.config) if segmented and teacher is not None else None,
+            SegmentCache(pair.student.config) if segmented else None,
+        )
 
     def run(
-        self, model: HybridForCausalLM, ids: torch.Tensor, seq_idx: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the next segment's last hidden states, ``(sequences, length, hidden)``."""
-        cache = self._caches.get(id(model))
-        if cache is None:
-            output = model.model(ids, seq_idx=seq_idx, use_cache=False)
-        else:
-            cache.detach()
-            output = model.model(ids, seq_idx=seq_idx, cache=cache, use_cache=True)
-        hidden: torch.Tensor = output.last_hidden_state
-        return hidden
+        self, ids: torch.Tensor, seq_idx: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the student's and the teacher's last hidden states of the next segment.
+
+        Each is ``(sequences, length, hidden)``; the teacher's are None if it does not run.
+        """
+        student_cache = self._caches[1]
+        if student_cache is not None:
+            student_cache.detach()
+        if self._teacher is None:
+            return BlockRun(self._student, ids, seq_idx, student_cache).finish(), None
+        teacher, student = start_both(
+            self._teacher, self._student, self._common, ids, seq_idx, self._caches
+        )
+        with torch.no_grad():
+            teacher_hidden = teacher.finish()
+        return student.finish(), teacher_hidden
 
 
 def _labels(ids: torch.Tensor, seq_idx: torch.Tensor) -> torch.Tensor:
