@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from real_models_jobs import show_count
 from real_models_store import ORIGINAL, Row, find
 from real_models_table import perplexity_ratio
 
@@ -43,6 +44,8 @@ def _curves(
     axes: Any, rows: list[Row], shares: list[str], value: Callable[[Row], float | None]
 ) -> None:
     """Draw one line for each arm and share. Untrained models are left of the first milestone."""
+    from matplotlib.ticker import LogLocator
+
     trained = [row["tokens"] for row in rows if row["tokens"]]
     zero = min(trained, default=1000) / 4
     for arm, color in _COLORS.items():
@@ -58,10 +61,12 @@ def _curves(
                           label=f"{arm}, {share} attention")  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("training tokens; leftmost: before any training")
+    milestones = sorted({row["tokens"] for row in rows})
+    axes.set_xticks([tokens or zero for tokens in milestones], map(show_count, milestones))
+    axes.minorticks_off()
+    axes.set_xlabel("training tokens")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5), numticks=20))
     axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
-    axes.yaxis.set_minor_formatter(lambda tick, _: f"{tick:g}")
-    axes.tick_params(which="both", labelsize=8)
 
 
 def _speeds(axes: Any, rows: list[Row], shares: list[str]) -> None:
@@ -80,6 +85,8 @@ def _speeds(axes: Any, rows: list[Row], shares: list[str]) -> None:
                 label = f"original, measured beside {row['share']}"
             axes.plot(*zip(*points, strict=True), style, color=color, ms=4, label=label)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(contexts), [f"{context / 1024:g}k" for context in sorted(contexts)])
+    ticks = sorted(contexts)
+    axes.set_xticks(ticks, [f"{tick // 1024}k" if tick >= 1024 else f"{tick}" for tick in ticks])
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_xlabel("context, tokens")

@@ -92,9 +92,7 @@ def _speed_table(content: dict[str, Any]) -> str:
         for point in measured["speed"]["points"]:
             rows.append(
                 [
-                    "original"
-                    if point["model"] == "original"
-                    else f"{measured['share']} attention",
+                    "original" if point["model"] == "original" else hybrid,
                     f"{point['context']:,}",
                     f"{point['prefill']['median']:,.0f}",
                     f"{point['prefill_ratio']:.2f} ×",

@@ -25,6 +25,9 @@ from hybridize.output_files import write_atomically
 
 _NEVER = 10**9  # steps
 
+_LOOK_EVERY = 1.0
+"""Seconds between two looks for a save after the time limit; so much training can be lost."""
+
 
 class TimeIsUp(KeyboardInterrupt):
     """The time limit has passed, and the state of the training was just saved."""
@@ -87,8 +90,8 @@ class Clock:
                 raise TimeIsUp
 
         before = signal.signal(signal.SIGALRM, check)
-        # A look once a second costs at most that second of training.
-        signal.setitimer(signal.ITIMER_REAL, max(0.01, self._end - time.monotonic()), 1.0)
+        first_look = max(_LOOK_EVERY, self._end - time.monotonic())
+        signal.setitimer(signal.ITIMER_REAL, first_look, _LOOK_EVERY)
         try:
             yield
         finally:
