@@ -14,7 +14,7 @@ All values are KL(original ‖ changed), the mean over tokens, in nats per token
 whole vocabulary are never in memory at once; see `hybridize.kernels.linear_kl_divergence`.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -59,22 +59,38 @@ def kl_from_hidden(
 
 @torch.no_grad()
 def measure_kl(
-    model: HybridForCausalLM, original: HybridForCausalLM, dataset: PackedDataset
+    model: HybridForCausalLM,
+    original: HybridForCausalLM,
+    dataset: PackedDataset,
+    original_hidden: Iterable[torch.Tensor] | None = None,
 ) -> float:
     """Return the KL divergence of a model from the original on a dataset, in nats per token.
 
     Both models run on the device of ``original``.
+
+    Args:
+        model: the changed model.
+        original: the model that it is compared with.
+        dataset: the text.
+        original_hidden: what `hidden_batches` yields for ``original``; computed here if None.
     """
     total = 0.0
-    for indices in index_batches(dataset):
-        ids, seq_idx = (part.to(original.device) for part in dataset.sequences(indices))
-        hidden, original_hidden = (
-            each.model(ids, seq_idx=seq_idx, use_cache=False).last_hidden_state
-            for each in (model, original)
-        )
-        kl = kl_from_hidden(model, hidden, original, original_hidden)
+    expected = hidden_batches(original, dataset) if original_hidden is None else original_hidden
+    batches = zip(index_batches(dataset), hidden_batches(model, dataset), expected, strict=True)
+    for indices, hidden, of_original in batches:
+        kl = kl_from_hidden(model, hidden, original, of_original)
         total += float(kl) * len(indices) / len(dataset)
     return total
+
+
+@torch.no_grad()
+def hidden_batches(model: HybridForCausalLM, dataset: PackedDataset) -> Iterator[torch.Tensor]:
+    """Yield a model's last hidden states, ``(sequences, length, hidden)``, for each batch."""
+    for indices in index_batches(dataset):
+        ids, seq_idx = (part.to(model.device) for part in dataset.sequences(indices))
+        output = model.model(ids, seq_idx=seq_idx, use_cache=False)
+        hidden: torch.Tensor = output.last_hidden_state
+        yield hidden
 
 
 class KLProbe:
@@ -88,9 +104,11 @@ class KLProbe:
         ids, seq_idx: ``(sequences, length)``, as `PackedDataset.sequences` returns them.
         labels: ``(sequences, length)``, measure the rise of the cross-entropy to these tokens
             instead of the KL divergence; tokens with a negative label do not count.
+        layers: indices of blocks whose inputs are kept.
 
     Attributes:
         num_sequences: number of sequences in this batch.
+        inputs: the inputs of the blocks in ``layers``, in the unchanged model.
     """
 
     @torch.no_grad()
@@ -100,14 +118,16 @@ class KLProbe:
         ids: torch.Tensor,
         seq_idx: torch.Tensor,
         labels: torch.Tensor | None = None,
+        layers: Container[int] = (),
     ) -> None:
         self._model, self.num_sequences = model, len(ids)
         embedded = model.model.embed_tokens(ids.to(model.device))
         self._embedded = embedded * model.config.embedding_multiplier
         self._context = model.model.block_context(self._embedded, seq_idx.to(model.device))
         self._counted = None if labels is None else (labels >= 0).to(model.device)
+        self.inputs: dict[int, torch.Tensor] = {}
         self._predictions = KeptPredictions(
-            self._counted_rows(self._run(self._embedded, 0, (), {})),
+            self._counted_rows(self._run(self._embedded, 0, layers, self.inputs)),
             model.lm_head.weight,
             1 / model.config.logits_scaling,
             None if labels is None else labels[labels >= 0].to(model.device),

@@ -18,7 +18,7 @@ from hybridize.compress.prune.results import ScoredCandidate
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import RatedArchitecture
 from hybridize.console import console
-from hybridize.data.kl import measure_kl
+from hybridize.data.kl import hidden_batches, measure_kl
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.modeling.config import HybridConfig
@@ -147,13 +147,14 @@ class Ranker:
             progress_file: a file for the measurements, which a resumed run reads.
         """
         known = {} if progress_file is None else _read_progress(progress_file)
-        measured = []
+        measured, expected = [], None
         with console.progress("measuring candidates", len(candidates), "candidates") as progress:
             for candidate in candidates:
                 key = repr(candidate.architecture)
                 if key not in known:
+                    expected = expected or list(hidden_batches(teacher, dataset))
                     student = self.build(candidate, tensors, teacher.device)
-                    known[key] = measure_kl(student, teacher, dataset)
+                    known[key] = measure_kl(student, teacher, dataset, expected)
                     if progress_file is not None:
                         with progress_file.open("a", encoding="utf-8") as file:
                             file.write(json.dumps([key, known[key]]) + "\n")

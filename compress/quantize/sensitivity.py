@@ -41,19 +41,21 @@ def measure_blocks(
         By block, the KL divergence from the unquantized model, in nats per token.
     """
     model = load_model(source, dtype=torch.float32, device=device)
-    probes = list(kl_probes(model, dataset))
     by_block: dict[int, list[Target]] = {}
     for target in targets:
         if not target.obstacle:
             by_block.setdefault(target.block, []).append(target)
-    costs = {}
-    with console.progress("measuring blocks", len(by_block), "blocks") as progress:
-        for block, members in by_block.items():
-            originals = _quantize_layers(model, scheme, members, maxima)
-            costs[block] = sum(probe.num_sequences / len(dataset) * probe.kl() for probe in probes)
-            for name, module in originals.items():
-                model.set_submodule(name, module)
-            progress.advance()
+    blocks = sorted(by_block)
+    costs = dict.fromkeys(blocks, 0.0)
+    with console.progress("measuring blocks", len(blocks) * len(dataset), "runs") as progress:
+        # One batch is in memory. The blocks before the quantized one have run already.
+        for probe in kl_probes(model, dataset):
+            for block, x in probe.block_inputs(blocks):
+                originals = _quantize_layers(model, scheme, by_block[block], maxima)
+                costs[block] += probe.num_sequences / len(dataset) * probe.kl(x, block)
+                for name, module in originals.items():
+                    model.set_submodule(name, module)
+                progress.advance(probe.num_sequences)
     return costs
 
 

@@ -12,6 +12,7 @@ import hybridize
 from hybridize.__main__ import main
 from hybridize.compress.prune.scores import Scores
 from hybridize.errors import InputError
+from hybridize.modeling.model import HybridModel
 from tiny import tokens, write_stock, write_tokenizer
 
 TEXT = "A few words to measure on, again and again, with Other Letters in it 0123. " * 40
@@ -48,6 +49,21 @@ def test_every_architecture_becomes_smaller_and_can_be_loaded(tmp_path, architec
     assert hybridize.verify(tmp_path / "out")
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     torch.testing.assert_close(stock(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_model_runs_once_on_the_held_out_text_for_all_candidates(source, tmp_path, monkeypatch):
+    runs, forward = [], HybridModel.forward
+
+    def counted(self, ids, **options):
+        runs.append(len(self.blocks))
+        return forward(self, ids, **options)
+
+    monkeypatch.setattr(HybridModel, "forward", counted)
+    result = hybridize.prune(
+        source, tmp_path / "out", params="75%", calibration=tmp_path / "text.txt", **OPTIONS
+    )
+    assert len(result.candidates) == 4
+    assert len(runs) == 1 + 4
 
 
 def test_dry_run_and_run_from_the_command_line(source, tmp_path, capsys):
