@@ -1,8 +1,7 @@
 """A causal model for lm-eval: its own `HFLM` with less work per question and our progress bar.
 
-Scores equal those of `HFLM`, which tokenizes, batches, and cuts off the beginning of prompts that
-are too long. It pads on the right. The padding does not change the scores, because neither causal
-attention nor a recurrence lets a token see later ones.
+Scores equal those of `HFLM` up to rounding. `HFLM` tokenizes; `PrefixScorer` runs the model. As in
+`HFLM`, prompts that are too long lose their beginning.
 """
 
 import math
@@ -22,15 +21,12 @@ from typing_extensions import override
 from hybridize.checkpoints.load import check_tokens
 from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
-from hybridize.modeling.cache.compact import make_cache
+from hybridize.evals.prefix_plan import Question, Row
+from hybridize.evals.prefix_scorer import PrefixScorer
 from hybridize.progress import Progress
 
-# Maximum number of tokens that one forward pass scores: with a vocabulary of 128k, their logits in
-# float32 need 4 GB.
-MAX_SCORED_TOKENS = 8192
-
-# Tokens per forward pass with a lossy cache. A pass sees earlier text only through the cache.
-CHUNK = 64
+# Maximum number of tokens of a text in one forward pass.
+MAX_TEXT_TOKENS = 4096
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
@@ -45,8 +41,6 @@ class HarnessModel(HFLM):
     Raises:
         InputError: the tokenizer has neither a BOS nor an EOS token.
     """
-
-    softmax_dtype: torch.dtype | None
 
     def __init__(
         self,
@@ -71,7 +65,7 @@ class HarnessModel(HFLM):
         self.prompts = 0
         self.truncated = 0
         self._bar: Progress | None = None
-        self._scored_tokens: int | None = None
+        self._scorer = PrefixScorer(model)
         # lm-eval tokenizes the context of a question once per answer choice.
         self._encode = lru_cache(maxsize=8)(super().tok_encode)
 
@@ -144,18 +138,10 @@ class HarnessModel(HFLM):
             tokens, prefix_token=self.prefix_token_id, max_seq_len=window, context_len=1
         )
         requests: list[Request] = [(None, *make_disjoint_window(each)) for each in windows]
-        batch_size = max(1, min(self.batch_size, MAX_SCORED_TOKENS // window))
-        softmax_dtype, self.softmax_dtype = self.softmax_dtype, torch.float32
-        try:
-            with self._progress("scoring text", len(requests), "windows"):
-                scores = [
-                    score
-                    for first in range(0, len(requests), batch_size)
-                    for score, _ in self._loglikelihood_tokens(requests[first : first + batch_size])
-                ]
-        finally:
-            self.softmax_dtype = softmax_dtype
-        return math.fsum(scores), len(tokens)
+        batch_size = max(1, min(self.batch_size, MAX_TEXT_TOKENS // window))
+        with self._progress("scoring text", len(requests), "windows"):
+            scores = self._loglikelihood_tokens(requests, override_bs=batch_size)
+        return math.fsum(score for score, _ in scores), len(tokens)
 
     def _loglikelihood_tokens(
         self,
@@ -164,67 +150,25 @@ class HarnessModel(HFLM):
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         """Score token sequences, and count the prompts that are too long for the model."""
-        # HFLM runs the model once for continuations that differ only in their last token.
-        runs = len({tuple(context + continuation[:-1]) for _, context, continuation in requests})
         named = [(request[0], len(request[1]) + len(request[2])) for request in requests]
         self.prompts += len({name[0] for name, _ in named if name})
         self.truncated += len(
             {name[0] for name, length in named if name and length > self.max_length + 1}
         )
-        self._scored_tokens = max(len(continuation) for *_, continuation in requests)
-        try:
-            with self._progress("scoring", runs, "prompts"):
-                return super()._loglikelihood_tokens(
-                    list(requests), disable_tqdm=True, override_bs=override_bs
-                )
-        finally:
-            self._scored_tokens = None
-
-    def _model_call(
-        self,
-        inps: torch.Tensor,
-        attn_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return logits ``(batch, kept, vocab)`` of the last positions only.
-
-        In each row, `HFLM` uses at most the last ``_scored_tokens`` positions before the padding.
-        Logits of the other positions, often thousands, would only cost time and memory.
-        """
-        keep = 0
-        if self._scored_tokens is not None:
-            # Padding is zeros. If a text ends in token 0, this keeps more than needed.
-            padding = (inps.flip(-1) == 0).cumprod(-1).sum(-1).max().item()
-            keep = min(inps.shape[-1], int(padding) + self._scored_tokens)
-        with torch.inference_mode():
-            logits = self._logits(inps, keep)
-        if logits.isnan().any():  # with NaN scores, the first choice would always win
+        questions, order = _group_by_context(requests, self.max_length)
+        rows = sum(len(question.rows) for question in questions)
+        with self._progress("scoring", rows, "prompts"):
+            assert self._bar is not None
+            scores = self._scorer.score(
+                questions, override_bs or self.batch_size, self._bar.advance
+            )
+        found = [scores[question][row][answer] for question, row, answer in order]
+        if any(math.isnan(score) for score, _ in found):  # the first choice would always win
             raise HybridizeError(
                 f"{self.model.name_or_path}: the model computes NaN; "
                 "check its weights, or evaluate with `dtype=float32`"
             )
-        if self._bar:
-            self._bar.advance(len(inps))
-        return logits
-
-    def _logits(self, ids: torch.Tensor, keep: int) -> torch.Tensor:
-        """Return the logits of the last ``keep`` positions; 0 means all positions.
-
-        If the model's cache is lossy, the model reads the text in chunks, through the cache.
-        """
-        cache_format = getattr(getattr(self.model, "model", None), "cache_format", None)
-        if cache_format is None or not cache_format.compact:
-            return self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-        cache, logits = make_cache(self.model.config, cache_format), []
-        first = ids.shape[1] - (keep or ids.shape[1])
-        for start in range(0, ids.shape[1], CHUNK):
-            chunk = ids[:, start : start + CHUNK]
-            end = start + chunk.shape[1]
-            needed = max(1, min(chunk.shape[1], end - first))
-            run = self.model(input_ids=chunk, cache=cache, use_cache=True, logits_to_keep=needed)
-            if end > first:
-                logits.append(run.logits)
-        return torch.cat(logits, 1)
+        return found
 
     @override
     def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -244,3 +188,40 @@ class HarnessModel(HFLM):
                 yield
             finally:
                 self._bar = None
+
+
+def _group_by_context(
+    requests: Sequence[Request], max_length: int
+) -> tuple[list[Question], list[tuple[int, int, int]]]:
+    """Group requests that follow each other and have the same context.
+
+    Returns:
+        The questions, whose contexts have lost the tokens at the beginning that are too many, and
+        for each request the numbers of its question, its row and its answer.
+    """
+    questions: list[Question] = []
+    order = []
+    answers: dict[tuple[int, ...], list[int]] = {}
+    previous: tuple[list[int], int] | None = None
+
+    def finish() -> None:
+        if previous is not None:
+            rows = tuple(Row(inner, tuple(last)) for inner, last in answers.items())
+            questions.append(Question(previous[0][previous[1] :], rows))
+
+    for _, context, continuation in requests:
+        if not 0 < len(continuation) <= max_length:
+            raise InputError(
+                f"an answer has {len(continuation)} tokens; it must have at least 1 and at most "
+                f"`max_length={max_length}`"
+            )
+        cut = max(0, len(context) + len(continuation) - max_length - 1)
+        if previous is None or cut != previous[1] or context != previous[0]:
+            finish()
+            previous, answers = (context, cut), {}
+        *inner, last = continuation
+        lasts = answers.setdefault(tuple(inner), [])
+        order.append((len(questions), list(answers).index(tuple(inner)), len(lasts)))
+        lasts.append(last)
+    finish()
+    return questions, order
