@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from hybridize.errors import InputError
-from hybridize.option_types import Choice, Integer, Listed, Location, Text
+from hybridize.option_types import Choice, Integer, Listed, Location, Size, Text
 from hybridize.options import (
     Config,
     device_option,
@@ -44,6 +44,12 @@ class EvalConfig(Config):
     )
     perplexity: str | None = option(
         Location("FILE"), None, help="Measure the perplexity on this text file (UTF-8)."
+    )
+    perplexity_size: int | None = option(
+        Size(),
+        None,
+        help="Read only the beginning of the text, such as 64KB.",
+        default_text="the whole text",
     )
     num_fewshot: int | None = option(
         Integer(0),
@@ -87,6 +93,8 @@ class EvalConfig(Config):
             self._set("tasks", () if only_text else DEFAULT_TASKS)
         if not self.tasks and self.perplexity is None:
             raise InputError("`tasks`: name at least one task, or give a text with `perplexity`")
+        if self.perplexity_size is not None and self.perplexity is None:
+            raise InputError("`perplexity_size` needs `perplexity`, the text that it shortens")
         compact = (self.kv_cache_dtype, self.ssm_cache_dtype) != ("auto", "auto")
         if compact and self.backend == "transformers":
             raise InputError(

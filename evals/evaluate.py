@@ -1,5 +1,7 @@
 """Evaluate checkpoints: accuracy on lm-eval's tasks, perplexity, and both against a baseline."""
 
+import codecs
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from hybridize.evals.harness_model import HarnessModel
     from hybridize.evals.tasks import TaskSelection
 
-# The logits of a whole window are in memory at once, so long-context models get shorter windows.
+# The cost of attention grows with the window, so long-context models get shorter windows.
 PERPLEXITY_WINDOW = 4096
 
 
@@ -54,7 +56,11 @@ def evaluate(models: str | Path | Sequence[str | Path], *, config: EvalConfig) -
     output = None if config.output is None else Path(config.output)
     if output is not None:
         check_output_file(output, force=config.force)
-    text = None if config.perplexity is None else _Text.read(Path(config.perplexity))
+    text = (
+        None
+        if config.perplexity is None
+        else _Text.read(Path(config.perplexity), config.perplexity_size)
+    )
     directories = find_checkpoints(models, config.baseline)
     require_extra("eval", ("datasets", "lm_eval.models.huggingface", "scipy.stats"), "evaluation")
 
@@ -79,26 +85,42 @@ def evaluate(models: str | Path | Sequence[str | Path], *, config: EvalConfig) -
 
 @dataclass(frozen=True)
 class _Text:
-    """A text whose perplexity is measured, its file, and its length in bytes."""
+    """A text whose perplexity is measured, and its file."""
 
     file: str
     text: str
-    bytes: int
 
     @classmethod
-    def read(cls, path: Path) -> "_Text":
+    def read(cls, path: Path, size: int | None) -> "_Text":
+        """Read the words within the first ``size`` bytes of a file, or the whole file."""
         try:
-            content = path.read_bytes()
-            text = content.decode("utf-8")
+            with path.open("rb") as file:
+                content = file.read(-1 if size is None else size)
+                cut = bool(file.read(1))
+            text = codecs.getincrementaldecoder("utf-8")().decode(content, final=not cut)
         except OSError as error:
             raise InputError(f"`perplexity={path}`: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise InputError(
                 f"`perplexity={path}`: not UTF-8 text (byte {error.start}: {error.reason})"
             ) from error
+        if cut and text[-1:].isspace():
+            text = text.rstrip()
+        elif cut:  # the last word may be incomplete
+            text = "".join(text.rsplit(maxsplit=1)[:-1])
         if not text:
-            raise InputError(f"`perplexity={path}`: the file is empty")
-        return cls(str(path), text, len(content))
+            begins = "the file is empty" if not cut else f"no word ends within {size:,} bytes"
+            raise InputError(f"`perplexity={path}`: {begins}")
+        return cls(str(path), text)
+
+    @property
+    def bytes(self) -> int:
+        return len(self.text.encode())
+
+    @property
+    def words(self) -> int:
+        """As lm-eval counts words for its perplexities."""
+        return len(re.split(r"\s+", self.text))
 
 
 @dataclass(frozen=True)
@@ -172,6 +194,7 @@ class _Evaluation:
         return Perplexity(
             file=self.text.file,
             bytes=self.text.bytes,
+            words=self.text.words,
             tokens=tokens,
             window=window,
             nats_per_token=-log_likelihood / tokens,

@@ -56,6 +56,7 @@ class Perplexity:
     Attributes:
         file: the text's file.
         bytes: the text's length in UTF-8.
+        words: the text's length in words, which whitespace separates.
         tokens: the text's length in the model's tokens; each was scored once.
         window: the maximum number of tokens that the model saw.
         nats_per_token: the mean negative log-likelihood of a token.
@@ -63,6 +64,7 @@ class Perplexity:
 
     file: str
     bytes: int
+    words: int
     tokens: int
     window: int
     nats_per_token: float
@@ -73,13 +75,22 @@ class Perplexity:
         return exp(self.nats_per_token)
 
     @property
+    def word_perplexity(self) -> float:
+        """Per word of text, as lm-eval defines it, so it can compare any two models."""
+        return exp(self.nats_per_token * self.tokens / self.words)
+
+    @property
     def bits_per_byte(self) -> float:
         """Per byte of text, so it can compare any two models."""
         return self.nats_per_token * self.tokens / self.bytes / math.log(2)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values by name."""
-        figures = {"perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
+        figures = {
+            "perplexity": self.perplexity,
+            "word_perplexity": self.word_perplexity,
+            "bits_per_byte": self.bits_per_byte,
+        }
         return asdict(self) | figures
 
 

@@ -60,9 +60,10 @@ def _print_scores(result: EvaluationResult, per_subject: bool) -> None:
 
 
 def _print_perplexities(result: EvaluationResult) -> None:
-    columns = ["model", "tokens", "window", "nats/token", "perplexity", "bits/byte"]
+    columns = ["model", "tokens", "window", "nats/token", "perplexity"]
     if result.baseline is not None:
         columns.append("relative to baseline")
+    columns += ["per word", "bits/byte"]
     rows = []
     for name, model in zip(_short_names(result.models), result.models, strict=True):
         found = model.perplexity
@@ -74,11 +75,11 @@ def _print_perplexities(result: EvaluationResult) -> None:
             f"{found.window:,}",
             f"{found.nats_per_token:.4f}",
             f"{found.perplexity:.5g}",
-            f"{found.bits_per_byte:.4f}",
         ]
         if result.baseline is not None:
             ratio = model.perplexity_ratio
             row.append("-" if ratio is None else f"{ratio:.4g}")
+        row += [f"{found.word_perplexity:.5g}", f"{found.bits_per_byte:.4f}"]
         rows.append(row)
     text = result.models[0].perplexity
     assert text is not None  # the caller has checked

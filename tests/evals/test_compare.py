@@ -26,6 +26,10 @@ def test_mcnemar_gives_a_textbook_value() -> None:
     assert mcnemar([0] * 8 + [1], [1] * 8 + [0]) == pytest.approx(0.0390625)
 
 
+def _perplexity(nats: float) -> Perplexity:
+    return Perplexity("f.txt", bytes=100, words=20, tokens=40, window=8, nats_per_token=nats)
+
+
 def _result(scores: dict[str, dict[int, float]], nats: float) -> ModelResult:
     every = [score for task in scores.values() for score in task.values()]
     values = {"all": every} | {task: list(found.values()) for task, found in scores.items()}
@@ -49,7 +53,9 @@ def _result(scores: dict[str, dict[int, float]], nats: float) -> ModelResult:
             )
             for task, found in values.items()
         ),
-        perplexity=Perplexity("f.txt", bytes=100, tokens=40, window=8, nats_per_token=nats),
+        perplexity=Perplexity(
+            "f.txt", bytes=100, words=20, tokens=40, window=8, nats_per_token=nats
+        ),
         prompts=0,
         truncated_prompts=0,
         seconds=1.0,
@@ -80,9 +86,11 @@ def test_without_correct_answers_or_binary_scores_there_is_no_ratio_and_no_test(
     assert compare(graded, baseline).comparisons[0].p_value is None
 
 
-def test_perplexity_is_per_token_and_bits_are_per_byte() -> None:
-    found = Perplexity("f.txt", bytes=100, tokens=40, window=8, nats_per_token=math.log(8))
+def test_perplexity_is_per_token_or_word_and_bits_are_per_byte() -> None:
+    found = Perplexity(
+        "f.txt", bytes=100, words=20, tokens=40, window=8, nats_per_token=math.log(8)
+    )
     assert found.perplexity == pytest.approx(8)
     assert found.bits_per_byte == pytest.approx(3 * 40 / 100)
-    overflowing = Perplexity("f.txt", bytes=1, tokens=1, window=8, nats_per_token=1e4)
-    assert overflowing.perplexity == math.inf
+    assert found.word_perplexity == pytest.approx(8**2)  # two tokens per word
+    assert _perplexity(1e4).perplexity == math.inf

@@ -191,6 +191,29 @@ def test_perplexity_alone_runs_no_task(checkpoint: Path, text: Path, tmp_path: P
     assert json.loads(output.read_text())["hybridize"]["perplexity"]["nats_per_token"] > 0
 
 
+def test_the_beginning_of_a_text_ends_with_a_whole_word(
+    checkpoint: Path, tmp_path: Path, text: Path
+) -> None:
+    words = [*WORDS[:4], "café"]
+    beginning = tmp_path / "beginning.txt"
+    beginning.write_text(" ".join(words))
+    size = len(beginning.read_bytes())
+    text.write_text(" ".join([*words, "caf\u00e9s", *WORDS]))
+    alone = evaluate(checkpoint, perplexity=beginning, device="cpu").models[0].perplexity
+    assert alone
+    assert (alone.bytes, alone.words) == (size, 5)
+    for more in (1, 5, 7):  # within the next word: before, inside and after its last letter é
+        cut = evaluate(
+            checkpoint, perplexity=text, perplexity_size=size + more, device="cpu"
+        ).models[0]
+        assert cut.perplexity
+        assert cut.perplexity.to_dict() == alone.to_dict() | {"file": str(text)}
+    whole = evaluate(checkpoint, perplexity=beginning, perplexity_size="1MB", device="cpu")
+    assert whole.models[0].perplexity == alone
+    _refuse("no word ends within 3 bytes", checkpoint, perplexity=text, perplexity_size=3)
+    _refuse("`perplexity_size` needs `perplexity`", checkpoint, perplexity_size=3)
+
+
 def _refuse(match: str, *arguments: Any, **options: Any) -> None:
     with pytest.raises(InputError, match=match) as caught:
         evaluate(*arguments, **{"device": "cpu", **options})
