@@ -57,7 +57,9 @@ METHOD = (
     "Every number of training tokens is a run of its own from the converted model, with distill's "
     "schedule of the learning rate for that number: linear warmup, then cosine decay to 2% of the "
     "peak. The tokens are those of all stages together. Runs share one text and its order; a run "
-    "that is longer than the text repeats it. Everything is measured in float32 on the written "
+    "that is longer than the text repeats it. The teacher's most likely tokens at every position "
+    "are stored once for all runs, as many as the setting cache_teacher says; the seconds of the "
+    "training do not include this. Everything is measured in float32 on the written "
     "checkpoint, whose dtype is the original's."
 )
 
@@ -84,12 +86,14 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=2, help="sequences per step")
     add("--validation-sequences", type=int, default=8, help="held out of the training text")
     add("--save-every", type=int, default=20, help="steps between saves of the training")
+    add("--cache-teacher", type=int, default=64, metavar="K",
+        help="teacher's predictions to store per token, once for all runs; 0: none")  # fmt: skip
     add("--kl-tokens", type=count, default=4096, help="held-out tokens for the KL")
     add("--perplexity-tokens", type=count, default=8192, help="held-out tokens for the perplexity")
     add("--recall", default="recall_associative_4,recall_associative_16,recall_associative_64,"
         "recall_needle_128,recall_needle_512",
         help="tasks of the recall curve, separated by commas")  # fmt: skip
-    add("--recall-questions", type=int, default=16, help="questions of each of them")
+    add("--recall-questions", type=int, default=32, help="questions of each of them")
     add("--mmlu", type=Path, help="directory of MMLU's CSV files; default: not measured")
     add("--mmlu-limit", type=int, default=20, help="questions per subject")
     add("--contexts", type=parse_counts, default=(2048, 8192, 32768),
@@ -245,7 +249,7 @@ class Benchmark:
             files=files,
             **{name: getattr(options, name) for name in (
                 "data_tokens", "seq_len", "batch_size", "validation_sequences", "save_every",
-                "seed", "device")},
+                "cache_teacher", "seed", "device")},
         )  # fmt: skip
 
     @cached_property
@@ -267,7 +271,8 @@ class Benchmark:
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options on which all rows depend, without paths of this machine."""
     names = ("seq_len", "batch_size", "validation_sequences", "data_tokens", "teacher_tokens",
-             "kl_tokens", "perplexity_tokens", "recall_questions", "device", "seed")  # fmt: skip
+             "cache_teacher", "kl_tokens", "perplexity_tokens", "recall_questions", "device",
+             "seed")  # fmt: skip
     return {
         "model": options.model.resolve().name,
         "data": [source if source == TEACHER else _describe(source) for source in options.data],

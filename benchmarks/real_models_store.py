@@ -36,7 +36,7 @@ class Store:
     def read(self) -> dict[str, Any]:
         """Return the whole content; without rows if there is no file yet."""
         if not self.path.exists():
-            return {"benchmark": "real_models", "rows": [], "speed": []}
+            return {"benchmark": "real_models", "rows": []}
         content: dict[str, Any] = json.loads(self.path.read_text("utf-8"))
         return content
 

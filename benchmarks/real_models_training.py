@@ -44,6 +44,8 @@ class TrainingSettings:
         seq_len, batch_size: tokens per sequence, and sequences per step.
         validation_sequences: sequences of the training text that are held out.
         save_every: steps between saves.
+        cache_teacher: the number of the teacher's predictions per token that are stored, once for
+            all runs; 0 runs the teacher in every step.
         seed: random seed.
         device: where to train.
     """
@@ -55,6 +57,7 @@ class TrainingSettings:
     batch_size: int
     validation_sequences: int
     save_every: int
+    cache_teacher: int
     seed: int
     device: str
 
@@ -75,17 +78,20 @@ class Clock:
         return self._end is not None and time.monotonic() >= self._end
 
     @contextmanager
-    def stops_after_save(self, state: Path) -> Iterator[None]:
-        """Raise `TimeIsUp` inside the block, at the first save of ``state`` after the limit."""
+    def stops_after_save(self, *paths: Path) -> Iterator[None]:
+        """Raise `TimeIsUp` inside the block, when one of some paths changes after the limit.
+
+        Args:
+            paths: files that are replaced at every save, or directories that get another file.
+        """
         if self._end is None:
             yield
             return
-        saved: list[float] = []
+        looks: list[list[float]] = []
 
         def check(_number: int, _frame: FrameType | None) -> None:
-            changed = state.stat().st_mtime if state.exists() else 0.0
-            saved.append(changed)
-            if changed != saved[0]:
+            looks.append([path.stat().st_mtime if path.exists() else 0.0 for path in paths])
+            if looks[-1] != looks[0]:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 raise TimeIsUp
 
@@ -116,16 +122,11 @@ class Workspace:
         key = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.directory = work / f"{name}-{share.replace('%', 'pct')}-{key}"
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._cache = work / "cache"
 
     def checkpoint(self, tokens: int) -> Path:
         """Return the directory of the checkpoint after this many training tokens."""
         return self.directory / ("converted" if tokens == 0 else f"trained-{tokens}")
-
-    @contextmanager
-    def lock(self, tokens: int) -> Iterator[bool]:
-        """Hold the lock of one run; yield whether no other process has it."""
-        with locked(self.directory / f"{tokens}.lock", wait=False) as obtained:
-            yield obtained
 
     def interrupted(self, tokens: int) -> bool:
         """Return whether there is an interrupted training to continue."""
@@ -176,7 +177,7 @@ class Workspace:
         output, state = self.checkpoint(tokens), self._state_directory(tokens)
         record = output.with_suffix(".json")
         if not output.exists():
-            with clock.stops_after_save(state / "state.safetensors"):
+            with clock.stops_after_save(state / "state.safetensors", self._cache / "teacher"):
                 figures = self._train(tokens, output)
             write_atomically(record, json.dumps(figures, indent=1))
         if state.exists():  # a process was killed while it deleted the state
@@ -185,7 +186,6 @@ class Workspace:
         stages = read_provenance(output)[-1]["metrics"]["stages"]
         trained = sum(stage["tokens"] for stage in stages)
         seconds = sum(stage["seconds"] for stage in stages)
-        # Without the calls that an interruption ended, like the seconds of the stages.
         return {
             "tokens": trained,
             "seconds": seconds,
@@ -212,6 +212,8 @@ class Workspace:
                 validation_sequences=settings.validation_sequences,
                 validate_every=_NEVER,  # `distill` always validates at the beginning and the end
                 save_every=settings.save_every,
+                cache_teacher=settings.cache_teacher,
+                cache_dir=str(self._cache),
                 resume=self.interrupted(tokens),
                 seed=settings.seed,
                 device=settings.device,

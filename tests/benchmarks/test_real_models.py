@@ -160,7 +160,8 @@ def test_speed_compares_with_the_original(results: Path, command: list[str]) -> 
 def training(text: Path, **changes: Any) -> TrainingSettings:
     options: dict[str, Any] = {
         "model": CHECKPOINT, "files": (str(text),), "data_tokens": 4000, "seq_len": 32,
-        "batch_size": 1, "validation_sequences": 1, "save_every": 1, "seed": 0, "device": "cpu",
+        "batch_size": 1, "validation_sequences": 1, "save_every": 1, "cache_teacher": 0,
+        "seed": 0, "device": "cpu",
     }  # fmt: skip
     return TrainingSettings(**options | changes)
 
