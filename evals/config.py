@@ -28,14 +28,15 @@ class EvalConfig(Config):
     tasks: tuple[str, ...] | None = option(
         Listed(Text("NAME"), "NAME,…"),
         None,
-        help="Names of lm-eval's tasks, or recall: questions about facts in the context.",
+        help="Names of lm-eval's tasks, or recall or recall_needles: questions about facts in the "
+        "context.",
         default_text="mmlu; none with `perplexity` alone",
     )
     mmlu_dir: str | None = option(
         Location("DIR"),
         None,
-        help="Read MMLU, or another exam in the same layout, from DIR/dev/SUBJECT_dev.csv and "
-        "DIR/test/SUBJECT_test.csv instead of the hub.",
+        help="Read mmlu and mmlu_continuation, or another exam in MMLU's layout, from "
+        "DIR/dev/SUBJECT_dev.csv and DIR/test/SUBJECT_test.csv instead of the hub.",
     )
     baseline: str | None = option(
         Location("MODEL"),
@@ -58,13 +59,19 @@ class EvalConfig(Config):
         default_text="5 for MMLU, else the task's own",
     )
     limit: int | None = option(
-        Integer(1), None, help="Ask only the first N questions of each task or subject."
+        Integer(1),
+        None,
+        help="Ask only the first N questions of each task; each subject of MMLU is a task.",
     )
     output: str | None = output_file_option(
         "Write the results to this JSON file, in the layout of lm-eval's results files."
     )
     force: bool = force_option()
-    batch_size: int = option(Integer(1), 8, help="Number of prompts in a forward pass.")
+    batch_size: int = option(
+        Integer(1),
+        8,
+        help="Maximum number of sequences (prompts with an answer) in a forward pass.",
+    )
     max_length: int | None = option(
         Integer(2),
         None,

@@ -139,7 +139,7 @@ class ExamTasks:
             yield from self._group(name, {**entry.cfg, "task": members})
 
     def _group(self, name: str, config: dict[str, Any]) -> Iterator[Group]:
-        children = [child for member in config["task"] for child in self._member(member)]
+        children = [child for member in config["task"] for child in self._member(member, name)]
         if not children:
             return
         if name in {form.group for form in _FORMS} and self.exam_name != MMLU:
@@ -153,12 +153,12 @@ class ExamTasks:
             group.add(child)
         yield group
 
-    def _member(self, member: str | dict[str, Any]) -> Iterator[Task | Group]:
+    def _member(self, member: str | dict[str, Any], group: str) -> Iterator[Task | Group]:
         """Build a member of a group: a name, or the configuration of a group without a file."""
         if isinstance(member, str):
             yield from self._build(member)
-        else:
-            yield from self._group(member["group"], member)
+        else:  # lm-eval names it in the same way
+            yield from self._group(f"{group}::{member['group']}", member)
 
     def _task(self, task: str) -> Task:
         name, form = self._subjects[task]

@@ -2,12 +2,15 @@
 
 Perplexity does not show what a model loses with its attention: a recurrent state can model the
 language, but it cannot store every fact of a long text (Arora et al. 2023, "Zoology", arXiv
-2312.04927). There are two kinds of questions:
+2312.04927). There are three kinds of questions:
 
 - ``associative``: N pairs of a thing and its owner, then a question about one of the things. N is
   the number of facts that the model must store.
 - ``needle``: one such pair at a random position in N words of other text. N is the distance over
   which the model must remember the fact.
+- ``needles``: sixteen such pairs, spread evenly over N words of other text, and a question about
+  each of them. `eval` reads a text once for all of its questions, so 64 questions need only four
+  texts.
 
 The wrong choices are other people from the text. A model that remembers only the names is
 right in 25% of the cases.
@@ -15,11 +18,17 @@ right in 25% of the cases.
 
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 CHOICES = 4
 QUESTIONS = 64
-DEFAULT_LENGTHS = {"associative": (4, 16, 64), "needle": (128, 512, 2048)}
+NEEDLES = 16
+DEFAULT_LENGTHS = {
+    "associative": (4, 16, 64),
+    "needle": (128, 512, 2048),
+    "needles": (512, 1024, 2048, 4096),
+}
 
 
 def _words(text: str) -> list[str]:
@@ -37,7 +46,7 @@ _PEOPLE = _words(
 )
 _VERBS = _words("sees,knows,calls,likes,helps,finds,hears,follows,thanks,meets")
 _ADVERBS = _words("today,again,now,then,here,there,soon,later")
-_NAME = re.compile(r"recall_(associative|needle)_([1-9][0-9]{0,6})")
+_NAME = re.compile(r"recall_(associative|needles?)_([1-9][0-9]{0,6})")
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,14 @@ def questions(kind: str, length: int, count: int = QUESTIONS) -> list[RecallQues
     """Return the questions of a task, the same ones in every call.
 
     Args:
-        kind: ``"associative"`` or ``"needle"``.
-        length: number of pairs (``associative``) or of words (``needle``).
-        count: number of questions.
+        kind: ``"associative"``, ``"needle"`` or ``"needles"``.
+        length: number of pairs (``associative``) or of words (the others).
+        count: number of questions; of the kind ``needles``, those about one text follow each other.
     """
     rng = random.Random(f"{kind} {length}")
+    if kind == "needles":
+        texts = [_needles(rng, length) for _ in range(-(-count // NEEDLES))]
+        return [question for text in texts for question in text][:count]
     make = _associative if kind == "associative" else _needle
     return [make(rng, length) for _ in range(count)]
 
@@ -99,14 +111,33 @@ def _needle(rng: random.Random, words: int) -> RecallQuestion:
     thing = rng.choice(_THINGS)
     people = rng.sample(_PEOPLE, CHOICES)
     sentences = [f"{rng.choice(_PEOPLE)} {rng.choice(_VERBS)} {name}." for name in people[1:]]
-    count = sum(len(sentence.split()) for sentence in sentences)
-    while count < words:
-        left, right = rng.sample(_PEOPLE, 2)
-        sentences.append(f"{left} {rng.choice(_VERBS)} {right} {rng.choice(_ADVERBS)}.")
-        count += len(sentences[-1].split())
+    sentences += _other_text(rng, words - sum(len(sentence.split()) for sentence in sentences))
     rng.shuffle(sentences)
     sentences.insert(rng.randrange(len(sentences) + 1), f"{_fact(thing, people[0])}.")
     return _question(rng, " ".join(sentences), thing, people[0], people)
+
+
+def _needles(rng: random.Random, words: int) -> list[RecallQuestion]:
+    """Return one question about each needle, in random order, all after the same text."""
+    things, owners = rng.sample(_THINGS, NEEDLES), rng.sample(_PEOPLE, NEEDLES)
+    facts = [f"{_fact(*pair)}." for pair in zip(things, owners, strict=True)]
+    sentences = list(_other_text(rng, words - sum(len(fact.split()) for fact in facts)))
+    places = [int((index + rng.random()) / NEEDLES * len(sentences)) for index in range(NEEDLES)]
+    for place, fact in reversed(list(zip(places, facts, strict=True))):
+        sentences.insert(place, fact)  # from the end, so that the other places stay the same
+    text = " ".join(sentences)
+    questions = [_question(rng, text, *pair, owners) for pair in zip(things, owners, strict=True)]
+    return rng.sample(questions, NEEDLES)
+
+
+def _other_text(rng: random.Random, words: int) -> Iterator[str]:
+    """Yield sentences with at least this many words in total."""
+    count = 0
+    while count < words:
+        left, right = rng.sample(_PEOPLE, 2)
+        sentence = f"{left} {rng.choice(_VERBS)} {right} {rng.choice(_ADVERBS)}."
+        count += len(sentence.split())
+        yield sentence
 
 
 def _question(

@@ -11,6 +11,8 @@ from hybridize.evals.in_memory_task import InMemoryTask
 from hybridize.evals.recall_questions import DEFAULT_LENGTHS, max_length, parse_name, questions
 
 GROUP = "recall"
+KINDS = ("associative", "needle")
+"""The kinds in the group ``recall``. The kind ``needles`` asks for the same more cheaply."""
 
 
 def build_recall(name: str) -> list[Task | Group] | None:
@@ -25,7 +27,7 @@ def build_recall(name: str) -> list[Task | Group] | None:
     kind = _kind(name)
     if kind is None and name != GROUP:
         return None
-    kinds = DEFAULT_LENGTHS if kind is None else (kind,)
+    kinds = KINDS if kind is None else (kind,)
     tasks = [_task(each, length) for each in kinds for length in DEFAULT_LENGTHS[each]]
     group = Group.from_config(
         {

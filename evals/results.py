@@ -277,6 +277,9 @@ def _metrics_of(task: str, depth: int, results: Mapping[str, Any]) -> Iterator[M
 
 
 def _label(alias: str) -> str:
-    """Return an alias of lm-eval as words; an alias that has spaces is not changed."""
-    alias = alias.strip()
+    """Return an alias of lm-eval as words; an alias that has spaces is not changed.
+
+    A group that has no file of its own is called ``GROUP::NAME``; the label is ``NAME``.
+    """
+    alias = alias.strip().rpartition("::")[2]
     return alias if " " in alias else alias.replace("_", " ")

@@ -19,9 +19,12 @@ def evaluate(models: tuple[str, ...], per_subject: bool, config: EvalConfig) -> 
 
     \b
     hybridize eval MODEL --mmlu-dir DIR           MMLU, 5-shot, from local files
+    hybridize eval MODEL --mmlu-dir DIR --tasks mmlu_continuation --limit 20
+                                                  its answers as text instead of letters,
+                                                  20 questions of each subject
     hybridize eval HYBRID --baseline ORIGINAL     accuracy relative to the original model
     hybridize eval MODEL --tasks arc_easy,boolq   other tasks, fetched from the hub
-    hybridize eval MODEL --tasks recall           questions about facts in the context, offline
+    hybridize eval MODEL --tasks recall_needles   questions about facts in the context, offline
     hybridize eval MODEL --perplexity FILE        perplexity on a text
     """
     from hybridize.cli.evaluate_table import print_result

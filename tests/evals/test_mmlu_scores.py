@@ -1,4 +1,4 @@
-"""MMLU scores against lm-eval itself, and against a scorer that shares no code with it."""
+"""MMLU scores against lm-eval itself, and against scorers that share no code with it."""
 
 import csv
 import json
@@ -10,7 +10,10 @@ import pytest
 from exams import CONTEXT, CUSTOM, KNOWN
 
 from hybridize.evals.evaluate import evaluate
+from hybridize.evals.harness_model import HarnessModel
 from hybridize.evals.results import EvaluationResult
+
+GROUPS = {"default": "mmlu", "continuation": "mmlu_continuation"}
 
 
 @pytest.fixture(scope="module", params=["bos", "plain"])
@@ -98,16 +101,95 @@ def test_scores_equal_those_of_plain_transformers_in_float64(
     assert found.keys() == {*expected, *(f"mmlu_{subject}" for subject in right)}
 
 
+def _continuations_by_hand(
+    model: Path, exam: Path, subject: str, shots: int
+) -> list[tuple[list[float], list[str], int]]:
+    """Return the choices' log-likelihoods in float64, the choices, and the index of the answer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def ask(row: list[str]) -> str:
+        return f"Question: {row[0].strip()}\nAnswer:"
+
+    opening = f"The following are questions (with answers) about {subject.replace('_', ' ')}.\n\n"
+    for row in _read(exam / "dev" / f"{subject}_dev.csv")[:shots]:
+        opening += f"{ask(row)} {row[1 + 'ABCD'.index(row[5])]}\n\n"
+    answers = []
+    for row in _read(exam / "test" / f"{subject}_test.csv"):
+        start = len(tokenizer(opening + ask(row)).input_ids)
+        scores = []
+        for choice in row[1:5]:
+            tokens = torch.tensor(tokenizer(f"{opening}{ask(row)} {choice}").input_ids)
+            answer = tokens[start:]
+            with torch.no_grad():
+                logits = network(tokens[None, -CONTEXT - 1 : -1]).logits[0, -len(answer) :]
+            scores.append(logits.log_softmax(-1).gather(-1, answer[:, None]).sum().item())
+        answers.append((scores, row[1:5], "ABCD".index(row[5])))
+    return answers
+
+
+@pytest.mark.parametrize("shots", [0, 3])
+def test_scores_of_continuations_equal_those_of_plain_transformers_in_float64(
+    model: Path, mixed_exam: Path, shots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_likelihoods = []
+    score = HarnessModel.loglikelihood
+
+    def record(self: HarnessModel, requests: list[Any], **options: Any) -> Any:
+        found = score(self, requests, **options)
+        log_likelihoods.extend(value for value, _ in found)
+        return found
+
+    monkeypatch.setattr(HarnessModel, "loglikelihood", record)
+    result = evaluate(
+        model, tasks=["mmlu_continuation"], mmlu_dir=mixed_exam, num_fewshot=shots, device="cpu"
+    )
+    expected = {
+        subject: _continuations_by_hand(model, mixed_exam, subject, shots)
+        for subject in ("anatomy", *CUSTOM)
+    }
+    every = [score for answers in expected.values() for scores, *_ in answers for score in scores]
+    assert sorted(log_likelihoods) == pytest.approx(sorted(every), abs=1e-3)
+    found = {(metric.task, metric.metric): metric.value for metric in result.models[0].metrics}
+    right: dict[str, list[bool]] = {}
+    for subject, answers in expected.items():
+        task = f"mmlu_{subject}_continuation"
+        right[subject] = [scores.index(max(scores)) == answer for scores, _, answer in answers]
+        assert found[task, "acc"] == pytest.approx(sum(right[subject]) / len(answers))
+        per_letter = [
+            [score / len(choice) for score, choice in zip(scores, choices, strict=True)]
+            for scores, choices, _ in answers
+        ]
+        normalized = [
+            scores.index(max(scores)) == answer
+            for scores, (*_, answer) in zip(per_letter, answers, strict=True)
+        ]
+        assert found[task, "acc_norm"] == pytest.approx(sum(normalized) / len(answers))
+    for group, subjects in {
+        "mmlu_continuation": list(expected),
+        "mmlu_continuation::stem": ["anatomy"],
+        "mmlu_custom_continuation": list(CUSTOM),
+    }.items():
+        outcomes = [outcome for subject in subjects for outcome in right[subject]]
+        assert found[group, "acc"] == pytest.approx(sum(outcomes) / len(outcomes))
+        assert (group, "acc_norm") not in found
+    labels = {metric.task: metric.label for metric in result.models[0].metrics}
+    assert labels["mmlu_continuation::stem"] == "stem"
+    assert labels["mmlu_continuation"] == f"exam in {mixed_exam.name} (continuation)"
+
+
 def _lm_eval_itself(
-    model: Path, exam: Path, folder: Path, limit: int | None = None
+    model: Path, exam: Path, folder: Path, limit: int | None = None, form: str = "default"
 ) -> dict[str, Any]:
     """Run lm-eval on its own task files, which read the exam as JSON lines instead of the hub."""
     import lm_eval.tasks
 
-    original = Path(lm_eval.tasks.__file__).parent / "mmlu" / "default"
-    (folder / "_mmlu.yaml").write_text(f"include: {original}/_mmlu.yaml\n")
-    for category in ("stem", "other", "social_sciences", "humanities"):
-        (folder / f"_{category}.yaml").write_text(f"include: {original}/_mmlu_{category}.yaml\n")
+    original = Path(lm_eval.tasks.__file__).parent / "mmlu" / form
+    for path in original.glob("_mmlu*.yaml"):  # the groups
+        (folder / path.name).write_text(f"include: {path}\n")
     for path in (exam / "test").iterdir():
         subject = path.name.removesuffix("_test.csv")
         files = {}
@@ -127,7 +209,7 @@ def _lm_eval_itself(
     results = lm_eval.simple_evaluate(
         model="hf",
         model_args={"pretrained": str(model), "dtype": "float32"},
-        tasks=["mmlu"] if len(manager.all_tags) == 4 else manager.all_subtasks,
+        tasks=[GROUPS[form]] if len(manager.all_tags) == 4 else manager.all_subtasks,
         task_manager=manager,
         num_fewshot=5,
         batch_size=3,
@@ -138,20 +220,29 @@ def _lm_eval_itself(
     return dict(results)
 
 
+@pytest.fixture(scope="module", params=["default", "continuation"])
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def ours(model: Path, exam: Path) -> EvaluationResult:
-    return evaluate(model, mmlu_dir=exam, backend="transformers", device="cpu")
+def ours(model: Path, exam: Path, form: str) -> EvaluationResult:
+    return evaluate(
+        model, tasks=[GROUPS[form]], mmlu_dir=exam, backend="transformers", device="cpu"
+    )
 
 
 def test_results_equal_those_of_lm_eval_itself(
-    model: Path, exam: Path, ours: EvaluationResult, tmp_path: Path
+    model: Path, exam: Path, ours: EvaluationResult, tmp_path: Path, form: str
 ) -> None:
-    theirs = _lm_eval_itself(model, exam, tmp_path)
+    theirs = _lm_eval_itself(model, exam, tmp_path, form=form)
     found = ours.models[0].lm_eval
     assert len(theirs["results"]) == len(KNOWN) + 5
+    group, alias = GROUPS[form], {"default": "mmlu", "continuation": "mmlu (continuation)"}[form]
     for part in ("results", "groups"):  # these questions are not MMLU's, and are not called so
-        assert theirs[part]["mmlu"].pop("alias") == "mmlu"
-        assert found[part]["mmlu"].pop("alias") == f"exam in {exam.name}"
+        assert theirs[part][group].pop("alias") == alias
+        named = f"exam in {exam.name}"
+        assert found[part][group].pop("alias") == alias.replace("mmlu", named)
     assert found["results"] == theirs["results"]
     for part in ("groups", "group_subtasks", "versions", "n-shot", "n-samples", "max_length"):
         assert found[part] == theirs[part], part
@@ -166,7 +257,8 @@ def test_results_equal_those_of_lm_eval_itself(
         sample["prompt_hash"] for samples in theirs["samples"].values() for sample in samples
     }
     assert len(prompts) == ours.models[0].prompts
-    assert 0 < ours.models[0].truncated_prompts < ours.models[0].prompts
+    assert ours.models[0].truncated_prompts < ours.models[0].prompts
+    assert (ours.models[0].truncated_prompts > 0) == (form == "default")  # longer prompts
 
 
 def test_results_have_all_keys_of_lm_evals_results(ours: EvaluationResult) -> None:

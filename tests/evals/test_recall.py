@@ -1,5 +1,6 @@
 """The recall tasks: only the text gives the answers, and nothing is downloaded."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from hybridize.__main__ import main
 from hybridize.evals.recall_questions import (
     CHOICES,
     DEFAULT_LENGTHS,
+    NEEDLES,
     max_length,
     parse_name,
     questions,
@@ -29,7 +31,7 @@ def test_the_text_states_the_answer_once(kind: str, length: int) -> None:
     for question in made:
         (asked,) = ASKED.findall(question.text)
         stated = STATED.findall(question.text)
-        assert len(stated) == (length if kind == "associative" else 1)
+        assert len(stated) == {"associative": length, "needle": 1, "needles": NEEDLES}[kind]
         assert [owner for thing, owner in stated if thing == asked] == [
             question.choices[question.answer]
         ]
@@ -55,6 +57,46 @@ def test_needles_are_anywhere_in_texts_of_the_requested_length() -> None:
     assert max(depths) > 0.9
 
 
+def test_several_needles_are_spread_over_one_text() -> None:
+    made = questions("needles", 1024)
+    for first in range(0, len(made), NEEDLES):
+        about_one_text = made[first : first + NEEDLES]
+        texts = {question.text.partition("\nIn other words: ")[0] for question in about_one_text}
+        (text,) = texts
+        words = text.split()
+        assert 1024 <= len(words) < 1050
+        places = [place for place, word in enumerate(words) if word == "belongs"]
+        for index, place in enumerate(places):  # one in each sixteenth of the text
+            assert index - 0.2 < place / len(words) * NEEDLES < index + 1.2
+        asked = [ASKED.findall(question.text)[0] for question in about_one_text]
+        assert len(set(asked)) == NEEDLES
+        assert asked != [thing for thing, _ in STATED.findall(text)]  # not in the text's order
+    assert len({question.text for question in made}) == len(made)
+    assert questions("needles", 1024, 20) == made[:20]
+
+
+def test_the_model_reads_a_text_with_several_needles_once(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hybridize.evals.evaluate import evaluate
+    from hybridize.modeling.model import HybridForCausalLM
+
+    read = []
+    forward = HybridForCausalLM.forward
+
+    @functools.wraps(forward)
+    def record(self: Any, *arguments: Any, **options: Any) -> Any:
+        read.append(options["input_ids"].numel())
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(HybridForCausalLM, "forward", record)
+    options = {"device": "cpu", "max_length": 4096, "limit": NEEDLES}
+    evaluate(checkpoint, tasks=["recall_needles_100"], **options)
+    shared, read[:] = sum(read), []
+    evaluate(checkpoint, tasks=["recall_needle_100"], **options)
+    assert shared < sum(read) / 3
+
+
 def test_questions_are_reproducible_and_differ_by_length() -> None:
     assert questions("needle", 64) == questions("needle", 64)
     assert questions("needle", 64)[0] != questions("needle", 65)[0]
@@ -66,6 +108,7 @@ def test_questions_are_reproducible_and_differ_by_length() -> None:
     [
         ("recall_needle_512", ("needle", 512)),
         ("recall_associative_7", ("associative", 7)),
+        ("recall_needles_512", ("needles", 512)),
         ("recall_needle_0", None),
         ("recall_needle", None),
         ("recall_hay_5", None),
