@@ -205,7 +205,7 @@ class Benchmark:
         if job.tokens and not checkpoint.exists() and "train" not in self._parts:
             console.message(f"{job}: not trained yet; add train to --parts")
             return None
-        self._check_time()
+        self._clock.check()
         conversion = workspace.convert()
         if "conversion" not in self._store.row(job.identity):
             self._store.add(job.identity, "conversion", conversion)
@@ -215,7 +215,7 @@ class Benchmark:
 
     def _measure_speed(self, job: Job) -> None:
         workspace = Workspace(self._options.work, next(iter(ARMS)), job.share, self._training)
-        self._check_time()
+        self._clock.check()
         workspace.convert()
         options = self._options
         self._add(job, "speed", lambda: {"points": speed(
@@ -223,7 +223,9 @@ class Benchmark:
 
     def _add(self, job: Job, part: str, measure: Callable[[], dict[str, Any]]) -> None:
         """Measure one part of a row and add it to the results."""
-        self._check_time()
+        # Unlike a training, a measurement cannot be continued.
+        estimate = Estimate(self._store.read(), 1.0).hours(job, () if part == "train" else (part,))
+        self._clock.check(3600 * estimate)
         console.message(f"{job}: {part}")
         started = time.perf_counter()
         value = measure()
@@ -233,10 +235,6 @@ class Benchmark:
             "commit": _commit(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         })  # fmt: skip
-
-    def _check_time(self) -> None:
-        if self._clock.expired:
-            raise TimeIsUp
 
     @cached_property
     def _training(self) -> TrainingSettings:

@@ -96,6 +96,8 @@ def mmlu(
         limit=limit,
         num_fewshot=0,  # as lm-eval's task has it; five solved questions take seven times the time
     )
+    keys = sorted(key for key in found.scores if key[1] == "acc")
+    outcomes = [found.scores[key][number] for key in keys for number in sorted(found.scores[key])]
     leaves = [m for m in found.metrics if m.metric == "acc" and not m.is_group]
     questions = sum(m.questions for m in leaves)
     accuracy = sum(m.value * m.questions for m in leaves) / questions
@@ -105,6 +107,8 @@ def mmlu(
         "questions": questions,
         "limit": limit,
         "num_fewshot": 0,
+        # 1 for each right answer, in the same order for all models: for paired comparisons.
+        "outcomes": "".join(str(int(outcome)) for outcome in outcomes),
     }
 
 

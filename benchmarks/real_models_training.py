@@ -30,7 +30,7 @@ _LOOK_EVERY = 1.0
 
 
 class TimeIsUp(KeyboardInterrupt):
-    """The time limit has passed, and the state of the training was just saved."""
+    """The time limit has passed, or the next task would end after it. All work is saved."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Clock:
     def __init__(self, minutes: float | None) -> None:
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
 
-    @property
-    def expired(self) -> bool:
-        """Whether the limit has passed."""
-        return self._end is not None and time.monotonic() >= self._end
+    def check(self, seconds: float = 0.0) -> None:
+        """Raise `TimeIsUp` if a task of this length would end after the limit."""
+        if self._end is not None and time.monotonic() + seconds >= self._end:
+            raise TimeIsUp
 
     @contextmanager
     def stops_after_save(self, *paths: Path) -> Iterator[None]:

@@ -84,7 +84,9 @@ def test_rows_have_every_part(results: Path) -> None:
     for row in rows.values():
         assert {"quality", "mmlu"} <= set(row)
         assert 0 <= row["quality"]["recall"]["recall_associative_4"] <= 1
-        assert row["mmlu"]["questions"] == len(list((EXAM / "test").iterdir()))
+        outcomes = row["mmlu"]["outcomes"]
+        assert len(outcomes) == row["mmlu"]["questions"] == len(list((EXAM / "test").iterdir()))
+        assert outcomes.count("1") / len(outcomes) == pytest.approx(row["mmlu"]["accuracy"])
 
 
 def test_kl_and_perplexity_equal_those_from_logits(results: Path, command: list[str]) -> None:
@@ -186,6 +188,14 @@ def test_time_limit_stops_after_a_save_and_loses_nothing(
     models = [load_model(workspace.checkpoint(320)) for workspace in (whole, stopped)]
     for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_time_limit_begins_no_task_that_would_end_after_it() -> None:
+    clock = Clock(1.0)
+    clock.check(50)
+    with pytest.raises(TimeIsUp):
+        clock.check(70)
+    Clock(None).check(1e9)
 
 
 def test_random_blocks_replace_the_same_attention_as_ours(tmp_path: Path, text: Path) -> None:
