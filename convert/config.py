@@ -42,11 +42,12 @@ class ConvertConfig(Config):
         "Only * can become M.",
     )
     select: str = option(
-        Choice("uniform", "sensitivity"),
+        Choice("uniform", "sensitivity", "recall"),
         "uniform",
         help="How to choose the attention blocks to keep. uniform: evenly spaced. sensitivity: "
-        "those whose removal increases the KL divergence most. This is measured on the "
-        "calibration text, with the whole model in memory.",
+        "those whose removal increases the KL divergence most. recall: those whose removal hurts "
+        "the retrieval of earlier tokens most. Both measure on the calibration text, with the "
+        "whole model in memory.",
     )
     init: str = option(
         Location("attention|random|DIR"),
@@ -59,7 +60,7 @@ class ConvertConfig(Config):
         None,
         help="Fit the new blocks to the outputs of the attention on this text, in closed form. "
         "teacher: MODEL generates the text.",
-        default_text="none; teacher with `select=sensitivity`",
+        default_text="none; teacher if `select` measures",
     )
     calibration_tokens: int = option(
         Integer(1), 8192, help="Number of tokens of the calibration text to use."
@@ -106,10 +107,15 @@ class ConvertConfig(Config):
         """Whether new blocks come from the directory of another hybrid."""
         return self.init not in INITS
 
+    @property
+    def measures_swaps(self) -> bool:
+        """Whether the attention blocks to keep are chosen by measuring swaps."""
+        return self.select != "uniform"
+
     @override
     def check(self) -> None:
-        if self.select == "sensitivity":
-            self._check_sensitivity()
+        if self.measures_swaps:
+            self._check_selection()
         elif self.calibration is not None and self.init != "attention":
             raise InputError(
                 f"`calibration` fits blocks that start from attention; leave out `calibration` or "
@@ -121,16 +127,16 @@ class ConvertConfig(Config):
                 "fitted on a text"
             )
 
-    def _check_sensitivity(self) -> None:
+    def _check_selection(self) -> None:
         if self.keep is not None or self.pattern is not None:
             raise InputError(
-                "`select=sensitivity` chooses which blocks `attention` keeps; leave out `keep` "
+                f"`select={self.select}` chooses which blocks `attention` keeps; leave out `keep` "
                 "and `pattern`"
             )
         if self.init == "random":
             raise InputError(
-                "`select=sensitivity` cannot measure random blocks; give `init=attention` or the "
-                "directory of a hybrid"
+                f"`select={self.select}` cannot measure random blocks; give `init=attention` or "
+                "the directory of a hybrid"
             )
         if self.calibration is None:
             self._set("calibration", "teacher")

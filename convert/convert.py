@@ -14,7 +14,7 @@ from hybridize.checkpoints.streaming_writer import (
 )
 from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.converted_tensors import ConvertedTensors
-from hybridize.conversion.measurements import SensitivityCurve
+from hybridize.conversion.measurements import SelectionCurve
 from hybridize.conversion.new_blocks import NewBlocks, check_donor_directory
 from hybridize.conversion.plan import MambaChoice, Plan, plan_conversion
 from hybridize.conversion.results import ConversionResult, describe
@@ -34,7 +34,7 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
     """Swap attention blocks of a checkpoint for Mamba-2 blocks.
 
     Reads and writes one block at a time, so that the memory does not grow with the number of
-    blocks. Only ``select="sensitivity"`` and ``calibration="teacher"`` need the whole model in
+    blocks. Only ``select`` with measurements and ``calibration="teacher"`` need the whole model in
     memory.
 
     Args:
@@ -50,9 +50,9 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
         HybridizeError: writing failed; an existing output is unchanged.
     """
     check_donor_directory(config)
-    if config.select == "sensitivity" and not config.dry_run:
-        # Hours of measuring must not end without the plot.
-        require_extra("train", "matplotlib", "`select=sensitivity`")
+    if config.measures_swaps and not config.dry_run:
+        # Long measurements must not end without the plot.
+        require_extra("train", "matplotlib", f"`select={config.select}`")
     output = Path(output)
     with ExitStack() as stack:
         source = open_source(
@@ -104,20 +104,26 @@ def _measure_swaps(
     dataset: "PackedDataset | None",
     new_blocks: NewBlocks,
     device: "torch.device | None",
-) -> SensitivityCurve | None:
-    """Measure the cost of each swap, if the selection needs it."""
-    if config.select != "sensitivity":
+) -> SelectionCurve | None:
+    """Measure the cost of swaps, if the selection needs it."""
+    if not config.measures_swaps:
         return None
-    from hybridize.conversion.selection import measure_swaps
+    from hybridize.conversion.selection import measure_selection
 
     assert dataset is not None
     assert device is not None
-    return measure_swaps(
-        source.directory, MambaChoice.from_config(config), new_blocks.values, dataset, device
+    return measure_selection(
+        source.directory,
+        config.select,
+        MambaChoice.from_config(config),
+        new_blocks.values,
+        dataset,
+        device,
+        config.seed,
     )
 
 
-def _plan(source: Source, config: ConvertConfig, curve: SensitivityCurve | None) -> Plan:
+def _plan(source: Source, config: ConvertConfig, curve: SelectionCurve | None) -> Plan:
     return plan_conversion(
         source.config,
         attention=config.attention,
@@ -155,7 +161,7 @@ def _write(
     plan: Plan,
     planned: PlannedCheckpoint,
     new_blocks: NewBlocks,
-    curve: SensitivityCurve | None,
+    curve: SelectionCurve | None,
     result: ConversionResult,
     config: ConvertConfig,
 ) -> ConversionResult:

@@ -24,26 +24,46 @@ class BlockError:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A model in which some attention blocks are swapped, and its KL divergence from the teacher.
+    """A model in which some attention blocks are swapped, compared with the teacher.
 
     Attributes:
         kept: its attention blocks, counted among the source's attention blocks from 0.
         kl: KL divergence from the teacher's next-token distribution, in nats per token.
+        recall: the rise of the loss on tokens that must be retrieved, in nats per such token;
+            None unless the selection measures it.
     """
 
     kept: tuple[int, ...]
     kl: float
+    recall: float | None = None
 
 
 @dataclass(frozen=True)
-class SensitivityCurve:
-    """The KL divergence for each number of attention blocks.
+class SelectionCost:
+    """What a selection has computed. The calibration of the new blocks is not included.
+
+    Attributes:
+        runs: number of runs over the text, from a swapped block to the end of the model.
+        forwards: all computations, in forward passes of the whole model over the text.
+        seconds: the time that they took.
+    """
+
+    runs: float
+    forwards: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SelectionCurve:
+    """The models that a selection went through, and what it cost.
 
     Attributes:
         points: one per number of attention blocks, from all to none.
+        cost: what was computed.
     """
 
     points: tuple[CurvePoint, ...]
+    cost: SelectionCost
 
     def keep(self, count: int, keep: int) -> tuple[int, ...]:
         """Return the ``keep`` of ``count`` attention blocks that stay."""

@@ -56,8 +56,8 @@ class NewBlocks:
         from hybridize.conversion.calibration import Calibrator
 
         source = self._source
-        # The sensitivity selection needs the values twice: to measure and to write.
-        remember = self._config.select == "sensitivity"
+        # A selection with measurements needs the values twice: to measure and to write.
+        remember = self._config.measures_swaps
         return Calibrator(source.tensors, source.config, dataset, device, remember=remember)
 
     def values(self, index: int, sizes: MambaSizes) -> "dict[str, torch.Tensor]":

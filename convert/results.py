@@ -8,7 +8,12 @@ from typing import Any
 
 from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.streaming_writer import PlannedCheckpoint
-from hybridize.conversion.measurements import BlockError, CurvePoint, SensitivityCurve
+from hybridize.conversion.measurements import (
+    BlockError,
+    CurvePoint,
+    SelectionCost,
+    SelectionCurve,
+)
 from hybridize.conversion.plan import Plan
 from hybridize.conversion.source import Source
 from hybridize.modeling.costs import cache_cost
@@ -36,7 +41,8 @@ class ConversionResult:
         bytes_before, bytes_after: sizes of the weights.
         cache_before, cache_after: bytes of the cache of one sequence of 32k tokens.
         errors: the error of each calibrated block.
-        curve: the KL divergence for each number of attention blocks, if it was measured.
+        curve: the measurements for each number of attention blocks, if there are any.
+        selection: what these measurements cost.
         files: number of safetensors files; 0 for a dry run.
         dry_run: whether nothing was written.
     """
@@ -59,6 +65,7 @@ class ConversionResult:
     cache_after: int
     errors: tuple[BlockError, ...]
     curve: tuple[CurvePoint, ...]
+    selection: SelectionCost | None
     files: int
     dry_run: bool
 
@@ -85,6 +92,8 @@ class ConversionResult:
             metrics["block_errors"] = [asdict(error) for error in self.errors]
         if self.curve:
             metrics["sensitivity"] = [asdict(point) for point in self.curve]
+        if self.selection:
+            metrics["selection"] = asdict(self.selection)
         return metrics
 
 
@@ -93,7 +102,7 @@ def describe(
     source: Source,
     output: Path,
     planned: PlannedCheckpoint,
-    curve: SensitivityCurve | None,
+    curve: SelectionCurve | None,
     *,
     dry_run: bool,
 ) -> ConversionResult:
@@ -121,6 +130,7 @@ def describe(
         cache_after=after.kv + after.state,
         errors=(),
         curve=() if curve is None else curve.points,
+        selection=None if curve is None else curve.cost,
         files=0,
         dry_run=dry_run,
     )

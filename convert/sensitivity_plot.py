@@ -1,10 +1,10 @@
 """The plot of a sensitivity curve."""
 
-from hybridize.conversion.measurements import SensitivityCurve
+from hybridize.conversion.measurements import SelectionCurve
 from hybridize.plots import new_figure, png_bytes
 
 
-def draw_curve(curve: SensitivityCurve, kept: tuple[int, ...]) -> bytes:
+def draw_curve(curve: SelectionCurve, kept: tuple[int, ...]) -> bytes:
     """Plot the KL divergence against the number of attention blocks kept; return a PNG.
 
     Args:

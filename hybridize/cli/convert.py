@@ -1,6 +1,7 @@
 """`hybridize convert`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from hybridize.cli.results import print_format, print_output, size_rows, weight_
 from hybridize.console import console
 from hybridize.conversion.config import ConvertConfig
 from hybridize.units import size_in_words
+
+if TYPE_CHECKING:
+    from hybridize.conversion.results import ConversionResult
 
 
 @click.command(short_help="Swap attention blocks for Mamba-2 and write the hybrid.")
@@ -55,15 +59,41 @@ def convert(model: str, output: Path, config: ConvertConfig) -> None:
             [(e.block, f"{e.before:.1%}", f"{e.after:.1%}") for e in result.errors],
             caption="Squared error relative to the attention's output, on held-out text.",
         )
-    if result.curve:
-        console.table(
-            ["attention kept", "KL, nats/token", "which"],
-            [(len(p.kept), f"{p.kl:.3f}", _numbers(p.kept)) for p in result.curve],
-            caption="KL divergence from MODEL before distillation. "
-            f"To choose the same blocks again: --keep {_numbers(result.kept)}",
-        )
+    if result.selection:
+        _print_selection(result)
     print_format(result)
     print_output(result, weight_files(result.files))
+
+
+def _print_selection(result: "ConversionResult") -> None:
+    """Print the measurements of the selection, and what they cost."""
+    recall = any(point.recall is not None for point in result.curve)
+    console.table(
+        [
+            "attention kept",
+            "KL, nats/token",
+            *(["recall loss, nats/token"] if recall else []),
+            "which",
+        ],
+        [
+            (
+                len(point.kept),
+                f"{point.kl:.3f}",
+                *([f"{point.recall:+.3f}"] if point.recall is not None else []),
+                _numbers(point.kept),
+            )
+            for point in result.curve
+        ],
+        caption="KL divergence from MODEL before distillation. "
+        + ("Recall loss: its rise on tokens that must be retrieved, in nats. " if recall else "")
+        + f"To choose the same blocks again: --keep {_numbers(result.kept)}",
+    )
+    cost = result.selection
+    assert cost is not None
+    console.message(
+        f"selection: {cost.runs:.0f} runs from a swapped block to the end, as much as "
+        f"{cost.forwards:.0f} forward passes over the text, in {cost.seconds:.0f} s"
+    )
 
 
 def _numbers(values: tuple[int, ...]) -> str:

@@ -14,7 +14,7 @@ from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.conversion.calibration import new_mixer
 from hybridize.conversion.first_values import first_values
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
-from hybridize.conversion.selection import sensitivity_curve
+from hybridize.conversion.selection import selection_curve
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError
 from hybridize.modeling.layers.sizes import AttentionSizes
@@ -47,7 +47,7 @@ def test_every_point_is_the_best_of_all_single_swaps(tmp_path, teacher):
         tokens(130, 40).int(), torch.zeros(130, 40, dtype=torch.int32)
     )  # 2 batches
     before = [block.mixer for block in teacher.model.blocks]
-    curve = sensitivity_curve(teacher, mixers, dataset)
+    curve = selection_curve(teacher, mixers, dataset)
     assert [block.mixer for block in teacher.model.blocks] == before
     ids = dataset.ids.long()
     want = teacher(ids, use_cache=False).logits.double().log_softmax(-1)
