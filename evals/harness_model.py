@@ -25,9 +25,6 @@ from hybridize.evals.prefix_plan import Question, Row
 from hybridize.evals.prefix_scorer import PrefixScorer
 from hybridize.progress import Progress
 
-# Maximum number of tokens of a text in one forward pass.
-MAX_TEXT_TOKENS = 4096
-
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
@@ -138,7 +135,7 @@ class HarnessModel(HFLM):
             tokens, prefix_token=self.prefix_token_id, max_seq_len=window, context_len=1
         )
         requests: list[Request] = [(None, *make_disjoint_window(each)) for each in windows]
-        batch_size = max(1, min(self.batch_size, MAX_TEXT_TOKENS // window))
+        batch_size = min(self.batch_size, self._scorer.texts_in_a_pass(window))
         with self._progress("scoring text", len(requests), "windows"):
             scores = self._loglikelihood_tokens(requests, override_bs=batch_size)
         return math.fsum(score for score, _ in scores), len(tokens)

@@ -13,7 +13,7 @@ from hybridize.evals.prefix_plan import Batch, Question, Row, plan
 from hybridize.modeling.cache.compact import make_cache
 from hybridize.modeling.model import HybridForCausalLM
 
-LOGIT_BYTES = 2**29
+LOGIT_BYTES = 2**30
 """Maximum bytes of one pass's logits in float32, if the model can read a text in pieces."""
 
 MIN_PIECE = 64  # positions with logits in a pass
@@ -76,6 +76,15 @@ class PrefixScorer:
                         advance(count)
         return [scores[id(question)] for question in questions]
 
+    def texts_in_a_pass(self, length: int) -> int:
+        """Return how many texts of this many tokens to score in one pass, at least one."""
+        return max(1, self._positions // length)
+
+    @property
+    def _positions(self) -> int:
+        """The number of positions whose logits fit into `LOGIT_BYTES`."""
+        return LOGIT_BYTES // (4 * self._model.config.get_text_config().vocab_size)
+
     def _score_batch(
         self, batch: Batch, cache: Cache | None, prefix: int, batch_size: int
     ) -> list[list[Score]]:
@@ -116,7 +125,7 @@ class PrefixScorer:
             _RowScore(row, len(row_tokens)) for row, row_tokens in zip(rows, tokens, strict=True)
         ]
         first = min(each.first for each in scores)
-        piece = max(MIN_PIECE, LOGIT_BYTES // (4 * self._model.config.vocab_size * len(rows)))
+        piece = max(MIN_PIECE, self._positions // len(rows))
         if self.shares and width - first > piece:
             cache = self._new_cache() if cache is None else cache
             if first:
