@@ -17,7 +17,7 @@ STUDENT = "checkpoints/student"
 DISTILL = (
     "distill in/student -o out/done --teacher in/teacher --data in/text.jsonl --seq-len 16 "
     "--batch-size 2 --validation-sequences 2 --align-tokens 64 --kl-tokens 96 --cache-teacher 4 "
-    "--save-every 1 --device cpu"
+    "--cache-blocks 1MB --save-every 1 --device cpu"
 )
 """Two steps of align and three of kl, with two sequences each."""
 PRUNE = (
