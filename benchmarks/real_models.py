@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from measuring import argument_parser, machine, matrix_rate
 from real_models_arms import ARMS
+from real_models_costs import measure_costs
+from real_models_costs import table as table_of_costs
 from real_models_jobs import (
     PARTS,
     SPEED,
@@ -90,10 +92,9 @@ def parser() -> argparse.ArgumentParser:
         help="teacher's predictions to store per token, once for all runs; 0: none")  # fmt: skip
     add("--kl-tokens", type=count, default=4096, help="held-out tokens for the KL")
     add("--perplexity-tokens", type=count, default=8192, help="held-out tokens for the perplexity")
-    add("--recall", default="recall_associative_4,recall_associative_16,recall_associative_64,"
-        "recall_needle_128,recall_needle_512",
+    add("--recall", default="recall_needles_512,recall_needles_1024,recall_needles_2048",
         help="tasks of the recall curve, separated by commas")  # fmt: skip
-    add("--recall-questions", type=int, default=32, help="questions of each of them")
+    add("--recall-questions", type=int, default=48, help="questions of each of them")
     add("--mmlu", type=Path, help="directory of MMLU's CSV files; default: not measured")
     add("--mmlu-limit", type=int, default=20, help="questions per subject")
     add("--contexts", type=parse_counts, default=(2048, 8192, 32768),
@@ -130,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_atomically(path.with_suffix(".png"), draw(store.read(), options.name))
         console.message(f"written: {path.with_suffix('.png')}")
     elif options.costs:
-        measure_costs_of(options, store)
+        print(table_of_costs(measure_costs_of(options)))
     elif options.list:
         list_jobs(options, store)
     else:
@@ -304,11 +305,18 @@ def list_jobs(options: argparse.Namespace, store: Store) -> None:
     )
 
 
-def measure_costs_of(options: argparse.Namespace, store: Store) -> None:
-    """Measure time and memory of every command, and add them to the results."""
-    from real_models_costs import measure_costs
-
-    raise SystemExit(f"not connected yet: {measure_costs}, {options}, {store}")
+def measure_costs_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure time and memory of every command, with the first file of the training text."""
+    text = next((source for source in options.data or () if source != TEACHER), None)
+    if text is None:
+        raise SystemExit("--costs: give a text file with --data")
+    return measure_costs(
+        options.model.resolve(),
+        options.work / "costs",
+        Path(text).resolve(),
+        mmlu=options.mmlu and options.mmlu.resolve(),
+        output=options.output,
+    )
 
 
 def _describe(path: str | Path) -> dict[str, str]:

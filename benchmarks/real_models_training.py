@@ -130,7 +130,7 @@ class Workspace:
 
     def interrupted(self, tokens: int) -> bool:
         """Return whether there is an interrupted training to continue."""
-        return (self._state_directory(tokens) / "run.json").exists()
+        return (_state_of(self.checkpoint(tokens)) / "run.json").exists()
 
     def convert(self) -> dict[str, Any]:
         """Convert the model if that is not done; return the figures of the conversion."""
@@ -165,6 +165,31 @@ class Workspace:
             **figures,
         }
 
+    def ask_teacher(self, clock: Clock) -> float | None:
+        """Store the teacher's predictions for all runs; return the seconds, or None if it is off.
+
+        A training of one step does it, before several processes would do it at the same time.
+
+        Raises:
+            TimeIsUp: the time limit has passed; the next call continues.
+        """
+        if not self._settings.cache_teacher:
+            return None
+        self._cache.mkdir(exist_ok=True)
+        output, record = self._cache / "one-step", self._cache / "teacher.json"
+        with locked(self._cache / "lock"):
+            if not record.exists():
+                for leftover in (output, _state_of(output)):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                step = self._settings.batch_size * self._settings.seq_len
+                console.message("asking the teacher, once for all runs")
+                with clock.stops_after_save(self._cache / "teacher"):
+                    _, figures = self._distill(step, output)
+                write_atomically(record, json.dumps(figures, indent=1))
+                shutil.rmtree(output)
+        seconds: float = json.loads(record.read_text("utf-8"))["seconds"]
+        return seconds
+
     def train(self, tokens: int, clock: Clock) -> dict[str, Any]:
         """Train the converted model if that is not done; return the figures of the training.
 
@@ -174,11 +199,13 @@ class Workspace:
         Raises:
             TimeIsUp: the time limit has passed; the next call continues.
         """
-        output, state = self.checkpoint(tokens), self._state_directory(tokens)
-        record = output.with_suffix(".json")
+        output = self.checkpoint(tokens)
+        state, record = _state_of(output), output.with_suffix(".json")
+        teacher_seconds = self.ask_teacher(clock)
         if not output.exists():
-            with clock.stops_after_save(state / "state.safetensors", self._cache / "teacher"):
-                figures = self._train(tokens, output)
+            console.message(f"training: {self.name}, {self.share} of attention, {tokens:,} tokens")
+            with clock.stops_after_save(state / "state.safetensors"):
+                _, figures = self._distill(tokens, output)
             write_atomically(record, json.dumps(figures, indent=1))
         if state.exists():  # a process was killed while it deleted the state
             shutil.rmtree(state)
@@ -190,15 +217,15 @@ class Workspace:
             "tokens": trained,
             "seconds": seconds,
             "tokens_per_s": trained / seconds,
+            "teacher_seconds_of_all_runs": teacher_seconds,
             "peak_bytes": figures.get("peak_bytes"),
             "stages": stages,
         }
 
-    def _train(self, tokens: int, output: Path) -> dict[str, Any]:
+    def _distill(self, tokens: int, output: Path) -> tuple[Any, dict[str, Any]]:
         settings = self._settings
         stage_tokens = self.arm.stage_tokens(tokens)
-        console.message(f"training: {self.name}, {self.share} of attention, {tokens:,} tokens")
-        _, figures = _measured(
+        return _measured(
             lambda: distill(
                 self.checkpoint(0),
                 output,
@@ -214,17 +241,17 @@ class Workspace:
                 save_every=settings.save_every,
                 cache_teacher=settings.cache_teacher,
                 cache_dir=str(self._cache),
-                resume=self.interrupted(tokens),
+                resume=(_state_of(output) / "run.json").exists(),
                 seed=settings.seed,
                 device=settings.device,
                 **self.arm.distill,
             )
         )
-        return figures
 
-    def _state_directory(self, tokens: int) -> Path:
-        output = self.checkpoint(tokens)
-        return output.with_name(f"{output.name}.distill")
+
+def _state_of(output: Path) -> Path:
+    """Return the directory in which `distill` keeps the state of a run."""
+    return output.with_name(f"{output.name}.distill")
 
 
 def _measured(function: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:

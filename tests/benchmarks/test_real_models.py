@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hybridize.checkpoints.load import load_model, load_tokenizer
+from hybridize.compress.distill.teacher_cache import TeacherCache
 from hybridize.data import teacher_samples
 from hybridize.data.load_text import load_packed_dataset
 from hybridize.demo import CHECKPOINT, EXAM, PROSE, TEXT
@@ -188,6 +189,26 @@ def test_time_limit_stops_after_a_save_and_loses_nothing(
     models = [load_model(workspace.checkpoint(320)) for workspace in (whole, stopped)]
     for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_teacher_is_asked_once_for_all_runs(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = training(text, cache_teacher=4, data_tokens=512)
+    first, second = (Workspace(tmp_path, "mamba-in-the-llama", s, settings) for s in ("25%", "50%"))
+    first.convert()
+    second.convert()
+    seconds = first.train(64, Clock(None))["teacher_seconds_of_all_runs"]
+    assert [path.name for path in (tmp_path / "cache" / "teacher").iterdir()]
+    assert not (tmp_path / "cache" / "one-step").exists()
+
+    def fail(*_args: Any) -> None:
+        raise AssertionError("the teacher was asked again")
+
+    monkeypatch.setattr(TeacherCache, "_predictions", fail)
+    figures = second.train(64, Clock(None))
+    assert figures["teacher_seconds_of_all_runs"] == seconds
+    assert figures["tokens"] == 64
 
 
 def test_time_limit_begins_no_task_that_would_end_after_it() -> None:
