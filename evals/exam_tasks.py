@@ -107,8 +107,7 @@ class ExamTasks:
             if is_category or task in self._custom_groups or name.endswith(_CONTINUATION):
                 raise InputError(
                     f"{self._directory}: the subject name {name!r} is also that of a category of "
-                    "MMLU; "
-                    "rename its files"
+                    "MMLU or of a form of it; rename its files"
                 )
         return {form.task(name): (name, form) for form in _FORMS for name in names}
 

@@ -263,8 +263,19 @@ def test_wrong_exams_are_refused(checkpoint: Path, exam: Path, tmp_path: Path) -
     )
     _refuse("has no subject of this task", checkpoint, tasks=["mmlu_econometrics"], mmlu_dir=exam)
     _refuse("Duplicate task 'mmlu_anatomy'", checkpoint, tasks=["mmlu", "mmlu_stem"], mmlu_dir=exam)
-    write_exam(tmp_path, ["stem"])
-    _refuse("'stem' is also that of a category of MMLU", checkpoint, mmlu_dir=tmp_path)
+    _refuse(
+        "it has anatomy, astronomy, philosophy, sociology, virology",
+        checkpoint,
+        tasks=["mmlu_custom_continuation"],
+        mmlu_dir=exam,
+    )
+    for name in ("stem", "stem_continuation", "anatomy_continuation"):
+        write_exam(tmp_path / name, [name])
+        _refuse(
+            f"'{name}' is also that of a category of MMLU or of a form of it",
+            checkpoint,
+            mmlu_dir=tmp_path / name,
+        )
 
 
 def test_a_damaged_row_is_refused_before_a_model_is_loaded(

@@ -300,6 +300,16 @@ def test_parts_of_an_exam_can_be_selected(checkpoint: Path, mixed_exam: Path) ->
     assert [metric.questions for metric in metrics] == [2, 2]
 
 
+def test_the_limit_counts_the_questions_of_each_subject(checkpoint: Path, mixed_exam: Path) -> None:
+    groups = ["mmlu", "mmlu_continuation"]
+    result = evaluate(checkpoint, tasks=groups, mmlu_dir=mixed_exam, limit=2, device="cpu")
+    questions = {metric.task: metric.questions for metric in result.models[0].metrics}
+    subjects = ("anatomy", *CUSTOM)
+    for group, suffix in zip(groups, ("", "_continuation"), strict=True):
+        assert questions[group] == 2 * len(subjects)
+        assert {questions[f"mmlu_{subject}{suffix}"] for subject in subjects} == {2}
+
+
 def test_a_real_checkpoint_on_real_questions(materials: Path, tmp_path: Path) -> None:
     exam = tmp_path / "mmlu"
     for split in ("dev", "test"):
