@@ -43,7 +43,7 @@ from real_models_scores import QualitySettings, mmlu, quality, speed
 from real_models_store import ORIGINAL, Store, locked
 from real_models_table import tables
 from real_models_text import check_disjoint, excerpt, training_files
-from real_models_training import Clock, TimeIsUp, TrainingSettings, Workspace
+from real_models_training import Clock, TimeIsUp, TrainingSettings, Workspace, tokens_so_far
 
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.files import sha256_of
@@ -293,9 +293,14 @@ def list_jobs(options: argparse.Namespace, store: Store) -> None:
     rows, total = [], 0.0
     for job in jobs:
         left = job.left(content, parts)
-        hours = estimate.hours(job, left)
+        step = options.batch_size * options.seq_len
+        trained = tokens_so_far(options.work, job.arm, job.share, job.tokens, step)
+        hours = estimate.hours(job, left, trained)
         total += hours
-        rows.append((job.arm, job.share, show_count(job.tokens), ", ".join(left) or "done",
+        todo = ", ".join(left) or "done"
+        if trained:
+            todo = todo.replace("train", f"train ({trained / job.tokens:.0%} done)")
+        rows.append((job.arm, job.share, show_count(job.tokens), todo,
                      f"{hours:.2f}" if left else ""))  # fmt: skip
     console.table(
         ["recipe", "attention", "tokens", "left", "hours"],

@@ -125,12 +125,18 @@ class Estimate:
         self._rows: list[Row] = content["rows"]
         self._assumed = tokens_per_s
 
-    def hours(self, job: Job, left: Sequence[str]) -> float:
-        """Return the hours that the parts of a job take; unknown ones count as 0."""
+    def hours(self, job: Job, left: Sequence[str], trained: int = 0) -> float:
+        """Return the hours that the parts of a job take; unknown ones count as 0.
+
+        Args:
+            job: the job.
+            left: its parts that are not done.
+            trained: tokens of an interrupted training.
+        """
         seconds = 0.0
         if "train" in left:
             rates = list(self._rates(job.arm)) or list(self._rates("*"))
-            seconds += job.tokens / (fmean(rates) if rates else self._assumed)
+            seconds += (job.tokens - trained) / (fmean(rates) if rates else self._assumed)
         for part in ("quality", "mmlu", "speed"):
             known = [row[part]["total_seconds"] for row in self._rows if part in row]
             if part in left and known:

@@ -16,6 +16,7 @@ import torch
 from measuring import memory_peak
 from real_models_arms import ARMS, TEXT, Arm
 from real_models_store import locked
+from safetensors import safe_open
 
 from hybridize import convert, distill
 from hybridize.checkpoints.provenance import read_provenance
@@ -120,17 +121,13 @@ class Workspace:
         self.arm: Arm = ARMS[name]
         text = json.dumps([self.arm.recipe(), settings.files, settings.seed])
         key = hashlib.sha256(text.encode()).hexdigest()[:8]
-        self.directory = work / f"{name}-{share.replace('%', 'pct')}-{key}"
+        self.directory = work / f"{_folder(name, share)}-{key}"
         self.directory.mkdir(parents=True, exist_ok=True)
         self._cache = work / "cache"
 
     def checkpoint(self, tokens: int) -> Path:
         """Return the directory of the checkpoint after this many training tokens."""
         return self.directory / ("converted" if tokens == 0 else f"trained-{tokens}")
-
-    def interrupted(self, tokens: int) -> bool:
-        """Return whether there is an interrupted training to continue."""
-        return (_state_of(self.checkpoint(tokens)) / "run.json").exists()
 
     def convert(self) -> dict[str, Any]:
         """Convert the model if that is not done; return the figures of the conversion."""
@@ -247,6 +244,27 @@ class Workspace:
                 **self.arm.distill,
             )
         )
+
+
+def tokens_so_far(work: Path, name: str, share: str, tokens: int, step: int) -> int:
+    """Return the training tokens of an interrupted run at its last save; 0 if there is none.
+
+    Args:
+        work: the user's directory.
+        name, share, tokens: the run.
+        step: tokens of a step.
+    """
+    found = 0
+    for state in work.glob(f"{_folder(name, share)}-*/trained-{tokens}.distill/state.safetensors"):
+        with safe_open(state, "pt") as file:
+            saved = json.loads(file.metadata()["about"])
+        earlier_stages = sum(result["tokens"] for result in saved["results"])
+        found = max(found, earlier_stages + saved["step"] * step)
+    return found
+
+
+def _folder(name: str, share: str) -> str:
+    return f"{name}-{share.replace('%', 'pct')}"
 
 
 def _state_of(output: Path) -> Path:
