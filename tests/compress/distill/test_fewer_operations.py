@@ -3,6 +3,7 @@
 import pytest
 import torch
 from distilling import write_pair
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.fp8 import fp8_layers, train_in_fp8
@@ -25,7 +26,6 @@ def directories(tmp_path_factory):
 
 @pytest.fixture
 def batch():
-    torch.manual_seed(torch.seed() % 1000)
     return tokens(SEQUENCES, LENGTH), torch.tensor([0] * 9 + [1] * 15).expand(SEQUENCES, -1)
 
 
@@ -127,3 +127,55 @@ def test_no_backward_below_the_first_new_block(directories, batch, tmp_path, mod
     assert all(
         p.grad is None for n, p in pair.student.named_parameters() if n not in stage.parameters
     )
+
+
+class HeadProducts(TorchDispatchMode):
+    """Counts matrix products with a head, in multiples of the tokens of a batch."""
+
+    def __init__(self, *models):
+        super().__init__()
+        self.heads = {model.lm_head.weight.untyped_storage().data_ptr() for model in models}
+        self.count = 0.0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            ours = [a for a in args if a.untyped_storage().data_ptr() in self.heads]
+            rows = [len(a) for a in args if a.untyped_storage().data_ptr() not in self.heads]
+            self.count += sum(rows) / (SEQUENCES * LENGTH) if ours else 0
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("label_weight", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("train", "stored", "training", "validation"),
+    [("mixers", False, 3, 2), ("mixers", True, 2, 1), ("all", False, 3, 2), ("all", True, 2, 1)],
+)
+def test_the_head_is_multiplied_as_often_as_needed(
+    directories, batch, tmp_path, label_weight, train, stored, training, validation
+):
+    """Logits of both models, and the gradient of the hidden states; the head's own is a product
+    of the other two, which does not read the head."""
+    ids, seq_idx = batch
+    pair, config = load(directories, train=train, stages=("kl",), label_weight=label_weight)
+    caches = TeacherCaches()
+    heads = HeadProducts(pair.teacher, pair.student)
+    if stored:
+        text = PackedDataset(ids.int(), seq_idx.int())
+        caches = TeacherCaches(predictions=TeacherCache(tmp_path, text, 8, "teacher"))
+        caches.fill(pair)
+    stage = make_stage("kl", pair, config, caches)
+    with heads:
+        stage.training_step(ids, seq_idx, INDICES)
+    assert heads.count == training
+    heads.count = 0.0
+    with heads:
+        stage.validation_step(ids, seq_idx, INDICES)
+    assert heads.count == validation
+
+
+@pytest.mark.parametrize("stage", ["align", "hidden"])
+def test_stages_that_compare_blocks_multiply_no_head(directories, batch, stage):
+    pair, config = load(directories, stages=(stage,))
+    with HeadProducts(pair.teacher, pair.student) as heads:
+        make_stage(stage, pair, config).training_step(*batch, INDICES)
+    assert heads.count == 0
