@@ -17,29 +17,30 @@ def print_bench(result: BenchResult) -> None:
         "graph": "decoding steps replayed from a CUDA graph",
     }
     modes = " or ".join(decoding[mode] for mode in sorted({row.decoding for row in result.rows}))
+    rounds = result.options["repeats"]
+    spread = f"medians of {rounds} rounds, ± half the interquartile range"
     console.table(
         [
             "model", "batch", "prompt", "prefill tok/s", "first token", "decode tok/s",
             "per sequence", "× prefill", "× decode", "peak memory", "KV", "states",
         ],
-        [_cells(row, backends) for row in result.rows],
+        [_cells(row, backends, rounds) for row in result.rows],
         caption=f"{device}; torch {machine['torch']}; {modes}. "
-        f"{result.options['gen_len']} new tokens; medians of {result.options['repeats']} rounds, "
-        f"± half the interquartile range"
+        f"{result.options['gen_len']} new tokens; {spread if rounds > 1 else 'one round'}"
         + (f"; × is the speed relative to {result.baseline}." if result.baseline else "."),
     )  # fmt: skip
 
 
-def _cells(row: BenchRow, backends: bool) -> tuple[object, ...]:
+def _cells(row: BenchRow, backends: bool, rounds: int) -> tuple[object, ...]:
     ratios = row.ratios
     return (
         f"{row.model} ({row.backend})" if backends else row.model,
         row.point.batch_size,
         f"{row.point.prompt_len:,}",
-        _with_spread(row.prefill),
-        f"{row.first_token.median * 1000:,.1f} ms",
-        _with_spread(row.decode),
-        f"{row.decode_each.median:,.1f}",
+        _with_spread(row.prefill, rounds),
+        _first_token(row.first_token.median),
+        _with_spread(row.decode, rounds),
+        _rate(row.decode_each.median),
         "-" if ratios is None else f"{ratios.prefill.median:.2f}",
         "-" if ratios is None else f"{ratios.decode.median:.2f}",
         "-" if row.peak_bytes is None else size_in_words(row.peak_bytes),
@@ -48,8 +49,18 @@ def _cells(row: BenchRow, backends: bool) -> tuple[object, ...]:
     )
 
 
-def _with_spread(figure: Spread) -> str:
-    return f"{figure.median:,.0f} ±{figure.deviation:.0%}"
+def _with_spread(figure: Spread, rounds: int) -> str:
+    spread = f" ±{figure.deviation:.0%}" if rounds > 1 else ""  # one round says nothing about it
+    return _rate(figure.median) + spread
+
+
+def _rate(value: float) -> str:
+    """Return a number of tokens per second with at least three digits."""
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def _first_token(seconds: float) -> str:
+    return f"{seconds * 1000:,.1f} ms" if seconds < 10 else f"{seconds:,.1f} s"
 
 
 def print_prediction(result: PredictionResult) -> None:

@@ -1,5 +1,7 @@
 """`hybridize quantize`."""
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,4 +62,14 @@ def _print(result: "QuantizeResult") -> None:
             [(block.block, LAYER_KINDS[block.kind].title, block.reason) for block in result.kept],
         )
     if result.skipped:
-        console.table(["tensor not quantized", "reason"], list(result.skipped.items()))
+        # The same tensor of many layers is one row.
+        rows = Counter((_any_layer(name), reason) for name, reason in result.skipped.items())
+        console.table(
+            ["tensors not quantized", "count", "reason"],
+            [(name, count, reason) for (name, reason), count in rows.items()],
+        )
+
+
+def _any_layer(name: str) -> str:
+    """Replace the number of the layer in a tensor's name: ``model.layers.*.mlp.up_proj.weight``."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name, count=1)

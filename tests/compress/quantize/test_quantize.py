@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import hybridize
+from hybridize.__main__ import main
 from hybridize.compress.quantize.schemes import SCHEMES
 from hybridize.data.load_text import load_packed_dataset
 from hybridize.errors import InputError
@@ -192,6 +193,14 @@ def test_layers_with_unsuitable_widths_are_skipped(tmp_path):
             source(tmp_path / "narrow", "llama", hidden_size=32, intermediate_size=64),
             tmp_path / "none", scheme="fp8-block",
         )  # fmt: skip
+
+
+def test_the_table_has_one_row_for_the_same_tensor_of_all_layers(tmp_path, capsys):
+    directory = source(tmp_path, "llama", intermediate_size=172)
+    command = ["quantize", str(directory), "-o", str(tmp_path / "out"), "--scheme", "fp8-block"]
+    assert main([*command, "--keep-bf16", "0", "--dry-run"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "down_proj" in line]
+    assert [row[:2] for row in rows] == [["model.layers.*.mlp.down_proj.weight", "4"]]
 
 
 def test_static_scales_follow_from_the_largest_inputs(tmp_path):

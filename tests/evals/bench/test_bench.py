@@ -1,6 +1,7 @@
 """`hybridize bench`: its figures, the order of its runs, its output and its errors."""
 
 import json
+import re
 import statistics
 
 import pytest
@@ -52,6 +53,25 @@ def test_the_command_measures_a_grid_and_writes_it(capsys, llama, hybrid, tmp_pa
         assert (row["state_bytes"] > 0) == (layers == 1)
         assert (row["ratios"] is None) == (row["model"] == str(llama))
         assert row["prefill"]["low"] <= row["prefill"]["median"] <= row["prefill"]["high"]
+
+
+def test_the_table_shows_slow_models_and_single_rounds_as_they_are(
+    capsys, monkeypatch, llama, hybrid
+):
+    """As on a CPU: minutes for a long prompt, and a few tokens per second."""
+    monkeypatch.setattr(module, "WARM_UPS", 0)
+    monkeypatch.setattr(
+        "hybridize.evals.bench.runner.Runner.run", lambda self, point, seed: next(runs)
+    )
+    command = ["bench", str(hybrid), "--baseline", str(llama), "--prompt-len", "9"]
+    for repeats in ("1", "2"):
+        runs = iter([Sample(71.3, 0.4, 8, 0, None), Sample(0.05, 30.0, 8, 0, None)] * 2)
+        assert main([*command, "--gen-len", "4", "--repeats", repeats]) == 0
+        printed = capsys.readouterr().out
+        assert {"71.3 s", "50.0 ms", "0.10"} <= set(re.split(r"\s{2,}", printed))
+        assert "7.50" in printed  # 3 tokens in 0.4 s
+        assert ("±" in printed) == (repeats == "2")
+        assert ("one round;" in printed) == (repeats == "1")
 
 
 def test_state_bytes_equal_those_of_inspect(hybrid):
