@@ -90,24 +90,26 @@ def export_onnx(model: str | Path, output: str | Path, config: ExportConfig) -> 
             progress.advance()
             difference = check(hybrid, partial, config.seed)
             progress.advance()
-        _write_other_files(hybrid, specs, source, partial)
+        write_other_files(hybrid, specs, source, partial)
         files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
         move_into_place(partial, output, force=config.force)
     return OnnxResult(output, files, specs, difference, False)
 
 
-def _write_other_files(
+def write_other_files(
     hybrid: HybridForCausalLM, specs: tuple[StateSpec, ...], source: Path, folder: Path
 ) -> None:
     """Copy the tokenizer and the configuration, and describe the states in onnx.json."""
     for name in _COPIED:
         if (source / name).is_file():
             shutil.copy(source / name, folder)
+    generation = hybrid.generation_config  # of a chat model, it has all tokens that end an answer
+    eos = None if generation is None else generation.eos_token_id
     described = {
         "layout": hybrid.config.layout,
         "vocab_size": hybrid.config.vocab_size,
         "bos_token_id": hybrid.config.bos_token_id,
-        "eos_token_id": hybrid.config.eos_token_id,
+        "eos_token_id": hybrid.config.eos_token_id if eos is None else eos,
         "states": [{"name": spec.name, "shape": list(spec.shape)} for spec in specs],
     }
     (folder / "onnx.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")

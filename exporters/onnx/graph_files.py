@@ -22,7 +22,7 @@ _PAGE = 4096  # bytes; tensors start on page boundaries so that the file can be 
 
 @torch.no_grad()
 def trace_prefill(hybrid: HybridForCausalLM, specs: tuple[StateSpec, ...]) -> Any:
-    """Return the ONNX model that reads a prompt."""
+    """Return the ONNX model that reads a prompt. Its tensors share the memory of the model's."""
     batch, length = (torch.export.Dim(name) for name in ("batch", "length"))
     prompt = torch.zeros(_TRACED_BATCH, _TRACED_LENGTH, dtype=torch.long)
     return _trace(hybrid, (prompt,), [], specs, ({0: batch, 1: length},))
@@ -30,7 +30,7 @@ def trace_prefill(hybrid: HybridForCausalLM, specs: tuple[StateSpec, ...]) -> An
 
 @torch.no_grad()
 def trace_decode(hybrid: HybridForCausalLM, specs: tuple[StateSpec, ...]) -> Any:
-    """Return the ONNX model that decodes one token."""
+    """Return the ONNX model that decodes one token. Its tensors share the memory of the model's."""
     batch, past = (torch.export.Dim(name) for name in ("batch", "past"))
     dims = {"batch": batch, "past": past}
     sizes = {"batch": _TRACED_BATCH, "past": _TRACED_LENGTH}
@@ -63,7 +63,7 @@ def _trace(
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    return program.model
 
 
 @contextmanager
@@ -81,28 +81,37 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def save_with_shared_weights(prefill: Any, decode: Any, folder: Path) -> None:
-    """Write both graphs. Large tensors are written once, to a file that both graphs refer to."""
-    import onnx
-    from onnx.external_data_helper import set_external_data
+    """Write both graphs. Large tensors are written once, to a file that both graphs refer to.
+
+    Args:
+        prefill, decode: the models that `trace_prefill` and `trace_decode` return. Their large
+            tensors are replaced by references to the file.
+        folder: the directory to write to.
+    """
+    import numpy as np
+    import onnx_ir
 
     written: dict[bytes, tuple[int, int]] = {}  # hash of the data to offset and length
     with (folder / WEIGHTS).open("wb") as file:
-        for proto, name in ((prefill, PREFILL), (decode, DECODE)):
-            for tensor in proto.graph.initializer:
-                data = onnx.numpy_helper.to_array(tensor).tobytes()
-                if len(data) < _MIN_SHARED:
+        for model, name in ((prefill, PREFILL), (decode, DECODE)):
+            for value in model.graph.initializers.values():
+                tensor = value.const_value
+                if tensor.nbytes < _MIN_SHARED:
                     continue
+                data = np.ascontiguousarray(tensor.numpy())
                 key = hashlib.sha256(data).digest()
                 if key not in written:
                     file.seek(-file.tell() % _PAGE, os.SEEK_CUR)
-                    written[key] = (file.tell(), len(data))
+                    written[key] = (file.tell(), data.nbytes)
                     file.write(data)
-                offset, length = written[key]
-                for field in ("float_data", "int32_data", "int64_data"):
-                    tensor.ClearField(field)
-                tensor.raw_data = b""  # set_external_data requires the field to be set
-                set_external_data(tensor, WEIGHTS, offset, length)
-                tensor.ClearField("raw_data")
-            onnx.save_model(proto, folder / name)
+                value.const_value = onnx_ir.ExternalTensor(
+                    WEIGHTS,
+                    *written[key],
+                    tensor.dtype,
+                    shape=tensor.shape,
+                    name=value.name,
+                    base_dir=folder,
+                )
+            onnx_ir.save(model, folder / name)
         file.flush()
         os.fsync(file.fileno())

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from hybridize.__main__ import main
 from hybridize.exporters.onnx import traceable_blocks as blocks
+from hybridize.exporters.onnx.export import write_other_files
+from hybridize.exporters.onnx.graph_files import trace_prefill
 from hybridize.exporters.onnx.graphs import Graph, state_specs
 from hybridize.kernels.reference.ssd_scan import ssd_scan
 from hybrids import LAYOUTS, build
@@ -86,6 +89,30 @@ def test_graphs_share_one_file_of_weights(exported, hybrid):
     stored = (hybrid / "model.safetensors").stat().st_size
     assert 0.8 * stored < weights < 1.6 * stored + 60 * 4096  # tensors start on page boundaries
     assert not list(exported.parent.glob("exported.*"))
+
+
+def test_a_traced_graph_has_no_copy_of_the_weights():
+    pytest.importorskip("onnxscript", reason="needs hybridize[onnx]")
+    model = build(LAYOUTS["attention only"], torch.float32)
+    prefill = trace_prefill(model, tuple(state_specs(model.config)))
+    traced = [value.const_value for value in prefill.graph.initializers.values()]
+    addresses = {tensor.numpy().ctypes.data for tensor in traced}
+    large = [p for p in model.parameters() if p.nbytes >= 1024]
+    assert large
+    assert {p.data_ptr() for p in large} <= addresses
+    assert sum(tensor.nbytes for tensor in traced) < 1.5 * sum(p.nbytes for p in large)
+
+
+def test_the_description_has_all_tokens_that_end_a_text(tmp_path):
+    """generation_config.json of a chat model has more of them than config.json."""
+    model = build(LAYOUTS["attention only"], torch.float32, eos_token_id=3)
+    for ids in (3, [3, 7]):
+        model.generation_config = GenerationConfig(eos_token_id=ids)
+        write_other_files(model, (), tmp_path, tmp_path)
+        assert json.loads((tmp_path / "onnx.json").read_text())["eos_token_id"] == ids
+    model.generation_config = GenerationConfig()
+    write_other_files(model, (), tmp_path, tmp_path)
+    assert json.loads((tmp_path / "onnx.json").read_text())["eos_token_id"] == 3
 
 
 @torch.no_grad()
