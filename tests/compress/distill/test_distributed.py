@@ -43,7 +43,7 @@ def arguments(pair, output, options):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_two_processes_train_like_one(tmp_path):
-    pair = write_pair(tmp_path)
+    pair = write_pair(tmp_path, keep=(0,))  # the first two blocks are those of the teacher
     (tmp_path / "runs.py").write_text(SEVERAL_RUNS)
     two, one = tmp_path / "two", tmp_path / "one"
     runs = [arguments(pair, two / name, options) for name, options in RUNS.items()]
