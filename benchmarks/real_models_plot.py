@@ -1,5 +1,6 @@
 """The figure of `real_models.py`: quality over training tokens, and decoding speed over context."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,14 @@ from real_models_table import perplexity_ratio
 from hybridize.plots import new_figure, png_bytes
 
 _COLORS = {"hybridize": "#2a6f97", "mamba-in-the-llama": "#b56576", "random": "#888888"}
+_TICKS = {
+    10: (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7),
+    100: (1, 2, 3, 5),
+    1000: (1, 2, 5),
+    math.inf: (1,),
+}
+"""First digits of the labels of a logarithmic axis, by the ratio of its ends, which is below."""
+
 _STYLES = ("o-", "s--", "^:", "d-.")
 
 
@@ -33,7 +42,7 @@ def draw(content: dict[str, Any], name: str) -> bytes:
     decode.set_title("decoding, tokens/s")
     for axes in (kl, perplexity, decode):
         axes.grid(alpha=0.3, which="both")
-    for axes in (kl, decode):
+    for axes in (perplexity, decode):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     figure.suptitle(name)
@@ -65,7 +74,9 @@ def _curves(
     axes.set_xticks([tokens or zero for tokens in milestones], map(show_count, milestones))
     axes.minorticks_off()
     axes.set_xlabel("training tokens")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5), numticks=20))
+    low, high = axes.get_ylim()
+    ticks = next(ticks for ratio, ticks in _TICKS.items() if high / low < ratio)
+    axes.yaxis.set_major_locator(LogLocator(subs=ticks, numticks=20))
     axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
 
 
