@@ -30,6 +30,12 @@ from hybridize.kernels import causal_conv1d
 from hybridize.modeling.layers.mamba2 import Mamba2
 from hybridize.modeling.model_spec import ModelSpec
 
+_SKIPPING_TOKENS = 200_000
+"""Tokens on which blocks are skipped, all blocks together."""
+
+_SKIPPING_MIN_TOKENS = 4096
+"""Tokens for each block, at least. A block costs hundredths of a nat or more when it is skipped."""
+
 
 @torch.no_grad()
 def measure_importance(
@@ -98,6 +104,7 @@ def _skip_blocks(directory: Path, dataset: PackedDataset, device: torch.device) 
     """Return the KL divergence from the model when each block is skipped, ``(blocks,)``."""
     model = load_model(directory, dtype=torch.float32, device=device)
     blocks = range(len(model.model.blocks))
+    dataset = skipping_text(dataset, len(blocks))
     costs = torch.zeros(len(blocks))
     with console.progress("skipping blocks", len(blocks) * len(dataset), "runs") as progress:
         for probe in kl_probes(model, dataset):
@@ -105,6 +112,18 @@ def _skip_blocks(directory: Path, dataset: PackedDataset, device: torch.device) 
                 costs[block_idx] += probe.kl(x, block_idx + 1) * probe.num_sequences / len(dataset)
                 progress.advance(probe.num_sequences)
     return costs
+
+
+def skipping_text(dataset: PackedDataset, blocks: int) -> PackedDataset:
+    """Return the part of a text on which every block of a model is skipped once.
+
+    The time grows with the blocks and with the tokens. A deep model gets fewer tokens. Sequences
+    are chosen evenly.
+    """
+    tokens = max(_SKIPPING_MIN_TOKENS, _SKIPPING_TOKENS // blocks)
+    count = min(len(dataset), max(1, tokens // dataset.length))
+    chosen = torch.arange(count) * len(dataset) // count
+    return PackedDataset(dataset.ids[chosen], dataset.seq_idx[chosen])
 
 
 class _UnitScores:
