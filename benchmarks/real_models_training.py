@@ -222,27 +222,25 @@ class Workspace:
     def _distill(self, tokens: int, output: Path) -> tuple[Any, dict[str, Any]]:
         settings = self._settings
         stage_tokens = self.arm.stage_tokens(tokens)
+        options = {
+            "teacher": str(settings.model),
+            "data": settings.files,
+            "data_tokens": settings.data_tokens,
+            "stages": tuple(stage_tokens),
+            "stage_tokens": stage_tokens,
+            "seq_len": settings.seq_len,
+            "batch_size": settings.batch_size,
+            "validation_sequences": settings.validation_sequences,
+            "validate_every": _NEVER,  # `distill` always validates at the beginning and the end
+            "save_every": settings.save_every,
+            "cache_teacher": settings.cache_teacher,
+            "cache_dir": str(self._cache),
+            "resume": (_state_of(output) / "run.json").exists(),
+            "seed": settings.seed,
+            "device": settings.device,
+        }
         return _measured(
-            lambda: distill(
-                self.checkpoint(0),
-                output,
-                teacher=str(settings.model),
-                data=settings.files,
-                data_tokens=settings.data_tokens,
-                stages=tuple(stage_tokens),
-                stage_tokens=stage_tokens,
-                seq_len=settings.seq_len,
-                batch_size=settings.batch_size,
-                validation_sequences=settings.validation_sequences,
-                validate_every=_NEVER,  # `distill` always validates at the beginning and the end
-                save_every=settings.save_every,
-                cache_teacher=settings.cache_teacher,
-                cache_dir=str(self._cache),
-                resume=(_state_of(output) / "run.json").exists(),
-                seed=settings.seed,
-                device=settings.device,
-                **self.arm.distill,
-            )
+            lambda: distill(self.checkpoint(0), output, **(options | dict(self.arm.distill)))
         )
 
 
