@@ -11,7 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 PASS = 32
-"""The fixed cost of one pass, in tokens: on a CPU, reading the weights takes as long."""
+"""The fixed cost of one pass, in tokens: a CPU needs about as long to read the weights."""
+
+GPU_PASS = 512
+"""The same on a GPU, which computes faster than it launches kernels (an estimate)."""
 
 MIN_PREFIX = 64
 """A shorter common prefix is not worth a run of its own."""
@@ -64,7 +67,9 @@ class Run:
     batches: tuple[Batch, ...]
 
 
-def plan(questions: Sequence[Question], batch_size: int, *, share: bool) -> list[Run]:
+def plan(
+    questions: Sequence[Question], batch_size: int, *, share: bool, pass_cost: int = PASS
+) -> list[Run]:
     """Return the passes over all questions.
 
     Args:
@@ -72,17 +77,19 @@ def plan(questions: Sequence[Question], batch_size: int, *, share: bool) -> list
         batch_size: maximum number of sequences in a pass, unless one question has more.
         share: whether the model can continue from a copy of its cache; if not, each sequence is
             read as a whole.
+        pass_cost: the fixed cost of one pass, in tokens.
     """
+    batching = _Batching(batch_size, share, pass_cost)
     if not share:
-        return [Run((), tuple(_batches(questions, 0, batch_size, share=False)))]
+        return [Run((), tuple(batching.batches(questions, 0)))]
     runs, alone = [], []
     for prefix, members in _with_common_prefix(questions):
-        if prefix:
-            batches = tuple(_batches(members, prefix, batch_size, share=True))
+        if prefix * (len(members) - 1) > pass_cost:
+            batches = tuple(batching.batches(members, prefix))
             runs.append(Run(tuple(members[0].context[:prefix]), batches))
         else:
             alone += members
-    batches = tuple(_batches(alone, 0, batch_size, share=True))
+    batches = tuple(batching.batches(alone, 0))
     return [Run((), batches), *runs] if batches else runs
 
 
@@ -105,41 +112,45 @@ def _with_common_prefix(questions: Sequence[Question]) -> Iterator[tuple[int, li
         yield prefix, members
 
 
-def _batches(
-    questions: Sequence[Question], prefix: int, batch_size: int, *, share: bool
-) -> Iterator[Batch]:
-    """Group questions of similar length, the longest first."""
-    batch: list[Question] = []
-    for question in sorted(questions, key=lambda each: -each.length):
-        together = [*batch, question]
-        full = sum(len(each.rows) for each in together) > batch_size
-        if batch and (full or _separate_is_cheaper(batch, question, prefix, share)):
-            yield Batch(tuple(batch), _choose_shared(batch, prefix, share)[1])
-            together = [question]
-        batch = together
-    if batch:
-        yield Batch(tuple(batch), _choose_shared(batch, prefix, share)[1])
+@dataclass(frozen=True)
+class _Batching:
+    """Groups the questions of a run; the arguments are those of `plan`."""
 
+    batch_size: int
+    share: bool
+    pass_cost: int
 
-def _separate_is_cheaper(
-    batch: Sequence[Question], question: Question, prefix: int, share: bool
-) -> bool:
-    together, first, second = (
-        _choose_shared(each, prefix, share)[0] for each in ([*batch, question], batch, [question])
-    )
-    return first + second < together
+    def batches(self, questions: Sequence[Question], prefix: int) -> Iterator[Batch]:
+        """Group questions of similar length, the longest first."""
+        batch: list[Question] = []
+        for question in sorted(questions, key=lambda each: -each.length):
+            together = [*batch, question]
+            full = sum(len(each.rows) for each in together) > self.batch_size
+            if batch and (full or self._separate_is_cheaper(batch, question, prefix)):
+                yield Batch(tuple(batch), self._choose_shared(batch, prefix)[1])
+                together = [question]
+            batch = together
+        if batch:
+            yield Batch(tuple(batch), self._choose_shared(batch, prefix)[1])
 
+    def _separate_is_cheaper(
+        self, batch: Sequence[Question], question: Question, prefix: int
+    ) -> bool:
+        together, first, second = (
+            self._choose_shared(each, prefix)[0] for each in ([*batch, question], batch, [question])
+        )
+        return first + second < together
 
-def _choose_shared(batch: Sequence[Question], prefix: int, share: bool) -> tuple[int, int]:
-    """Return the cost of a batch, in tokens, and the number of tokens to read once per question."""
-    longest = max(question.length for question in batch)
-    rows = sum(len(question.rows) for question in batch)
-    plain = rows * (longest - prefix) + PASS, prefix
-    if not share:
-        return plain
-    shared = min(question.shareable for question in batch)
-    two_passes = len(batch) * (shared - prefix) + rows * (longest - shared) + 2 * PASS
-    return min(plain, (two_passes, shared))
+    def _choose_shared(self, batch: Sequence[Question], prefix: int) -> tuple[int, int]:
+        """Return a batch's cost in tokens, and how many tokens to read once per question."""
+        longest = max(question.length for question in batch)
+        rows = sum(len(question.rows) for question in batch)
+        plain = rows * (longest - prefix) + self.pass_cost, prefix
+        if not self.share:
+            return plain
+        shared = min(question.shareable for question in batch)
+        once, per_row = len(batch) * (shared - prefix), rows * (longest - shared)
+        return min(plain, (once + per_row + 2 * self.pass_cost, shared))
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

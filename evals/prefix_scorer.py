@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from hybridize.evals.prefix_plan import Batch, Question, Row, plan
+from hybridize.evals.prefix_plan import GPU_PASS, PASS, Batch, Question, Row, plan
 from hybridize.modeling.cache.compact import make_cache
 from hybridize.modeling.model import HybridForCausalLM
 
@@ -66,7 +66,8 @@ class PrefixScorer:
         """
         scores: dict[int, list[list[Score]]] = {}
         with torch.inference_mode():
-            for run in plan(questions, batch_size, share=self.shares):
+            pass_cost = PASS if self._model.device.type == "cpu" else GPU_PASS
+            for run in plan(questions, batch_size, share=self.shares, pass_cost=pass_cost):
                 cache = self._read(None, [run.prefix]) if run.prefix else None
                 for batch in run.batches:
                     found = self._score_batch(batch, cache, len(run.prefix), batch_size)
@@ -229,7 +230,7 @@ def _copy_rows(cache: Cache, rows: Sequence[int]) -> Cache:
     """Return a cache with copies of these rows; ``cache`` itself does not change."""
     copied = copy.copy(cache)
     copied.layers = [_copy_layer(layer) for layer in cache.layers]
-    copied.reorder_cache(torch.tensor(rows))  # index_select, which copies
+    copied.reorder_cache(torch.LongTensor(rows))  # index_select, which copies
     return copied
 
 

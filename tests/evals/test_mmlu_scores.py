@@ -135,7 +135,7 @@ def _continuations_by_hand(
 def test_scores_of_continuations_equal_those_of_plain_transformers_in_float64(
     model: Path, mixed_exam: Path, shots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log_likelihoods = []
+    log_likelihoods: list[float] = []
     score = HarnessModel.loglikelihood
 
     def record(self: HarnessModel, requests: list[Any], **options: Any) -> Any:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridize.evals.prefix_plan import MIN_PREFIX, PASS, Question, Row, Run, plan
+from hybridize.evals.prefix_plan import GPU_PASS, MIN_PREFIX, PASS, Question, Row, Run, plan
 
 tokens = st.integers(0, 3)
 prefixes = st.sampled_from([(), (1,) * 100, (2,) * 300, (2,) * 280 + (3,) * 40])
@@ -16,17 +16,17 @@ contexts = st.builds(
 questions = st.lists(st.builds(Question, contexts, rows), max_size=12)
 
 
-def _cost(runs: list[Run]) -> int:
+def _cost(runs: list[Run], pass_cost: int = PASS) -> int:
     """The tokens that the model reads, padding included, and the fixed cost of the passes."""
     cost = 0
     for run in runs:
-        cost += len(run.prefix) + PASS * bool(run.prefix)
+        cost += len(run.prefix) + pass_cost * bool(run.prefix)
         for batch in run.batches:
             longest = max(question.length for question in batch.questions)
             count = sum(len(question.rows) for question in batch.questions)
-            cost += count * (longest - batch.shared) + PASS
+            cost += count * (longest - batch.shared) + pass_cost
             once = batch.shared - len(run.prefix)
-            cost += len(batch.questions) * once + PASS * bool(once)
+            cost += len(batch.questions) * once + pass_cost * bool(once)
     return cost
 
 
@@ -50,12 +50,13 @@ def test_every_question_is_scored_once_and_shares_only_what_is_equal(
                 assert batch.shared == 0
 
 
-@given(questions, st.integers(1, 9))
+@given(questions, st.integers(1, 9), st.sampled_from([PASS, GPU_PASS]))
 def test_sharing_is_never_dearer_than_reading_each_question_alone(
-    given: list[Question], batch_size: int
+    given: list[Question], batch_size: int, pass_cost: int
 ) -> None:
-    alone = sum(len(question.rows) * question.length + PASS for question in given)
-    assert _cost(plan(given, batch_size, share=True)) <= alone
+    alone = sum(len(question.rows) * question.length + pass_cost for question in given)
+    runs = plan(given, batch_size, share=True, pass_cost=pass_cost)
+    assert _cost(runs, pass_cost) <= alone
 
 
 def test_solved_examples_are_read_once_per_subject() -> None:

@@ -73,7 +73,7 @@ def _expected(model: Any, questions: list[Question]) -> list[list[list[tuple[flo
 
     return [
         [
-            [score(question.context, (*row.inner, last)) for last in row.last]
+            [score(tuple(question.context), (*row.inner, last)) for last in row.last]
             for row in question.rows
         ]
         for question in questions
@@ -85,7 +85,7 @@ def _expected(model: Any, questions: list[Question]) -> list[list[list[tuple[flo
 def test_scores_equal_those_of_separate_passes(name: str, batch_size: int) -> None:
     model = MODELS[name]().double()
     questions = _questions()
-    scored = []
+    scored: list[int] = []
     found = PrefixScorer(model).score(questions, batch_size, scored.append)
     assert sum(scored) == sum(len(question.rows) for question in questions)
     for ours, theirs in zip(found, _expected(model, questions), strict=True):
