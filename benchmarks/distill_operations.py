@@ -11,7 +11,7 @@ state, or gradient, with the whole head. The counts do not depend on the machine
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Case:
         stage: the stage.
         stored: whether the teacher's results are stored.
         checkpointing: whether activations are recomputed.
-        options: further options of the run.
+        train: the parameters to train.
     """
 
     title: str
@@ -122,20 +122,22 @@ def count_student(
     convert(teacher, student, force=True, **kept)
     swapped = check_pair(student, teacher)
     result: dict[str, dict[str, float]] = {}
-    plain = None
-    for case in CASES:
-        console.message(f"case: {case.title}")
+    for train in dict.fromkeys(case.train for case in CASES):
         pair = load_pair(
             student,
             teacher,
             swapped,
-            train=case.train,
+            train=train,
             device=torch.device("cpu"),
             dtype=torch.float32,
         )
-        with tempfile.TemporaryDirectory() as folder:
-            plain = plain or count_plain(pair, length)
-            result[case.title] = {"plain": plain} | count_case(case, pair, length, Path(folder))
+        plain = count_plain(pair, length)
+        for case in CASES:
+            if case.train == train:
+                console.message(f"case: {case.title}")
+                with tempfile.TemporaryDirectory() as folder:
+                    found = count_case(case, replace(pair), length, Path(folder))
+                result[case.title] = {"plain": plain} | found
     return result
 
 
@@ -174,6 +176,10 @@ def count_case(case: Case, pair: Pair, length: int, folder: Path) -> dict[str, f
     training, products = counted(lambda: stage.training_step(ids, seq_idx, indices), vocab_size)
     with torch.no_grad():
         validation, _ = counted(lambda: stage.validation_step(ids, seq_idx, indices), vocab_size)
+    if case.checkpointing:
+        pair.student.activation_checkpointing_disable()
+        pair.student.eval()
+    pair.student.zero_grad()
     head = 2 * length * pair.student.config.hidden_size * vocab_size
     return {
         "training": training / length,
