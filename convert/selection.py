@@ -70,10 +70,12 @@ def measure_selection(
             sizes = mamba_sizes(attention, config.hidden_size, mamba)
             values = new_values(index, sizes)
             mixers[index] = new_mixer(config, sizes, index, values, device)
-    retrieval = None
-    if method == "recall":
-        retrieval = retrieval_texts(teacher, source, dataset, seed)
-    return selection_curve(teacher, mixers, dataset, retrieval)
+    if method == "sensitivity":
+        return selection_curve(teacher, mixers, dataset)
+    retrieval = retrieval_texts(teacher, source, dataset, seed)
+    # The KL divergence is only reported: half of the text is enough.
+    plain, _ = dataset.split(len(dataset) // 2)
+    return selection_curve(teacher, mixers, plain, retrieval)
 
 
 @torch.no_grad()
