@@ -173,7 +173,9 @@ def _write(
         nonlocal result
         swapped = plan.layout.swapped
         errors = tuple(error for error in new_blocks.errors if error.block in swapped)
-        result = replace(result, files=files, errors=errors)
+        result = replace(
+            result, files=files, errors=errors, calibration=new_blocks.calibration_cost
+        )
         return {
             "command": "convert",
             "options": config.record(),

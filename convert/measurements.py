@@ -23,6 +23,19 @@ class BlockError:
 
 
 @dataclass(frozen=True)
+class CalibrationCost:
+    """What a calibration has cost, with the forward passes of the teacher that it needs.
+
+    Attributes:
+        forwards: the time, in forward passes of the teacher's blocks over the same text.
+        seconds: the time.
+    """
+
+    forwards: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """A model in which some attention blocks are swapped, compared with the teacher.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.donor import Donor
-from hybridize.conversion.measurements import BlockError
+from hybridize.conversion.measurements import BlockError, CalibrationCost
 from hybridize.conversion.source import Source
 from hybridize.errors import InputError
 from hybridize.modeling.layers.sizes import MambaSizes
@@ -79,6 +79,11 @@ class NewBlocks:
     def errors(self) -> tuple[BlockError, ...]:
         """The errors of the calibrated blocks, in the order of the layout."""
         return () if self._calibrator is None else self._calibrator.errors
+
+    @property
+    def calibration_cost(self) -> CalibrationCost | None:
+        """What the calibration has cost; None without one."""
+        return None if self._calibrator is None else self._calibrator.cost
 
 
 def check_donor_directory(config: ConvertConfig) -> None:

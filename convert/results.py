@@ -10,6 +10,7 @@ from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.streaming_writer import PlannedCheckpoint
 from hybridize.conversion.measurements import (
     BlockError,
+    CalibrationCost,
     CurvePoint,
     SelectionCost,
     SelectionCurve,
@@ -41,6 +42,7 @@ class ConversionResult:
         bytes_before, bytes_after: sizes of the weights.
         cache_before, cache_after: bytes of the cache of one sequence of 32k tokens.
         errors: the error of each calibrated block.
+        calibration: what the calibration cost.
         curve: the measurements for each number of attention blocks, if there are any.
         selection: what these measurements cost.
         files: number of safetensors files; 0 for a dry run.
@@ -64,6 +66,7 @@ class ConversionResult:
     cache_before: int
     cache_after: int
     errors: tuple[BlockError, ...]
+    calibration: CalibrationCost | None
     curve: tuple[CurvePoint, ...]
     selection: SelectionCost | None
     files: int
@@ -129,6 +132,7 @@ def describe(
         cache_before=before.kv + before.state,
         cache_after=after.kv + after.state,
         errors=(),
+        calibration=None,
         curve=() if curve is None else curve.points,
         selection=None if curve is None else curve.cost,
         files=0,

@@ -59,6 +59,12 @@ def convert(model: str, output: Path, config: ConvertConfig) -> None:
             [(e.block, f"{e.before:.1%}", f"{e.after:.1%}") for e in result.errors],
             caption="Squared error relative to the attention's output, on held-out text.",
         )
+    if result.calibration:
+        cost = result.calibration
+        console.message(
+            f"calibration: as much time as {cost.forwards:.1f} forward passes over the text, in "
+            f"{cost.seconds:.0f} s"
+        )
     if result.selection:
         _print_selection(result)
     print_format(result)

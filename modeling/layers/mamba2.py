@@ -113,7 +113,7 @@ class Mamba2(nn.Module):
             # Δ becomes zero, so that padding neither decays the state nor adds to it.
             mixed = mixed * context.padding_mask[..., None]
             dt = dt.masked_fill(~context.padding_mask[..., None], -torch.inf)
-        x, B, C = self._split(mixed)
+        x, B, C = self.split(mixed)
         y, ssm_state = ssd_scan(
             x,
             dt,
@@ -130,7 +130,7 @@ class Mamba2(nn.Module):
             context.cache.write_ssm(self.layer_idx, conv_state, ssm_state)
         return y
 
-    def _split(self, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def split(self, mixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Split ``(..., conv_channels)`` into x per head, and B and C per group."""
         _, d_inner, bc, _, _ = self.sizes.in_proj_splits()
         x, B, C = mixed.split((d_inner, bc, bc), dim=-1)
