@@ -35,7 +35,7 @@ class BlockRun:
         start: "BlockRun | None" = None,
     ) -> None:
         self._model = model.model
-        self.next_block = 0 if start is None else start.next_block
+        self.next_block: int = 0 if start is None else start.next_block
         if start is None:
             self.x = self._model.embed_tokens(ids)
             if model.config.embedding_multiplier != 1.0:
