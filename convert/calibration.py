@@ -15,24 +15,30 @@ that the gate stays open without a bias; the output norm removes the remaining v
 
 import time
 from collections.abc import Iterator
+from functools import partial
+from typing import Literal
 
 import torch
 
 from hybridize.checkpoints.blockwise import BlockwiseModel
 from hybridize.checkpoints.tensors import Tensors
-from hybridize.conversion.block_fit import BlockFit, Sample
+from hybridize.conversion.block_fit import Batch, BlockFit
 from hybridize.conversion.measurements import BlockError, CalibrationCost
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
+from hybridize.modeling.block import HybridBlock
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.context import BlockContext
 from hybridize.modeling.layers.mamba2 import Mamba2
+from hybridize.modeling.layers.norm import RMSNorm
 from hybridize.modeling.layers.sizes import MambaSizes
 from hybridize.modeling.materialize import materialize
 from hybridize.modeling.model_spec import ModelSpec
 
 _TOKENS_PER_BATCH = 2048
+_HELD_OUT_EVERY = 8
+"""One sequence in this many is held out of the fits."""
 
 
 class Calibrator:
@@ -46,7 +52,9 @@ class Calibrator:
         config: the teacher's configuration.
         dataset: the calibration text.
         device: where to compute.
-        remember: keep all fitted values, so that a second call for a block returns them.
+        inputs: what the new blocks get as inputs. ``teacher``: the inputs of the attention, so that
+            the fit of a block does not depend on the others. ``student``: the outputs of the model
+            whose earlier blocks have been fitted, so that a block corrects some of their errors.
 
     Attributes:
         dataset, device: as given.
@@ -62,7 +70,7 @@ class Calibrator:
         dataset: PackedDataset,
         device: torch.device | str = "cpu",
         *,
-        remember: bool = False,
+        inputs: Literal["teacher", "student"] = "student",
     ) -> None:
         if len(dataset) < 2:
             raise InputError(
@@ -71,12 +79,13 @@ class Calibrator:
             )
         self._teacher = BlockwiseModel(source, config, device)
         self.dataset, self.device = dataset, torch.device(device)
-        self._batch_size = max(1, _TOKENS_PER_BATCH // dataset.length)
-        self._next = 0  # the block whose inputs are in _stream
-        self._stream: list[torch.Tensor] = []
-        self._remembered: dict[int, dict[str, torch.Tensor]] | None = {} if remember else None
+        self._inputs, self._batches = inputs, _batches(dataset)
+        self._next = 0  # the block whose inputs are in _streams
+        # The residual streams of the teacher and of the student, for each batch.
+        self._streams: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._fitted: tuple[int, Mamba2] | None = None  # the last fitted block
         self._errors: dict[int, BlockError] = {}
-        self._seconds = self._advance_seconds = 0.0
+        self._seconds = self._teacher_seconds = 0.0
         self._advanced = 0  # blocks of the teacher that the text ran through
 
     @property
@@ -87,7 +96,7 @@ class Calibrator:
     @property
     def cost(self) -> CalibrationCost:
         """What the fits so far have cost."""
-        forward = self._advance_seconds / max(1, self._advanced) * len(self._teacher.config.blocks)
+        forward = self._teacher_seconds / max(1, self._advanced) * len(self._teacher.config.blocks)
         return CalibrationCost(self._seconds / forward if forward else 0.0, self._seconds)
 
     @torch.no_grad()
@@ -101,48 +110,72 @@ class Calibrator:
             sizes: the new block's sizes.
             start: its first values, as `first_values.attention_values` returns them.
         """
-        if self._remembered is not None and index in self._remembered:
-            return self._remembered[index]
         started = time.perf_counter()
         self._advance(index)
         block = self._teacher.block(index)
         assert isinstance(block.mixer, Attention)
-        samples = [
-            Sample.of(block.norm(x), block.mixer, context)
-            for x, context in zip(self._stream, self._contexts(), strict=True)
-        ]
         mixer = new_mixer(self._teacher.config, sizes, index, start, self.device)
-        before, after = BlockFit(mixer, block.mixer, samples).run()
+        fitted, held_out = (partial(self._text, block.norm, part) for part in (False, True))
+        before, after = BlockFit(mixer, block.mixer, fitted, held_out).run()
+        self._fitted = (index, mixer)
         self._errors[index] = BlockError(index, before, after)
-        values = {name: value.cpu() for name, value in mixer.state_dict().items()}
-        if self._remembered is not None:
-            self._remembered[index] = values
         self._seconds += time.perf_counter() - started
-        return values
+        return {name: value.cpu() for name, value in mixer.state_dict().items()}
 
     def _advance(self, index: int) -> None:
-        """Run the text through the teacher up to the given block."""
-        if not self._stream or index < self._next:
-            ids = [self.dataset.sequences(indices)[0] for indices in self._batches()]
-            self._stream = [self._teacher.embed(batch) for batch in ids]
-            self._next = 0
-        started = time.perf_counter()
-        for earlier in range(self._next, index):
-            block = self._teacher.block(earlier)
-            self._stream = [
-                block(x, context) for x, context in zip(self._stream, self._contexts(), strict=True)
+        """Run the text through the teacher and the student up to the given block."""
+        if not self._streams or index < self._next:
+            embedded = [
+                self._teacher.embed(self.dataset.sequences(indices)[0])
+                for indices, _ in self._batches
             ]
-        self._advanced += index - self._next
-        self._advance_seconds += time.perf_counter() - started
+            self._streams = [(x, x) for x in embedded]
+            self._next, self._fitted = 0, None
+        for earlier in range(self._next, index):
+            block, fitted = self._teacher.block(earlier), None
+            if self._inputs == "student" and self._fitted and self._fitted[0] == earlier:
+                fitted = self._fitted[1]
+            self._run(block, fitted)
         self._next = index
 
-    def _batches(self) -> tuple[torch.Tensor, ...]:
-        """Return the indices of the sequences of each batch."""
-        return torch.arange(len(self.dataset)).split(self._batch_size)
+    def _run(self, block: HybridBlock, fitted: Mamba2 | None) -> None:
+        """Run the text through one block, with the fitted mixer in the student if there is one."""
+        attention = block.mixer
+        for i, context in enumerate(self._contexts()):
+            teacher, student = self._streams[i]
+            started = time.perf_counter()
+            block.mixer = attention
+            new_teacher = block(teacher, context)
+            self._teacher_seconds += time.perf_counter() - started
+            if fitted is not None:
+                block.mixer = fitted
+                self._streams[i] = (new_teacher, block(student, context))
+            elif student is teacher:  # no block before this one is swapped
+                self._streams[i] = (new_teacher, new_teacher)
+            else:
+                self._streams[i] = (new_teacher, block(student, context))
+        self._advanced += 1
+
+    def _text(self, norm: RMSNorm, held_out: bool) -> Iterator[Batch]:
+        """Return what the current block sees of the fitted or of the held-out text."""
+        for (teacher, student), context, (_, is_held_out) in zip(
+            self._streams, self._contexts(), self._batches, strict=True
+        ):
+            if is_held_out == held_out:
+                yield Batch(norm(student), norm(teacher), context)
 
     def _contexts(self) -> Iterator[BlockContext]:
-        for indices, x in zip(self._batches(), self._stream, strict=True):
+        for (x, _), (indices, _) in zip(self._streams, self._batches, strict=True):
             yield self._teacher.context(x, self.dataset.sequences(indices)[1].to(x.device))
+
+
+def _batches(dataset: PackedDataset) -> list[tuple[torch.Tensor, bool]]:
+    """Return the indices of the sequences of each batch, and whether the batch is held out."""
+    indices, size = torch.arange(len(dataset)), max(1, _TOKENS_PER_BATCH // dataset.length)
+    held_out = indices % _HELD_OUT_EVERY == 1
+    return [
+        (batch, part) for part in (False, True) for batch in indices[held_out == part].split(size)
+    ]
 
 
 def new_mixer(

@@ -116,7 +116,7 @@ def _measure_swaps(
         source.directory,
         config.select,
         MambaChoice.from_config(config),
-        new_blocks.values,
+        new_blocks.values_for_selection,
         dataset,
         device,
         config.seed,
@@ -172,9 +172,11 @@ def _write(
         """Complete the result, and return the record for the provenance."""
         nonlocal result
         swapped = plan.layout.swapped
-        errors = tuple(error for error in new_blocks.errors if error.block in swapped)
         result = replace(
-            result, files=files, errors=errors, calibration=new_blocks.calibration_cost
+            result,
+            files=files,
+            errors=new_blocks.errors,
+            calibration=new_blocks.calibration_cost,
         )
         return {
             "command": "convert",

@@ -19,7 +19,6 @@ import torch
 
 from hybridize.conversion.moments import Moments
 from hybridize.kernels import causal_conv1d, gated_rms_norm, ssd_scan
-from hybridize.modeling.layers.context import BlockContext
 from hybridize.modeling.layers.mamba2 import Mamba2
 
 _MEMORIES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0)  # tokens
@@ -35,13 +34,13 @@ class HeadTarget:
 
     Attributes:
         projected: ``(batch, length, sum(in_proj_splits()))``, the new block's projected input.
-        heads: ``(heads, batch × length, head_dim)`` in float64, the outputs of the attention heads.
-        context: the packed sequences of the batch.
+        heads: ``(heads, batch × length, head_dim)``, the outputs of the attention heads.
+        seq_idx: ``(batch, length)``, the packed sequences; None if every row is one sequence.
     """
 
     projected: torch.Tensor
     heads: torch.Tensor
-    context: BlockContext
+    seq_idx: torch.Tensor | None
 
 
 class HeadTrials:
@@ -59,7 +58,6 @@ class HeadTrials:
         sizes = self._sizes = mixer.sizes
         self._heads = len(importance)
         self._copies = sizes.num_heads // self._heads
-        self._power = sum(target.heads.mT @ target.heads for target in targets)
         real = {"device": mixer.A_log.device, "dtype": mixer.A_log.dtype}
         self._dt = torch.nn.functional.softplus(mixer.dt_bias)
         # Each channel's filter for x has one nonzero tap. Choosing another lag moves this tap.
@@ -123,13 +121,13 @@ class HeadTrials:
             memories = memories.repeat(1, 1, len(_MEMORIES))
             memories[:, copy:] = self._memories
         filters, used = self._filters(), slice(0, 1 if copy is None else copy + 1)
-        moments = Moments()
+        moments = Moments(products=self._mixer.A_log.dtype)
         for target in self._targets:
             features = self._features(target, filters, memories)[:, :, used]
             # The features of a head's copies are joined: (trials, heads, tokens, used × head_dim).
             features = features.permute(0, 1, 3, 2, 4).flatten(-2)
             moments.add(features, target.heads)
-        error = moments.error(moments.solve(_PENALTY), self._power)
+        error = moments.error(moments.solve(_PENALTY))
         return (error * self._importance).sum((-2, -1))
 
     def _features(
@@ -149,8 +147,7 @@ class HeadTrials:
         gate, conv_input, dt = target.projected.split(
             (sizes.d_inner, sizes.conv_channels, sizes.num_heads), dim=-1
         )
-        seq_idx = target.context.seq_idx
-        mixed, _ = causal_conv1d(conv_input, filters, mixer.conv1d.bias, seq_idx=seq_idx)
+        mixed, _ = causal_conv1d(conv_input, filters, mixer.conv1d.bias, seq_idx=target.seq_idx)
         x, B, C = mixer.split(mixed)
         y, _ = ssd_scan(
             x.repeat_interleave(trials, 2),
@@ -161,7 +158,7 @@ class HeadTrials:
             D=mixer.D.repeat_interleave(trials),
             dt_bias=mixer.dt_bias.repeat_interleave(trials),
             dt_limit=sizes.dt_limit,
-            seq_idx=seq_idx,
+            seq_idx=target.seq_idx,
         )
         y = y.unflatten(2, (sizes.num_heads, trials)).movedim(3, 0).flatten(3)
         norm = mixer.norm

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from hybridize.conversion.head_trials import HeadTarget, HeadTrials
 from hybridize.modeling.config import HybridConfig
-from hybridize.modeling.layers.context import BlockContext
 from hybridize.modeling.layers.mamba2 import Mamba2
 from hybridize.modeling.layers.sizes import MambaSizes
 from hybridize.modeling.model_spec import ModelSpec
@@ -101,8 +100,7 @@ def test_heads_get_the_lag_and_memory_with_the_smallest_error(groups):
     memory_of = [MEMORIES[int(errors[lag_of[h], :, h].argmin())] for h in range(HEADS)]
     assert [(int(lag), memory) for lag, memory in zip(lag_of, memory_of, strict=True)] == wanted
 
-    context = BlockContext(None, None, {}, None, None, seq_idx, None, {})
-    HeadTrials(mixer, [HeadTarget(projected, heads, context)], importance).choose()
+    HeadTrials(mixer, [HeadTarget(projected, heads, seq_idx)], importance).choose()
     taps = mixer.conv1d.weight[: mixer.sizes.d_inner, 0].view(HEADS, HEAD_DIM, 4).argmax(-1)
     assert [3 - int(tap) for tap in taps[:, 0]] == [lag for lag, _ in wanted]
     memories = 1 / (mixer.A_log.exp() * 0.1)
