@@ -41,14 +41,17 @@ class Arm:
 
 
 _OUR_STAGES = {"kl": 1.0}
+_OUR_RATE = {"learning_rates": {"kl": 3e-4}}
+"""Calibrated blocks are close to a good solution, and a higher rate would first move away from it."""
 
 ARMS: dict[str, Arm] = {
     "hybridize": Arm(
-        convert={"select": "uniform", "calibration": TEXT, "calibration_tokens": 2048},
+        convert={"select": "sensitivity", "calibration": TEXT, "calibration_tokens": 32_768},
         stages=_OUR_STAGES,
+        distill=_OUR_RATE,
     ),
     # Wang et al. 2024, "The Mamba in the Llama", arXiv 2408.15237: the new blocks get the weights
-    # of the attention that they replace, every n-th attention block stays, and the whole model is
+    # of the attention that they replace, every n-th attention block stays, and the new blocks are
     # trained to predict the teacher's distribution. Four times the tokens show its head start.
     "mamba-in-the-llama": Arm(
         convert={"select": "uniform", "init": "attention"},

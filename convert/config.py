@@ -49,6 +49,11 @@ class ConvertConfig(Config):
         "the retrieval of earlier tokens most. Both measure on the calibration text, with the "
         "whole model in memory.",
     )
+    select_tokens: int = option(
+        Integer(1),
+        4096,
+        help="Number of tokens of the calibration text on which `select` measures.",
+    )
     init: str = option(
         Location("attention|random|DIR"),
         "attention",

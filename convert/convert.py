@@ -117,7 +117,7 @@ def _measure_swaps(
         config.select,
         MambaChoice.from_config(config),
         new_blocks.values_for_selection,
-        dataset,
+        dataset.first(config.select_tokens),
         device,
         config.seed,
     )

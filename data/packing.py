@@ -45,6 +45,11 @@ class PackedDataset:
         chosen = torch.as_tensor(indices)
         return self.ids[chosen].long(), self.seq_idx[chosen].long()
 
+    def first(self, tokens: int) -> "PackedDataset":
+        """Return the first sequences, with at least this many tokens if there are so many."""
+        count = -(-tokens // self.length)
+        return PackedDataset(self.ids[:count], self.seq_idx[:count])
+
     def split(self, held_out: int) -> tuple["PackedDataset", "PackedDataset"]:
         """Return two datasets: all sequences but the last ``held_out``, and the last ``held_out``.
 
