@@ -42,11 +42,16 @@ class Arm:
 
 _OUR_STAGES = {"kl": 1.0}
 _OUR_RATE = {"learning_rates": {"kl": 3e-4}}
-"""Calibrated blocks are close to a good solution, and a higher rate would first move away from it."""
+"""Calibrated blocks are close to a good solution; a higher rate first moves away from it."""
 
 ARMS: dict[str, Arm] = {
     "hybridize": Arm(
-        convert={"select": "sensitivity", "calibration": TEXT, "calibration_tokens": 32_768},
+        convert={
+            "select": "sensitivity",
+            "select_tokens": 2048,
+            "calibration": TEXT,
+            "calibration_tokens": 8192,
+        },
         stages=_OUR_STAGES,
         distill=_OUR_RATE,
     ),

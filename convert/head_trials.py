@@ -58,16 +58,16 @@ class HeadTrials:
         sizes = self._sizes = mixer.sizes
         self._heads = len(importance)
         self._copies = sizes.num_heads // self._heads
-        real = {"device": mixer.A_log.device, "dtype": mixer.A_log.dtype}
+        device, dtype = mixer.A_log.device, mixer.A_log.dtype
         self._dt = torch.nn.functional.softplus(mixer.dt_bias)
         # Each channel's filter for x has one nonzero tap. Choosing another lag moves this tap.
         self._gain = mixer.conv1d.weight[: sizes.d_inner, 0].sum(-1, keepdim=True)
-        self._memories = torch.tensor(_MEMORIES, **real)
-        self._scales = torch.tensor(_SCALES, **real)
+        self._memories = torch.tensor(_MEMORIES, device=device, dtype=dtype)
+        self._scales = torch.tensor(_SCALES, device=device, dtype=dtype)
         shape = (self._heads, self._copies)
-        self._memory = torch.ones(shape, **real)
-        self._scale = torch.ones(sizes.n_groups, **real)
-        self._lag = torch.zeros(shape, dtype=torch.long, device=mixer.A_log.device)
+        self._memory = torch.ones(shape, device=device, dtype=dtype)
+        self._scale = torch.ones(sizes.n_groups, device=device, dtype=dtype)
+        self._lag = torch.zeros(shape, dtype=torch.long, device=device)
         self._score_lag = self._lag.new_zeros(sizes.n_groups)
 
     def choose(self) -> None:

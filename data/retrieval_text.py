@@ -117,7 +117,8 @@ def _fill(
         halves.append(halves[-1] // 2)
     rows = []
     for number in range(sequences):
-        documents, count = [], 0
+        documents: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        count = 0
         while count < length:
             ids, is_target = document(halves[number % len(halves)])
             documents.append((ids, is_target, torch.full_like(ids, len(documents))))

@@ -32,12 +32,14 @@ _BEFORE_LAYERS = (
     "hybridize.modeling.packed_sequences",
     "hybridize.modeling.masks",
     "hybridize.modeling.cache.format",
+    "hybridize.modeling.cache.growing",
     "hybridize.modeling.cache.hybrid",
     "hybridize.modeling.cache.compact",
     "hybridize.modeling.layers.context",
     "hybridize.modeling.layers.linear",
     "hybridize.modeling.layers.norm",
     "hybridize.modeling.layers.rope",
+    "hybridize.modeling.layers.decode_attention",
 )
 _AFTER_LAYERS = ("hybridize.modeling.block", "hybridize.modeling.model")
 

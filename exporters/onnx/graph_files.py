@@ -98,7 +98,7 @@ def save_with_shared_weights(prefill: Any, decode: Any, folder: Path) -> None:
                 tensor = value.const_value
                 if tensor.nbytes < _MIN_SHARED:
                     continue
-                data = np.ascontiguousarray(tensor.numpy())
+                data = np.ascontiguousarray(tensor.numpy()).view(np.uint8).data
                 key = hashlib.sha256(data).digest()
                 if key not in written:
                     file.seek(-file.tell() % _PAGE, os.SEEK_CUR)

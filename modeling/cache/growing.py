@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from typing_extensions import override
 
 _MIN_ROOM = 64
@@ -124,8 +124,8 @@ class GrowingSlidingWindowLayer(_Growing, DynamicSlidingWindowLayer):
         return keys, values
 
 
-def growing(layer: CacheLayerMixin) -> CacheLayerMixin:
-    """Return the growing counterpart of an empty layer of transformers, or any other layer."""
+def growing(layer: Any) -> Any:
+    """Return the growing counterpart of an empty layer of transformers; others as they are."""
     if type(layer) is DynamicLayer and not layer.is_initialized:
         return GrowingLayer()
     if type(layer) is DynamicSlidingWindowLayer and not layer.is_initialized:

@@ -110,7 +110,7 @@ def test_every_option_of_convert_is_recorded(run, model, tmp_path):
         "--pattern M-M-*-M- --select uniform --init random --ssm-groups kv --ssm-expand 2 "
         "--no-ssm-bias "
         "--d-state 12 --format hybridize --dtype bfloat16 --max-shard-size 20KB --seed 7 "
-        "--calibration-tokens 4096"
+        "--calibration-tokens 4096 --select-tokens 512"
     )
     run("convert", model, "-o", tmp_path / "out", *options.split(), "--allow-nonfinite")
     (record,) = json.loads((tmp_path / "out" / "hybridize.json").read_text())["steps"]
@@ -120,6 +120,7 @@ def test_every_option_of_convert_is_recorded(run, model, tmp_path):
         "keep": None,
         "pattern": "M-M-*-M-",
         "select": "uniform",
+        "select_tokens": 512,
         "init": "random",
         "calibration": None,
         "calibration_tokens": 4096,
