@@ -22,8 +22,8 @@ import torch
 RUNS_PER_CANDIDATE = 3
 _CLOSE = 2.0
 """Two losses are close if they differ by less than this many standard errors."""
-_MARGIN = 0.1
-"""Candidates are measured until the next bound is above the best new measurement by this share."""
+_BOUND = 2.0
+"""A lower bound of a rise is this many standard errors below its last measurement."""
 
 
 _EAGERNESS = 2.0
@@ -66,13 +66,12 @@ def lazy_greedy(runs: Runs, candidates: Iterable[int]) -> Iterator[int]:
     """
     left = list(candidates)
     budget = RUNS_PER_CANDIDATE * len(left)
-    # The rise of each candidate on the first part, when it was measured last.
-    rises = dict.fromkeys(left, -torch.inf)
+    bounds = dict.fromkeys(left, -torch.inf)
     current = [torch.zeros(()) for _ in runs.shares]
     while left:
-        current, added = _Round(runs, current, rises, budget - (len(left) - 1)).add_one()
+        current, added = _Round(runs, current, bounds, budget - (len(left) - 1)).add_one()
         left.remove(added)
-        del rises[added]
+        del bounds[added]
         yield added
 
 
@@ -82,14 +81,15 @@ class _Round:
     Args:
         runs: measures the candidates.
         current: the losses on each part before the round.
-        rises: by remaining candidate, its rise on the first part; the round updates it.
+        bounds: by remaining candidate, a lower bound of its rise on the first part; the round
+            updates it.
         limit: the value of ``runs.runs`` that the round must not exceed.
     """
 
     def __init__(
-        self, runs: Runs, current: list[torch.Tensor], rises: dict[int, float], limit: float
+        self, runs: Runs, current: list[torch.Tensor], bounds: dict[int, float], limit: float
     ) -> None:
-        self._runs, self._current, self._rises, self._limit = runs, current, rises, limit
+        self._runs, self._current, self._bounds, self._limit = runs, current, bounds, limit
         self._measured: dict[int, list[torch.Tensor]] = {}
 
     def add_one(self) -> tuple[list[torch.Tensor], int]:
@@ -105,30 +105,30 @@ class _Round:
         """Lower the limit, to leave runs for the later rounds."""
         spent = self._runs.runs
         spare = self._limit - spent - 1  # one run for the candidate that is added
-        first = sum(rise == -torch.inf for rise in self._rises.values()) * self._runs.shares[0]
-        extra = first + _EAGERNESS * (spare - first) / len(self._rises)
+        first = sum(bound == -torch.inf for bound in self._bounds.values()) * self._runs.shares[0]
+        extra = first + _EAGERNESS * (spare - first) / len(self._bounds)
         self._limit = spent + 1 + min(spare, extra)
 
     def _measure_first_part(self) -> list[int]:
         """Measure candidates on the first part; return them, the best one first."""
-        best, best_rise = None, torch.inf
-        for candidate in sorted(self._rises, key=self._rises.__getitem__):
+        rises: dict[int, float] = {}
+        best = None
+        for candidate in sorted(self._bounds, key=self._bounds.__getitem__):
             if best is not None and (
-                self._rises[candidate] >= best_rise + _MARGIN * abs(best_rise)
-                or not self._affordable(0, best)
+                self._bounds[candidate] >= rises[best] or not self._affordable(0, best)
             ):
                 break
             losses = self._runs.measure(candidate, 0)
             self._measured[candidate] = [losses]
-            rise = float((losses - self._current[0]).mean())
-            self._rises[candidate] = rise
-            if rise < best_rise:
-                if best is not None:
-                    self._runs.drop(best)
-                best, best_rise = candidate, rise
+            rises[candidate], error = _mean_and_error(losses - self._current[0])
+            self._bounds[candidate] = rises[candidate] - _BOUND * error
+            if best is None or rises[candidate] < rises[best]:
+                best, worse = candidate, best
             else:
-                self._runs.drop(candidate)
-        return sorted(self._measured, key=self._rises.__getitem__)
+                worse = candidate
+            if worse is not None:
+                self._runs.drop(worse)
+        return sorted(rises, key=rises.__getitem__)
 
     def _better(self, leader: int, challenger: int) -> int:
         """Return the better one of two candidates; measure more parts while they are close."""
@@ -148,9 +148,7 @@ class _Round:
     def _difference(self, leader: int, challenger: int, parts: int, close: float = _CLOSE) -> float:
         """Return by how much the leader's mean loss is larger; 0 if the two are close."""
         a, b = (torch.cat(self._measured[each][:parts]) for each in (leader, challenger))
-        difference = a - b
-        error = float(difference.std(correction=0)) / max(1, len(difference)) ** 0.5
-        mean = float(difference.mean())
+        mean, error = _mean_and_error(a - b)
         return mean if abs(mean) > close * error else 0.0
 
     def _affordable(self, part: int, *candidates: int) -> bool:
@@ -158,3 +156,9 @@ class _Round:
         missing = max(self._runs.missing(candidate) for candidate in candidates)
         after = self._runs.runs + self._runs.shares[part] + missing
         return after <= self._limit + _ROUNDING
+
+
+def _mean_and_error(samples: torch.Tensor) -> tuple[float, float]:
+    """Return the mean and its standard error."""
+    error = samples.std(correction=0) / max(1, len(samples)) ** 0.5
+    return float(samples.mean()), float(error)
