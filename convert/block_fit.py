@@ -59,12 +59,21 @@ class BlockFit:
         self._fitted, self._held_out = fitted, held_out
 
     def run(self) -> tuple[float, float]:
-        """Fit the block; return its error on held-out text before and after, as in `BlockError`."""
+        """Fit the block; return its error on held-out text before and after, as in `BlockError`.
+
+        If the fit does not reduce the error, the block keeps its first values. This can happen with
+        little text.
+        """
         if not self._mixer.sizes.proj_bias:
             self._open_gate()
         before = self._error()
+        first = {name: value.clone() for name, value in self._mixer.state_dict().items()}
         self._choose_heads()
-        return before, self._solve_output()
+        after = self._solve_output()
+        if after < before:
+            return before, after
+        self._mixer.load_state_dict(first)
+        return before, before
 
     def _open_gate(self) -> None:
         """Set the gate's weights such that the gate is open for every token."""

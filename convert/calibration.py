@@ -44,8 +44,7 @@ _HELD_OUT_EVERY = 8
 class Calibrator:
     """Fits new blocks to the teacher's activations, with one block in memory at a time.
 
-    Fit the blocks in the order of the layout. Going back to an earlier block runs the text through
-    the model again.
+    Fit the blocks in the order of the layout: the text runs through the model once.
 
     Args:
         source: the teacher's tensors.
@@ -96,8 +95,10 @@ class Calibrator:
     @property
     def cost(self) -> CalibrationCost:
         """What the fits so far have cost."""
-        forward = self._teacher_seconds / max(1, self._advanced) * len(self._teacher.config.blocks)
-        return CalibrationCost(self._seconds / forward if forward else 0.0, self._seconds)
+        if not self._advanced:
+            return CalibrationCost(None, self._seconds)
+        forward = self._teacher_seconds / self._advanced * len(self._teacher.config.blocks)
+        return CalibrationCost(self._seconds / forward, self._seconds)
 
     @torch.no_grad()
     def fit(
@@ -109,6 +110,9 @@ class Calibrator:
             index: the block's index in the layout.
             sizes: the new block's sizes.
             start: its first values, as `first_values.attention_values` returns them.
+
+        Raises:
+            ValueError: a later block has been fitted already.
         """
         started = time.perf_counter()
         self._advance(index)
@@ -124,13 +128,14 @@ class Calibrator:
 
     def _advance(self, index: int) -> None:
         """Run the text through the teacher and the student up to the given block."""
-        if not self._streams or index < self._next:
+        if index < self._next:
+            raise ValueError(f"block {index} is before block {self._next}; fit blocks in order")
+        if not self._streams:
             embedded = [
                 self._teacher.embed(self.dataset.sequences(indices)[0])
                 for indices, _ in self._batches
             ]
             self._streams = [(x, x) for x in embedded]
-            self._next, self._fitted = 0, None
         for earlier in range(self._next, index):
             block, fitted = self._teacher.block(earlier), None
             if self._inputs == "student" and self._fitted and self._fitted[0] == earlier:
@@ -143,9 +148,11 @@ class Calibrator:
         attention = block.mixer
         for i, context in enumerate(self._contexts()):
             teacher, student = self._streams[i]
+            self._wait()
             started = time.perf_counter()
             block.mixer = attention
             new_teacher = block(teacher, context)
+            self._wait()
             self._teacher_seconds += time.perf_counter() - started
             if fitted is not None:
                 block.mixer = fitted
@@ -155,6 +162,11 @@ class Calibrator:
             else:
                 self._streams[i] = (new_teacher, block(student, context))
         self._advanced += 1
+
+    def _wait(self) -> None:
+        """Wait for the device, which may still compute when a call returns."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
     def _text(self, norm: RMSNorm, held_out: bool) -> Iterator[Batch]:
         """Return what the current block sees of the fitted or of the held-out text."""

@@ -24,14 +24,15 @@ class BlockError:
 
 @dataclass(frozen=True)
 class CalibrationCost:
-    """What a calibration has cost, with the forward passes of the teacher that it needs.
+    """What a calibration has cost, including its own forward passes of the teacher.
 
     Attributes:
-        forwards: the time, in forward passes of the teacher's blocks over the same text.
+        forwards: the time, in forward passes of the teacher's blocks over the same text. None if
+            no block comes before the fitted one, so that no forward pass was timed.
         seconds: the time.
     """
 
-    forwards: float
+    forwards: float | None
     seconds: float
 
 

@@ -99,8 +99,10 @@ class NewBlocks:
         costs = [calibrator.cost for calibrator in self._calibrators.values()]
         if not costs:
             return None
+        forwards = [cost.forwards for cost in costs if cost.forwards is not None]
         return CalibrationCost(
-            sum(cost.forwards for cost in costs), sum(cost.seconds for cost in costs)
+            sum(forwards) if len(forwards) == len(costs) else None,
+            sum(cost.seconds for cost in costs),
         )
 
 

@@ -64,7 +64,7 @@ def retrieval_texts(
         raise InputError(
             f"`select=recall`: the model retrieves tokens neither in synthetic text nor in "
             f"{dataset.tokens:,} tokens of text; give another `calibration` text or more "
-            "`calibration_tokens`, or choose `select=sensitivity`"
+            "`select_tokens`, or choose `select=sensitivity`"
         )
     console.message(
         "recall is measured on the tokens of the text that need a long context, because the model "

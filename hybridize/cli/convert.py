@@ -61,10 +61,12 @@ def convert(model: str, output: Path, config: ConvertConfig) -> None:
         )
     if result.calibration:
         cost = result.calibration
-        console.message(
-            f"calibration: as much time as {cost.forwards:.1f} forward passes over the text, in "
-            f"{cost.seconds:.0f} s"
+        forwards = (
+            ""
+            if cost.forwards is None
+            else (f", as much as {cost.forwards:.1f} forward passes over the text")
         )
+        console.message(f"calibration: {cost.seconds:.0f} s{forwards}")
     if result.selection:
         _print_selection(result)
     print_format(result)

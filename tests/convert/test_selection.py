@@ -12,6 +12,7 @@ from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.tensors import CheckpointTensors
+from hybridize.conversion import selection
 from hybridize.conversion.calibration import new_mixer
 from hybridize.conversion.first_values import first_values
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
@@ -206,3 +207,21 @@ def test_a_missing_matplotlib_is_reported_before_anything_is_measured(tmp_path, 
     )
     with pytest.raises(HybridizeError, match=r'pip install "hybridize\[train\]"'):
         hybridize.convert(tmp_path / "in", tmp_path / "out", select="sensitivity")
+
+
+def test_select_tokens_bounds_the_measured_text_only(tmp_path, monkeypatch):
+    write_stock(tmp_path / "in", "llama", max_position_embeddings=64)
+    write_tokenizer(tmp_path / "in")
+    measured = []
+    curve = selection_curve
+    monkeypatch.setattr(
+        selection, "selection_curve", lambda *args: measured.append(args[2]) or curve(*args)
+    )
+    options = {"attention": 2, "calibration": "teacher", "calibration_tokens": 512}
+    for limit in (65, 10_000):
+        hybridize.convert(
+            tmp_path / "in", tmp_path / str(limit), select="sensitivity",
+            select_tokens=limit, **options,
+        )  # fmt: skip
+    assert [len(dataset) for dataset in measured] == [2, 8]  # sequences of 64 tokens
+    assert torch.equal(measured[0].ids, measured[1].ids[:2])
