@@ -122,9 +122,9 @@ def _needles(rng: random.Random, words: int) -> list[RecallQuestion]:
     things, owners = rng.sample(_THINGS, NEEDLES), rng.sample(_PEOPLE, NEEDLES)
     facts = [f"{_fact(*pair)}." for pair in zip(things, owners, strict=True)]
     sentences = list(_other_text(rng, words - sum(len(fact.split()) for fact in facts)))
-    places = [int((index + rng.random()) / NEEDLES * len(sentences)) for index in range(NEEDLES)]
-    for place, fact in reversed(list(zip(places, facts, strict=True))):
-        sentences.insert(place, fact)  # from the end, so that the other places stay the same
+    indices = [int((index + rng.random()) / NEEDLES * len(sentences)) for index in range(NEEDLES)]
+    for index, fact in reversed(list(zip(indices, facts, strict=True))):
+        sentences.insert(index, fact)  # from the end, so that the other indices stay the same
     text = " ".join(sentences)
     questions = [_question(rng, text, *pair, owners) for pair in zip(things, owners, strict=True)]
     return rng.sample(questions, NEEDLES)
