@@ -28,7 +28,6 @@ from hybridize import convert
 from hybridize.checkpoints.load import load_model
 from hybridize.console import console
 from hybridize.conversion.head_trials import HeadTrials
-from hybridize.conversion.new_blocks import NewBlocks
 from hybridize.data.calibration import CALIBRATION_LENGTH
 from hybridize.data.kl import measure_kl
 from hybridize.data.load_text import load_packed_dataset
@@ -40,14 +39,6 @@ from hybridize.option_types import Count
 def without_choice() -> Iterator[None]:
     """Keep the first lags, memories and scales of the heads."""
     with patch.object(HeadTrials, "choose", lambda _: None):
-        yield
-
-
-@contextmanager
-def from_the_teacher() -> Iterator[None]:
-    """Fit each block to the unchanged model's inputs."""
-    make = NewBlocks._make_calibrator
-    with patch.object(NewBlocks, "_make_calibrator", lambda self, _: make(self, "teacher")):
         yield
 
 
@@ -71,7 +62,6 @@ VARIANTS = {
     "a quarter of the tokens": Variant(tokens=0.25),
     "four times the tokens": Variant(tokens=4),
     "lags, memories and scales not chosen": Variant(change=without_choice),
-    "inputs from the teacher": Variant(change=from_the_teacher),
     "--ssm-groups kv": Variant({"ssm_groups": "kv"}),
     "--ssm-groups 1": Variant({"ssm_groups": "1"}),
     "--ssm-expand 2": Variant({"ssm_expand": 2}),

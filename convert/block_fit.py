@@ -25,16 +25,14 @@ _CHOICE_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of text, as one block sees it in the teacher and in the student.
+    """A batch of text, as one attention block sees it.
 
     Attributes:
-        input: ``(batch, length, hidden)``, what the new block gets, after the norm.
-        teacher_input: ``(batch, length, hidden)``, what the attention block gets, after the norm.
+        input: ``(batch, length, hidden)``, after the norm.
         context: masks, RoPE angles and packed sequences of the batch.
     """
 
     input: torch.Tensor
-    teacher_input: torch.Tensor
     context: BlockContext
 
 
@@ -87,7 +85,7 @@ class BlockFit:
     def _error(self) -> float:
         squared_error = power = 0.0
         for batch in self._held_out():
-            want = self._attention(batch.teacher_input, batch.context)
+            want = self._attention(batch.input, batch.context)
             got = self._mixer(batch.input, batch.context)
             squared_error += float((got - want).double().square().sum())
             power += float(want.double().square().sum())
@@ -104,7 +102,7 @@ class BlockFit:
 
         targets, tokens = [], 0
         for batch in self._fitted():
-            heads = self._attention.heads(batch.teacher_input, batch.context)
+            heads = self._attention.heads(batch.input, batch.context)
             projected = self._mixer.in_proj(batch.input)
             length = heads.shape[1]
             for row in range(min(len(heads), -(-(_CHOICE_TOKENS - tokens) // length))):
@@ -146,6 +144,6 @@ class BlockFit:
         moments = Moments(intercept=self._mixer.sizes.proj_bias)
         for batch in batches():
             features = self._mixer.features(self._mixer.in_proj(batch.input), batch.context)
-            output = self._attention(batch.teacher_input, batch.context)
+            output = self._attention(batch.input, batch.context)
             moments.add(features.flatten(0, 1), output.flatten(0, 1))
         return moments

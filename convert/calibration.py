@@ -16,7 +16,6 @@ that the gate stays open without a bias; the output norm removes the remaining v
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Literal
 
 import torch
 
@@ -26,7 +25,6 @@ from hybridize.conversion.block_fit import Batch, BlockFit
 from hybridize.conversion.measurements import BlockError, CalibrationCost
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
-from hybridize.modeling.block import HybridBlock
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.layers.attention import Attention
 from hybridize.modeling.layers.context import BlockContext
@@ -51,9 +49,7 @@ class Calibrator:
         config: the teacher's configuration.
         dataset: the calibration text.
         device: where to compute.
-        inputs: what the new blocks get as inputs. ``teacher``: the inputs of the attention, so that
-            the fit of a block does not depend on the others. ``student``: the outputs of the model
-            whose earlier blocks have been fitted, so that a block corrects some of their errors.
+        remember: keep all fitted values, so that a second call for a block returns them.
 
     Attributes:
         dataset, device: as given.
@@ -69,7 +65,7 @@ class Calibrator:
         dataset: PackedDataset,
         device: torch.device | str = "cpu",
         *,
-        inputs: Literal["teacher", "student"] = "student",
+        remember: bool = False,
     ) -> None:
         if len(dataset) < 2:
             raise InputError(
@@ -78,11 +74,10 @@ class Calibrator:
             )
         self._teacher = BlockwiseModel(source, config, device)
         self.dataset, self.device = dataset, torch.device(device)
-        self._inputs, self._batches = inputs, _batches(dataset)
-        self._next = 0  # the block whose inputs are in _streams
-        # The residual streams of the teacher and of the student, for each batch.
-        self._streams: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._fitted: tuple[int, Mamba2] | None = None  # the last fitted block
+        self._batches = _batches(dataset)
+        self._next = 0  # the block whose inputs are in _stream
+        self._stream: list[torch.Tensor] = []
+        self._remembered: dict[int, dict[str, torch.Tensor]] | None = {} if remember else None
         self._errors: dict[int, BlockError] = {}
         self._seconds = self._teacher_seconds = 0.0
         self._advanced = 0  # blocks of the teacher that the text ran through
@@ -114,6 +109,8 @@ class Calibrator:
         Raises:
             ValueError: a later block has been fitted already.
         """
+        if self._remembered is not None and index in self._remembered:
+            return self._remembered[index]
         started = time.perf_counter()
         self._advance(index)
         block = self._teacher.block(index)
@@ -121,47 +118,32 @@ class Calibrator:
         mixer = new_mixer(self._teacher.config, sizes, index, start, self.device)
         fitted, held_out = (partial(self._text, block.norm, part) for part in (False, True))
         before, after = BlockFit(mixer, block.mixer, fitted, held_out).run()
-        self._fitted = (index, mixer)
         self._errors[index] = BlockError(index, before, after)
+        values = {name: value.cpu() for name, value in mixer.state_dict().items()}
+        if self._remembered is not None:
+            self._remembered[index] = values
         self._seconds += time.perf_counter() - started
-        return {name: value.cpu() for name, value in mixer.state_dict().items()}
+        return values
 
     def _advance(self, index: int) -> None:
-        """Run the text through the teacher and the student up to the given block."""
+        """Run the text through the teacher up to the given block."""
         if index < self._next:
             raise ValueError(f"block {index} is before block {self._next}; fit blocks in order")
-        if not self._streams:
-            embedded = [
+        if not self._stream:
+            self._stream = [
                 self._teacher.embed(self.dataset.sequences(indices)[0])
                 for indices, _ in self._batches
             ]
-            self._streams = [(x, x) for x in embedded]
         for earlier in range(self._next, index):
-            block, fitted = self._teacher.block(earlier), None
-            if self._inputs == "student" and self._fitted and self._fitted[0] == earlier:
-                fitted = self._fitted[1]
-            self._run(block, fitted)
-        self._next = index
-
-    def _run(self, block: HybridBlock, fitted: Mamba2 | None) -> None:
-        """Run the text through one block, with the fitted mixer in the student if there is one."""
-        attention = block.mixer
-        for i, context in enumerate(self._contexts()):
-            teacher, student = self._streams[i]
+            block = self._teacher.block(earlier)
             self._wait()
             started = time.perf_counter()
-            block.mixer = attention
-            new_teacher = block(teacher, context)
+            for i, context in enumerate(self._contexts()):
+                self._stream[i] = block(self._stream[i], context)
             self._wait()
             self._teacher_seconds += time.perf_counter() - started
-            if fitted is not None:
-                block.mixer = fitted
-                self._streams[i] = (new_teacher, block(student, context))
-            elif student is teacher:  # no block before this one is swapped
-                self._streams[i] = (new_teacher, new_teacher)
-            else:
-                self._streams[i] = (new_teacher, block(student, context))
-        self._advanced += 1
+            self._advanced += 1
+        self._next = index
 
     def _wait(self) -> None:
         """Wait for the device, which may still compute when a call returns."""
@@ -170,14 +152,14 @@ class Calibrator:
 
     def _text(self, norm: RMSNorm, held_out: bool) -> Iterator[Batch]:
         """Return what the current block sees of the fitted or of the held-out text."""
-        for (teacher, student), context, (_, is_held_out) in zip(
-            self._streams, self._contexts(), self._batches, strict=True
+        for x, context, (_, is_held_out) in zip(
+            self._stream, self._contexts(), self._batches, strict=True
         ):
             if is_held_out == held_out:
-                yield Batch(norm(student), norm(teacher), context)
+                yield Batch(norm(x), context)
 
     def _contexts(self) -> Iterator[BlockContext]:
-        for (x, _), (indices, _) in zip(self._streams, self._batches, strict=True):
+        for x, (indices, _) in zip(self._stream, self._batches, strict=True):
             yield self._teacher.context(x, self.dataset.sequences(indices)[1].to(x.device))
 
 

@@ -116,7 +116,7 @@ def _measure_swaps(
         source.directory,
         config.select,
         MambaChoice.from_config(config),
-        new_blocks.values_for_selection,
+        new_blocks.values,
         dataset.first(config.select_tokens),
         device,
         config.seed,
@@ -175,7 +175,7 @@ def _write(
         result = replace(
             result,
             files=files,
-            errors=new_blocks.errors,
+            errors=tuple(error for error in new_blocks.errors if error.block in swapped),
             calibration=new_blocks.calibration_cost,
         )
         return {

@@ -5,7 +5,7 @@ Torch is imported when the first value is made.
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.donor import Donor
@@ -44,66 +44,46 @@ class NewBlocks:
         stack: ExitStack,
     ) -> None:
         self._source, self._config = source, config
-        self._dataset, self._device = dataset, device
         self._donor: Donor | None = None
-        self._calibrators: dict[str, Calibrator] = {}
+        self._calibrator: Calibrator | None = None
         if config.from_hybrid:
             self._donor = stack.enter_context(Donor(Path(config.init), source.config))
         elif dataset is not None:
-            # The selection fits each block to the unchanged model, because it does not know yet
-            # which blocks will be swapped.
-            self._calibrators["student"] = self._make_calibrator("student")
-            if config.measures_swaps:
-                self._calibrators["teacher"] = self._make_calibrator("teacher")
+            assert device is not None
+            self._calibrator = self._make_calibrator(dataset, device)
 
-    def _make_calibrator(self, inputs: Literal["teacher", "student"]) -> "Calibrator":
+    def _make_calibrator(self, dataset: "PackedDataset", device: "torch.device") -> "Calibrator":
         from hybridize.conversion.calibration import Calibrator
 
         source = self._source
-        assert self._dataset is not None
-        assert self._device is not None
-        return Calibrator(source.tensors, source.config, self._dataset, self._device, inputs=inputs)
+        # A selection with measurements needs the values twice: to measure and to write.
+        remember = self._config.measures_swaps
+        return Calibrator(source.tensors, source.config, dataset, device, remember=remember)
 
     def values(self, index: int, sizes: MambaSizes) -> "dict[str, torch.Tensor]":
-        """Return a new block's values for the result: name in the mixer to float32 tensor.
+        """Return a new block's values: name in the mixer to float32 tensor.
 
         Args:
             index: the block's index in the layout.
             sizes: its sizes.
         """
-        return self._values(index, sizes, "student")
-
-    def values_for_selection(self, index: int, sizes: MambaSizes) -> "dict[str, torch.Tensor]":
-        """Return a new block's values if it is the only one, as `values` does."""
-        return self._values(index, sizes, "teacher")
-
-    def _values(self, index: int, sizes: MambaSizes, inputs: str) -> "dict[str, torch.Tensor]":
         if self._donor is not None:
             return self._donor.values(index, sizes)
         from hybridize.conversion.first_values import first_values
 
         source, config = self._source, self._config
         start = first_values(source.tensors, index, sizes, source.config, config.init, config.seed)
-        if inputs not in self._calibrators:
-            return start
-        return self._calibrators[inputs].fit(index, sizes, start)
+        return start if self._calibrator is None else self._calibrator.fit(index, sizes, start)
 
     @property
     def errors(self) -> tuple[BlockError, ...]:
         """The errors of the calibrated blocks, in the order of the layout."""
-        return self._calibrators["student"].errors if self._calibrators else ()
+        return () if self._calibrator is None else self._calibrator.errors
 
     @property
     def calibration_cost(self) -> CalibrationCost | None:
-        """What the calibrations have cost; None without one."""
-        costs = [calibrator.cost for calibrator in self._calibrators.values()]
-        if not costs:
-            return None
-        forwards = [cost.forwards for cost in costs if cost.forwards is not None]
-        return CalibrationCost(
-            sum(forwards) if len(forwards) == len(costs) else None,
-            sum(cost.seconds for cost in costs),
-        )
+        """What the calibration has cost; None without one."""
+        return None if self._calibrator is None else self._calibrator.cost
 
 
 def check_donor_directory(config: ConvertConfig) -> None:
