@@ -51,7 +51,8 @@ def main() -> None:
     add("--model", type=Path, default=CHECKPOINT, help="default: the bundled checkpoint")
     add("--data", help="text to measure and to train on; default: as for the bundled checkpoint")
     add("--attention", default="25%,50%", help="attention blocks to keep, separated by commas")
-    add("--calibration-tokens", type=Count().convert, default=8192, help="tokens to measure on")
+    add("--calibration-tokens", type=Count().convert, default=8192, help="tokens to fit on")
+    add("--select-tokens", type=Count().convert, help="of these, to choose on; default: convert's")
     add("--tokens", type=Count().convert, default=250_000, help="training tokens")
     add("--seq-len", type=int, default=512, help="tokens per training sequence")
     add("--batch-size", type=int, default=8, help="sequences per step")
@@ -86,8 +87,8 @@ class Benchmark:
         self._options, self._folder = options, folder
         self._name = f"selection-{options.name or options.model.resolve().name}"
         names = (
-            "calibration_tokens", "tokens", "seq_len", "batch_size", "learning_rate", "recall",
-            "limit",
+            "calibration_tokens", "select_tokens", "tokens", "seq_len", "batch_size",
+            "learning_rate", "recall", "limit",
         )  # fmt: skip
         settings = {name: getattr(options, name) for name in names}
         self._result: dict[str, Any] = {
@@ -119,7 +120,7 @@ class Benchmark:
             [self.data],
             model=self._options.model,
             length=min(CALIBRATION_LENGTH, model.config.max_position_embeddings),
-            tokens=self._options.calibration_tokens,
+            tokens=self._options.select_tokens or self._options.calibration_tokens,
         )
 
     @cached_property
@@ -199,6 +200,8 @@ class Benchmark:
                 "calibration": self.data,
                 "calibration_tokens": self._options.calibration_tokens,
             }
+            if self._options.select_tokens:
+                chosen["select_tokens"] = self._options.select_tokens
         converted = convert(
             self._options.model, self._folder / "converted", init=self.swapped, force=True, **chosen
         )
