@@ -62,7 +62,7 @@ VARIANTS = {
     "a quarter of the tokens": Variant(tokens=0.25),
     "four times the tokens": Variant(tokens=4),
     "lags, memories and scales not chosen": Variant(change=without_choice),
-    "--ssm-groups kv": Variant({"ssm_groups": "kv"}),
+    "--ssm-groups heads": Variant({"ssm_groups": "heads"}),
     "--ssm-groups 1": Variant({"ssm_groups": "1"}),
     "--ssm-expand 2": Variant({"ssm_expand": 2}),
     "no calibration": Variant({"calibration": None}),

@@ -84,6 +84,7 @@ def commands(
     source, hybrid, wide = str(model), str(work / "hybrid"), str(work / "wide")
     share, tokens = ["--attention", settings.share], str(settings.tokens)
     calibration = ["--calibration", str(text), "--calibration-tokens", tokens]
+    evenly = [*share, "--select", "uniform", *calibration]
 
     def writing(command: str, of: str, name: str, *more: str) -> list[str]:
         return [command, of, "-o", str(work / name), *more, "--force"]
@@ -92,10 +93,13 @@ def commands(
         "inspect": ["inspect", source],
         "verify": ["verify", source],
         "convert": writing("convert", source, "plain", *share),
-        "convert --calibration": writing("convert", source, "hybrid", *share, *calibration),
-        "convert --select": writing(
-            "convert", source, "selected", *share, "--select", "sensitivity", *calibration
-        ),
+        "convert --calibration": writing("convert", source, "hybrid", *evenly),
+        **{
+            f"convert --select {select}": writing(
+                "convert", source, select, *share, "--select", select, *calibration
+            )
+            for select in ("sensitivity", "recall")
+        },
         "generate": ["generate", hybrid, "--prompt", "Once upon a time", "--max-new-tokens", "32"],
         "bench": writing(
             "bench", hybrid, "bench.json", "--baseline", source, "--repeats", "1",
@@ -119,7 +123,7 @@ def commands(
         ),
         "export --to onnx": writing("export", hybrid, "onnx", "--to", "onnx"),
         "convert for llama.cpp": writing(
-            "convert", source, "wide", *share, "--ssm-expand", "2", "--no-ssm-bias", *calibration
+            "convert", source, "wide", *evenly, "--ssm-expand", "2", "--no-ssm-bias"
         ),
         "export --to gguf": writing("export", wide, "wide.gguf", "--to", "gguf"),
         "report": writing("report", str(work / "bench.json"), "report.html"),

@@ -81,8 +81,8 @@ CASES: dict[str, list[Case]] = {
     ],
     "sizes": [
         Case(
-            "calibrated, evenly spaced, one B and C per KV head",
-            _UNIFORM | {"ssm_groups": "kv"},
+            "calibrated, evenly spaced, one B and C per query head",
+            _UNIFORM | {"ssm_groups": "heads"},
             aligned=False,
         ),
         Case(

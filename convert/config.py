@@ -41,13 +41,14 @@ class ConvertConfig(Config):
         help="The layout of the result, one letter per block: * attention, M Mamba-2, - MLP. "
         "Only * can become M.",
     )
-    select: str = option(
+    select: str | None = option(
         Choice("uniform", "sensitivity", "recall"),
-        "uniform",
+        None,
         help="How to choose the attention blocks to keep. uniform: evenly spaced. sensitivity: "
         "those whose removal increases the KL divergence most. recall: those whose removal hurts "
         "the retrieval of earlier tokens most. Both measure on the calibration text, with the "
         "whole model in memory.",
+        default_text="recall with `calibration`, else uniform",
     )
     select_tokens: int = option(
         Integer(1),
@@ -71,10 +72,10 @@ class ConvertConfig(Config):
         Integer(1), 8192, help="Number of tokens of the calibration text to use."
     )
     ssm_groups: str = option(
-        Text("heads|kv|N"),
-        "heads",
-        help="Number of groups of heads in a new block; a group shares B and C. heads: one group "
-        "per query head. kv: one group per key/value head.",
+        Text("kv|heads|N"),
+        "kv",
+        help="Number of groups of heads in a new block; a group shares B and C. kv: one group per "
+        "key/value head. heads: one group per query head.",
     )
     ssm_expand: int = option(
         Integer(1, 2),
@@ -117,8 +118,19 @@ class ConvertConfig(Config):
         """Whether the attention blocks to keep are chosen by measuring swaps."""
         return self.select != "uniform"
 
+    @property
+    def _default_select(self) -> str:
+        """The selection that keeps the most recall of those that the other options allow."""
+        nothing_to_choose = self.keep is not None or self.pattern is not None
+        nothing_stays = self.attention in ("0", "0%")
+        if self.calibration is None or self.init == "random" or nothing_to_choose or nothing_stays:
+            return "uniform"
+        return "recall"
+
     @override
     def check(self) -> None:
+        if self.select is None:
+            self._set("select", self._default_select)
         if self.measures_swaps:
             self._check_selection()
         elif self.calibration is not None and self.init != "attention":

@@ -59,7 +59,7 @@ class MambaChoice:
             the block is calibrated.
     """
 
-    groups: str = "heads"
+    groups: str = "kv"
     expand: int = 1
     d_state: int | None = None
     proj_bias: bool = True

@@ -172,7 +172,7 @@ def test_inspect_counts_a_hybrid(run, hybrid):
     out, _ = run("inspect", hybrid, "--json")
     found = json.loads(out)
     kinds = {kind["kind"]: kind for kind in found["kinds"]}
-    inner, groups, state, width = HEADS * HEAD_DIM, HEADS, HEAD_DIM, 4
+    inner, groups, state, width = HEADS * HEAD_DIM, KV_HEADS, HEAD_DIM, 4
     channels = inner + 2 * groups * state
     projections = (inner + channels + HEADS) * (HIDDEN + 1) + HIDDEN * (inner + 1)
     block = projections + channels * (width + 1) + 3 * HEADS + inner  # A_log, D, dt_bias; norm

@@ -118,7 +118,7 @@ def test_a_result_without_attention_opens_in_stock_transformers(tmp_path, archit
 @pytest.mark.parametrize(
     "options",
     [
-        {"ssm_groups": "kv"},
+        {"ssm_groups": "heads"},
         {"ssm_groups": 1},
         {"ssm_expand": 2},
         {"d_state": 3},
@@ -134,7 +134,7 @@ def test_options_for_sizes_of_new_blocks(tmp_path, options):
     block = load_model(tmp_path / "out").config.blocks[0]
     assert isinstance(block, MambaSizes)
     assert block.num_heads == 4 * options.get("ssm_expand", 1)
-    assert block.n_groups == {"kv": 2, 1: 1}.get(options.get("ssm_groups"), 4)
+    assert block.n_groups == {"heads": 4, 1: 1}.get(options.get("ssm_groups"), 2)
     assert block.d_state == options.get("d_state", 8)
 
 

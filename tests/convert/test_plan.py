@@ -102,12 +102,12 @@ def test_a_model_without_attention_is_rejected():
 @pytest.mark.parametrize(
     ("attention", "choice", "want"),
     [
-        (AttentionSizes(4, 2, 8), MambaChoice(), (4, 8, 4, 8)),
+        (AttentionSizes(4, 2, 8), MambaChoice("heads"), (4, 8, 4, 8)),
         (AttentionSizes(4, 2, 8), MambaChoice("kv", 2, 16), (8, 8, 2, 16)),
         (AttentionSizes(4, 2, 8), MambaChoice("1"), (4, 8, 1, 8)),
         # 2 heads of 8 do not fill a hidden size of 32 and become 4; 4 heads of 16 are wide enough.
         (AttentionSizes(2, 1, 8), MambaChoice("kv"), (4, 8, 1, 8)),
-        (AttentionSizes(4, 2, 16), MambaChoice(), (4, 16, 4, 16)),
+        (AttentionSizes(4, 2, 16), MambaChoice(), (4, 16, 2, 16)),
     ],
 )
 def test_sizes_of_the_new_blocks(attention, choice, want):
