@@ -176,7 +176,6 @@ class _Commands:
             CHECKPOINT,
             self._output / f"attention-{KEPT}",
             attention=KEPT,
-            select="sensitivity",
             init=aligned.directory,
             **self._calibration,
         )
