@@ -51,7 +51,7 @@ and 0.39 when the whole model trains at 1e-4, which takes 1.4 times as long.
 ARMS: dict[str, Arm] = {
     "hybridize": Arm(
         convert={
-            "select": "recall",
+            "select": "sensitivity",
             "select_tokens": 2048,
             "calibration": TEXT,
             "calibration_tokens": 32_768,

@@ -65,7 +65,7 @@ CASES: dict[str, list[Case]] = {
     "reference": [Case("reference: aligned, then selected")],
     "select": [
         Case("selected, without aligning", aligned=False),
-        Case("aligned, selected by KL divergence", {"select": "sensitivity"}),
+        Case("aligned, selected by recall", {"select": "recall"}),
         Case("aligned, evenly spaced", _UNIFORM),
         Case("calibrated, evenly spaced", _UNIFORM, aligned=False),
     ],
@@ -149,7 +149,7 @@ def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path)
     """Convert and distill one case; return its row of the table."""
     console.message(f"case: {case.name}")
     data, _ = texts(options, folder)
-    conversion = {"attention": KEPT, "select": "recall", "calibration": data} | case.convert
+    conversion = {"attention": KEPT, "select": "sensitivity", "calibration": data} | case.convert
     if isinstance(conversion.get("d_state"), float):  # a multiple of the head dim
         raw = json.loads((options.model / "config.json").read_text())
         head_dim = raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]

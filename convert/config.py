@@ -41,14 +41,13 @@ class ConvertConfig(Config):
         help="The layout of the result, one letter per block: * attention, M Mamba-2, - MLP. "
         "Only * can become M.",
     )
-    select: str | None = option(
+    select: str = option(
         Choice("uniform", "sensitivity", "recall"),
-        None,
+        "uniform",
         help="How to choose the attention blocks to keep. uniform: evenly spaced. sensitivity: "
         "those whose removal increases the KL divergence most. recall: those whose removal hurts "
         "the retrieval of earlier tokens most. Both measure on the calibration text, with the "
         "whole model in memory.",
-        default_text="recall with `calibration`, else uniform",
     )
     select_tokens: int = option(
         Integer(1),
@@ -118,19 +117,8 @@ class ConvertConfig(Config):
         """Whether the attention blocks to keep are chosen by measuring swaps."""
         return self.select != "uniform"
 
-    @property
-    def _default_select(self) -> str:
-        """The selection that keeps the most recall of those that the other options allow."""
-        nothing_to_choose = self.keep is not None or self.pattern is not None
-        nothing_stays = self.attention in ("0", "0%")
-        if self.calibration is None or self.init == "random" or nothing_to_choose or nothing_stays:
-            return "uniform"
-        return "recall"
-
     @override
     def check(self) -> None:
-        if self.select is None:
-            self._set("select", self._default_select)
         if self.measures_swaps:
             self._check_selection()
         elif self.calibration is not None and self.init != "attention":

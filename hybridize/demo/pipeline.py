@@ -176,6 +176,7 @@ class _Commands:
             CHECKPOINT,
             self._output / f"attention-{KEPT}",
             attention=KEPT,
+            select="sensitivity",
             init=aligned.directory,
             **self._calibration,
         )

@@ -14,7 +14,6 @@ from hybridize.checkpoints.load import load_model
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.conversion import selection
 from hybridize.conversion.calibration import new_mixer
-from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.first_values import first_values
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.conversion.selection import selection_curve
@@ -226,20 +225,3 @@ def test_select_tokens_bounds_the_measured_text_only(tmp_path, monkeypatch):
         )  # fmt: skip
     assert [len(dataset) for dataset in measured] == [2, 8]  # sequences of 64 tokens
     assert torch.equal(measured[0].ids, measured[1].ids[:2])
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, "uniform"),
-        ({"calibration": "teacher"}, "recall"),
-        ({"calibration": "teacher", "init": "some/directory"}, "recall"),
-        ({"calibration": "teacher", "select": "uniform"}, "uniform"),
-        ({"calibration": "teacher", "keep": (0,)}, "uniform"),
-        ({"calibration": "teacher", "pattern": "*-M-"}, "uniform"),
-        ({"calibration": "teacher", "attention": "0%"}, "uniform"),
-        ({"init": "random"}, "uniform"),
-    ],
-)
-def test_blocks_are_measured_by_default_where_there_is_a_text_and_a_choice(options, expected):
-    assert ConvertConfig(**options).select == expected

@@ -62,7 +62,7 @@ def stop_after(monkeypatch, steps):
 def test_distillation_reduces_the_divergence_from_the_teacher(pair, tmp_path):
     teacher, student, _ = pair
     rates = {"align": 3e-3, "kl": 3e-3}
-    sizes = {"align": 64 * 40, "kl": 64 * 60}
+    sizes = {"align": 64 * 40, "kl": 64 * 90}
     result = short_run(pair, tmp_path / "out", learning_rates=rates, stage_tokens=sizes)
     ids = tokens(8, 16)
     with torch.no_grad():
