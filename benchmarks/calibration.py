@@ -27,11 +27,15 @@ from measuring import argument_parser, machine, write_result
 from hybridize import convert
 from hybridize.checkpoints.load import load_model
 from hybridize.console import console
+from hybridize.conversion.block_fit import Batch, Batches, BlockFit
+from hybridize.conversion.calibration import Calibrator
 from hybridize.conversion.head_trials import HeadTrials
+from hybridize.conversion.moments import Moments
 from hybridize.data.calibration import CALIBRATION_LENGTH
 from hybridize.data.kl import measure_kl
 from hybridize.data.load_text import load_packed_dataset
 from hybridize.demo import CHECKPOINT
+from hybridize.modeling.layers.norm import RMSNorm
 from hybridize.option_types import Count
 
 
@@ -39,6 +43,51 @@ from hybridize.option_types import Count
 def without_choice() -> Iterator[None]:
     """Keep the first lags, memories and scales of the heads."""
     with patch.object(HeadTrials, "choose", lambda _: None):
+        yield
+
+
+@contextmanager
+def without_first_tokens() -> Iterator[None]:
+    """Fit all tokens but the first of each sequence, to which many heads attend (a sink)."""
+
+    def moments(self: BlockFit, batches: Batches) -> Moments:
+        total = Moments(intercept=self._mixer.sizes.proj_bias)
+        for batch in batches():
+            features = self._mixer.features(self._mixer.in_proj(batch.input), batch.context)
+            output = self._attention(batch.input, batch.context)
+            total.add(features[:, 1:].flatten(0, 1), output[:, 1:].flatten(0, 1))
+        return total
+
+    with patch.object(BlockFit, "_moments", moments):
+        yield
+
+
+@contextmanager
+def relative_to_the_stream() -> Iterator[None]:
+    """Divide the errors of each token by the size of the residual stream to which they are added.
+
+    The next block normalizes the stream, so an error matters less where the stream is large.
+    """
+    weights: list[torch.Tensor] = []  # of the batch in work
+    text, add = Calibrator._text, Moments.add
+
+    def weighted_text(self: Calibrator, norm: RMSNorm, held_out: bool) -> Iterator[Batch]:
+        parts = (part for _, part in self._batches)
+        streams = (x for x, part in zip(self._stream, parts, strict=True) if part == held_out)
+        for stream, batch in zip(streams, text(self, norm, held_out), strict=True):
+            weights[:] = [stream.square().mean(-1).rsqrt().flatten()[:, None]]
+            yield batch
+
+    def weighted_add(self: Moments, x: torch.Tensor, y: torch.Tensor) -> None:
+        if x.ndim > 2:  # a trial of the heads
+            return add(self, x, y)
+        x = torch.nn.functional.pad(x, (0, self._intercepts), value=1.0)
+        intercepts, self._intercepts = self._intercepts, 0
+        add(self, weights[0] * x, weights[0] * y)
+        self._intercepts = intercepts
+
+    changed = patch.object(Calibrator, "_text", weighted_text)
+    with changed, patch.object(Moments, "add", weighted_add):
         yield
 
 
@@ -65,6 +114,9 @@ VARIANTS = {
     "--ssm-groups heads": Variant({"ssm_groups": "heads"}),
     "--ssm-groups 1": Variant({"ssm_groups": "1"}),
     "--ssm-expand 2": Variant({"ssm_expand": 2}),
+    "--d-state 2.0": Variant({"d_state": 2.0}),
+    "without the first token of each sequence": Variant(change=without_first_tokens),
+    "errors relative to the residual stream": Variant(change=relative_to_the_stream),
     "no calibration": Variant({"calibration": None}),
 }
 

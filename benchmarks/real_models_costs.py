@@ -109,10 +109,13 @@ def commands(
             "eval", hybrid, "perplexity.json", "--perplexity", str(work / "excerpt.txt"),
             "--max-length", "512",
         ),
-        "distill": writing(
-            "distill", hybrid, "distilled", "--teacher", source, "--data", str(text),
-            "--tokens", str(settings.training_tokens), "--validation-sequences", "4",
-        ),
+        **{
+            " ".join(["distill", *more]): writing(
+                "distill", hybrid, "distilled", "--teacher", source, "--data", str(text),
+                "--tokens", str(settings.training_tokens), "--validation-sequences", "4", *more,
+            )
+            for more in ([], ["--gradient-checkpointing"], ["--batch-size", "2"])
+        },
         "prune": writing(
             "prune", hybrid, "pruned", "--params", "80%",
             "--candidates", str(settings.candidates), *calibration,

@@ -19,6 +19,9 @@ _TICKS = {
 }
 """First digits of the labels of a logarithmic axis, by the ratio of its ends, which is below."""
 
+_LABEL_RATIO = 1.4
+"""Smallest ratio of two labeled numbers of tokens."""
+
 _STYLES = ("o-", "s--", "^:", "d-.")
 
 
@@ -32,17 +35,19 @@ def draw(content: dict[str, Any], name: str) -> bytes:
     rows = [row for row in content["rows"] if "quality" in row and row["arm"] in _COLORS]
     original = find(content["rows"], ORIGINAL)
     shares = list(dict.fromkeys(row["share"] for row in content["rows"] if row["arm"] in _COLORS))
-    figure = new_figure("bench", figsize=(14, 4.2), layout="constrained")
-    kl, perplexity, decode = figure.subplots(1, 3)
+    has_speeds = any("speed" in row for row in content["rows"])
+    figure = new_figure("bench", figsize=(14 if has_speeds else 9.5, 4.2), layout="constrained")
+    kl, perplexity, *speeds = figure.subplots(1, 3 if has_speeds else 2)
     _curves(kl, rows, shares, lambda row: row["quality"]["kl"])
     kl.set_title("KL from the original, nats per token")
     _curves(perplexity, rows, shares, lambda row: perplexity_ratio(row, original))
     perplexity.set_title("perplexity, multiple of the original's")
-    _speeds(decode, content["rows"], shares)
-    decode.set_title("decoding, tokens/s")
-    for axes in (kl, perplexity, decode):
+    for decode in speeds:
+        _speeds(decode, content["rows"], shares)
+        decode.set_title("decoding, tokens/s")
+    for axes in (kl, perplexity, *speeds):
         axes.grid(alpha=0.3, which="both")
-    for axes in (perplexity, decode):
+    for axes in (perplexity, *speeds):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     figure.suptitle(name)
@@ -70,14 +75,24 @@ def _curves(
                           label=f"{arm}, {share} attention")  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    milestones = sorted({row["tokens"] for row in rows})
-    axes.set_xticks([tokens or zero for tokens in milestones], map(show_count, milestones))
+    _label_milestones(axes, {row["tokens"] for row in rows}, zero)
     axes.minorticks_off()
     axes.set_xlabel("training tokens")
     low, high = axes.get_ylim()
     ticks = next(ticks for ratio, ticks in _TICKS.items() if high / low < ratio)
     axes.yaxis.set_major_locator(LogLocator(subs=ticks, numticks=20))
     axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
+
+
+def _label_milestones(axes: Any, milestones: set[int], zero: float) -> None:
+    """Label numbers of tokens, leaving out those whose label would touch the one before."""
+    positions: list[float] = []
+    labels = []
+    for tokens in sorted(milestones):
+        if not positions or (tokens or zero) > _LABEL_RATIO * positions[-1]:
+            positions.append(tokens or zero)
+            labels.append(show_count(tokens))
+    axes.set_xticks(positions, labels)
 
 
 def _speeds(axes: Any, rows: list[Row], shares: list[str]) -> None:
