@@ -98,11 +98,13 @@ class Variant:
     Attributes:
         options: options of `hybridize.convert` that differ from the defaults.
         tokens: the factor of the number of calibration tokens.
+        state_factor: the state size as a multiple of the head dim.
         change: a context manager in which `convert` works differently.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     tokens: float = 1.0
+    state_factor: int = 1
     change: Any = nullcontext
 
 
@@ -114,7 +116,7 @@ VARIANTS = {
     "--ssm-groups heads": Variant({"ssm_groups": "heads"}),
     "--ssm-groups 1": Variant({"ssm_groups": "1"}),
     "--ssm-expand 2": Variant({"ssm_expand": 2}),
-    "--d-state 2.0": Variant({"d_state": 2.0}),
+    "twice the state size": Variant(state_factor=2),
     "without the first token of each sequence": Variant(change=without_first_tokens),
     "errors relative to the residual stream": Variant(change=relative_to_the_stream),
     "no calibration": Variant({"calibration": None}),
@@ -178,6 +180,7 @@ def measure_all(options: argparse.Namespace, folder: Path, result: dict[str, Any
                 "attention": share,
                 "calibration": str(options.text),
                 "calibration_tokens": int(options.calibration_tokens * variant.tokens),
+                "d_state": variant.state_factor * original.config.head_dim,
                 **variant.options,
             }
             with variant.change():

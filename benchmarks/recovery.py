@@ -8,6 +8,9 @@ multiple of the teacher's:
     python benchmarks/recovery.py --model DIR --perplexity FILE     # any other
     python benchmarks/recovery.py --cases kept --tokens 2M          # some cases, for more tokens
 
+Results are written as they come, and the same command continues after an interruption. To measure a
+case again, delete its row in the results.
+
 The reference has three steps. It aligns a new block for every attention block. With these blocks it
 measures which attention blocks the model needs least, and replaces those. Then it trains the new
 blocks end to end. Every other case changes one thing (an ablation).
@@ -134,21 +137,48 @@ def main() -> None:
     )
     parser.add_argument("--name", help="name of the results; default: the model directory's name")
     options = parser.parse_args()
+    options.name = options.name or options.model.resolve().name
+    path = options.output / f"recovery-{options.name}.json"
+    result = empty_result(options)
+    if path.exists() and (before := json.loads(path.read_text()))["settings"] == result["settings"]:
+        result = before
+    cases = [case for group in options.cases.split(",") for case in CASES[group]]
     with tempfile.TemporaryDirectory() as folder:
-        cases = [case for group in options.cases.split(",") for case in CASES[group]]
-        outputs = [Path(folder) / f"distilled-{number}" for number in range(len(cases))]
-        rows = [
-            recover(case, options, Path(folder), output)
-            for case, output in zip(cases, outputs, strict=True)
-        ]
-        score(rows, outputs, options, texts(options, Path(folder))[1])
-    report(rows, options)
+        for case in cases:
+            if case.name not in {row["case"] for row in result["rows"]}:
+                result["rows"].append(recover(case, options, Path(folder)))
+                write_result(options.output, path.stem, result)
+    order = [case.name for group in CASES.values() for case in group]
+    result["rows"].sort(key=lambda row: order.index(row["case"]))
+    write_result(options.output, path.stem, result)
+    show(result["rows"], options.name)
+    draw(result["rows"], options.name, path.with_suffix(".png"))
+    console.message(f"written: {path.with_suffix('.png')}")
 
 
-def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path) -> dict[str, Any]:
-    """Convert and distill one case; return its row of the table."""
+def empty_result(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the result of no case, with the settings."""
+    return {
+        "benchmark": "recovery",
+        "model": options.name,
+        "settings": {
+            "tokens": options.tokens,
+            "align_tokens": int(options.tokens * ALIGN_FACTOR),
+            "seq_len": options.seq_len,
+            "batch_size": options.batch_size,
+            "learning_rate": options.learning_rate,
+            "data": "teacher" if options.data == "teacher" else "text",
+        },
+        "versions": {name: version(name) for name in ("hybridize", "torch")},
+        "rows": [],
+    }
+
+
+def recover(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Convert and distill one case, and measure the result; return its row of the table."""
     console.message(f"case: {case.name}")
-    data, _ = texts(options, folder)
+    data, prose = texts(options, folder)
+    output = folder / "distilled"
     conversion = {"attention": KEPT, "select": "sensitivity", "calibration": data} | case.convert
     if isinstance(conversion.get("d_state"), float):  # a multiple of the head dim
         raw = json.loads((options.model / "config.json").read_text())
@@ -191,27 +221,26 @@ def recover(case: Case, options: argparse.Namespace, folder: Path, output: Path)
         "kl_after": kl.validation_after,
         "tokens": align_tokens + kl.tokens,
         "seconds": seconds,
+        **scores(output, options, prose),
     }
 
 
-def score(
-    rows: list[dict[str, Any]], models: list[Path], options: argparse.Namespace, prose: Path
-) -> None:
-    """Add the perplexity of the distilled models, and the bundled checkpoint's exam scores."""
+def scores(model: Path, options: argparse.Namespace, prose: Path) -> dict[str, float]:
+    """Return a model's perplexity and the bundled checkpoint's exam scores, as multiples."""
     bundled = options.model == CHECKPOINT
     scored = evaluate(
-        models,
+        [model],
         baseline=options.model,
         perplexity=prose,
         tasks=("mmlu",) if bundled else (),
         mmlu_dir=EXAM if bundled else None,
     )
-    teacher, *students = scored.models
-    for row, student in zip(rows, students, strict=True):
-        row["perplexity_ratio"] = student.perplexity.perplexity / teacher.perplexity.perplexity
-        if bundled:
-            for name, subjects in (("exam", None), ("recall", RECALL_SUBJECTS)):
-                row[name] = accuracy(student, subjects) / accuracy(teacher, subjects)
+    teacher, student = scored.models
+    found = {"perplexity_ratio": student.perplexity.perplexity / teacher.perplexity.perplexity}
+    if bundled:
+        for name, subjects in (("exam", None), ("recall", RECALL_SUBJECTS)):
+            found[name] = accuracy(student, subjects) / accuracy(teacher, subjects)
+    return found
 
 
 def aligned(
@@ -251,9 +280,8 @@ def texts(options: argparse.Namespace, folder: Path) -> tuple[str, Path]:
     return data, prose
 
 
-def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table, draw the plot, and write the results."""
-    name = options.name or options.model.resolve().name
+def show(rows: list[dict[str, Any]], name: str) -> None:
+    """Print the table."""
     exam = "exam" in rows[0]
     console.table(
         ["case", "kept", "KL before", "KL after", "perplexity"]
@@ -277,23 +305,6 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         "kl stage. Perplexity on held-out text, as a multiple of the teacher's."
         + (" Bundled exam and recall: accuracy as a percentage of the teacher's." if exam else ""),
     )
-    result = {
-        "benchmark": "recovery",
-        "model": name,
-        "settings": {
-            "tokens": options.tokens,
-            "align_tokens": int(options.tokens * ALIGN_FACTOR),
-            "seq_len": options.seq_len,
-            "batch_size": options.batch_size,
-            "learning_rate": options.learning_rate,
-            "data": "teacher" if options.data == "teacher" else "text",
-        },
-        "versions": {name: version(name) for name in ("hybridize", "torch")},
-        "rows": rows,
-    }
-    path = write_result(options.output, f"recovery-{name}", result).with_suffix(".png")
-    draw(rows, name, path)
-    console.message(f"written: {path}")
 
 
 def draw(rows: list[dict[str, Any]], name: str, path: Path) -> None:
