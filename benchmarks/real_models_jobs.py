@@ -145,8 +145,10 @@ class Estimate:
 
     def _rates(self, arm: str) -> Iterator[float]:
         for row in self._rows:
-            if "train" in row and arm in ("*", row["arm"]):
-                yield row["train"]["tokens_per_s"]
+            # The time is missing where the machine was suspended during the run; a note says so.
+            rate = row.get("train", {}).get("tokens_per_s")
+            if rate and arm in ("*", row["arm"]):
+                yield rate
 
 
 def show_count(count: int) -> str:
