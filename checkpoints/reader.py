@@ -13,15 +13,15 @@ import numpy as np
 
 from hybridize.checkpoints.buffers import empty_bytes
 from hybridize.checkpoints.dtypes import torch_dtype
-from hybridize.checkpoints.files import CONFIG, INDEX, WEIGHTS, read_json_object, sha256_of
+from hybridize.checkpoints.files import CONFIG, read_json_object, sha256_of
 from hybridize.checkpoints.finite import bytes_are_finite
-from hybridize.checkpoints.header import TensorLocation, read_header
+from hybridize.checkpoints.header import TensorLocation
+from hybridize.checkpoints.weight_files import find_tensors
 from hybridize.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_READ = 1 << 30  # bytes per call; Linux reads at most 2 GiB
 
 
@@ -57,7 +57,7 @@ class CheckpointReader:
         if not config.exists():
             raise InputError(f"{config}: missing; is this a Hugging Face checkpoint?")
         self.config: dict[str, Any] = read_json_object(config)
-        self.files, self._locations = _find_tensors(self.directory)
+        self.files, self._locations = find_tensors(self.directory, self.config)
         self._open: dict[Path, int] = {}
         self._hashes: Future[dict[str, str]] | None = None
         self._closed = Event()
@@ -150,52 +150,3 @@ class CheckpointReader:
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         self._close()
-
-
-def _find_tensors(directory: Path) -> tuple[list[Path], dict[str, TensorLocation]]:
-    index, single = directory / INDEX, directory / WEIGHTS
-    if single.exists() and not index.exists():
-        return [single], read_header(single)
-    if not index.exists():
-        pickled = next((p for pattern in _PICKLES for p in sorted(directory.glob(pattern))), None)
-        if pickled is not None:
-            raise InputError(
-                f"{pickled}: pickled weights can run code and are never opened; if you trust "
-                "them, convert them to safetensors with transformers' save_pretrained"
-            )
-        raise InputError(f"{directory}: no {WEIGHTS} and no {INDEX}")
-    weight_map = read_json_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index}: has no weight_map")
-    return _read_shards(directory, index, weight_map)
-
-
-def _read_shards(
-    directory: Path, index: Path, weight_map: dict[str, Any]
-) -> tuple[list[Path], dict[str, TensorLocation]]:
-    for tensor, name in weight_map.items():
-        if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", ".."):
-            raise InputError(
-                f"{index}: tensor {tensor!r} is in {name!r}; shards must be beside the index"
-            )
-        if not name.endswith(".safetensors"):
-            raise InputError(f"{index}: {name!r} is not a safetensors file")
-    files = [directory / name for name in sorted(set(weight_map.values()))]
-    locations: dict[str, TensorLocation] = {}
-    for file in files:
-        if not os.path.exists(file):  # also False for names that no file can have
-            raise InputError(f"{index}: the shard {file.name!r} is missing")
-        for tensor, location in read_header(file).items():
-            if weight_map.get(tensor) != file.name:
-                where = "another shard" if tensor in weight_map else "no shard"
-                raise InputError(
-                    f"{file}: contains tensor {tensor!r}, which {INDEX} assigns to {where}"
-                )
-            locations[tensor] = location
-    missing = sorted(set(weight_map) - set(locations))
-    if missing:
-        raise InputError(
-            f"{index}: assigns tensor {missing[0]!r} to {weight_map[missing[0]]!r}, "
-            "which does not contain it"
-        )
-    return files, locations

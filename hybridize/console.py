@@ -27,6 +27,7 @@ class Console:
         self.json_mode = False
         self.debug = False
         self._json_output: TextIO | None = None
+        self._notes: set[str] = set()
 
     @contextmanager
     def only_json(self) -> Iterator[None]:
@@ -54,6 +55,15 @@ class Console:
         """Print one line to stderr, unless quiet."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print one line about an input to stderr, once per process, unless quiet.
+
+        A command may open the same input several times.
+        """
+        if not self.quiet and text not in self._notes:
+            self._notes.add(text)
+            self.message(f"note: {text}")
 
     def error(self, text: str) -> None:
         """Print one line about a failure to stderr, even if quiet."""

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = documents(ROOT)
 WITH_BLOCKS = [page for page in DOCUMENTS if list(blocks(page.read_text("utf-8")))]
 
-MODELS = ("MODEL", "meta-llama/Llama-3.2-1B")
+MODELS = ("MODEL", "meta-llama/Llama-3.2-1B", "HuggingFaceTB/SmolLM2-135M-Instruct")
 """Replaced by the bundled checkpoint."""
 
 TEXTS = {"NAME": "text.jsonl"}
