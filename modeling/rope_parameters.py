@@ -64,10 +64,16 @@ def standardize_rope(
     result = dict(rope or {})
     result.setdefault("rope_theta", _DEFAULT_THETA)
     result.setdefault("rope_type", result.get("type", "default"))
-    known = ROPE_TYPES.get(result["rope_type"]) if isinstance(result["rope_type"], str) else None
-    if known is not None and known.from_original:
+    if uses_original_length(result):
         result.setdefault("original_max_position_embeddings", max_position_embeddings)
     return result
+
+
+def uses_original_length(rope: Mapping[str, Any]) -> bool:
+    """Return whether the type of RoPE needs the context length before scaling."""
+    kind = rope.get("rope_type", rope.get("type"))
+    known = ROPE_TYPES.get(kind) if isinstance(kind, str) else None
+    return known is not None and known.from_original
 
 
 def check_rope_parameters(rope: Mapping[str, Any]) -> None:

@@ -7,14 +7,19 @@ parameters and lists the types of scaling.
 from typing import Any
 
 from hybridize.checkpoints.formats.fields import Raw
+from hybridize.console import console
 from hybridize.modeling.model_spec import ModelSpec
+from hybridize.modeling.rope_parameters import uses_original_length
+
+_ORIGINAL = "original_max_position_embeddings"
 
 
 def read_rope(raw: Raw, *, partial_rotary_factor: float | None = None) -> dict[str, Any]:
     """Return transformers' RoPE dictionary from a config.json.
 
     The values in ``rope_parameters`` or ``rope_scaling`` have precedence over ``rope_theta`` and
-    ``partial_rotary_factor`` beside them. Defaults are left to `ModelSpec`.
+    ``partial_rotary_factor`` beside them, but ``original_max_position_embeddings`` beside them has
+    precedence, as in transformers' models. Defaults are left to `ModelSpec`.
 
     Args:
         raw: the content of config.json.
@@ -42,6 +47,13 @@ def read_rope(raw: Raw, *, partial_rotary_factor: float | None = None) -> dict[s
     factor = factor if partial_rotary_factor is None else partial_rotary_factor
     if factor is not None:
         rope.setdefault("partial_rotary_factor", factor)
+    if _ORIGINAL in raw and uses_original_length(rope):
+        if _ORIGINAL in rope and rope[_ORIGINAL] != raw[_ORIGINAL]:
+            console.note(
+                f"{_ORIGINAL} is {rope[_ORIGINAL]!r} in the RoPE parameters and {raw[_ORIGINAL]!r} "
+                "beside them; the latter is used, as in transformers"
+            )
+        rope[_ORIGINAL] = raw[_ORIGINAL]
     return rope
 
 

@@ -73,6 +73,8 @@ def test_special_floats_are_spelled_as_in_transformers(value):
 
 def reference(model_type: str, raw: dict[str, Any]) -> ModelSpec:
     source = config_class(model_type).from_dict(deepcopy(raw))
+    if hasattr(source, "rope_parameters"):
+        source.standardize_rope_params()  # as models do before they compute frequencies
     return {
         "granitemoehybrid": granite_reference,
         "bamba": bamba_reference,
@@ -233,6 +235,7 @@ OTHER_VALUES: dict[str, list[Any]] = {
     "rope_scaling": ROPE_VALUES,
     "rope_theta": [1e6, 300, None],
     "partial_rotary_factor": [0.5, 1.0, None],
+    "original_max_position_embeddings": [16, 64, None],
     "attention_bias": [True, False, None],
     "mlp_bias": [True, False, 0],
     "use_sliding_window": [True, False, None],

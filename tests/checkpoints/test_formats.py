@@ -87,6 +87,26 @@ def test_logits_of_transformer_models_are_bit_equal(tmp_path, architecture, chan
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("inside", [None, 64])
+@pytest.mark.parametrize(
+    ("architecture", "kind"), [("llama", "longrope"), ("mistral", "llama3"), ("qwen3", "yarn")]
+)
+def test_original_length_beside_the_rope_parameters(tmp_path, architecture, kind, inside):
+    rope = {"rope_type": kind, "rope_theta": 1e4, **ROPES[kind]}
+    write_stock(tmp_path, architecture, rope_parameters=rope)
+    path = tmp_path / "config.json"
+    raw = json.loads(path.read_text())
+    raw["original_max_position_embeddings"] = 24
+    raw["rope_parameters"]["original_max_position_embeddings"] = inside
+    if inside is None:
+        del raw["rope_parameters"]["original_max_position_embeddings"]
+    path.write_text(json.dumps(raw))
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = tokens(2, 90)
+    assert torch.equal(load_model(tmp_path)(ids).logits, stock(ids).logits)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("architecture", "changes"), HYBRIDS, ids=variant_id)
 def test_logits_of_hybrids_equal_those_of_transformers(tmp_path, architecture, changes):
     stock = write_stock(tmp_path, architecture, **changes)
