@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -27,6 +27,7 @@ from hybridize.modeling.layers.mamba2 import Mamba2
 from hybridize.modeling.layers.norm import RMSNorm
 from hybridize.modeling.layers.rope import RotaryEmbedding
 from hybridize.modeling.masks import causal_masks, padding_mask
+from hybridize.modeling.model_spec import attention_blocks
 from hybridize.modeling.packed_sequences import positions_from_seq_idx, seq_idx_from_positions
 
 
@@ -119,6 +120,8 @@ class HybridModel(HybridPreTrainedModel):
         )
         for block in self.blocks:
             x = block(x, context)
+        if hybrid_cache is not None:
+            hybrid_cache.count(x.shape[1])
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x), cache=cache)
 
     def block_context(
@@ -288,3 +291,11 @@ class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
         if self.model.cache_format.compact and not has_cache:
             kwargs["cache"] = make_cache(self.config, self.model.cache_format)
         return super().generate(*args, **kwargs)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any
+    ) -> None:
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+        # transformers' own caches cannot count tokens without attention.
+        if model_kwargs.get("cache") is not None and not attention_blocks(self.config.blocks):
+            model_kwargs["cache"] = as_hybrid_cache(model_kwargs["cache"])

@@ -20,6 +20,7 @@ MIXED = [
 LAYOUTS = {
     "mixed": MIXED,
     "mamba only": [MIXED[0], MIXED[4]],
+    "no attention": [MIXED[0], MIXED[1], MIXED[4]],
     "attention only": [MIXED[2], MIXED[3]],
 }
 

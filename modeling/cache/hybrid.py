@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
+from typing_extensions import override
 
 from hybridize.modeling.cache.growing import growing
 from hybridize.modeling.config import HybridConfig
@@ -35,6 +36,47 @@ class HybridCache(DynamicCache):
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config=config)
         self.layers = [growing(layer) for layer in self.layers]
+
+    @override
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of cached tokens.
+
+        Attention layers know it. Without any, the cache counts the tokens itself; transformers'
+        would raise an error.
+        """
+        if layer_idx == 0 and self._lacks_attention:
+            return getattr(self.layers[0], "tokens", 0)
+        return super().get_seq_length(layer_idx)
+
+    def count(self, tokens: int) -> None:
+        """Tell the cache that the model has run on so many new tokens."""
+        if self._lacks_attention:
+            self.layers[0].tokens = self.get_seq_length() + tokens
+
+    @override
+    def reset(self) -> None:
+        super().reset()
+        if self._lacks_attention:
+            self.layers[0].tokens = 0
+
+    @property
+    @override
+    def is_linear(self) -> list[bool]:
+        """Return whether each layer is a Mamba-2 block that does not know its number of tokens.
+
+        `generate` leaves out the tokens that are in the cache unless this is true for all layers.
+        """
+        return [False] * len(self.layers) if self._lacks_attention else super().is_linear
+
+    @property
+    @override
+    def is_compileable(self) -> bool:
+        """Return whether `generate` may compile the model; without attention, it makes no masks."""
+        return not self._lacks_attention and super().is_compileable
+
+    @property
+    def _lacks_attention(self) -> bool:
+        return not any(isinstance(layer, CacheLayerMixin) for layer in self.layers)
 
     @property
     def nbytes(self) -> int:

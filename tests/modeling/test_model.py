@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import DynamicCache
 
 from hybridize.kernels.eager import linear
 from hybridize.modeling.cache.hybrid import HybridCache
@@ -109,6 +110,17 @@ def test_greedy_generation_takes_the_likeliest_token(model):
     for _ in range(8):
         expected = torch.cat([expected, model(expected).logits[:, -1:].argmax(-1)], 1)
     assert torch.equal(got, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cache_class", [HybridCache, lambda config: DynamicCache(config=config)])
+def test_generation_continues_a_cache(model, cache_class):
+    ids, cache = tokens(2, 6), cache_class(model.config)
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    first = model.generate(ids, max_new_tokens=3, cache=cache, **options)
+    # The last token was chosen, but the model has not run on it.
+    second = model.generate(first, max_new_tokens=5, cache=cache, **options)
+    assert torch.equal(second, model.generate(ids, max_new_tokens=8, use_cache=False, **options))
 
 
 @torch.no_grad()
