@@ -109,6 +109,12 @@ class CheckpointReader:
         self._read_into(data.data, location)
         return data
 
+    def rename(self, name: str, new: str) -> None:
+        """Read a tensor under another name from now on."""
+        self._locations = {
+            new if old == name else old: location for old, location in self._locations.items()
+        }
+
     def hash_in_background(self) -> None:
         """Start to hash the files, so that `sha256` has less to wait for.
 

@@ -74,7 +74,11 @@ def read_config(reader: CheckpointReader, *, quantized: bool = False) -> tuple[F
         InputError: ``model_type`` is missing or unknown, the checkpoint is quantized, or the
             configuration contradicts itself.
     """
-    return config_from_json(reader.config, reader.directory / CONFIG, quantized=quantized)
+    format_, spec = config_from_json(reader.config, reader.directory / CONFIG, quantized=quantized)
+    head, embedding = f"{format_.names.head}.weight", f"{format_.names.embedding}.weight"
+    if spec.tie_word_embeddings and embedding not in reader.names and head in reader.names:
+        reader.rename(head, embedding)  # the tied tensor may be stored under either name
+    return format_, spec
 
 
 def config_from_json(

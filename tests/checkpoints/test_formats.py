@@ -8,9 +8,10 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hybridize import convert
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import FORMATS, CannotStoreError, read_config
 from hybridize.checkpoints.formats.modeling_file import modeling_source
@@ -84,6 +85,21 @@ def test_logits_of_transformer_models_are_bit_equal(tmp_path, architecture, chan
     stock = write_stock(tmp_path, architecture, **changes)
     ids = tokens(2, 90)
     assert torch.equal(load_model(tmp_path)(ids).logits, stock(ids).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["llama", "granitemoehybrid"])
+def test_tied_weights_may_be_stored_under_either_name(tmp_path, architecture):
+    source, output = tmp_path / "source", tmp_path / "output"
+    stock = write_stock(source, architecture, tie_word_embeddings=True)
+    path = source / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, path, {"format": "pt"})
+    convert(source, output, attention="100%")
+    ids = tokens(2, 30)
+    for directory in (source, output):
+        torch.testing.assert_close(load_model(directory)(ids).logits, stock(ids).logits)
 
 
 @torch.no_grad()
