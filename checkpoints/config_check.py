@@ -30,13 +30,15 @@ def checked_config(spec: ModelSpec, raw: dict[str, Any], path: Path) -> HybridCo
     from transformers import CONFIG_MAPPING
 
     model_type = raw["model_type"]
+    # Models accept more spellings of a dtype than the configuration class does.
+    fields = {name: value for name, value in raw.items() if name not in ("dtype", "torch_dtype")}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about older spellings, which are read correctly
             if model_type == HybridConfig.model_type:
-                HybridConfig.from_dict(decode_special_floats(raw))
+                HybridConfig.from_dict(decode_special_floats(fields))
             elif model_type in CONFIG_MAPPING:
-                CONFIG_MAPPING[model_type].from_dict(decode_special_floats(raw))
+                CONFIG_MAPPING[model_type].from_dict(decode_special_floats(fields))
         config = HybridConfig.from_spec(spec)
         check_rope(config)
         return config

@@ -7,6 +7,7 @@ from transformers import GenerationConfig
 
 from hybridize.checkpoints.files import read_json_object
 from hybridize.checkpoints.formats.fields import Field, bool_field, number_field, read_fields
+from hybridize.console import console
 from hybridize.errors import InputError
 
 FILE = "generation_config.json"
@@ -31,7 +32,7 @@ _TOKENS = (
 
 def _is_tokens(value: Any) -> bool:
     tokens = value if isinstance(value, list) else [value]
-    return all(isinstance(t, int) and not isinstance(t, bool) and t >= 0 for t in tokens)
+    return all(isinstance(t, int) and not isinstance(t, bool) for t in tokens)
 
 
 _FIELDS = {
@@ -54,7 +55,11 @@ def read_generation_config(directory: Path) -> GenerationConfig | None:
         return None
     raw = read_json_object(path)
     try:
-        read_fields(raw, _FIELDS)
+        fields = read_fields(raw, _FIELDS)
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            value = getattr(fields, name)
+            if isinstance(value, int) and value < 0:  # many published models have a -1
+                console.note(f"{path}: {name} is {value}, which is not a token")
         return GenerationConfig.from_dict(raw)
     except (ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -38,9 +38,10 @@ def stated_dtype(raw: Raw) -> str | None:
     """
     for name in ("dtype", "torch_dtype"):  # the current name, and the name in earlier versions
         value = raw.get(name)
-        if value is None:
+        if value is None or value == "auto":
             continue
-        known = _OTHER_NAMES_OF_DTYPES.get(value, value) if isinstance(value, str) else None
+        text = value.removeprefix("torch.") if isinstance(value, str) else ""
+        known = _OTHER_NAMES_OF_DTYPES.get(text, text)
         if known not in SAFETENSORS_CODES:
             raise ValueError(
                 f"{name} is {value!r}; it must be the name of a dtype, such as bfloat16"

@@ -72,7 +72,13 @@ def test_special_floats_are_spelled_as_in_transformers(value):
 
 
 def reference(model_type: str, raw: dict[str, Any]) -> ModelSpec:
-    source = config_class(model_type).from_dict(deepcopy(raw))
+    raw = deepcopy(raw)
+    # Models accept these spellings, but the configuration classes do not.
+    if isinstance(raw.get("torch_dtype"), str):
+        raw["torch_dtype"] = raw["torch_dtype"].removeprefix("torch.")
+    if raw.get("torch_dtype") == "auto":
+        del raw["torch_dtype"]
+    source = config_class(model_type).from_dict(raw)
     if hasattr(source, "rope_parameters"):
         source.standardize_rope_params()  # as models do before they compute frequencies
     return {
@@ -230,7 +236,7 @@ OTHER_VALUES: dict[str, list[Any]] = {
     "pad_token_id": [0, -1, None, 64],
     "use_cache": [False, True, "no"],
     "dtype": ["float16", "bfloat16", None],
-    "torch_dtype": ["float32", "bfloat16", None],
+    "torch_dtype": ["float32", "torch.bfloat16", "auto", None],
     "rope_parameters": ROPE_VALUES,
     "rope_scaling": ROPE_VALUES,
     "rope_theta": [1e6, 300, None],

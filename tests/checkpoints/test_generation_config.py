@@ -18,12 +18,19 @@ def test_generation_options_are_read(tmp_path):
     assert {name: getattr(read, name) for name in options} == options
 
 
+@pytest.mark.parametrize("name", ["pad_token_id", "bos_token_id", "eos_token_id"])
+def test_a_negative_token_is_noted(tmp_path, capsys, name):
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({name: -1}))
+    assert getattr(read_generation_config(tmp_path), name) == -1
+    assert capsys.readouterr().err == f"note: {path}: {name} is -1, which is not a token\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ('{"eos_token_id": "5.24.0"}', "eos_token_id is '5.24.0'"),
         ('{"eos_token_id": [[2]]}', "eos_token_id is \\[\\[2\\]\\]"),
-        ('{"bos_token_id": -1}', "bos_token_id is -1"),
         ('{"pad_token_id": true}', "pad_token_id is True"),
         ('{"output_hidden_states": [[]]}', "output_hidden_states is \\[\\[\\]\\]"),
         ('{"temperature": "hot"}', "temperature is 'hot'"),
