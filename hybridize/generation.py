@@ -8,11 +8,30 @@ from typing import Any
 import torch
 
 from hybridize.checkpoints.load import check_tokens, load_model, load_tokenizer
-from hybridize.errors import InputError
+from hybridize.console import console
+from hybridize.errors import HybridizeError, InputError
 from hybridize.generate_config import GenerateConfig
 from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.devices import choose_device, choose_dtype
 from hybridize.options import takes_options
+
+_UNSUPPORTED: dict[str, Any] = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "cache_implementation": None,
+    "cache_config": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "penalty_alpha": None,
+    "dola_layers": None,
+    "constraints": None,
+    "force_words_ids": None,
+    "return_dict_in_generate": False,
+    "use_mtp": False,
+}
+"""Fields of generation_config.json that do not fit one continuation of one text, and the value that
+means nothing."""
 
 
 @takes_options(GenerateConfig)
@@ -30,7 +49,7 @@ def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator
     Raises:
         InputError: the checkpoint or an option is wrong.
     """
-    from transformers import TextIteratorStreamer
+    from transformers import LogitsProcessorList, TextIteratorStreamer
 
     device = choose_device(config.device)
     hybrid = load_model(
@@ -44,6 +63,7 @@ def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator
     check_tokens(ids[0].tolist(), hybrid.config.vocab_size, model)
     ids = ids.to(device)
     torch.manual_seed(config.seed)
+    _leave_out_unsupported(hybrid.generation_config, model)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     failure: list[BaseException] = []
@@ -56,6 +76,8 @@ def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator
                 streamer=streamer,
                 max_new_tokens=config.max_new_tokens,
                 pad_token_id=pad,
+                tokenizer=tokenizer,  # for stop_strings
+                logits_processor=LogitsProcessorList([_Finite(model)]),
                 **_sampling(config),
             )
         except BaseException as error:
@@ -64,10 +86,39 @@ def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator
 
     worker = Thread(target=run, daemon=True)
     worker.start()
-    yield from streamer
+    # An empty piece may come before a failure, and says nothing.
+    yield from filter(None, streamer)
     worker.join()
     if failure:
         raise failure[0]
+
+
+class _Finite:
+    """A logits processor that ends the generation if the model overflows.
+
+    The likeliest token of NaN logits is an arbitrary one, so the text would mean nothing.
+    """
+
+    def __init__(self, model: str | Path) -> None:
+        self._model = model
+
+    def __call__(self, _ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if bool((scores.isnan() | scores.isposinf()).any()):
+            raise HybridizeError(
+                f"{self._model}: the model computes NaN or infinity; check its weights, or "
+                "generate with `dtype=float32`"
+            )
+        return scores
+
+
+def _leave_out_unsupported(settings: Any, model: str | Path) -> None:
+    """Remove from a model's generation_config what cannot stream one continuation, with a note."""
+    names = [name for name, value in _UNSUPPORTED.items()
+             if getattr(settings, name, value) not in (value, None)]  # fmt: skip
+    for name in names:
+        setattr(settings, name, _UNSUPPORTED[name])
+    if names:
+        console.note(f"{model}: generate ignores {', '.join(names)} of generation_config.json")
 
 
 def _encode(prompt: str, tokenizer: Any) -> torch.Tensor:
