@@ -12,6 +12,7 @@ import click
 from hybridize.cli import cli
 from hybridize.console import console
 from hybridize.errors import HybridizeError
+from hybridize.standard_streams import prepare_streams
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The process's exit code.
     """
     console.debug = False
+    prepare_streams()
     _configure_libraries()
     try:
         result = cli.main(arguments, prog_name="hybridize", standalone_mode=False)

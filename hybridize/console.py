@@ -73,8 +73,11 @@ class Console:
         """Print the command's one JSON object to stdout."""
         import json
 
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-        print(text, file=self._json_output or sys.stdout, flush=True)
+        output = self._json_output or sys.stdout
+        # Characters that the encoding lacks are escaped, not replaced as in tables.
+        is_utf8 = (output.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        text = json.dumps(value, indent=2, ensure_ascii=not is_utf8, allow_nan=False)
+        print(text, file=output, flush=True)
 
     def table(
         self,
