@@ -292,10 +292,12 @@ class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
             kwargs["cache"] = make_cache(self.config, self.model.cache_format)
         return super().generate(*args, **kwargs)
 
-    def _prepare_cache_for_generation(
+    def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any
     ) -> None:
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+        super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, *args
+        )
         # transformers' own caches cannot count tokens without attention.
         if model_kwargs.get("cache") is not None and not attention_blocks(self.config.blocks):
             model_kwargs["cache"] = as_hybrid_cache(model_kwargs["cache"])

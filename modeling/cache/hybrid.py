@@ -12,6 +12,12 @@ from hybridize.modeling.cache.growing import growing
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.masks import causal_masks
 
+_TOKENS = "hybridize_tokens"
+"""The attribute of a cache's first layer that counts tokens if there is no attention.
+
+Two caches that share their layers share this number too.
+"""
+
 
 class HybridCache(DynamicCache):
     """One entry per block: keys and values, or convolution and SSM state, or nothing.
@@ -45,19 +51,19 @@ class HybridCache(DynamicCache):
         would raise an error.
         """
         if layer_idx == 0 and self._lacks_attention:
-            return getattr(self.layers[0], "tokens", 0)
+            return int(vars(self.layers[0]).get(_TOKENS, 0))
         return super().get_seq_length(layer_idx)
 
     def count(self, tokens: int) -> None:
         """Tell the cache that the model has run on so many new tokens."""
         if self._lacks_attention:
-            self.layers[0].tokens = self.get_seq_length() + tokens
+            vars(self.layers[0])[_TOKENS] = self.get_seq_length() + tokens
 
     @override
     def reset(self) -> None:
         super().reset()
         if self._lacks_attention:
-            self.layers[0].tokens = 0
+            vars(self.layers[0])[_TOKENS] = 0
 
     @property
     @override
