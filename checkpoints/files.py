@@ -26,12 +26,31 @@ COPIED = (
 Code and weights are never among them.
 """
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
 _CHUNK = 1 << 20  # bytes; small enough to be in the CPU's cache when it is hashed
 
 
 def copied_files(source: Path) -> list[Path]:
     """Return the files of ``source`` that are copied to its results, sorted."""
     return sorted({p for pattern in COPIED for p in source.glob(pattern) if p.is_file()})
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file that stands for another one, which git-lfs has not downloaded.
+
+    Raises:
+        InputError: the file is a pointer of git-lfs.
+    """
+    try:
+        with open(path, "rb") as file:
+            is_pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError:  # whoever reads the file reports this
+        return
+    if is_pointer:
+        raise InputError(
+            f"{path}: is a git-lfs pointer and not the file itself; run git lfs pull there"
+        )
 
 
 def sha256_of(path: Path, stop: Event | None = None) -> str:
@@ -78,6 +97,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or does not contain one JSON object.
     """
+    refuse_pointer(path)
     try:
         value = json.loads(path.read_text("utf-8"))
     except OSError as error:

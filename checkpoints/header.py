@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from hybridize.checkpoints.dtypes import NAMES_BY_CODE, SAFETENSORS_CODES, itemsize
+from hybridize.checkpoints.files import refuse_pointer
 from hybridize.errors import InputError
 
 
@@ -61,6 +62,7 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
     Raises:
         InputError: the file is missing, truncated or corrupt, or has a dtype unknown to torch.
     """
+    refuse_pointer(path)
     try:
         with safe_open(path, "np"):
             pass  # the library checks lengths, offsets, shapes and dtypes

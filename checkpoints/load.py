@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.files import copied_files, refuse_pointer
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.generation_config import read_generation_config
 from hybridize.checkpoints.hub import resolve
@@ -126,5 +127,21 @@ def load_tokenizer(model: str | Path) -> Any:
         tokenizer.decode(tokenizer("a").input_ids)  # some damage shows only when it is used
         return tokenizer
     except Exception as error:  # transformers raises a different type for every kind of damage
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{directory}: no readable tokenizer: {reason[0]}") from error
+        raise InputError(
+            f"{directory}: no readable tokenizer: {_reason(directory, error)}"
+        ) from error
+
+
+def _reason(directory: Path, error: Exception) -> str:
+    """Return why a tokenizer cannot be read."""
+    from importlib.util import find_spec
+
+    for path in copied_files(directory):
+        refuse_pointer(path)
+    # transformers then advises another package, which does not help.
+    only_sentencepiece = (directory / "tokenizer.model").is_file() and not (
+        directory / "tokenizer.json"
+    ).is_file()
+    if only_sentencepiece and find_spec("sentencepiece") is None:
+        return "tokenizer.model needs the package sentencepiece: pip install sentencepiece"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

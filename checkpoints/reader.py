@@ -13,7 +13,13 @@ import numpy as np
 
 from hybridize.checkpoints.buffers import empty_bytes
 from hybridize.checkpoints.dtypes import torch_dtype
-from hybridize.checkpoints.files import CONFIG, read_json_object, sha256_of
+from hybridize.checkpoints.files import (
+    CONFIG,
+    copied_files,
+    read_json_object,
+    refuse_pointer,
+    sha256_of,
+)
 from hybridize.checkpoints.finite import bytes_are_finite
 from hybridize.checkpoints.header import TensorLocation
 from hybridize.checkpoints.weight_files import find_tensors
@@ -57,6 +63,8 @@ class CheckpointReader:
         if not config.exists():
             raise InputError(f"{config}: missing; is this a Hugging Face checkpoint?")
         self.config: dict[str, Any] = read_json_object(config)
+        for path in copied_files(self.directory):
+            refuse_pointer(path)
         self.files, self._locations = find_tensors(self.directory, self.config)
         self._open: dict[Path, int] = {}
         self._hashes: Future[dict[str, str]] | None = None
