@@ -66,8 +66,10 @@ def cut(count: int) -> Damage:
 
 def index(shard: str) -> Damage:
     def damage(directory: Path) -> None:
-        names = load_file(directory / "model.safetensors")
-        weight_map = dict.fromkeys(names, "model.safetensors") | {NORM: shard}
+        # Under its usual name, the file would have precedence over the index.
+        (directory / "model.safetensors").rename(directory / "other.safetensors")
+        names = load_file(directory / "other.safetensors")
+        weight_map = dict.fromkeys(names, "other.safetensors") | {NORM: shard}
         (directory / INDEX).write_text(json.dumps({"weight_map": weight_map}))
 
     return damage
