@@ -45,10 +45,39 @@ def resolve(model: str | Path, *, weights: bool = True) -> Path:
         with progress:
             return Path(snapshot_download(text, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{text}: no such directory, and it cannot be downloaded from the hub: {reason[0]}"
+            f"{text}: no such directory, and it cannot be downloaded from the hub: "
+            f"{_reason(text, error)}"
         ) from error
+
+
+def _reason(model: str, error: Exception) -> str:
+    """Return why a download failed, and what to do.
+
+    The first line of the library's message is often a status code only.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return (
+            f"it is gated; ask for access at https://huggingface.co/{model}, then log in with "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "it does not exist there, or it is private; check the name, or log in with "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    if isinstance(error, LocalEntryNotFoundError):
+        return (
+            "the hub cannot be reached, or HF_HUB_OFFLINE is set, and the model is not in the "
+            "cache; check the connection, or give a directory"
+        )
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _is_hub_id(text: str) -> bool:
