@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 from hybridize.checkpoints.files import read_json_object
 from hybridize.checkpoints.formats.fields import Field, bool_field, number_field, read_fields
 from hybridize.console import console
-from hybridize.errors import InputError
+from hybridize.errors import InputError, first_line
 
 FILE = "generation_config.json"
 
@@ -62,5 +62,4 @@ def read_generation_config(directory: Path) -> GenerationConfig | None:
                 console.note(f"{path}: {name} is {value}, which is not a token")
         return GenerationConfig.from_dict(raw)
     except (ValueError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: {reason[0]}") from error
+        raise InputError(f"{path}: {first_line(error)}") from error

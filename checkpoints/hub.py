@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from hybridize.console import console
-from hybridize.errors import InputError
+from hybridize.errors import InputError, first_line
 
 _WEIGHTS = ["*.safetensors"]
 _OTHER_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*"]
@@ -77,7 +77,7 @@ def _reason(model: str, error: Exception) -> str:
             "the hub cannot be reached, or HF_HUB_OFFLINE is set, and the model is not in the "
             "cache; check the connection, or give a directory"
         )
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line(error)
 
 
 def _is_hub_id(text: str) -> bool:

@@ -15,7 +15,7 @@ from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.quantization import FP8
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.console import console
-from hybridize.errors import InputError
+from hybridize.errors import InputError, first_line
 from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.layers.fp8_linear import FP8Linear
 from hybridize.modeling.materialize import on_meta, set_parameters
@@ -144,4 +144,4 @@ def _reason(directory: Path, error: Exception) -> str:
     ).is_file()
     if only_sentencepiece and find_spec("sentencepiece") is None:
         return "tokenizer.model needs the package sentencepiece: pip install sentencepiece"
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line(error)

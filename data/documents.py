@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hybridize.errors import InputError
+from hybridize.errors import InputError, first_line
 from hybridize.extras import require_extra
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet")
@@ -119,8 +119,7 @@ def _read_parquet(path: Path) -> Iterator[str]:
         for number, row in enumerate(rows, 1):
             yield _text_of(row, f"{path}: row {number}")
     except (ArrowException, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: not a readable Parquet file: {reason[0]}") from error
+        raise InputError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
 
 
 def _read_hub(source: str, option: str) -> Iterator[str]:
@@ -146,7 +145,7 @@ def _read_hub(source: str, option: str) -> Iterator[str]:
     except InputError:
         raise
     except Exception as error:  # each kind of failure has its own exception type
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"`{option}={source}`: no such file, and the hub has no such dataset: {reason[0]}"
+            f"`{option}={source}`: no such file, and the hub has no such dataset: "
+            f"{first_line(error)}"
         ) from error

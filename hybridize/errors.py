@@ -29,6 +29,11 @@ class InputError(HybridizeError):
     exit_code = 2
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its type if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 _LONGEST = 800  # characters
 
 

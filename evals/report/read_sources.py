@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hybridize.errors import InputError
+from hybridize.errors import InputError, first_line
 from hybridize.evals.report.read_history import is_scores, read_checkpoint, read_scores
 from hybridize.evals.report.sources import Benched, Evaluated, Origin, Score, Sources
 
@@ -33,7 +33,7 @@ def read_sources(paths: list[Path]) -> Sources:
                 )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(
-                f"{path}: damaged: {type(error).__name__}: {_first_line(error)}; write it again"
+                f"{path}: damaged: {type(error).__name__}: {first_line(error)}; write it again"
             ) from error
     return sources
 
@@ -48,12 +48,8 @@ def _load(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: not JSON that eval or bench has written: {_first_line(error)}"
+            f"{path}: not JSON that eval or bench has written: {first_line(error)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _refuse(name: str) -> Any:
