@@ -40,7 +40,8 @@ test: $(READY) ## run all tests (under 10 minutes on 2 cores)
 	@$(BIN)/pytest -n $(WORKERS) $(TESTS)
 
 fuzz: $(READY) ## damage 20,000 inputs and kill each writing command 50 times (half an hour)
-	@HYBRIDIZE_FUZZ_CASES=20000 HYBRIDIZE_FUZZ_KILLS=50 $(BIN)/pytest -n $(WORKERS) tests/robustness
+	@$(BIN)/python tests/robustness/fuzz.py
+	@HYBRIDIZE_FUZZ_KILLS=50 $(BIN)/pytest -n $(WORKERS) tests/robustness/test_kills.py
 
 check: $(READY) ## lint, formatting, types
 	@$(BIN)/ruff check .

@@ -1,19 +1,45 @@
 """Checks how a command ended."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from cases import Case
-from sandbox import OvertimeError, run
+from sandbox import Finished, OvertimeError, run
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a case ended.
+
+    Attributes:
+        outcome: ``succeeded``, ``refused`` (exit code 2), ``failed`` (exit code 1), or ``fault``.
+        complaint: what went wrong; None unless the outcome is a fault.
+    """
+
+    outcome: str
+    complaint: str | None = None
 
 
 def complaint(case: Case) -> str | None:
     """Run a case; return a description of what went wrong, or None."""
+    return judge(case).complaint
+
+
+def judge(case: Case) -> Verdict:
+    """Run a case and check how it ended."""
     before = _contents(case.directory / "in")
     try:
         done = run(case.words, case.directory)
     except OvertimeError:
-        return "took too long"
+        return Verdict("fault", "took too long")
+    found = _complaint(case, done, before)
+    if found is not None:
+        return Verdict("fault", found)
+    return Verdict({0: "succeeded", 1: "failed", 2: "refused"}[done.code])
+
+
+def _complaint(case: Case, done: Finished, before: dict[str, bytes | str | None]) -> str | None:
     left = {path.name for path in (case.directory / "out").iterdir()}
     if _contents(case.directory / "in") != before:
         return "an input was changed"
