@@ -99,7 +99,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     refuse_pointer(path)
     try:
-        value = json.loads(path.read_text("utf-8"))
+        # Some editors put a byte order mark first, which JSON does not allow.
+        value = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

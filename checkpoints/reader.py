@@ -4,6 +4,7 @@ Opening one reads config.json and the headers; torch is imported when the first 
 """
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -22,6 +23,7 @@ from hybridize.checkpoints.files import (
 )
 from hybridize.checkpoints.finite import bytes_are_finite
 from hybridize.checkpoints.header import TensorLocation
+from hybridize.checkpoints.other_directories import describe
 from hybridize.checkpoints.weight_files import find_tensors
 from hybridize.errors import InputError
 
@@ -61,7 +63,7 @@ class CheckpointReader:
             raise InputError(f"{directory}: not a directory; a checkpoint is a directory")
         config = self.directory / CONFIG
         if not config.exists():
-            raise InputError(f"{config}: missing; is this a Hugging Face checkpoint?")
+            raise InputError(f"{config}: missing; {describe(self.directory)}")
         self.config: dict[str, Any] = read_json_object(config)
         for path in copied_files(self.directory):
             refuse_pointer(path)
@@ -117,10 +119,14 @@ class CheckpointReader:
         self._read_into(data.data, location)
         return data
 
-    def rename(self, name: str, new: str) -> None:
-        """Read a tensor under another name from now on."""
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Read tensors under other names from now on.
+
+        Args:
+            names: the new names by the old ones.
+        """
         self._locations = {
-            new if old == name else old: location for old, location in self._locations.items()
+            names.get(name, name): location for name, location in self._locations.items()
         }
 
     def hash_in_background(self) -> None:

@@ -13,6 +13,7 @@ from typing_extensions import override
 from hybridize.checkpoints.dtypes import torch_dtype
 from hybridize.checkpoints.files import CONFIG
 from hybridize.checkpoints.formats.base import Entry, Format
+from hybridize.checkpoints.formats.tensor_names import describe_missing
 from hybridize.checkpoints.quantization import FP8, Quantization, read_quantization, split_scale
 from hybridize.checkpoints.reader import CheckpointReader
 from hybridize.errors import InputError
@@ -153,11 +154,8 @@ def mismatches(reader: CheckpointReader, format_: Format, config: ModelSpec) -> 
     scales = _scale_shapes(reader, entries, _quantization(reader))
     shapes = {name: entry.shape for name, entry in entries.items()} | scales
     scaled = {name.removesuffix("_scale") for name in scales if name.endswith("weight_scale")}
-    found = [
-        f"tensor {name!r} is missing; config.json implies it"
-        for name in shapes
-        if name not in present
-    ]
+    missing = [name for name in shapes if name not in present]
+    found = describe_missing(missing, reader.names, format_.names)
     found += [
         f"tensor {name!r} has shape {list(reader.shape(name))}; config.json implies {list(shape)}"
         for name, shape in shapes.items()

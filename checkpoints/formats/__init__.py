@@ -23,6 +23,7 @@ from hybridize.checkpoints.formats.mistral import Mistral
 from hybridize.checkpoints.formats.nemotron_h import NemotronH
 from hybridize.checkpoints.formats.qwen2 import Qwen2
 from hybridize.checkpoints.formats.qwen3 import Qwen3
+from hybridize.checkpoints.formats.tensor_names import other_names
 from hybridize.checkpoints.reader import CheckpointReader
 from hybridize.checkpoints.special_floats import decode_special_floats
 from hybridize.errors import InputError
@@ -75,9 +76,7 @@ def read_config(reader: CheckpointReader, *, quantized: bool = False) -> tuple[F
             configuration contradicts itself.
     """
     format_, spec = config_from_json(reader.config, reader.directory / CONFIG, quantized=quantized)
-    head, embedding = f"{format_.names.head}.weight", f"{format_.names.embedding}.weight"
-    if spec.tie_word_embeddings and embedding not in reader.names and head in reader.names:
-        reader.rename(head, embedding)  # the tied tensor may be stored under either name
+    reader.rename(other_names(reader.names, format_.names, tied=spec.tie_word_embeddings))
     return format_, spec
 
 
