@@ -5,12 +5,12 @@ Each returns one tensor at a time, so that a whole model is never in memory. Tor
 the first tensor is read.
 """
 
-import fnmatch
 from typing import TYPE_CHECKING, Protocol
 
 from typing_extensions import override
 
 from hybridize.checkpoints.dtypes import torch_dtype
+from hybridize.checkpoints.extra_tensors import left_out, note_left_out, problem
 from hybridize.checkpoints.files import CONFIG
 from hybridize.checkpoints.formats.base import Entry, Format
 from hybridize.checkpoints.formats.tensor_names import describe_missing
@@ -167,8 +167,11 @@ def mismatches(reader: CheckpointReader, format_: Format, config: ModelSpec) -> 
         if name in present and name not in scaled and reader.dtype(name) not in _WEIGHT_DTYPES
     ]
     head, embedding = f"{format_.names.head}.weight", f"{format_.names.embedding}.weight"
+    beside = []
     for name in sorted(present - set(shapes)):
-        if any(fnmatch.fnmatch(name, pattern) for pattern in format_.ignored):
+        kind = left_out(name, reader.shape(name))
+        if kind:
+            beside.append((name, kind))
             continue
         if name == head and config.tie_word_embeddings:
             # Some checkpoints store the tied head a second time; both must be equal.
@@ -178,7 +181,9 @@ def mismatches(reader: CheckpointReader, format_: Format, config: ModelSpec) -> 
                     "tie_word_embeddings; set it to false to keep both"
                 )
             continue
-        found.append(f"tensor {name!r} is not part of a {format_.name} model with this config.json")
+        found.append(problem(name, format_.name))
+    if not found:
+        note_left_out(reader.directory, beside)
     return found
 
 
