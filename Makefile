@@ -39,9 +39,10 @@ quick: $(READY) ## run the tests that find the most faults per second (under 90 
 test: $(READY) ## run all tests (under 10 minutes on 2 cores)
 	@$(BIN)/pytest -n $(WORKERS) $(TESTS)
 
-fuzz: $(READY) ## damage 20,000 inputs and kill each writing command 50 times (half an hour)
+fuzz: $(READY) ## damage 20,000 inputs, vary 5,000 configurations, kill each writing command 50 times
 	@$(BIN)/python tests/robustness/fuzz.py
-	@HYBRIDIZE_FUZZ_KILLS=50 $(BIN)/pytest -n $(WORKERS) tests/robustness/test_kills.py
+	@HYBRIDIZE_FUZZ_KILLS=50 HYBRIDIZE_FUZZ_CONFIGS=5000 $(BIN)/pytest -n $(WORKERS) \
+	  tests/robustness/test_kills.py tests/checkpoints/test_source_zoo.py
 
 check: $(READY) ## lint, formatting, types
 	@$(BIN)/ruff check .
