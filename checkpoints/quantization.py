@@ -18,6 +18,17 @@ TILE = 128
 _WEIGHTS = {"channel": "row", "tensor": "tensor", "block": "block"}
 _ACTIVATIONS = {"token": "row", "tensor": "tensor", "group": "group"}
 
+# The cache of keys and values is not quantized, as in transformers, whatever `kv_cache_scheme` is.
+_CONFIG_KEYS = frozenset(
+    ("quant_method", "format", "config_groups", "ignore", "quantization_status", "version",
+     "global_compression_ratio", "kv_cache_scheme")
+)  # fmt: skip
+_GROUP_KEYS = frozenset(("weights", "input_activations", "targets", "format"))
+_SCALE_KEYS = frozenset(
+    ("num_bits", "type", "symmetric", "strategy", "group_size", "block_structure", "dynamic",
+     "actorder", "observer", "observer_kwargs", "scale_dtype", "zp_dtype")
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -65,7 +76,12 @@ def read_quantization(raw: dict[str, Any]) -> Quantization | None:
             raise ValueError(f"{method} in format {format_}")
         (group,) = config["config_groups"].values()
         weights, activations = group["weights"], group["input_activations"]
+        _refuse_unknown(config, _CONFIG_KEYS)
+        _refuse_unknown(group, _GROUP_KEYS)
         for part in (weights, activations):
+            _refuse_unknown(part, _SCALE_KEYS)
+            if not part.get("symmetric", True):
+                raise ValueError("zero points")
             if (part["type"], part["num_bits"]) != ("float", 8):
                 raise ValueError(f"{part['num_bits']} bits of type {part['type']}")
         sizes = (weights.get("block_structure"), activations.get("group_size"))
@@ -82,6 +98,17 @@ def read_quantization(raw: dict[str, Any]) -> Quantization | None:
             "its quantization_config is not FP8 in the compressed-tensors format "
             f"({type(error).__name__}: {error}); use the unquantized checkpoint"
         ) from error
+
+
+def _refuse_unknown(part: dict[str, Any], known: frozenset[str]) -> None:
+    """Refuse a key that is not in ``known``, unless its value is null, empty or says "dense"."""
+    unknown = [
+        key
+        for key, value in part.items()
+        if key not in known and value and value != {"format": "dense"}
+    ]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is {part[unknown[0]]!r}")
 
 
 def split_scale(scale: "torch.Tensor", rows: Sequence[int]) -> list["torch.Tensor"]:
