@@ -43,7 +43,7 @@ def save_model(
         format_, config = read_config(reader)
         entries = format_.tensor_map(config)
         specs = [TensorSpec(e.disk, e.shape, reader.dtype(e.disk)) for e in entries]
-        raw = {**reader.config, **format_.to_raw(config)}
+        raw = format_.unread(reader.config) | format_.to_raw(config)
         extra = {**format_.extra_files(config), **(extra_files or {})}
         with (
             CheckpointWriter(

@@ -96,15 +96,18 @@ def write_checkpoint(
         force: replace an existing output.
         max_shard_size: bytes per safetensors file.
         extra_files: further files, by name.
-        config_json: the content of config.json; None lets the format describe the model.
+        config_json: what is new in config.json; None lets the format describe the model.
 
     Raises:
         InputError: the output cannot be written.
         HybridizeError: writing failed; an existing output was not changed.
     """
-    raw = dict(config_json or model.format.to_raw(model.config))
-    if model.format is source_format:
-        raw = {**reader.config, **raw}  # keeps the fields that hybridize does not know
+    if config_json is not None:
+        raw = {**reader.config, **config_json}
+    else:
+        raw = model.format.to_raw(model.config)
+        if model.format is source_format:
+            raw = source_format.unread(reader.config) | raw
     with CheckpointWriter(
         output,
         list(model.specs),

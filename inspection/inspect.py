@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hybridize.checkpoints import CheckpointReader, read_provenance
 from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotStoreError, read_config
+from hybridize.checkpoints.formats.unknown_fields import ignored_fields
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.quantization import Quantization
 from hybridize.checkpoints.tensors import CheckpointTensors
@@ -62,6 +63,7 @@ class Inspection:
         kinds: a summary for each kind of block, then for ``embeddings`` and ``norms``.
         cache: the size of the cache at each context length.
         obstacles: for each hybrid format, why it cannot store the model; empty if it can.
+        ignored_fields: the fields of config.json that neither transformers nor hybridize knows.
         records: the commands that made the checkpoint; see `checkpoints.provenance`.
         states: the measurements on a text; None if no text was given.
     """
@@ -78,6 +80,7 @@ class Inspection:
     kinds: tuple[KindSummary, ...]
     cache: tuple[CacheCost, ...]
     obstacles: dict[str, str]
+    ignored_fields: tuple[str, ...]
     records: tuple[dict[str, Any], ...]
     states: "StateReport | None" = None
 
@@ -125,6 +128,7 @@ def inspect(
         kinds=_kinds(spec),
         cache=tuple(cache_cost(spec, context, element) for context in contexts),
         obstacles={name: _obstacle(name, spec) for name in HYBRID_FORMATS},
+        ignored_fields=ignored_fields(format_, reader.config),
         records=records,
         states=_measure_states(model, config),
     )

@@ -20,6 +20,7 @@ class RopeType:
 
     Attributes:
         required: the keys that transformers requires.
+        optional: further keys that it reads.
         from_original: whether it needs the context length before scaling,
             ``original_max_position_embeddings``.
         length_dependent: whether the frequencies depend on the length of the sequence. A CUDA graph
@@ -28,6 +29,7 @@ class RopeType:
     """
 
     required: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
     from_original: bool = False
     length_dependent: bool = False
     exportable: bool = False
@@ -35,15 +37,22 @@ class RopeType:
 
 _LLAMA3_KEYS = frozenset(("factor", "low_freq_factor", "high_freq_factor"))
 _LONGROPE_KEYS = frozenset(("short_factor", "long_factor"))
+_LONGROPE_OPTIONAL = frozenset(("factor", "attention_factor"))
+_YARN_OPTIONAL = frozenset(
+    ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
+)
+_KEYS_OF_ALL_TYPES = frozenset(("rope_type", "type", "rope_theta", "partial_rotary_factor"))
 
 ROPE_TYPES = {
     "default": RopeType(exportable=True),
     "linear": RopeType(frozenset(("factor",)), exportable=True),
     "dynamic": RopeType(frozenset(("factor",)), length_dependent=True),
-    "yarn": RopeType(frozenset(("factor",)), from_original=True, exportable=True),
-    "longrope": RopeType(_LONGROPE_KEYS, from_original=True, length_dependent=True),
+    "yarn": RopeType(frozenset(("factor",)), _YARN_OPTIONAL, from_original=True, exportable=True),
+    "longrope": RopeType(
+        _LONGROPE_KEYS, _LONGROPE_OPTIONAL, from_original=True, length_dependent=True
+    ),
     "llama3": RopeType(_LLAMA3_KEYS, from_original=True, exportable=True),
-    "proportional": RopeType(),
+    "proportional": RopeType(optional=frozenset(("factor",))),
 }
 """Every type by its name in ``rope_type``."""
 
@@ -74,6 +83,13 @@ def uses_original_length(rope: Mapping[str, Any]) -> bool:
     kind = rope.get("rope_type", rope.get("type"))
     known = ROPE_TYPES.get(kind) if isinstance(kind, str) else None
     return known is not None and known.from_original
+
+
+def rope_keys(rope_type: str) -> frozenset[str]:
+    """Return the keys of RoPE parameters that transformers reads for a type of `ROPE_TYPES`."""
+    known = ROPE_TYPES[rope_type]
+    original = {"original_max_position_embeddings"} if known.from_original else frozenset()
+    return known.required | known.optional | original | _KEYS_OF_ALL_TYPES
 
 
 def check_rope_parameters(rope: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from hybridize.checkpoints.formats.nemotron_h import NemotronH
 from hybridize.checkpoints.formats.qwen2 import Qwen2
 from hybridize.checkpoints.formats.qwen3 import Qwen3
 from hybridize.checkpoints.formats.tensor_names import other_names
+from hybridize.checkpoints.formats.unknown_fields import check_fields
 from hybridize.checkpoints.reader import CheckpointReader
 from hybridize.checkpoints.special_floats import decode_special_floats
 from hybridize.errors import InputError
@@ -109,9 +110,11 @@ def config_from_json(
     if isinstance(layers, int) and layers > _MAX_LAYERS:
         raise InputError(f"{path}: num_hidden_layers is {layers}; the limit is {_MAX_LAYERS}")
     try:
-        return found, found.to_spec(decode_special_floats(raw))
+        spec = found.to_spec(decode_special_floats(raw))
+        check_fields(found, decode_special_floats(raw), path)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
         # Values that the checks do not cover, such as integers too large for a float.
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
+    return found, spec

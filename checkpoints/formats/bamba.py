@@ -23,12 +23,14 @@ from hybridize.checkpoints.formats.fields import (
     int_list_field,
     read_fields,
 )
+from hybridize.checkpoints.formats.known_fields import ROPE
 from hybridize.checkpoints.formats.read_model import build_spec
 from hybridize.checkpoints.formats.rope import read_rope, written_rope
 from hybridize.checkpoints.formats.stock_hybrid import (
     FULL,
     LINEAR,
     STOCK_FIELDS,
+    STOCK_NO_INFLUENCE,
     fit_stock,
     read_attention,
     read_blocks,
@@ -58,6 +60,8 @@ class Bamba(Format):
 
     name = "bamba"
     fields = _FIELDS
+    also_read = ROPE
+    no_influence = (*STOCK_NO_INFLUENCE, "num_logits_to_keep", "z_loss_coefficient")
     names = Names(
         embedding="model.embed_tokens",
         final_norm="model.final_layernorm",

@@ -5,8 +5,10 @@ checks that several formats share.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 
 from hybridize.checkpoints.formats.fields import Fields, Raw
 from hybridize.modeling.layers.kinds import ATTENTION, LAYER_KINDS, MAMBA, MLP
@@ -81,15 +83,21 @@ class Format(ABC):
     Attributes:
         name: ``model_type`` in config.json.
         fields: the fields of config.json that are read, with transformers' types and defaults.
+        also_read: the names of further fields that are read.
+        no_influence: the names of fields that change no logit of the architecture.
+        required: fields of which only these values are supported.
+        own: whether the architecture is hybridize's own.
         names: the names of its tensors.
-        ignored: glob patterns of tensors that some checkpoints have and no model needs.
         stores_mamba: whether it can store Mamba-2 blocks; conversions write only such formats.
     """
 
     name: ClassVar[str]
     fields: ClassVar[Fields]
+    also_read: ClassVar[tuple[str, ...]] = ()
+    no_influence: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType({})
+    own: ClassVar[bool] = False
     names: ClassVar[Names]
-    ignored: ClassVar[tuple[str, ...]] = ()
     stores_mamba: ClassVar[bool] = True
 
     @abstractmethod
@@ -111,6 +119,15 @@ class Format(ABC):
     @abstractmethod
     def to_raw(self, spec: ModelSpec) -> Raw:
         """Return the config.json of a model that `fit` has adapted."""
+
+    def unread(self, raw: Raw) -> Raw:
+        """Return the fields of a config.json that are not read, for a result in the same format.
+
+        The others could contradict the result: a field may have two spellings, of which `to_raw`
+        writes only one.
+        """
+        read = {*self.fields, *self.also_read}
+        return {name: value for name, value in raw.items() if name not in read}
 
     def extra_files(self, spec: ModelSpec) -> dict[str, str]:
         """Return further files of the checkpoint, text by name."""

@@ -29,12 +29,14 @@ from hybridize.checkpoints.formats.fields import (
     str_field,
     str_list_field,
 )
+from hybridize.checkpoints.formats.known_fields import ROPE
 from hybridize.checkpoints.formats.read_model import build_spec, layer_kinds
 from hybridize.checkpoints.formats.rope import read_rope, written_rope
 from hybridize.checkpoints.formats.stock_hybrid import (
     FULL,
     LINEAR,
     STOCK_FIELDS,
+    STOCK_NO_INFLUENCE,
     fit_stock,
     read_attention,
     read_blocks,
@@ -68,6 +70,11 @@ class GraniteMoeHybrid(Format):
 
     name = "granitemoehybrid"
     fields = _FIELDS
+    also_read = ROPE
+    no_influence = (
+        *STOCK_NO_INFLUENCE, "intermediate_size", "num_experts_per_tok", "output_router_logits",
+        "router_aux_loss_coef", "init_method",
+    )  # fmt: skip
     names = Names(
         embedding="model.embed_tokens",
         final_norm="model.norm",
@@ -103,7 +110,7 @@ class GraniteMoeHybrid(Format):
             source,
             read_blocks(source, kinds, attention, mlp),
             norm_eps=source.rms_norm_eps,
-            rope_parameters=read_rope(raw),
+            rope_parameters=read_rope(raw, whole_heads=True),
         )
 
     @override

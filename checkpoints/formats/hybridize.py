@@ -16,6 +16,7 @@ from hybridize.checkpoints.formats.fields import (
     read_fields,
     str_field,
 )
+from hybridize.checkpoints.formats.known_fields import ROPE
 from hybridize.checkpoints.formats.modeling_file import MODELING_FILE, modeling_source
 from hybridize.checkpoints.formats.read_model import build_spec
 from hybridize.checkpoints.formats.rope import read_rope
@@ -46,6 +47,9 @@ class HybridizeFormat(Format):
 
     name = "hybridize"
     fields = _FIELDS
+    also_read = (*ROPE, *(kind.name for kind in LAYER_KINDS.values()))
+    no_influence = ("num_hidden_layers",)  # the layout determines it
+    own = True
     names = Names(
         embedding="model.embed_tokens",
         final_norm="model.norm",

@@ -1,5 +1,8 @@
 """Pure Mamba-2 in transformers' layout."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from typing_extensions import override
 
 from hybridize.checkpoints.formats.base import (
@@ -21,6 +24,7 @@ from hybridize.checkpoints.formats.fields import (
     read_fields,
     str_field,
 )
+from hybridize.checkpoints.formats.known_fields import ROPE
 from hybridize.checkpoints.formats.read_model import build_spec
 from hybridize.checkpoints.special_floats import encode_special_floats
 from hybridize.modeling.layers.kinds import MAMBA
@@ -52,6 +56,13 @@ class Mamba2Format(Format):
 
     name = "mamba2"
     fields = _FIELDS
+    no_influence = (
+        "chunk_size", "time_step_rank", "time_step_min", "time_step_max", "time_step_floor",
+        "time_step_init_scheme", "time_step_scale", "rescale_prenorm_residual", "intermediate_size",
+        "norm_before_gate", "A_initializer_range", "emb_initializer_range", "use_mamba_kernels",
+        *ROPE,  # without attention
+    )  # fmt: skip
+    required: ClassVar[Mapping[str, tuple[Any, ...]]] = {"rms_norm": (True,)}
     names = Names(
         embedding="backbone.embeddings",
         final_norm="backbone.norm_f",

@@ -1,7 +1,8 @@
 """Nemotron-H: Mamba-2, attention without RoPE and squared-ReLU MLPs, in any order."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -70,6 +71,24 @@ class NemotronH(Format):
 
     name = "nemotron_h"
     fields = _FIELDS
+    also_read = ("layer_types", "hybrid_override_pattern", *_OLD_NAMES.values())
+    no_influence = (
+        # Transformers derives these from others.
+        "num_hidden_layers", "expand", "mamba_expand", "attention_head_dim",
+        # For Δt, its code reads only `time_step_min`; for norms, only `layer_norm_epsilon`.
+        "time_step_max", "time_step_limit", "time_step_floor", "mamba_dt_max", "mamba_dt_limit",
+        "mamba_dt_init_floor", "rms_norm_eps", "mamba_proj_bias", "residual_in_fp32",
+        "chunk_size", "mamba_chunk_size", "use_mamba_kernels", "mamba_ssm_cache_dtype",
+        "num_logits_to_keep", "rescale_prenorm_residual",
+        # The attention has no RoPE and no window.
+        "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "sliding_window",
+        # Experts, which are refused, and the prediction of several tokens, which is not read.
+        "n_routed_experts", "num_local_experts", "n_shared_experts", "moe_intermediate_size",
+        "moe_shared_expert_intermediate_size", "moe_latent_size", "moe_shared_expert_overlap",
+        "num_experts_per_tok", "routed_scaling_factor", "n_group", "topk_group", "norm_topk_prob",
+        "num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern",
+    )  # fmt: skip
+    required: ClassVar[Mapping[str, tuple[Any, ...]]] = {"attention_bias": (False, None)}
     names = Names(
         embedding="backbone.embeddings",
         final_norm="backbone.norm_f",

@@ -12,9 +12,12 @@ from hybridize.modeling.model_spec import ModelSpec
 from hybridize.modeling.rope_parameters import uses_original_length
 
 _ORIGINAL = "original_max_position_embeddings"
+_PARTIAL = "partial_rotary_factor"
 
 
-def read_rope(raw: Raw, *, partial_rotary_factor: float | None = None) -> dict[str, Any]:
+def read_rope(
+    raw: Raw, *, partial_rotary_factor: float | None = None, whole_heads: bool = False
+) -> dict[str, Any]:
     """Return transformers' RoPE dictionary from a config.json.
 
     The values in ``rope_parameters`` or ``rope_scaling`` have precedence over ``rope_theta`` and
@@ -25,9 +28,11 @@ def read_rope(raw: Raw, *, partial_rotary_factor: float | None = None) -> dict[s
         raw: the content of config.json.
         partial_rotary_factor: the value of the architecture, which replaces the one beside
             ``rope_parameters``.
+        whole_heads: the architecture's plain RoPE rotates all channels of a head in transformers,
+            whatever ``partial_rotary_factor`` is.
 
     Raises:
-        ValueError: a value is not a JSON object.
+        ValueError: a value is not a JSON object, or transformers cannot compute the parameters.
     """
     for name in ("rope_parameters", "rope_scaling"):
         if raw.get(name) is not None and not isinstance(raw[name], dict):
@@ -43,10 +48,12 @@ def read_rope(raw: Raw, *, partial_rotary_factor: float | None = None) -> dict[s
         )
     if "rope_theta" in raw:
         rope.setdefault("rope_theta", raw["rope_theta"])
-    factor = raw.get("partial_rotary_factor")
+    factor = raw.get(_PARTIAL)
     factor = factor if partial_rotary_factor is None else partial_rotary_factor
     if factor is not None:
-        rope.setdefault("partial_rotary_factor", factor)
+        rope.setdefault(_PARTIAL, factor)
+    if whole_heads:
+        _rotate_whole_heads(rope)
     if _ORIGINAL in raw and uses_original_length(rope):
         if _ORIGINAL in rope and rope[_ORIGINAL] != raw[_ORIGINAL]:
             console.note(
@@ -55,6 +62,28 @@ def read_rope(raw: Raw, *, partial_rotary_factor: float | None = None) -> dict[s
             )
         rope[_ORIGINAL] = raw[_ORIGINAL]
     return rope
+
+
+def _rotate_whole_heads(rope: dict[str, Any]) -> None:
+    """Remove a ``partial_rotary_factor`` that transformers ignores; refuse one that it cannot use.
+
+    Raises:
+        ValueError: the type of scaling uses it, and then the architecture's code fails.
+    """
+    factor = rope.get(_PARTIAL, 1.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if factor == 1.0 or kind == "proportional":  # this type pads what it does not rotate
+        return
+    if kind != "default":
+        raise ValueError(
+            f"{_PARTIAL} is {factor!r} and rope_type is {kind!r}; the architecture rotates whole "
+            f"heads, so remove {_PARTIAL}"
+        )
+    del rope[_PARTIAL]
+    console.note(
+        f"{_PARTIAL} is {factor!r}; it is ignored, and whole heads are rotated, as in "
+        "transformers' code of the architecture; other programs may rotate parts of heads"
+    )
 
 
 def written_rope(model: ModelSpec) -> Raw:

@@ -46,6 +46,12 @@ STOCK_FIELDS = {
 }
 """The fields that both formats have, with the same defaults."""
 
+STOCK_NO_INFLUENCE = (
+    "mamba_chunk_size", "time_step_min", "time_step_max", "time_step_floor", "time_step_rank",
+    "use_mamba_kernels",
+)  # fmt: skip
+"""Fields of both formats that change no logit."""
+
 
 def read_blocks(
     source: SimpleNamespace, kinds: Sequence[str], attention: AttentionSizes, mlp: MLPSizes

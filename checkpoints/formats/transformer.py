@@ -32,6 +32,7 @@ from hybridize.checkpoints.formats.fields import (
     str_field,
     str_list_field,
 )
+from hybridize.checkpoints.formats.known_fields import ROPE
 from hybridize.checkpoints.formats.read_model import build_spec, head_dim, layer_kinds, num_kv_heads
 from hybridize.checkpoints.formats.rope import read_rope, written_rope
 from hybridize.modeling.layers.kinds import MAMBA
@@ -74,7 +75,7 @@ class TransformerFormat(Format):
         mixers=DECODER_MIXERS,
         blocks_per_layer=2,
     )
-    ignored = ("*.rotary_emb.inv_freq",)
+    also_read = ROPE
     stores_mamba = False
 
     @override
@@ -96,7 +97,11 @@ class TransformerFormat(Format):
             full = kind == "full_attention"
             blocks += [replace(attention, sliding_window=None) if full else attention, mlp]
         return build_spec(
-            raw, source, blocks, norm_eps=source.rms_norm_eps, rope_parameters=read_rope(raw)
+            raw,
+            source,
+            blocks,
+            norm_eps=source.rms_norm_eps,
+            rope_parameters=read_rope(raw, whole_heads=True),
         )
 
     @abstractmethod

@@ -63,6 +63,11 @@ def _print_sizes(found: "Inspection") -> None:
             ("parameters", f"{found.parameters:,}"),
             ("weights", weights),
             *([("quantized", found.quantization)] if found.quantization else []),
+            *(
+                [("ignored in config.json", ", ".join(found.ignored_fields))]
+                if found.ignored_fields
+                else []
+            ),
         ],
     )
     console.table(

@@ -68,6 +68,10 @@ def check_rope(config: HybridConfig) -> None:
         raise ValueError(f"rope_parameters do not describe a RoPE: {reason}") from None
     if not (cos.isfinite().all() and sin.isfinite().all()):
         raise ValueError("rope_parameters give angles that are not finite")
+    if cos.shape[-1] > config.head_dim:
+        raise ValueError(
+            f"head_dim is {config.head_dim}; RoPE rotates pairs of channels, so it must be even"
+        )
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,8 @@ from hybridize.modeling.rope_parameters import ROPE_TYPES
 from tiny import ARCHITECTURES, TRANSFORMERS, stock_config
 
 REMOVED = object()
+WHOLE_HEADS = (*TRANSFORMERS, "granitemoehybrid")
+"""The architectures whose code for plain RoPE ignores ``partial_rotary_factor``."""
 DERIVED_DEFAULTS = {"head_dim", "layer_types", "max_position_embeddings"}
 """Fields that some of transformers' classes do not declare, although their models read them."""
 
@@ -81,6 +83,10 @@ def reference(model_type: str, raw: dict[str, Any]) -> ModelSpec:
     source = config_class(model_type).from_dict(raw)
     if hasattr(source, "rope_parameters"):
         source.standardize_rope_params()  # as models do before they compute frequencies
+        rope = source.rope_parameters
+        plain = model_type in WHOLE_HEADS and rope.get("rope_type") == "default"
+        if plain and rope.get("partial_rotary_factor") != 1.0:
+            rope.pop("partial_rotary_factor", None)
     return {
         "granitemoehybrid": granite_reference,
         "bamba": bamba_reference,
@@ -312,5 +318,11 @@ def test_configurations_are_read_as_transformers_reads_them(model_type, data):
         assert any(word in str(caught.value) for word in STRICTER), caught.value
 
 
-STRICTER = ("layer_types", "hidden_act", "rope_parameters do not describe")
+STRICTER = (
+    "layer_types",
+    "hidden_act",
+    "rope_parameters do not describe",
+    "rotates whole heads",
+    "must be even",
+)
 """Words of the errors where the formats are stricter than transformers."""
