@@ -61,7 +61,7 @@ class Bamba(Format):
     name = "bamba"
     fields = _FIELDS
     also_read = ROPE
-    no_influence = (*STOCK_NO_INFLUENCE, "num_logits_to_keep", "z_loss_coefficient")
+    no_influence = (*STOCK_NO_INFLUENCE, "z_loss_coefficient")
     names = Names(
         embedding="model.embed_tokens",
         final_norm="model.final_layernorm",

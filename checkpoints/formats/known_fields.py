@@ -36,6 +36,7 @@ _OUTPUTS = (
     "use_return_dict", "use_cache", "id2label", "label2id", "num_labels", "problem_type",
     "_num_labels", "finetuning_task", "task_specific_params", "chunk_size_feed_forward",
     "is_decoder", "tie_encoder_decoder", "cross_attention_hidden_size", "tie_last_hidden_states",
+    "num_logits_to_keep", "logits_to_keep",
 )  # fmt: skip
 _TOKENS = (
     "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "unk_token_id",

@@ -79,7 +79,7 @@ class NemotronH(Format):
         "time_step_max", "time_step_limit", "time_step_floor", "mamba_dt_max", "mamba_dt_limit",
         "mamba_dt_init_floor", "rms_norm_eps", "mamba_proj_bias", "residual_in_fp32",
         "chunk_size", "mamba_chunk_size", "use_mamba_kernels", "mamba_ssm_cache_dtype",
-        "num_logits_to_keep", "rescale_prenorm_residual",
+        "rescale_prenorm_residual",
         # The attention has no RoPE and no window.
         "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "sliding_window",
         # Experts, which are refused, and the prediction of several tokens, which is not read.
