@@ -118,7 +118,7 @@ class ConvertConfig(Config):
         return self.select != "uniform"
 
     @override
-    def check(self) -> None:
+    def check_options(self) -> None:
         if self.measures_swaps:
             self._check_selection()
         elif self.calibration is not None and self.init != "attention":

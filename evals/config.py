@@ -94,7 +94,7 @@ class EvalConfig(Config):
     ssm_cache_dtype: str = ssm_cache_dtype_option()
 
     @override
-    def check(self) -> None:
+    def check_options(self) -> None:
         if self.tasks is None:
             only_text = self.perplexity is not None and self.mmlu_dir is None
             self._set("tasks", () if only_text else DEFAULT_TASKS)

@@ -37,7 +37,7 @@ class ExportConfig(Config):
     force: bool = force_option()
     dry_run: bool = dry_run_option()
 
-    def check(self) -> None:
+    def check_options(self) -> None:
         """Reject options of GGUF files for ONNX."""
         if self.to == "onnx":
             if self.dtype not in ("auto", "float32"):

@@ -71,7 +71,7 @@ class Config:
     """The base of all config classes, which are frozen dataclasses with keyword-only fields.
 
     Every value is converted and checked by its option's type; ``None`` means "not given" where it
-    is the default. Subclasses check options against each other in `check`.
+    is the default. Subclasses check options against each other in `check_options`.
 
     Raises:
         InputError: a value is wrong.
@@ -90,9 +90,9 @@ class Config:
             except ValueError as error:
                 shown = str(value).replace("`", "'")  # a backtick would end the name
                 raise InputError(f"`{each.name}={shown}`: {error}") from None
-        self.check()
+        self.check_options()
 
-    def check(self) -> None:
+    def check_options(self) -> None:
         """Check the options against each other.
 
         Raises:

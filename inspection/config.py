@@ -28,6 +28,6 @@ class InspectConfig(Config):
     force: bool = force_option()
 
     @override
-    def check(self) -> None:
+    def check_options(self) -> None:
         if self.plot is not None and self.states is None:
             raise InputError("`plot` shows the results of `states`; give a text with `states=FILE`")

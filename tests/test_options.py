@@ -33,7 +33,7 @@ class CakeConfig(Config):
     force: bool = force_option()
     dry_run: bool = dry_run_option()
 
-    def check(self) -> None:
+    def check_options(self) -> None:
         if self.tall and self.layers < 2:
             raise InputError(f"`tall` needs `layers=2` or more, not `layers={self.layers}`")
 

@@ -182,7 +182,7 @@ class DistillConfig(Config):
     dry_run: bool = dry_run_option()
 
     @override
-    def check(self) -> None:
+    def check_options(self) -> None:
         self._check_stages()
         if not self.data:
             raise InputError("`data`: name at least one source")

@@ -132,7 +132,7 @@ class PruneConfig(Config):
     force: bool = force_option()
     dry_run: bool = dry_run_option()
 
-    def check(self) -> None:
+    def check_options(self) -> None:
         """Check the options against each other; see `Config.check`."""
         if self.axes is None:  # the default
             self._set("axes", axis_names())

@@ -94,7 +94,7 @@ class BenchConfig(Config):
     seed: int = option(Integer(0, 2**32 - 1), 0, help="Random seed of the prompts.")
 
     @override
-    def check(self) -> None:
+    def check_options(self) -> None:
         for name, value in SIZES[self.preset].items():
             if getattr(self, name) is None:
                 self._set(name, value)
