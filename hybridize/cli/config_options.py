@@ -83,7 +83,9 @@ def _flags(every: Iterable[Field[Any]]) -> dict[str, str]:
             for keyword, name in info.type.keywords().items():
                 flags[f"{each.name}[{name}]"] = flags[keyword] = _flag(keyword)
             continue
-        off = f"/--no-{flag[2:]}" if isinstance(info.type, Flag) and each.default is True else ""
+        # A switch that is off by default needs no flag that turns it off.
+        has_off = isinstance(info.type, Flag) and each.default is not False
+        off = f"/--no-{flag[2:]}" if has_off else ""
         flags[each.name] = max(info.flags, key=len) if info.flags else flag + off
     return flags
 
