@@ -82,6 +82,7 @@ def write_checkpoint(
     max_shard_size: int,
     extra_files: Mapping[str, str | bytes],
     config_json: Mapping[str, Any] | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a checkpoint tensor by tensor.
 
@@ -97,6 +98,8 @@ def write_checkpoint(
         max_shard_size: bytes per safetensors file.
         extra_files: further files, by name.
         config_json: what is new in config.json; None lets the format describe the model.
+        check: is called with the working directory when everything except the provenance is
+            written, before ``record``. If it raises, nothing is left.
 
     Raises:
         InputError: the output cannot be written.
@@ -124,6 +127,8 @@ def write_checkpoint(
             ):
                 writer.add(spec.name, *parts)
                 progress.advance(spec.nbytes)
+        if check is not None:
+            check(writer.complete())
         writer.finish(record(len(writer.files)))
 
 

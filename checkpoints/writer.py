@@ -86,7 +86,7 @@ class CheckpointWriter:
         self._expected: TensorSpec | None = None
         self._new_parents: list[Path] = []
         self._lock: int | None = None
-        self._finished = False
+        self._completed = self._finished = False
 
     def __enter__(self) -> Self:
         try:
@@ -129,16 +129,29 @@ class CheckpointWriter:
         with _named_failures(self._output):
             self._expected = next(self._pending, None)
 
+    def complete(self) -> Path:
+        """Write all files beside the weights except the provenance, which `finish` writes.
+
+        Returns:
+            The working directory, a checkpoint that can be opened.
+        """
+        if self._expected is not None:
+            raise RuntimeError(f"{self._expected} was never added")
+        if not self._completed:
+            with _named_failures(self._output):
+                self._write_small_files()
+            self._completed = True
+        return self._partial
+
     def finish(self, record: dict[str, Any]) -> None:
         """Complete the directory and rename it to its final name.
 
         Args:
             record: the provenance record of this command, see `provenance`.
         """
-        if self._expected is not None:
-            raise RuntimeError(f"{self._expected} was never added")
+        self.complete()
         with _named_failures(self._output):
-            self._write_small_files(record)
+            self._write_provenance(record)
             for path in self._partial.rglob("*"):
                 if path.name not in self._written:  # shards are synced already
                     sync(path)
@@ -146,7 +159,7 @@ class CheckpointWriter:
             move_into_place(self._partial, self._output, force=self._force)
         self._finished = True
 
-    def _write_small_files(self, record: dict[str, Any]) -> None:
+    def _write_small_files(self) -> None:
         for path in copied_files(self._source) if self._source is not None else []:
             assert self._source is not None
             target = self._partial / path.relative_to(self._source)
@@ -159,6 +172,8 @@ class CheckpointWriter:
         for name, content in contents.items():
             data = content if isinstance(content, bytes) else content.encode()
             (self._partial / name).write_bytes(data)
+
+    def _write_provenance(self, record: dict[str, Any]) -> None:
         files = dict(self._written)
         for path in sorted(p for p in self._partial.rglob("*") if p.is_file()):
             name = path.relative_to(self._partial).as_posix()

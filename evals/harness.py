@@ -13,9 +13,9 @@ import lm_eval
 import lm_eval.api.task
 import lm_eval.evaluator
 import lm_eval.utils
-import transformers
 from lm_eval.loggers import EvaluationTracker
 
+from hybridize.checkpoints.stock_model import quiet_transformers
 from hybridize.console import console
 from hybridize.evals.commit import current_commit
 from hybridize.evals.harness_model import HarnessModel
@@ -91,15 +91,11 @@ def quiet_libraries() -> Iterator[None]:
         harness_log = logging.getLogger("lm_eval")
         undo.callback(harness_log.setLevel, harness_log.level)
         harness_log.setLevel(logging.ERROR)
-        undo.callback(transformers.logging.set_verbosity, transformers.logging.get_verbosity())
-        transformers.logging.set_verbosity_error()
-        if console.quiet or not sys.stderr.isatty():
-            if not datasets.are_progress_bars_disabled():
-                datasets.disable_progress_bars()
-                undo.callback(datasets.enable_progress_bars)
-            if transformers.logging.is_progress_bar_enabled():
-                transformers.logging.disable_progress_bar()
-                undo.callback(transformers.logging.enable_progress_bar)
+        bars = not console.quiet and sys.stderr.isatty()
+        undo.enter_context(quiet_transformers(progress=bars))
+        if not bars and not datasets.are_progress_bars_disabled():
+            datasets.disable_progress_bars()
+            undo.callback(datasets.enable_progress_bars)
         # lm-eval shows one bar per task and has no option to turn it off.
         _replace(undo, lm_eval.api.task, "tqdm", _no_bar)
         # lm-eval's own function lets git write to stderr outside of a repository.

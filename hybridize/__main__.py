@@ -11,7 +11,7 @@ import click
 
 from hybridize.cli import cli
 from hybridize.console import console
-from hybridize.errors import HybridizeError
+from hybridize.errors import HybridizeError, is_out_of_memory
 from hybridize.standard_streams import prepare_streams
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -66,7 +66,7 @@ def _report(failure: Exception | KeyboardInterrupt) -> int:
         case OSError():
             console.error(_describe(failure))
             return FAILED
-        case _ if _is_out_of_memory(failure):
+        case _ if is_out_of_memory(failure):
             reason = (str(failure).splitlines() or ["a tensor is too large"])[0]
             console.error(
                 f"not enough memory ({reason}); a smaller batch or shorter texts need less"
@@ -77,12 +77,6 @@ def _report(failure: Exception | KeyboardInterrupt) -> int:
             hint = "" if console.debug else " (run again with --debug for the traceback)"
             console.error(message + hint)
             return FAILED
-
-
-def _is_out_of_memory(failure: BaseException) -> bool:
-    """Recognize the errors of Python, and of torch on GPU and CPU, without importing torch."""
-    known = isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError"
-    return known or "can't allocate memory" in str(failure)
 
 
 def _describe(failure: OSError) -> str:

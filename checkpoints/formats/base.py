@@ -149,6 +149,13 @@ class Format(ABC):
                 entries[disk] = replace(known, parameters=parameters, rows=rows, shape=stacked)
         return list(entries.values())
 
+    def norm_names(self, spec: ModelSpec) -> list[str]:
+        """Return the names of all norms: of every block, in order, and the last one."""
+        count = len(spec.layout)
+        norms = [*(f"model.blocks.{index}.norm" for index in range(count)), "model.norm"]
+        weights = [self._disk_name(f"{norm}.weight", spec.layout) for norm in norms]
+        return [name.removesuffix(".weight") for name in weights]
+
     def _disk_name(self, parameter: str, layout: str) -> str:
         names = self.names
         globals_ = {
