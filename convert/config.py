@@ -98,6 +98,15 @@ class ConvertConfig(Config):
         "stores the result exactly, else hybridize.",
     )
     dtype: str = dtype_option("Dtype of the written weights; auto is the dtype of the source.")
+    check: bool | None = option(
+        Flag(),
+        None,
+        recorded=False,
+        help="Compare the logits of MODEL and of the result in transformers and in hybridize, in "
+        "float32, before the result gets its name. If they differ by more than rounding, nothing "
+        "is written.",
+        default_text="check, if the memory suffices",
+    )
     max_shard_size: int = option(Size(), 5 * 10**9, help="Maximum size of a weight file.")
     allow_nonfinite: bool = option(
         Flag(), False, recorded=False, help="Accept NaN and infinity in the weights."
@@ -119,6 +128,11 @@ class ConvertConfig(Config):
 
     @override
     def check_options(self) -> None:
+        if self.check and self.allow_nonfinite:
+            raise InputError(
+                "`check` needs finite logits, which `allow_nonfinite` does not promise; leave out "
+                "one of them"
+            )
         if self.measures_swaps:
             self._check_selection()
         elif self.calibration is not None and self.init != "attention":

@@ -16,6 +16,7 @@ from hybridize.conversion.config import ConvertConfig
 from hybridize.conversion.converted_tensors import ConvertedTensors
 from hybridize.conversion.measurements import SelectionCurve
 from hybridize.conversion.new_blocks import NewBlocks, check_donor_directory
+from hybridize.conversion.output_check import OutputCheck, require_check
 from hybridize.conversion.plan import MambaChoice, Plan, plan_conversion
 from hybridize.conversion.results import ConversionResult, describe
 from hybridize.conversion.sensitivity_plot import draw_curve
@@ -47,7 +48,8 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
 
     Raises:
         InputError: an option or the source is wrong; nothing was written.
-        HybridizeError: writing failed; an existing output is unchanged.
+        HybridizeError: writing failed, or the result does not compute what it should (`check`);
+            an existing output is unchanged.
     """
     check_donor_directory(config)
     if config.measures_swaps and not config.dry_run:
@@ -61,6 +63,7 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
             config_is_enough=config.dry_run and config.calibration is None,
             allow_nonfinite=config.allow_nonfinite,
         )
+        require_check(source, config)
         device, dataset = _load_calibration(source, config)
         new_blocks = NewBlocks(source, config, dataset, device, stack)
         curve = _measure_swaps(source, config, dataset, new_blocks, device)
@@ -167,6 +170,7 @@ def _write(
 ) -> ConversionResult:
     source.tensors.check_config()
     source.reader.hash_in_background()
+    check = OutputCheck(source, plan, planned, result.output, config)
 
     def finished(files: int) -> dict[str, Any]:
         """Complete the result, and return the record for the provenance."""
@@ -175,6 +179,7 @@ def _write(
         result = replace(
             result,
             files=files,
+            check=check.report,
             errors=tuple(error for error in new_blocks.errors if error.block in swapped),
             calibration=new_blocks.calibration_cost,
         )
@@ -196,5 +201,6 @@ def _write(
         force=config.force,
         max_shard_size=config.max_shard_size,
         extra_files={} if curve is None else {"sensitivity.png": draw_curve(curve, plan.kept)},
+        check=check.check_result,
     )
     return result

@@ -8,6 +8,7 @@ from typing import Any
 
 from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.streaming_writer import PlannedCheckpoint
+from hybridize.conversion.check_report import CheckReport
 from hybridize.conversion.measurements import (
     BlockError,
     CalibrationCost,
@@ -45,6 +46,7 @@ class ConversionResult:
         calibration: what the calibration cost.
         curve: the measurements for each number of attention blocks, if there are any.
         selection: what these measurements cost.
+        check: on what transformers and hybridize agree; None if nothing was to be checked.
         files: number of safetensors files; 0 for a dry run.
         dry_run: whether nothing was written.
     """
@@ -69,6 +71,7 @@ class ConversionResult:
     calibration: CalibrationCost | None
     curve: tuple[CurvePoint, ...]
     selection: SelectionCost | None
+    check: CheckReport | None
     files: int
     dry_run: bool
 
@@ -97,6 +100,8 @@ class ConversionResult:
             metrics["sensitivity"] = [asdict(point) for point in self.curve]
         if self.selection:
             metrics["selection"] = asdict(self.selection)
+        if self.check:
+            metrics["check"] = asdict(self.check)
         return metrics
 
 
@@ -135,6 +140,7 @@ def describe(
         calibration=None,
         curve=() if curve is None else curve.points,
         selection=None if curve is None else curve.cost,
+        check=None,
         files=0,
         dry_run=dry_run,
     )

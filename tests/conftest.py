@@ -55,3 +55,15 @@ def materials() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real checkpoints in ../shared/materials")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _without_check(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert without the check, unless a test gives the option or wants it: it takes 0.3 s."""
+    if "check_by_default" not in request.fixturenames:
+        monkeypatch.setattr("hybridize.conversion.output_check.BY_DEFAULT", False)
+
+
+@pytest.fixture
+def check_by_default() -> None:
+    """Let conversions be checked by default, as they are outside of the tests."""

@@ -9,11 +9,15 @@ from hybridize.cli.config_options import config_options
 from hybridize.cli.options import model_argument, output_option
 from hybridize.cli.results import print_format, print_output, size_rows, weight_files
 from hybridize.console import console
+from hybridize.conversion.check_report import CONVERSION, RESULT, SOURCE
 from hybridize.conversion.config import ConvertConfig
 from hybridize.units import size_in_words
 
 if TYPE_CHECKING:
+    from hybridize.conversion.check_report import CheckReport
     from hybridize.conversion.results import ConversionResult
+
+CHECKED = (SOURCE, RESULT, CONVERSION)
 
 
 @click.command(short_help="Swap attention blocks for Mamba-2 and write the hybrid.")
@@ -59,6 +63,8 @@ def convert(model: str, output: Path, config: ConvertConfig) -> None:
             [(e.block, f"{e.before:.1%}", f"{e.after:.1%}") for e in result.errors],
             caption="Squared error relative to the attention's output, on held-out text.",
         )
+    if result.check:
+        _print_check(result.check)
     if result.calibration:
         cost = result.calibration
         forwards = (
@@ -71,6 +77,34 @@ def convert(model: str, output: Path, config: ConvertConfig) -> None:
         _print_selection(result)
     print_format(result)
     print_output(result, weight_files(result.files))
+
+
+def _print_check(check: "CheckReport") -> None:
+    """Print the differences between transformers and hybridize, or why there are none."""
+    if check.skipped is not None:
+        console.message(f"not checked: {check.skipped}")
+        return
+    found = {(one.compared, one.input): one for one in check.comparisons}
+
+    def cell(compared: str, given: str) -> str:
+        one = found.get((compared, given))
+        return "" if one is None else f"{one.difference:.1g} of {one.allowed:.1g}"
+
+    rows = [
+        (given, *(cell(compared, given) for compared in CHECKED))
+        for given in dict.fromkeys(one.input for one in check.comparisons)
+    ]
+    console.table(
+        ["largest difference of logits", *CHECKED],
+        rows,
+        caption="In float32, and how much rounding explains. source: MODEL in transformers and in "
+        "hybridize. result: the same of the result. conversion: MODEL and the result, which "
+        "continues with MODEL's activations behind each new block.",
+    )
+    for left_out in check.unreached:
+        console.message(f"not checked: {left_out.input}: {left_out.reason}")
+    for note in check.notes:
+        console.message(f"note: {note}")
 
 
 def _print_selection(result: "ConversionResult") -> None:
