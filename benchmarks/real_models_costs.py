@@ -84,7 +84,8 @@ def commands(
     source, hybrid, wide = str(model), str(work / "hybrid"), str(work / "wide")
     share, tokens = ["--attention", settings.share], str(settings.tokens)
     calibration = ["--calibration", str(text), "--calibration-tokens", tokens]
-    evenly = [*share, "--select", "uniform", *calibration]
+    unchecked = [*share, "--no-check"]  # the check costs the same with all options
+    evenly = [*unchecked, "--select", "uniform", *calibration]
 
     def writing(command: str, of: str, name: str, *more: str) -> list[str]:
         return [command, of, "-o", str(work / name), *more, "--force"]
@@ -93,10 +94,11 @@ def commands(
         "inspect": ["inspect", source],
         "verify": ["verify", source],
         "convert": writing("convert", source, "plain", *share),
+        "convert --no-check": writing("convert", source, "plain", *unchecked),
         "convert --calibration": writing("convert", source, "hybrid", *evenly),
         **{
             f"convert --select {select}": writing(
-                "convert", source, select, *share, "--select", select, *calibration
+                "convert", source, select, *unchecked, "--select", select, *calibration
             )
             for select in ("sensitivity", "recall")
         },

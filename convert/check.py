@@ -35,6 +35,9 @@ from hybridize.errors import HybridizeError, first_line, is_out_of_memory
 from hybridize.modeling.model_spec import ModelSpec, parameter_shapes
 from hybridize.units import size_in_words
 
+_OVERHEAD = 256 << 20
+"""Bytes for the buffers of the libraries."""
+
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
@@ -61,9 +64,12 @@ def require_possible(source: Source, target: ModelSpec) -> None:
 
 
 def _needed_bytes(spec: ModelSpec) -> int:
-    """Return the memory for one model in float32, and for what is kept of the inputs."""
+    """Return the memory for one model in float32, and for what is kept of the inputs.
+
+    Memory is allocated in large pages, so that a model takes a little more than its weights.
+    """
     kept = LENGTH * (3 * spec.vocab_size + 3 * spec.hidden_size * (len(spec.blocks) + 1))
-    return int(4 * (1.1 * parameter_count(spec) + 5 * kept))
+    return int(4 * (1.2 * parameter_count(spec) + 5 * kept)) + _OVERHEAD
 
 
 def parameter_count(spec: ModelSpec) -> int:
