@@ -31,6 +31,7 @@ from hybridize.checkpoints.provenance import new_provenance
 from hybridize.checkpoints.shards import plan_shards, shard_names
 from hybridize.checkpoints.special_floats import encode_special_floats
 from hybridize.checkpoints.synced_file import BackgroundHash, SyncedFile
+from hybridize.checkpoints.weight_files import NAMED
 from hybridize.errors import HybridizeError, InputError
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class CheckpointWriter:
     ) -> None:
         check_output(output, source, force=force)
         self._output, self._source, self._force = output, source, force
-        self._config, self._extra = dict(config), dict(extra_files or {})
+        # The source may have named its weights; those of the result have their usual names.
+        self._config = {name: value for name, value in config.items() if name != NAMED}
+        self._extra = dict(extra_files or {})
         self._shards = plan_shards(tensors, max_shard_size)
         self.files = shard_names(len(self._shards))
         self._partial = output.parent / f"{output.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}"

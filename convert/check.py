@@ -41,17 +41,23 @@ _OVERHEAD = 256 << 20
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
-def require_possible(source: Source, target: ModelSpec) -> None:
+def require_possible(source: Source, target: ModelSpec, output: Path) -> None:
     """Check whether a conversion can be checked, before anything is loaded.
 
     Args:
         source: the source.
         target: the result.
+        output: its directory.
 
     Raises:
         CannotCheckError: the source is too large for the memory, or transformers does not know its
-            ``model_type``.
+            ``model_type`` or cannot open a directory.
     """
+    for directory in (source.directory, output):
+        try:
+            str(directory).encode()
+        except UnicodeEncodeError:
+            raise CannotCheckError("transformers opens no path that is not UTF-8") from None
     if not is_stock(source.format.name):
         raise CannotCheckError(f"transformers has no class for model_type {source.format.name!r}")
     free, needed = available_memory(), max(_needed_bytes(source.config), _needed_bytes(target))

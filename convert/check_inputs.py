@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from hybridize.checkpoints.load import check_tokens, load_tokenizer
+from hybridize.checkpoints.stock_model import quiet_transformers
 from hybridize.conversion.check_report import Unreached, without_folders
 from hybridize.errors import InputError
 from hybridize.modeling.model_spec import ModelSpec
@@ -117,7 +118,8 @@ def _text(spec: ModelSpec, directory: Path) -> torch.Tensor:
     Raises:
         InputError: there is no tokenizer, or it does not fit the model.
     """
-    ids = load_tokenizer(directory)(TEXT).input_ids[:LENGTH]
+    with quiet_transformers():
+        ids = load_tokenizer(directory)(TEXT).input_ids[:LENGTH]
     check_tokens(ids, spec.vocab_size, directory)
     if not ids:
         raise InputError(f"{directory}: the tokenizer gives no tokens")

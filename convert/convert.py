@@ -63,7 +63,7 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
             config_is_enough=config.dry_run and config.calibration is None,
             allow_nonfinite=config.allow_nonfinite,
         )
-        require_check(source, config)
+        require_check(source, output, config)
         device, dataset = _load_calibration(source, config)
         new_blocks = NewBlocks(source, config, dataset, device, stack)
         curve = _measure_swaps(source, config, dataset, new_blocks, device)

@@ -24,7 +24,7 @@ BY_DEFAULT = True
 """Whether results are checked if nobody asks for it. Tests of other things set False."""
 
 
-def require_check(source: Source, config: ConvertConfig) -> None:
+def require_check(source: Source, output: Path, config: ConvertConfig) -> None:
     """Check early that the source can be checked, if the user asks for it.
 
     Raises:
@@ -35,7 +35,7 @@ def require_check(source: Source, config: ConvertConfig) -> None:
     from hybridize.conversion.check import require_possible
 
     try:
-        require_possible(source, source.config)
+        require_possible(source, source.config, output)
     except CannotCheckError as error:
         raise InputError(_refused(source, error)) from error
 
@@ -77,7 +77,7 @@ class OutputCheck:
         from hybridize.conversion import check
 
         with self._if_possible(InputError):
-            check.require_possible(source, plan.fit.spec)
+            check.require_possible(source, plan.fit.spec, output)
             started = check.ConversionCheck(source, plan, planned, output)
             started.check_source()
             self._check = started

@@ -1,12 +1,14 @@
 """`convert --check` and `--no-check`, and what happens if the check is not possible."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import hybridize
 from hybridize.__main__ import main
 from hybridize.conversion import check, check_models
 from tiny import write_stock, write_tokenizer
@@ -99,6 +101,16 @@ def test_a_check_that_is_not_possible(run, model, tmp_path, monkeypatch, name, d
     assert line.startswith("not checked: ")
     assert reason in line
     assert "largest difference" not in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf8(model, tmp_path, capsys, check_by_default):
+    output = os.fsdecode(os.fsencode(tmp_path / "out") + b"\xff")
+    assert main(["convert", str(model), "-o", output, "--check"]) == 2
+    assert "opens no path that is not UTF-8" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert main(["convert", str(model), "-o", output, "--quiet"]) == 0
+    assert hybridize.verify(output).problems == ()
 
 
 def cannot_open(directory, **_):

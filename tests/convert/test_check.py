@@ -103,6 +103,17 @@ def test_a_hybrid_without_attention_and_one_in_hybridizes_format_agree(tmp_path)
     assert len(compared(second, "source")) == len(compared(second, "conversion")) == 2
 
 
+def test_a_hybrid_that_names_its_weights_file_agrees(tmp_path):
+    """The result has its own file names, although it keeps the other fields of config.json."""
+    write_stock(tmp_path / "in", "nemotron_h")
+    (tmp_path / "in" / "model.safetensors").rename(tmp_path / "in" / "own.safetensors")
+    path = tmp_path / "in" / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"transformers_weights": "own.safetensors"})
+    )
+    assert convert(tmp_path, attention="100%").check.skipped is None
+
+
 def test_a_source_that_is_rounded_is_compared_with_rounded_weights(tmp_path):
     write_stock(tmp_path / "in", "llama")
     for attention in ("100%", "1"):
