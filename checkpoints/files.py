@@ -15,25 +15,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PROVENANCE = "hybridize.json"
 
-COPIED = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "*.tiktoken",
-    "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
-    "generation_config.json", "LICENSE*", "NOTICE*",
-)  # fmt: skip
-"""Glob patterns of the files that are copied from a source to its result.
-
-Code and weights are never among them.
-"""
-
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 _CHUNK = 1 << 20  # bytes; small enough to be in the CPU's cache when it is hashed
-
-
-def copied_files(source: Path) -> list[Path]:
-    """Return the files of ``source`` that are copied to its results, sorted."""
-    return sorted({p for pattern in COPIED for p in source.glob(pattern) if p.is_file()})
 
 
 def refuse_pointer(path: Path) -> None:

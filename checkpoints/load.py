@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from hybridize.checkpoints import CheckpointReader
-from hybridize.checkpoints.files import copied_files, refuse_pointer
+from hybridize.checkpoints.carried_files import copied_files
+from hybridize.checkpoints.files import refuse_pointer
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.generation_config import read_generation_config
 from hybridize.checkpoints.hub import resolve

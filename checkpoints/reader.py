@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from hybridize.checkpoints.buffers import empty_bytes
+from hybridize.checkpoints.carried_files import copied_files
 from hybridize.checkpoints.dtypes import torch_dtype
-from hybridize.checkpoints.files import (
-    CONFIG,
-    copied_files,
-    read_json_object,
-    refuse_pointer,
-    sha256_of,
-)
+from hybridize.checkpoints.files import CONFIG, read_json_object, refuse_pointer, sha256_of
 from hybridize.checkpoints.finite import bytes_are_finite
 from hybridize.checkpoints.header import TensorLocation
 from hybridize.checkpoints.other_directories import describe

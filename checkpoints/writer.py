@@ -15,15 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from hybridize.checkpoints.carried_files import copied_files, left_behind
 from hybridize.checkpoints.dtypes import dtype_name
-from hybridize.checkpoints.files import (
-    CONFIG,
-    INDEX,
-    PROVENANCE,
-    copied_files,
-    sha256_of,
-    sync,
-)
+from hybridize.checkpoints.files import CONFIG, INDEX, PROVENANCE, sha256_of, sync
 from hybridize.checkpoints.header import TensorSpec, write_header
 from hybridize.checkpoints.leftovers import PARTIAL, make_locked_directory
 from hybridize.checkpoints.output import check_output, move_into_place
@@ -32,6 +26,7 @@ from hybridize.checkpoints.shards import plan_shards, shard_names
 from hybridize.checkpoints.special_floats import encode_special_floats
 from hybridize.checkpoints.synced_file import BackgroundHash, SyncedFile
 from hybridize.checkpoints.weight_files import NAMED
+from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
 
 if TYPE_CHECKING:
@@ -53,7 +48,7 @@ class CheckpointWriter:
         config: the content of config.json.
         max_shard_size: bytes of data per safetensors file; a larger tensor gets its own file.
         force: replace an existing output when the new one is complete.
-        source: the checkpoint whose tokenizer and generation files are copied, and whose
+        source: the checkpoint whose other files are copied (see `carried_files`), and whose
             provenance is continued.
         extra_files: further files, text or bytes by name.
 
@@ -90,6 +85,8 @@ class CheckpointWriter:
         self._new_parents: list[Path] = []
         self._lock: int | None = None
         self._completed = self._finished = False
+        if source is not None:
+            _note_what_stays_behind(source)
 
     def __enter__(self) -> Self:
         try:
@@ -226,6 +223,18 @@ class CheckpointWriter:
         with suppress(OSError):  # another process may have written something there
             for parent in self._new_parents:
                 parent.rmdir()
+
+
+def _note_what_stays_behind(source: Path) -> None:
+    names = left_behind(source)
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        reason = (
+            "code is never copied"
+            if names[0].endswith(".py")
+            else "hybridize does not know it; copy it yourself if it is needed"
+        )
+        console.note(f"{source}: not copied to the result: {names[0]}{more} ({reason})")
 
 
 def _bytes_of(tensor: "torch.Tensor") -> memoryview:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hybridize.checkpoints import CheckpointReader
+from hybridize.checkpoints.carried_files import is_tokenizer_file
 from hybridize.checkpoints.files import sha256_of
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.hub import resolve
@@ -25,7 +26,7 @@ TEACHER = "teacher"
 """The name of the source for which the model generates the text."""
 
 _DOCUMENTS_PER_BATCH = 256
-_TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
+_SMALL_SUFFIXES = (".json", ".txt", ".model")
 _VERSION = 1  # increase it when the same arguments give another dataset
 
 
@@ -161,8 +162,8 @@ def _key(sources: Sequence[str], directory: Path, settings: dict[str, Any]) -> s
         path = Path(source)
         is_file = path.is_file()
         parts.append([path.suffix.lower(), sha256_of(path)] if is_file else source)
-    suffixes = _TOKENIZER_SUFFIXES + ((".safetensors",) if list(sources) == [TEACHER] else ())
+    suffixes = _SMALL_SUFFIXES + ((".safetensors",) if list(sources) == [TEACHER] else ())
     for path in sorted(directory.iterdir()):
-        if path.suffix in suffixes and path.is_file():
+        if (path.suffix in suffixes or is_tokenizer_file(path.name)) and path.is_file():
             parts.append([path.name, sha256_of(path)])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

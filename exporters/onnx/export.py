@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from hybridize.checkpoints.carried_files import copied_files
+from hybridize.checkpoints.files import CONFIG
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.leftovers import partial_directory
 from hybridize.checkpoints.load import load_model
@@ -25,9 +27,6 @@ from hybridize.exporters.onnx.graph_files import (
 from hybridize.exporters.onnx.graphs import StateSpec, require_exportable, state_specs
 from hybridize.extras import require_extra
 from hybridize.modeling.model import HybridForCausalLM
-
-_COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json",
-           "chat_template.jinja", "special_tokens_map.json")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,11 @@ def export_onnx(model: str | Path, output: str | Path, config: ExportConfig) -> 
             difference = check(hybrid, partial, config.seed)
             progress.advance()
         write_other_files(hybrid, specs, source, partial)
-        files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        files = {
+            path.relative_to(partial).as_posix(): path.stat().st_size
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
         move_into_place(partial, output, force=config.force)
     return OnnxResult(output, files, specs, difference, False)
 
@@ -99,10 +102,11 @@ def export_onnx(model: str | Path, output: str | Path, config: ExportConfig) -> 
 def write_other_files(
     hybrid: HybridForCausalLM, specs: tuple[StateSpec, ...], source: Path, folder: Path
 ) -> None:
-    """Copy the tokenizer and the configuration, and describe the states in onnx.json."""
-    for name in _COPIED:
-        if (source / name).is_file():
-            shutil.copy(source / name, folder)
+    """Copy the files that belong to the model, and describe the states in onnx.json."""
+    for path in filter(Path.is_file, (source / CONFIG, *copied_files(source))):
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(path, target)
     generation = hybrid.generation_config  # of a chat model, it has all tokens that end an answer
     eos = None if generation is None else generation.eos_token_id
     described = {

@@ -115,6 +115,17 @@ def test_the_description_has_all_tokens_that_end_a_text(tmp_path):
     assert json.loads((tmp_path / "onnx.json").read_text())["eos_token_id"] == 3
 
 
+def test_the_files_that_belong_to_a_checkpoint_go_along(tmp_path):
+    source, output = tmp_path / "source", tmp_path / "output"
+    names = ("tekken.json", "LICENSE", "chat_template.json", "additional_chat_templates/x.jinja")
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    output.mkdir()
+    write_other_files(build(LAYOUTS["attention only"], torch.float32), (), source, output)
+    assert [(output / name).read_text() for name in names] == list(names)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 17), (1, 200)])
 def test_onnxruntime_and_stock_transformers_agree(exported, hybrid, batch, length):
