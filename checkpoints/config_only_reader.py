@@ -11,13 +11,18 @@ from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.files import CONFIG, read_json_object
 from hybridize.checkpoints.formats import config_from_json
 from hybridize.checkpoints.header import TensorLocation
+from hybridize.checkpoints.hub import find_on_hub
 from hybridize.checkpoints.reader import CheckpointReader
+from hybridize.checkpoints.weight_files import choose_entry
 from hybridize.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
 _DTYPES = ("float32", "bfloat16", "float16")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""The suffixes of weight files. Without one, a directory is only a configuration."""
+
 _USUAL_DTYPE = "bfloat16"  # nearly all published weights have it
 
 
@@ -56,14 +61,25 @@ class ConfigOnlyReader(CheckpointReader):
         """Do nothing, because no file was opened."""
 
 
-def open_for_planning(directory: Path) -> CheckpointReader:
-    """Open a checkpoint for its shapes. Without weight files, its config.json is enough.
+def open_for_planning(model: str | Path) -> CheckpointReader:
+    """Open a checkpoint for its shapes. Its config.json is enough.
+
+    Args:
+        model: a directory, with or without weights, or a hub id. Of a hub id, only config.json is
+            downloaded.
 
     Raises:
-        InputError: see `CheckpointReader` and `ConfigOnlyReader`.
+        InputError: see `CheckpointReader`, `ConfigOnlyReader` and `resolve`.
+        HybridizeError: the connection, the hub or the cache fails.
     """
+    repository = find_on_hub(model)
+    if repository is not None:
+        reader = ConfigOnlyReader(repository.fetch([CONFIG]))
+        if any(name.endswith(WEIGHT_SUFFIXES) for name in repository.names()):
+            choose_entry(repository, reader.config)  # refuses what the command would refuse
+        return reader
+    directory = Path(model)
     config_only = (directory / CONFIG).is_file() and not any(
-        path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-        for path in directory.iterdir()
+        path.suffix in WEIGHT_SUFFIXES for path in directory.iterdir()
     )
     return ConfigOnlyReader(directory) if config_only else CheckpointReader(directory)

@@ -9,12 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from hybridize.checkpoints.dtypes import NAMES_BY_CODE, SAFETENSORS_CODES, itemsize
 from hybridize.checkpoints.files import refuse_pointer
-from hybridize.errors import InputError
+from hybridize.errors import InputError, first_line
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,48 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
         ) from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
+    return _locations(path, header, 8 + length)
+
+
+def parse_remote_header(path: Path, text: bytes, size: int) -> dict[str, TensorLocation]:
+    """Return the tensors of a safetensors file elsewhere, with the checks of the library.
+
+    Args:
+        path: the name of the file, for error messages and for the result.
+        text: its header.
+        size: the bytes of the file.
+
+    Raises:
+        InputError: the header is corrupt, or has a dtype unknown to torch.
+    """
+    try:
+        header = json.loads(text)
+        locations = _locations(path, header, 8 + len(text))
+        end = 8 + len(text)
+        for location in locations.values():
+            expected = math.prod(location.shape) * itemsize(location.dtype)
+            if location.offset != end or location.nbytes != expected:
+                raise ValueError("the offsets and the shapes do not fit")
+            end += location.nbytes
+        if end != size:
+            raise ValueError(f"it has {size} bytes instead of {end}")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = "".join(c if c.isprintable() else "?" for c in first_line(error))
+        raise InputError(f"{path}: not a valid safetensors file ({reason})") from error
+    return locations
+
+
+def _locations(path: Path, header: dict[str, Any], start: int) -> dict[str, TensorLocation]:
+    """Return the tensors of a parsed header, in the order of their bytes.
+
+    Args:
+        path: the file.
+        header: the header.
+        start: the first byte of the data.
+
+    Raises:
+        InputError: a dtype is unknown to torch.
+    """
     header.pop("__metadata__", None)
     locations = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -86,9 +129,9 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
             raise InputError(
                 f"{path}: tensor {name!r} has the dtype {entry['dtype']}, which is not supported"
             )
-        start, end = entry["data_offsets"]
+        first, end = entry["data_offsets"]
         shape = tuple(entry["shape"])
-        locations[name] = TensorLocation(path, dtype, shape, 8 + length + start, end - start)
+        locations[name] = TensorLocation(path, dtype, shape, start + first, end - first)
     return locations
 
 

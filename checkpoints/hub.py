@@ -1,90 +1,86 @@
-"""Find the directory of a model, given a path or a hub id. Download it if needed."""
+"""Find the directory of a model, given a path or a hub id. Download what is needed."""
 
 import os
-import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from hybridize.console import console
-from hybridize.errors import InputError, first_line
+from hybridize.checkpoints.carried_files import is_carried
+from hybridize.checkpoints.files import CONFIG, PROVENANCE
+from hybridize.checkpoints.hub_repository import HubRepository, parse_hub_id
+from hybridize.checkpoints.weight_files import choose_weights
+from hybridize.errors import InputError
 
-_WEIGHTS = ["*.safetensors"]
-_OTHER_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "LICENSE*"]
+
+def find_on_hub(model: str | Path) -> HubRepository | None:
+    """Return a model's repository on the hub; None if ``model`` is a path that exists.
+
+    Args:
+        model: a path, or a hub id: ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, where the revision is
+            a branch, a tag or a full commit hash.
+
+    Raises:
+        InputError: there is no such path, and the hub has no such model or does not give it.
+        HybridizeError: the connection, the hub or the cache fails.
+    """
+    if os.path.exists(model):  # also False for names that no file can have
+        return None
+    hub_id = None if isinstance(model, Path) else parse_hub_id(model)
+    if hub_id is None:
+        raise InputError(f"{model}: no such directory")
+    return HubRepository(str(model), *hub_id)
 
 
 def resolve(model: str | Path, *, weights: bool = True) -> Path:
     """Return the directory of a checkpoint, downloading it if ``model`` is a hub id.
 
-    Downloads use huggingface_hub with its cache, its mirrors and ``HF_HUB_OFFLINE``. Code and
-    pickled weights are never downloaded.
+    Only the files of a checkpoint are downloaded: config.json, what goes along to results (see
+    `carried_files`), and the one set of weights that would be read. Code and pickled weights never
+    are.
 
     Args:
-        model: a directory or a hub id.
+        model: a directory or a hub id; see `find_on_hub`.
         weights: whether to download the weights as well.
 
     Raises:
-        InputError: there is no such path, and the hub has no such model or cannot be reached.
+        InputError: see `find_on_hub`; or the weights are pickled, incomplete, or an adapter.
+        HybridizeError: the connection, the hub or the cache fails.
     """
-    path = Path(model)
-    if os.path.exists(path):  # also False for names that no file can have
-        return path
-    text = str(model)
-    if isinstance(model, Path) or not _is_hub_id(text):
-        raise InputError(f"{text}: no such directory")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = [*_OTHER_FILES, *_WEIGHTS] if weights else _OTHER_FILES
-    # On a terminal, huggingface_hub shows its own progress bars.
-    progress: AbstractContextManager[object] = (
-        nullcontext()
-        if sys.stderr.isatty()
-        else console.progress(f"downloading {text}", None, "files")
-    )
-    try:
-        with progress:
-            return Path(snapshot_download(text, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise InputError(
-            f"{text}: no such directory, and it cannot be downloaded from the hub: "
-            f"{_reason(text, error)}"
-        ) from error
+    repository = find_on_hub(model)
+    return Path(model) if repository is None else _fetch(repository, weights=weights)
 
 
-def _reason(model: str, error: Exception) -> str:
-    """Return why a download failed, and what to do.
+def resolve_recorded(model: str | Path) -> Path:
+    """Return the directory of a checkpoint with all files that its ``hybridize.json`` lists.
 
-    The first line of the library's message is often a status code only.
+    Raises:
+        InputError: see `resolve`.
+        HybridizeError: the connection, the hub or the cache fails.
     """
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    if isinstance(error, GatedRepoError):
-        return (
-            f"it is gated; ask for access at https://huggingface.co/{model}, then log in with "
-            "`hf auth login` or set HF_TOKEN"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            "it does not exist there, or it is private; check the name, or log in with "
-            "`hf auth login` or set HF_TOKEN"
-        )
-    if isinstance(error, LocalEntryNotFoundError):
-        return (
-            "the hub cannot be reached, or HF_HUB_OFFLINE is set, and the model is not in the "
-            "cache; check the connection, or give a directory"
-        )
-    return first_line(error)
+    repository = find_on_hub(model)
+    if repository is None:
+        return Path(model)
+    if PROVENANCE in repository.names():
+        recorded = repository.read_json(PROVENANCE).get("files")
+        if isinstance(recorded, dict):
+            repository.fetch(name for name in recorded if name in repository.names())
+    return _fetch(repository, weights=True)
 
 
-def _is_hub_id(text: str) -> bool:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+def resolve_config(model: str | Path) -> Path:
+    """Return the directory of a checkpoint; of a hub id, only config.json is downloaded.
 
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        return False
-    return text.count("/") == 1 and not text.startswith(("./", "../"))
+    Raises:
+        InputError: see `resolve`.
+        HybridizeError: the connection, the hub or the cache fails.
+    """
+    repository = find_on_hub(model)
+    return Path(model) if repository is None else repository.fetch([CONFIG])
+
+
+def _fetch(repository: HubRepository, *, weights: bool) -> Path:
+    names = [name for name in repository.names() if is_carried(name)] + [CONFIG]
+    if PROVENANCE in repository.names():
+        names.append(PROVENANCE)
+    if weights:
+        chosen = choose_weights(repository, repository.read_json(CONFIG))
+        names += [chosen.entry, *chosen.files]
+    return repository.fetch(names)

@@ -122,7 +122,7 @@ def load_tokenizer(model: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    directory = resolve(model)
+    directory = resolve(model, weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         tokenizer.decode(tokenizer("a").input_ids)  # some damage shows only when it is used

@@ -1,13 +1,15 @@
 """``hybridize.json``: the commands that made a checkpoint, one record each.
 
-A record has ``command``, ``options``, ``seed``, ``versions``, ``created`` (UTC), ``source`` (a name
-and the SHA-256 of its files) and ``metrics``. The file lists the records under ``steps``, the
-oldest first. ``files`` lists the sizes and hashes of the files that the last command wrote, for
-`verify`. `hybridize.checkpoints.writer` writes the file together with the checkpoint.
+A record has ``command``, ``options``, ``seed``, ``versions``, ``created`` (UTC), ``source`` (a
+name, the commit if it came from the hub, and the SHA-256 of its files) and ``metrics``. The file
+lists the records under ``steps``, the oldest first. ``files`` lists the sizes and hashes of the
+files that the last command wrote, for `verify`. `hybridize.checkpoints.writer` writes the file
+together with the checkpoint.
 """
 
 import json
 import platform
+import re
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +19,9 @@ from hybridize.checkpoints.files import PROVENANCE, read_json_object
 from hybridize.errors import InputError
 
 _FORMAT_VERSION = 1
+_SNAPSHOT = re.compile(
+    r"/models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})$"
+)
 
 
 def read_provenance(directory: Path) -> list[dict[str, Any]]:
@@ -68,6 +73,26 @@ def new_provenance(
     return {"format_version": _FORMAT_VERSION, "steps": [*earlier, stamped], "files": files}
 
 
-def source_name(model: str | Path) -> str:
-    """Return a source's name for records, without local paths: a hub id or a directory's name."""
-    return Path(model).resolve().name if Path(model).exists() else str(model)
+def describe_source(directory: Path, sha256: dict[str, str]) -> dict[str, Any]:
+    """Return a record's entry for the checkpoint that a result was made from.
+
+    Args:
+        directory: the checkpoint. If it is in the cache of the hub, the entry names the repository
+            and the commit, else the directory without its path.
+        sha256: the hashes of its weight files by name.
+    """
+    commit = hub_commit(directory)
+    revision = {} if commit is None else {"revision": commit[1]}
+    return {"name": source_name(directory), **revision, "sha256": sha256}
+
+
+def source_name(directory: Path) -> str:
+    """Return a checkpoint's name without local paths: its hub id, or its directory's name."""
+    commit = hub_commit(directory)
+    return directory.resolve().name if commit is None else commit[0]
+
+
+def hub_commit(directory: Path) -> tuple[str, str] | None:
+    """Return the repository and the commit of a directory in the cache of the hub, else None."""
+    found = _SNAPSHOT.search(directory.resolve().as_posix())
+    return None if found is None else (f"{found['owner']}/{found['name']}", found["commit"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hybridize.checkpoints.files import read_json_object
 from hybridize.checkpoints.formats import FORMATS, Format, config_from_json
-from hybridize.checkpoints.hub import resolve
+from hybridize.checkpoints.hub import resolve_config
 from hybridize.errors import InputError
 from hybridize.modeling.layers.sizes import AttentionSizes, BlockSizes, MambaSizes, MLPSizes
 from hybridize.modeling.model_spec import ModelSpec
@@ -36,7 +36,7 @@ def find_shape(model: str | Path) -> Shape:
     if known is not None:
         return known
     try:
-        path = resolve(model)
+        path = resolve_config(model)
     except InputError as error:
         raise InputError(f"{error}; published shapes: {', '.join(SHAPES)}") from error
     if path.is_dir():

@@ -19,7 +19,7 @@ from hybridize.checkpoints.files import CONFIG, read_json_object, refuse_pointer
 from hybridize.checkpoints.finite import bytes_are_finite
 from hybridize.checkpoints.header import TensorLocation
 from hybridize.checkpoints.other_directories import describe
-from hybridize.checkpoints.weight_files import find_tensors
+from hybridize.checkpoints.weight_files import LocalFiles, find_tensors
 from hybridize.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class CheckpointReader:
         self.config: dict[str, Any] = read_json_object(config)
         for path in copied_files(self.directory):
             refuse_pointer(path)
-        self.files, self._locations = find_tensors(self.directory, self.config)
+        self.files, self._locations = find_tensors(LocalFiles(self.directory), self.config)
         self._open: dict[Path, int] = {}
         self._hashes: Future[dict[str, str]] | None = None
         self._closed = Event()

@@ -9,6 +9,7 @@ import torch
 from hybridize.checkpoints import CheckpointReader, CheckpointWriter, TensorSpec
 from hybridize.checkpoints.dtypes import torch_dtype
 from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.provenance import describe_source
 from hybridize.console import console
 
 
@@ -62,4 +63,4 @@ def save_model(
                 parts = (parameters[name].detach().to("cpu", dtype) for name in entry.parameters)
                 writer.add(spec.name, *parts)
                 progress.advance(spec.nbytes)
-            writer.finish({**record, "source": {"name": like.name, "sha256": reader.sha256()}})
+            writer.finish({**record, "source": describe_source(like, reader.sha256())})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridize.checkpoints import check_output
-from hybridize.checkpoints.provenance import source_name
+from hybridize.checkpoints.provenance import describe_source
 from hybridize.checkpoints.streaming_writer import (
     PlannedCheckpoint,
     plan_checkpoint,
@@ -73,7 +73,7 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
         if config.dry_run:
             return result
         check_output(output, source.directory, force=config.force)
-        return _write(model, source, plan, planned, new_blocks, curve, result, config)
+        return _write(source, plan, planned, new_blocks, curve, result, config)
 
 
 def _load_calibration(
@@ -159,7 +159,6 @@ def _plan_tensors(
 
 
 def _write(
-    model: str | Path,
     source: Source,
     plan: Plan,
     planned: PlannedCheckpoint,
@@ -187,7 +186,7 @@ def _write(
             "command": "convert",
             "options": config.record(),
             "seed": config.seed,
-            "source": {"name": source_name(model), "sha256": source.reader.sha256()},
+            "source": describe_source(source.directory, source.reader.sha256()),
             "metrics": result.metrics(swapped),
         }
 

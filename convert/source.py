@@ -45,11 +45,12 @@ def open_source(
     Raises:
         InputError: the checkpoint cannot be read.
     """
-    directory = resolve(model, weights=not config_is_enough)
     reader = stack.enter_context(
-        open_for_planning(directory)
-        if config_is_enough and directory.is_dir()
-        else CheckpointReader(directory, allow_nonfinite=allow_nonfinite)
+        open_for_planning(model)
+        if config_is_enough
+        else CheckpointReader(resolve(model), allow_nonfinite=allow_nonfinite)
     )
     format_, config = read_config(reader)
-    return Source(directory, reader, format_, config, CheckpointTensors(reader, format_, config))
+    return Source(
+        reader.directory, reader, format_, config, CheckpointTensors(reader, format_, config)
+    )

@@ -94,13 +94,14 @@ def _discard_unwritten_output() -> None:
 
 
 def _configure_libraries() -> None:
-    """Make transformers report errors only, and torch allocate memory in large pages.
+    """Set what transformers, huggingface_hub and torch read from the environment.
 
-    Large pages save most page faults on large tensors. Without a terminal, hub downloads show no
-    progress bars. Values that the user has set are kept.
+    The first two report errors only. Large pages save most page faults on large tensors. Without a
+    terminal, hub downloads show no progress bars. Values that the user has set are kept.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.load import check_tokens, load_model, load_tokenizer
 from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
@@ -52,13 +53,14 @@ def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator
     from transformers import LogitsProcessorList, TextIteratorStreamer
 
     device = choose_device(config.device)
+    directory = resolve(model)
     hybrid = load_model(
-        model,
+        directory,
         dtype=choose_dtype(config.dtype, device),
         device=device,
         cache_format=CacheFormat(config.kv_cache_dtype, config.ssm_cache_dtype),
     )
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(directory)
     ids = _encode(prompt, tokenizer)
     check_tokens(ids[0].tolist(), hybrid.config.vocab_size, model)
     ids = ids.to(device)

@@ -10,11 +10,11 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridize.checkpoints import CheckpointReader, read_provenance
+from hybridize.checkpoints import read_provenance
 from hybridize.checkpoints.dtypes import itemsize
 from hybridize.checkpoints.formats import FORMATS, HYBRID_FORMATS, CannotStoreError, read_config
 from hybridize.checkpoints.formats.unknown_fields import ignored_fields
-from hybridize.checkpoints.hub import resolve
+from hybridize.checkpoints.header_reader import open_headers
 from hybridize.checkpoints.quantization import Quantization
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.inspection.config import InspectConfig
@@ -106,8 +106,8 @@ def inspect(
     Raises:
         InputError: the checkpoint cannot be read, or its tensors do not fit its config.json.
     """
-    directory = resolve(model)
-    with CheckpointReader(directory) as reader:
+    with open_headers(model) as reader:
+        directory = reader.directory
         format_, spec = read_config(reader, quantized=True)
         tensors = CheckpointTensors(reader, format_, spec)
         dtypes: dict[str, int] = {}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
+from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.load import load_model, load_tokenizer
 from hybridize.console import console
 from hybridize.errors import InputError
@@ -100,9 +101,10 @@ def inspect_states(model: str | Path, file: str | Path, *, tokens: int = 1024) -
         raise InputError(f"`states={file}`: not UTF-8 text ({error.reason})") from error
     if tokens < 2:
         raise InputError(f"`states_tokens={tokens}`: must be at least 2")
-    hybrid = load_model(model, dtype=torch.float32)
+    directory = resolve(model)
+    hybrid = load_model(directory, dtype=torch.float32)
     limit = min(tokens, hybrid.config.max_position_embeddings)
-    ids = load_tokenizer(model)(text, return_tensors="pt").input_ids.to(torch.long)[:, :limit]
+    ids = load_tokenizer(directory)(text, return_tensors="pt").input_ids.to(torch.long)[:, :limit]
     if ids.shape[1] < 2:
         raise InputError(f"`states={file}`: the text has fewer than two tokens")
     return measure_states(hybrid, ids)

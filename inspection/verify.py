@@ -12,7 +12,7 @@ from hybridize.checkpoints import CheckpointReader, read_provenance
 from hybridize.checkpoints.files import PROVENANCE, read_json_object, sha256_of
 from hybridize.checkpoints.finite import bytes_are_finite
 from hybridize.checkpoints.formats import read_config
-from hybridize.checkpoints.hub import resolve
+from hybridize.checkpoints.hub import resolve_recorded
 from hybridize.checkpoints.tensors import mismatches
 from hybridize.console import console
 from hybridize.errors import InputError
@@ -54,7 +54,7 @@ def verify(model: str | Path) -> VerifyReport:
     Raises:
         InputError: it is not a checkpoint, or its headers or config.json cannot be read.
     """
-    directory = resolve(model)
+    directory = resolve_recorded(model)
     problems: list[str] = []
     checks = [
         "headers and index agree",

@@ -42,8 +42,11 @@ def distill(student: str | Path, output: str | Path, config: DistillConfig) -> D
     """
     device = choose_device(config.device)
     config = replace(config, dtype=_training_dtype(config.dtype, device))
-    student_dir, teacher_dir, output = resolve(student), resolve(config.teacher), Path(output)
-    swapped = check_pair(student_dir, teacher_dir, any_shape=config.accepts_any_student)
+    student_dir, output = resolve(student), Path(output)
+    teacher_dir = resolve(config.teacher, weights=not config.dry_run)
+    # A dry run reads no more than the headers of a teacher on the hub.
+    teacher = config.teacher if config.dry_run else teacher_dir
+    swapped = check_pair(student_dir, teacher, any_shape=config.accepts_any_student)
     if not swapped and not config.accepts_any_student:
         names = [name for name, spec in STAGES.items() if not spec.needs_matching_blocks]
         raise InputError(

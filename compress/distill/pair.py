@@ -9,6 +9,7 @@ from torch import nn
 
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.header_reader import open_headers
 from hybridize.checkpoints.load import load_model, load_tokenizer
 from hybridize.errors import InputError
 from hybridize.modeling.layers.sizes import AttentionSizes, MambaSizes
@@ -76,13 +77,14 @@ class Pair:
         return count
 
 
-def check_pair(student: Path, teacher: Path, *, any_shape: bool = False) -> tuple[int, ...]:
+def check_pair(student: Path, teacher: str | Path, *, any_shape: bool = False) -> tuple[int, ...]:
     """Check that a student can be trained by a teacher; return the indices of its swapped blocks.
 
     Reads configurations and tokenizers, no weights.
 
     Args:
-        student, teacher: their directories.
+        student: its directory.
+        teacher: its directory or hub id.
         any_shape: whether the student may have other blocks or another hidden size, such as a
             pruned model. It then has no swapped blocks.
 
@@ -91,7 +93,7 @@ def check_pair(student: Path, teacher: Path, *, any_shape: bool = False) -> tupl
     """
     with CheckpointReader(student) as reader:
         student_spec = read_config(reader)[1]
-    with CheckpointReader(teacher) as reader:
+    with open_headers(teacher) as reader:
         teacher_spec = read_config(reader)[1]
     for name in ("vocab_size", *(() if any_shape else ("hidden_size",))):
         ours, theirs = getattr(student_spec, name), getattr(teacher_spec, name)

@@ -8,6 +8,7 @@ import torch
 
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.provenance import hub_commit, source_name
 from hybridize.checkpoints.save import save_model
 from hybridize.compress.distill.cache_files import fingerprint
 from hybridize.compress.distill.config import DistillConfig
@@ -256,7 +257,7 @@ class DistillPipeline:
 
     def _write(self, parameters: dict[str, torch.Tensor], result: DistillResult) -> None:
         metrics = self._metrics.read_text("utf-8")
-        figures = result.to_dict()
+        figures, commit = result.to_dict(), hub_commit(self._teacher)
         recorded = ("trained", "training_sequences", "steps", "stages")
         save_model(
             parameters,
@@ -267,7 +268,8 @@ class DistillPipeline:
                 "command": "distill",
                 "options": self._config.record(),
                 "seed": self._config.seed,
-                "teacher": self._teacher.name,
+                "teacher": source_name(self._teacher),
+                **({} if commit is None else {"teacher_revision": commit[1]}),
                 "metrics": {key: figures[key] for key in recorded},
             },
             extra_files={"distill.jsonl": metrics, "distill.png": draw_losses(metrics)},

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hybridize.checkpoints.provenance import source_name
+from hybridize.checkpoints.provenance import describe_source
 from hybridize.checkpoints.streaming_writer import (
     PlannedCheckpoint,
     plan_checkpoint,
@@ -58,7 +58,7 @@ def write_candidate(
         "command": "prune",
         "options": options.record() | {"format": candidate.format.name},
         "seed": options.seed,
-        "source": {"name": source_name(source.name), "sha256": source.reader.sha256()},
+        "source": describe_source(source.directory, source.reader.sha256()),
         "metrics": {
             "changes": candidate.changes,
             "kl": candidate.kl,

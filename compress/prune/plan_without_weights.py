@@ -22,14 +22,23 @@ from hybridize.modeling.model_spec import ModelSpec
 _DEFAULT_DTYPE = "bfloat16"  # the usual dtype of large checkpoints
 
 
-def has_weights(model: str | Path) -> bool:
-    """Return whether a model has weights. A config.json and a published shape have none."""
+def needs_weights(model: str | Path, options: PruneConfig) -> bool:
+    """Return whether `prune` reads weights, and does not plan from a configuration alone.
+
+    A config.json and a published shape have no weights. Those of a hub id are not downloaded for a
+    dry run that no option asks to measure.
+    """
     path = Path(model)
-    if not path.exists():
-        return published(str(model)) is None
-    return path.is_dir() and not (
-        (path / "config.json").is_file() and not list(path.glob("*.safetensors*"))
+    if path.exists():
+        return path.is_dir() and not (
+            (path / "config.json").is_file() and not list(path.glob("*.safetensors*"))
+        )
+    measures = (
+        options.scores is not None
+        or options.widths == "per-block"
+        or options.calibration != PruneConfig.calibration
     )
+    return published(str(model)) is None and (measures or not options.dry_run)
 
 
 def plan_without_weights(
@@ -79,8 +88,8 @@ def plan_without_weights(
         format=chosen.format.name,
         reason=chosen.reason,
         notes=(
-            "there are no weights, so all blocks and all units count as equally important: the "
-            "plan shows which shapes fit the budget, not which parts to remove",
+            f"{_why_not_measured(model)}, so all blocks and all units count as equally important: "
+            "the plan shows which shapes fit the budget, not which parts to remove",
             *chosen.fit.notes,
         ),
         layout_before=config.layout,
@@ -98,6 +107,11 @@ def plan_without_weights(
         step_seconds=None,
         dry_run=True,
     )
+
+
+def _why_not_measured(model: str | Path) -> str:
+    on_hub = not Path(model).exists() and published(str(model)) is None
+    return "no weights were downloaded" if on_hub else "there are no weights"
 
 
 def equal_scores(config: ModelSpec) -> Scores:

@@ -11,7 +11,7 @@ from hybridize.checkpoints import check_output
 from hybridize.checkpoints.formats import FORMATS
 from hybridize.checkpoints.hub import resolve
 from hybridize.compress.prune.config import PruneConfig
-from hybridize.compress.prune.plan_without_weights import has_weights, plan_without_weights
+from hybridize.compress.prune.plan_without_weights import needs_weights, plan_without_weights
 from hybridize.compress.prune.pruning_run import PruningRun
 from hybridize.compress.prune.results import PruningResult
 from hybridize.errors import InputError
@@ -32,7 +32,8 @@ def prune(model: str | Path, output: str | Path, config: PruneConfig) -> Pruning
     Args:
         model: a directory or a hub id. For a dry run, it may also be a directory without weights, a
             config.json, or the name of a published shape: all parts are then treated as
-            equally important.
+            equally important. So is a hub id, unless an option needs measurements: only its
+            config.json is downloaded.
         output: the directory to write.
         config: the options; you can also give each option as a keyword.
 
@@ -46,10 +47,10 @@ def prune(model: str | Path, output: str | Path, config: PruneConfig) -> Pruning
     if config.format not in ("auto", *FORMATS):
         raise InputError(f"`format={config.format}`: choose one of auto, {', '.join(FORMATS)}")
     output, device = Path(output), choose_device(config.device)
-    if not has_weights(model):
+    if not needs_weights(model, config):
         return plan_without_weights(model, output, config, device)
     source = resolve(model)
-    run = PruningRun(model, source, output, config, device)
+    run = PruningRun(source, output, config, device)
     if config.dry_run:
         return run.plan()
     check_output(output, source, force=config.force)

@@ -54,7 +54,6 @@ class PruningRun:
     """Measures, searches, ranks and writes.
 
     Args:
-        model: the model's name, as the user gave it.
         source: the model's directory.
         output: the directory to write. The working directory is created beside it.
         options: the options of `prune`.
@@ -63,20 +62,19 @@ class PruningRun:
 
     def __init__(
         self,
-        model: str | Path,
         source: Path,
         output: Path,
         options: PruneConfig,
         device: torch.device,
     ) -> None:
-        self._model, self._source_dir, self._output = model, source, output
+        self._source_dir, self._output = source, output
         self._options, self._device = options, device
         self._work = output.with_name(f"{output.name}.prune")
 
     def plan(self) -> PruningResult:
         """Return what `run` would do, without a working directory and without distillation."""
         with CheckpointReader(self._source_dir) as reader:
-            source = Source(self._model, reader)
+            source = Source(reader)
             return self._result(source, self._rank(source, None), dry_run=True)
 
     def run(self) -> PruningResult:
@@ -87,7 +85,7 @@ class PruningRun:
         """
         options = self._options
         with CheckpointReader(self._source_dir) as reader:
-            source = Source(self._model, reader)
+            source = Source(reader)
             claim(self._work, self._identity(source), resume=options.resume, force=options.force)
             try:
                 ranking = self._rank(source, self._work)

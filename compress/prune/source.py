@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
@@ -13,7 +12,6 @@ class Source:
     """The checkpoint that is pruned.
 
     Args:
-        model: its name, as the user gave it.
         reader: reads its files.
 
     Raises:
@@ -26,8 +24,8 @@ class Source:
         dtype: torch's name of the dtype of its first tensor.
     """
 
-    def __init__(self, model: str | Path, reader: CheckpointReader) -> None:
-        self.name, self.reader, self.directory = model, reader, reader.directory
+    def __init__(self, reader: CheckpointReader) -> None:
+        self.reader, self.directory = reader, reader.directory
         self.format, self.config = read_config(reader)
         self.tensors = CheckpointTensors(reader, self.format, self.config)
         self.tensors.check_config()

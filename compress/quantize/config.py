@@ -47,3 +47,9 @@ class QuantizeConfig(Config):
     device: str = device_option()
     force: bool = force_option()
     dry_run: bool = dry_run_option()
+
+    @property
+    def measures(self) -> bool:
+        """Whether the plan depends on a run of the model on the calibration text."""
+        automatic = self.keep_bf16 is not None and str(self.keep_bf16).startswith("auto:")
+        return SCHEMES[self.scheme].quantization.static or automatic

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hybridize.checkpoints import CheckpointReader, check_output
+from hybridize.checkpoints.header_reader import open_headers
 from hybridize.checkpoints.hub import resolve
-from hybridize.checkpoints.provenance import source_name
+from hybridize.checkpoints.provenance import describe_source
 from hybridize.checkpoints.streaming_writer import PlannedCheckpoint, write_checkpoint
 from hybridize.compress.quantize.config import QuantizeConfig
 from hybridize.compress.quantize.plan import QuantizationPlan, plan_quantization
@@ -39,17 +40,24 @@ def quantize(model: str | Path, output: str | Path, config: QuantizeConfig) -> Q
     """
     if not config.dry_run:
         require_extra("quantize", "compressed_tensors", "quantization")
-    source, output = resolve(model), Path(output)
-    # `QuantizedTensors` checks for NaN and infinity, with a message for this command.
-    with CheckpointReader(source, allow_nonfinite=True) as reader:
+    output = Path(output)
+    with _open(model, config) as reader:
         plan = plan_quantization(reader, config)
         tensors = QuantizedTensors(reader, plan).planned_checkpoint()
         result = _describe(reader, plan, tensors, output, dry_run=config.dry_run)
         if config.dry_run:
             return result
         plan.tensors.check_config()
-        check_output(output, source, force=config.force)
-        return _write(model, reader, plan, tensors, result, config)
+        check_output(output, reader.directory, force=config.force)
+        return _write(reader, plan, tensors, result, config)
+
+
+def _open(model: str | Path, config: QuantizeConfig) -> CheckpointReader:
+    """Open the source; the headers alone for a dry run without measurements."""
+    if config.dry_run and not config.measures:
+        return open_headers(model)
+    # `QuantizedTensors` checks for NaN and infinity, with a message for this command.
+    return CheckpointReader(resolve(model), allow_nonfinite=True)
 
 
 def _describe(
@@ -81,7 +89,6 @@ def _describe(
 
 
 def _write(
-    model: str | Path,
     reader: CheckpointReader,
     plan: QuantizationPlan,
     tensors: PlannedCheckpoint,
@@ -98,7 +105,7 @@ def _write(
             "command": "quantize",
             "options": config.record(),
             "seed": config.seed,
-            "source": {"name": source_name(model), "sha256": reader.sha256()},
+            "source": describe_source(reader.directory, reader.sha256()),
             "metrics": result.metrics(),
         }
 

@@ -11,6 +11,7 @@ import torch
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.files import sync
 from hybridize.checkpoints.formats import read_config
+from hybridize.checkpoints.header_reader import open_headers
 from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.leftovers import partial_directory
 from hybridize.checkpoints.provenance import source_name
@@ -73,10 +74,10 @@ def export_gguf(model: str | Path, output: str | Path, config: ExportConfig) -> 
         InputError: llama.cpp does not support the model or its tokenizer; nothing was written.
         HybridizeError: a package is missing, or writing failed; nothing was left behind.
     """
-    output, source = Path(output), resolve(model)
+    output, source = Path(output), resolve(model, weights=not config.dry_run)
     check_output_file(output, force=config.force)
     require_extra("gguf", "gguf", "exporting to GGUF")
-    with CheckpointReader(source) as reader:
+    with open_headers(model) if config.dry_run else CheckpointReader(source) as reader:
         format_, spec = read_config(reader)
         unsupported = unsupported_features(spec)
         if unsupported:
@@ -89,7 +90,7 @@ def export_gguf(model: str | Path, output: str | Path, config: ExportConfig) -> 
         plan = tensor_plan(spec, tensors)
         if not config.dry_run:
             with _partial_file(output) as path:
-                _write(path, plan, vocabulary, spec, source_name(model), dtype)
+                _write(path, plan, vocabulary, spec, source_name(source), dtype)
     return GgufResult(
         output=output,
         architecture=ARCHITECTURE,
