@@ -30,27 +30,41 @@ class Reason:
     text: str
     wrong_input: bool
 
-    def error(self, name: str) -> HybridizeError:
-        """Return the error for a model or a dataset with this name."""
+    def error(self, name: str, kind: str = "directory") -> HybridizeError:
+        """Return the error for a model or a dataset.
+
+        Args:
+            name: what the user gave.
+            kind: what it would be on this machine, a ``directory`` or a ``file``.
+        """
         if self.wrong_input:
             return InputError(
-                f"{name}: no such directory, and it cannot be downloaded from the hub: {self.text}"
+                f"{name}: no such {kind}, and it cannot be downloaded from the hub: {self.text}"
             )
         return HybridizeError(f"{name}: cannot be downloaded from the hub: {self.text}")
 
 
-def reason_of(error: BaseException, page: str, revision: str | None) -> Reason | None:
+def reason_of(
+    error: BaseException, page: str, revision: str | None, wanted: str = "it"
+) -> Reason | None:
     """Return why a library failed, if the hub, the connection or the cache was the cause.
 
     Args:
         error: the library's exception. Its causes are searched too.
         page: the name after https://huggingface.co/ of the model or the dataset.
         revision: the revision that the user asked for.
+        wanted: what was to be downloaded, such as a file's name.
     """
     chain = list(_causes(error))
-    for explain in (_incomplete, _refusal, _broken_connection, _local_failure):
+    for explain in (
+        _incomplete,
+        lambda cause: _refusal(cause, page, revision),
+        lambda cause: _broken_connection(cause, wanted),
+        lambda cause: _local_failure(cause, wanted),
+        lambda cause: _dataset_failure(cause, page, wanted),
+    ):
         for cause in chain:
-            found = explain(cause, page, revision)
+            found = explain(cause)
             if found is not None:
                 return found
     return None
@@ -67,10 +81,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         yield current
-        current = current.__cause__ or current.__context__
+        # The context is often an error that was handled. But datasets raises some of its errors
+        # about what it cannot find or reach without a cause.
+        context = current.__context__ if isinstance(current, OSError) else None
+        current = current.__cause__ or context
 
 
-def _incomplete(error: BaseException, _page: str, _revision: str | None) -> Reason | None:
+def _incomplete(error: BaseException) -> Reason | None:
     from huggingface_hub.errors import IncompleteSnapshotError
 
     if not isinstance(error, IncompleteSnapshotError):
@@ -94,8 +111,10 @@ def _refusal(error: BaseException, page: str, revision: str | None) -> Reason | 
 
     if not isinstance(error, HfHubHTTPError):
         return None
+    if page == "datasets":  # of a task of lm-eval, whose datasets only the hub's answer names
+        page = f"datasets/{getattr(error, 'repo_id', None) or ''}"
     if isinstance(error, GatedRepoError):
-        return Reason(f"it is gated; ask for access at {HUB}/{page}, then {_LOG_IN}", True)
+        return _gated(page)
     if isinstance(error, RevisionNotFoundError):
         shown = "" if revision is None else f" {revision!r}"
         return Reason(
@@ -113,9 +132,7 @@ def _refusal(error: BaseException, page: str, revision: str | None) -> Reason | 
             True,
         )
     if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
-        return Reason(
-            f"it does not exist there, or it is private; check the name, or {_LOG_IN}", True
-        )
+        return _missing()
     if status == 403:
         return Reason(f"the hub forbids it; {_LOG_IN} of an account that has access", True)
     if status == 429:
@@ -129,15 +146,15 @@ def _refusal(error: BaseException, page: str, revision: str | None) -> Reason | 
     return Reason(f"the hub answers with status {status}: {first_line(error)}", False)
 
 
-def _broken_connection(error: BaseException, _page: str, _revision: str | None) -> Reason | None:
+def _broken_connection(error: BaseException, wanted: str) -> Reason | None:
     """Explain a failure between here and the hub."""
     from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import httpx
 
     if isinstance(error, OfflineModeIsEnabled):
         return Reason(
-            "HF_HUB_OFFLINE is set, and the model is not in the cache; unset it, or give a "
-            "directory",
+            f"HF_HUB_OFFLINE is set, and {wanted} is not in the cache; unset it, or give a local "
+            "copy",
             True,
         )
     if isinstance(error, httpx.TimeoutException):
@@ -152,7 +169,7 @@ def _broken_connection(error: BaseException, _page: str, _revision: str | None) 
     if isinstance(error, httpx.ConnectError):
         return Reason(
             f"the hub cannot be reached ({first_line(error)}); check the connection and "
-            "HF_ENDPOINT, or give a directory",
+            "HF_ENDPOINT, or give a local copy",
             False,
         )
     if isinstance(error, httpx.HTTPError) or "Consistency check failed" in str(error):
@@ -160,19 +177,39 @@ def _broken_connection(error: BaseException, _page: str, _revision: str | None) 
     return None
 
 
-def _local_failure(error: BaseException, _page: str, _revision: str | None) -> Reason | None:
+def _local_failure(error: BaseException, wanted: str) -> Reason | None:
     """Explain a failure of the cache or its disk."""
     from huggingface_hub.errors import LocalEntryNotFoundError, RevisionResolutionError
 
     if isinstance(error, LocalEntryNotFoundError | RevisionResolutionError):
-        return Reason(
-            "the hub cannot be reached, or HF_HUB_OFFLINE is set, and the model is not in the "
-            "cache; check the connection, or give a directory",
-            True,
-        )
+        return _unreachable(wanted)
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return Reason(f"the disk of the cache is full; {_CACHE}, or make room", False)
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         where = f" {error.filename}" if error.filename else ""
         return Reason(f"the cache{where} cannot be written ({error.strerror}); {_CACHE}", False)
     return None
+
+
+def _dataset_failure(error: BaseException, page: str, wanted: str) -> Reason | None:
+    """Explain an exception of datasets, which hides the one of huggingface_hub."""
+    if type(error).__name__ == "DatasetNotFoundError":
+        return _gated(page) if "gated" in str(error) else _missing()
+    unreachable = isinstance(error, ConnectionError) and "Couldn't reach" in str(error)
+    return _unreachable(wanted) if unreachable else None
+
+
+def _gated(page: str) -> Reason:
+    return Reason(f"it is gated; ask for access at {HUB}/{page}, then {_LOG_IN}", True)
+
+
+def _missing() -> Reason:
+    return Reason(f"it does not exist there, or it is private; check the name, or {_LOG_IN}", True)
+
+
+def _unreachable(wanted: str) -> Reason:
+    return Reason(
+        f"the hub cannot be reached, or HF_HUB_OFFLINE is set, and {wanted} is not in the cache; "
+        "check the connection, or give a local copy",
+        True,
+    )

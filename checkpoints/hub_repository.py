@@ -156,7 +156,7 @@ class HubRepository(CheckpointFiles):
     def _resolve(self) -> "ResolvedRevision":
         """Find the commit. If the hub does not answer or refuses, take the commit in the cache."""
         from huggingface_hub import HfApi, constants, is_offline_mode
-        from huggingface_hub.errors import RevisionNotFoundError, RevisionResolutionError
+        from huggingface_hub.errors import RevisionNotFoundError
 
         answers: list[Any] = []
 
@@ -169,13 +169,11 @@ class HubRepository(CheckpointFiles):
             found = Api().resolve_revision(self._name, revision=self._wanted)
         except RevisionNotFoundError:
             raise
-        except Exception as error:
-            try:
-                found = HfApi().resolve_revision(
-                    self._name, revision=self._wanted, local_files_only=True
-                )
-            except RevisionResolutionError:
-                raise error from None
+        except Exception:
+            cached = self._cached_revision()
+            if cached is None:
+                raise
+            found = cached
         if answers and answers[0].id not in (None, self._name):
             console.note(f"{self._name} is now {answers[0].id} on the hub")
         is_commit = self._wanted == found.resolved
@@ -186,6 +184,17 @@ class HubRepository(CheckpointFiles):
             )
         return found
 
+    def _cached_revision(self) -> "ResolvedRevision | None":
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RevisionResolutionError
+
+        try:
+            return HfApi().resolve_revision(
+                self._name, revision=self._wanted, local_files_only=True
+            )
+        except RevisionResolutionError:
+            return None
+
     def _download(self, names: Collection[str]) -> Path:
         from huggingface_hub import snapshot_download
 
@@ -195,7 +204,8 @@ class HubRepository(CheckpointFiles):
             if sys.stderr.isatty()
             else console.progress(f"downloading {self._text}", None, "files")
         )
-        with self._named_failures(), progress:
+        wanted = "the model" if CONFIG in names else next(iter(names))
+        with self._named_failures(wanted), progress:
             return Path(
                 snapshot_download(
                     self._name,
@@ -207,18 +217,18 @@ class HubRepository(CheckpointFiles):
     def _remote_header(self, name: str) -> dict[str, TensorLocation]:
         from huggingface_hub import hf_hub_url
 
-        with self._named_failures():
+        with self._named_failures(name):
             url = hf_hub_url(self._name, name, revision=self._revision.resolved)
             text = read_start(url)
         return parse_remote_header(self.place / name, text, self._sizes[name])
 
     @contextmanager
-    def _named_failures(self) -> Iterator[None]:
+    def _named_failures(self, wanted: str = "the model") -> Iterator[None]:
         """Turn the exceptions of huggingface_hub into errors that say what to do."""
         try:
             yield
         except HybridizeError:
             raise
         except Exception as error:  # there is an own type for each kind of failure
-            reason = reason_of(error, self._name, self._wanted) or unknown_reason(error)
+            reason = reason_of(error, self._name, self._wanted, wanted) or unknown_reason(error)
             raise reason.error(self._text) from error

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from hybridize.checkpoints.hub_errors import reason_of
 from hybridize.errors import InputError, first_line
 from hybridize.extras import require_extra
 
@@ -21,12 +22,13 @@ def read_documents(source: str, option: str) -> Iterator[str]:
 
     Args:
         source: a file, whose suffix gives its format, or a dataset on the hub: ``NAME``,
-            ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``. The dataset's ``text`` column is
-            streamed.
+            ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``, where ``NAME@REVISION`` names a branch,
+            a tag or a commit. The dataset's ``text`` column is streamed.
         option: keyword of the option that named the source, for error messages.
 
     Raises:
         InputError: the source does not exist or cannot be read.
+        HybridizeError: the connection, the hub or its cache fails.
     """
     path = Path(source)
     if not os.path.exists(path):
@@ -138,13 +140,18 @@ def _read_hub(source: str, option: str) -> Iterator[str]:
                 f"`{option}={source}`: name a dataset as NAME, NAME:SPLIT or "
                 "NAME:CONFIGURATION:SPLIT"
             )
+    name, _, revision = name.partition("@")
+    options = {"revision": revision} if revision else {}
     try:
-        rows = datasets.load_dataset(name, *chosen, split=split, streaming=True)
+        rows = datasets.load_dataset(name, *chosen, split=split, streaming=True, **options)
         for number, row in enumerate(rows, 1):
             yield _text_of(row, f"`{option}={source}`: row {number}")
     except InputError:
         raise
     except Exception as error:  # each kind of failure has its own exception type
+        reason = reason_of(error, f"datasets/{name}", revision or None, "the dataset")
+        if reason is not None:
+            raise reason.error(f"`{option}={source}`", "file") from error
         raise InputError(
             f"`{option}={source}`: no such file, and the hub has no such dataset: "
             f"{first_line(error)}"

@@ -10,6 +10,7 @@ from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
+from hybridize.checkpoints.hub_errors import reason_of, unknown_reason
 from hybridize.errors import HybridizeError, InputError
 from hybridize.evals.exam_tasks import MMLU_SHOTS, ExamTasks
 from hybridize.evals.local_tasks import build_local
@@ -109,11 +110,10 @@ def _fetch(name: str, manager: TaskManager) -> list[Task | Group]:
     try:
         loaded = manager.load([name])
     except Exception as error:  # the hub, the network and the task's own code raise anything
-        first_line = str(error).strip().partition("\n")[0]
+        reason = reason_of(error, "datasets", None, "the data") or unknown_reason(error)
         offline = "; `mmlu_dir` reads MMLU from local files" if name.startswith("mmlu") else ""
         raise HybridizeError(
-            f"`tasks={name}`: its data cannot be loaded: {type(error).__name__}: "
-            f"{first_line}{offline}"
+            f"`tasks={name}`: its data cannot be loaded: {reason.text}{offline}"
         ) from error
     groups = loaded["groups"]
     return [groups[name]] if name in groups else list(loaded["tasks"].values())

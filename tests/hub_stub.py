@@ -6,6 +6,7 @@ ranges, redirects of renamed repositories, and failures in the middle of a file.
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -96,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         if refusal is not None:
             return self._refuse(refusal)
         parts = path.strip("/").split("/")
-        is_api = parts[:2] == ["api", "models"]
+        is_api = parts[:1] == ["api"]
         name = "/".join(parts[2:4] if is_api else parts[:2])
         if name in self.hub.renamed:
             target = self.path.replace(name, self.hub.renamed[name])
@@ -215,6 +216,7 @@ def stub_hub() -> Iterator[StubHub]:
 def use_hub(monkeypatch: pytest.MonkeyPatch, address: str, cache: Path) -> None:
     """Make huggingface_hub in this process use a hub and a cache; it read its settings long ago."""
     from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars
 
     template = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
@@ -224,6 +226,8 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, address: str, cache: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
+    disable_progress_bars()
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "level", logging.ERROR)
     # The client waits for seconds before it tries again.
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hub_stub import Refusal, stub_hub, use_hub
 from hybridize.data.documents import SUFFIXES, read_documents
 from hybridize.errors import HybridizeError, InputError
 
@@ -206,3 +207,55 @@ def test_a_missing_library_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(HybridizeError, match=r'pip install "hybridize\[train\]"'):
         read(tmp_path / "a.parquet")
+
+
+@pytest.fixture
+def empty_hub(tmp_path, monkeypatch):
+    import datasets
+
+    with stub_hub() as hub:
+        use_hub(monkeypatch, hub.address, tmp_path / "cache")
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.address)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        yield hub
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error", "words"),
+    [
+        (
+            Refusal(401, "GatedRepo"),
+            InputError,
+            r"it is gated; ask for access at https://huggingface\.co/datasets/a/b, then log in",
+        ),
+        (Refusal(401, "RepoNotFound"), InputError, "it does not exist there, or it is private"),
+        (Refusal(404, "RevisionNotFound"), InputError, "it has no revision 'v2'"),
+        (Refusal(503), HybridizeError, "the hub fails at the moment"),
+    ],
+)
+def test_datasets_that_the_hub_refuses(empty_hub, refusal, error, words):
+    empty_hub.refuse = lambda _method, _path: refusal
+    with pytest.raises(error, match=f"^`data=a/b@v2`: .*{words}"):
+        list(read_documents("a/b@v2", "data"))
+
+
+def test_datasets_offline(empty_hub, monkeypatch):
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"`data=a/b`: no such file, and .*HF_HUB_OFFLINE is set"):
+        list(read_documents("a/b", "data"))
+
+
+def test_a_revision_of_a_dataset(monkeypatch):
+    import datasets
+
+    calls = []
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *names, **options: calls.append((names, options)) or []
+    )
+    assert list(read_documents("a/b@v2:raw:test", "data")) == []
+    options = {"split": "test", "streaming": True, "revision": "v2"}
+    assert calls == [(("a/b", "raw"), options)]
