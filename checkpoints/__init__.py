@@ -1,7 +1,8 @@
 """Checkpoints on disk: reading and writing safetensors, one tensor at a time, with provenance.
 
-- `hub`: from a path or a hub id to a directory.
-- `reader`, `header`, `config_only_reader`: a directory's config.json and tensors, as stored.
+- `hub`, `hub_repository`: from a path or a hub id to a directory, downloading what is needed.
+- `weight_files`, `carried_files`: which files are read, and which go along to results.
+- `reader`, `header`, `header_reader`, `config_only_reader`: config.json and tensors, as stored.
 - `formats`: config.json and tensor names of each architecture; `config_check`, `quantization`.
 - `tensors`: the same tensors under hybridize's parameter names.
 - `load`, `blockwise`: a model in memory, whole or block by block.

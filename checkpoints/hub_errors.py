@@ -183,7 +183,8 @@ def _local_failure(error: BaseException, wanted: str) -> Reason | None:
 
     if isinstance(error, LocalEntryNotFoundError | RevisionResolutionError):
         return _unreachable(wanted)
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    full = isinstance(error, OSError) and error.errno in _DISK_FULL
+    if full or "No space left" in str(error):  # hf_xet raises a RuntimeError
         return Reason(f"the disk of the cache is full; {_CACHE}, or make room", False)
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         where = f" {error.filename}" if error.filename else ""

@@ -7,6 +7,7 @@ program uses. The same code therefore checks both Python calls and the command l
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -350,7 +351,8 @@ class PerName(OptionType):
 class Location(OptionType):
     """A file, a directory, a dataset, or a word that is used instead.
 
-    Only the last part of a path is recorded: a record must not name this machine's folders.
+    Only the last part of a path is recorded: a record must not name this machine's folders. Names
+    on the hub are recorded whole.
     """
 
     metavar: str = "PATH"
@@ -363,7 +365,12 @@ class Location(OptionType):
 
     @override
     def to_json(self, value: Any) -> Any:
-        return None if value is None else Path(value).name
+        if value is None:
+            return None
+        on_hub = self.metavar.count("MODEL") + self.metavar.count("DATASET") > 0
+        if on_hub and value.count("/") == 1 and value[0] not in "./~" and not os.path.exists(value):
+            return value
+        return Path(value).name
 
 
 def _within(number: float, minimum: float | None, maximum: float | None) -> bool:

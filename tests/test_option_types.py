@@ -257,3 +257,25 @@ def test_mappings_name_the_item_that_is_wrong():
 def test_records_contain_only_the_last_part_of_a_path():
     assert Location().to_json("/home/me/data/text.txt") == "text.txt"
     assert Repeated(Location()).to_json(("/a/b", "c")) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("metavar", "value", "recorded"),
+    [
+        ("MODEL", "some/model@v1", "some/model@v1"),
+        ("FILE|DATASET|teacher", "some/texts:raw:test", "some/texts:raw:test"),
+        ("FILE|DATASET|teacher", "teacher", "teacher"),
+        ("MODEL", "/home/me/model", "model"),
+        ("MODEL", "./model", "model"),
+        ("MODEL", "a/b/model", "model"),
+        ("FILE", "some/file", "file"),
+    ],
+)
+def test_names_on_the_hub_are_recorded_whole_and_paths_are_not(metavar, value, recorded):
+    assert Location(metavar).to_json(value) == recorded
+
+
+def test_a_directory_that_looks_like_a_name_on_the_hub_is_recorded_as_one(tmp_path, monkeypatch):
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert Location("MODEL").to_json("some/model") == "model"

@@ -126,6 +126,7 @@ def _either(names: list[str]) -> str:
 def cli() -> None:
     """Turn a pretrained Transformer checkpoint into a fast Mamba-2 hybrid.
 
-    MODEL is a checkpoint directory or a model id on the Hugging Face hub. Tables and results go to
-    stdout, messages and progress to stderr.
+    MODEL is a checkpoint directory, or a model on the Hugging Face hub: OWNER/NAME, or
+    OWNER/NAME@REVISION with a branch, a tag or a commit. Tables and results go to stdout, messages
+    and progress to stderr.
     """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hub_stub import StubHub
-from hybridize import convert, inspect, load_model, prune, quantize, verify
+from hybridize import convert, distill, inspect, load_model, prune, quantize, verify
 from hybridize.__main__ import main
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.header import parse_remote_header, read_header
@@ -331,5 +331,30 @@ def test_the_record_names_the_repository_and_the_commit(
         assert record["source"]["name"] == NAME
         assert record["source"]["revision"] == expected
         assert set(record["source"]["sha256"]) == {"model.safetensors"}
+    for name in CARRIED:
+        assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()
+
+
+def test_a_distillation_names_the_repository_and_the_commit_of_its_teacher(
+    hub: StubHub, directory: Path, tmp_path: Path
+) -> None:
+    commit = hub.add(NAME, directory, revision="v1.0")
+    convert(f"{NAME}@v1.0", tmp_path / "student", attention=1)
+    (tmp_path / "text.txt").write_text("abcd" * 2000)
+    distill(
+        tmp_path / "student",
+        tmp_path / "out",
+        teacher=f"{NAME}@v1.0",
+        data=[str(tmp_path / "text.txt")],
+        tokens=128,
+        seq_len=32,
+        batch_size=2,
+        validation_sequences=2,
+    )
+    _, record = json.loads((tmp_path / "out" / "hybridize.json").read_text())["steps"]
+    assert record["source"]["name"] == "student"
+    assert (record["teacher"], record["teacher_revision"]) == (NAME, commit)
+    assert record["options"]["teacher"] == f"{NAME}@v1.0"
+    assert "/" not in record["options"]["data"][0]
     for name in CARRIED:
         assert (tmp_path / "out" / name).read_bytes() == (directory / name).read_bytes()

@@ -118,3 +118,12 @@ def test_tasks_that_run_programs_or_need_images_are_refused(
     monkeypatch.setattr(InMemoryTask, kind, True, raising=False)
     with pytest.raises(InputError, match="`tasks=mmlu_anatomy`: "):
         select_tasks(["mmlu_anatomy"], mmlu_dir=exam)
+
+
+def test_data_that_the_hub_does_not_give_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset")
+
+    monkeypatch.setattr(TaskManager, "load", refuse)
+    with pytest.raises(HybridizeError, match=r"`tasks=mmlu`: .* it is gated; ask for .*`mmlu_dir`"):
+        select_tasks(["mmlu"])
