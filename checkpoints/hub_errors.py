@@ -23,8 +23,8 @@ class Reason:
 
     Attributes:
         text: what is wrong and what to do.
-        wrong_input: whether the name, the revision or the access is wrong, and not the connection,
-            the hub or the disk.
+        wrong_input: whether the name, the revision, the access or the address is wrong; else the
+            hub, the connection or the disk failed.
     """
 
     text: str
@@ -163,14 +163,12 @@ def _broken_connection(error: BaseException, wanted: str) -> Reason | None:
             False,
         )
     if isinstance(error, httpx.ProxyError | httpx.UnsupportedProtocol | httpx.InvalidURL):
-        return Reason(
-            f"{first_line(error)}; check HF_ENDPOINT and the settings of the proxy", False
-        )
+        return Reason(f"{first_line(error)}; check HF_ENDPOINT and the settings of the proxy", True)
     if isinstance(error, httpx.ConnectError):
         return Reason(
             f"the hub cannot be reached ({first_line(error)}); check the connection and "
             "HF_ENDPOINT, or give a local copy",
-            False,
+            True,
         )
     if isinstance(error, httpx.HTTPError) or "Consistency check failed" in str(error):
         return Reason(f"the connection broke; {_AGAIN}", False)

@@ -178,9 +178,9 @@ def test_a_hub_that_is_gone_is_replaced_by_the_cache_with_a_note(hub, directory,
 
 def test_an_address_without_a_hub(directory, hub, monkeypatch, capsys):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    expect(capsys, "check the connection and HF_ENDPOINT, or give a local copy", 1)
+    expect(capsys, "check the connection and HF_ENDPOINT, or give a local copy", 2)
     monkeypatch.setattr(constants, "ENDPOINT", "htp://127.0.0.1:9")
-    expect(capsys, "check HF_ENDPOINT and the settings of the proxy", 1)
+    expect(capsys, "check HF_ENDPOINT and the settings of the proxy", 2)
 
 
 def test_a_hub_that_does_not_answer_in_time(hub, directory, monkeypatch, capsys):
