@@ -19,6 +19,7 @@ from hybridize.checkpoints.files import CONFIG, read_json_object
 from hybridize.checkpoints.header import TensorLocation, parse_remote_header, read_header
 from hybridize.checkpoints.hub_errors import reason_of, unknown_reason
 from hybridize.checkpoints.hub_headers import read_start
+from hybridize.checkpoints.other_directories import describe_names
 from hybridize.checkpoints.weight_files import CheckpointFiles
 from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
@@ -78,11 +79,7 @@ class HubRepository(CheckpointFiles):
         # The first download makes huggingface_hub list the files, and keep the list in its cache.
         self._directory = self._download([CONFIG])
         if CONFIG not in self.names():
-            gguf = next((name for name in sorted(self.names()) if name.endswith(".gguf")), None)
-            hint = "is it a Transformer in the format of transformers?"
-            if gguf is not None:
-                hint = "it has GGUF files, which cannot be converted; name the original model"
-            raise InputError(f"{text}: has no {CONFIG} on the hub; {hint}")
+            raise InputError(f"{text}: has no {CONFIG} on the hub; {describe_names(self.names())}")
 
     @property
     @override

@@ -1,5 +1,7 @@
 """What a directory without config.json may be, and what its owner can do."""
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 _KINDS = (
@@ -29,8 +31,19 @@ _KINDS = (
 
 def describe(directory: Path) -> str:
     """Say in a few words what a directory without config.json seems to be."""
+    found = [path for pattern in ("*", "*/config.json") for path in directory.glob(pattern)]
+    return describe_names([path.relative_to(directory).as_posix() for path in found])
+
+
+def describe_names(names: Iterable[str]) -> str:
+    """Say in a few words what the files of a directory without config.json seem to be.
+
+    Args:
+        names: their paths in the directory, with slashes.
+    """
+    ordered = sorted(names)
     for pattern, kind in _KINDS:
-        found = sorted(directory.glob(pattern))
-        if found:
-            return f"{found[0].relative_to(directory)} says that this is {kind}"
+        for name in ordered:
+            if name.count("/") == pattern.count("/") and fnmatchcase(name, pattern):
+                return f"{name} says that this is {kind}"
     return "is this a Hugging Face checkpoint?"

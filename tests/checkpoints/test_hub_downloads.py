@@ -120,7 +120,10 @@ def test_the_weights_are_those_of_a_directory(
     [
         ({"model.safetensors": None}, r"no model\.safetensors and no .*consolidated\.safetensors"),
         ({"adapter_config.json": "{}"}, r"some/model/adapter_config\.json: is the configuration"),
-        ({"config.json": None}, r"some/model: has no config\.json on the hub; it has GGUF files"),
+        (
+            {"config.json": None},
+            r"some/model: has no config\.json on the hub; model\.gguf says that this is a GGUF",
+        ),
         ({"config.json": "{"}, r"config\.json: not valid JSON"),
         (
             {
