@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from hybridize.checkpoints.files import sync
 from hybridize.errors import HybridizeError
+from hybridize.file_names import utf8_path
+from hybridize.output_files import follow_link, unfinished
 
 Tensors = dict[str, torch.Tensor]
 
@@ -29,16 +31,21 @@ def save_checked(path: Path, tensors: Tensors, about: dict[str, Any]) -> None:
     Raises:
         HybridizeError: the file cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    target = follow_link(path)
+    partial = target.with_name(f"{target.name}.partial")
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
+    unfinished.add(partial)
     try:
         save_file(contents, partial, metadata={"about": text, "check": _checksum(text, contents)})
         sync(partial)
-        partial.replace(path)
-        sync(path.parent)
+        partial.replace(target)
+        sync(target.parent)
     except (SafetensorError, OSError) as error:
         raise HybridizeError(f"{path}: cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+        unfinished.discard(partial)
 
 
 def load_checked(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -49,7 +56,7 @@ def load_checked(path: Path) -> tuple[Tensors, dict[str, Any]]:
         ValueError: it was not written by `save_checked`, or is damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_path(path) as name, safe_open(name, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from hybridize.checkpoints.dtypes import NAMES_BY_CODE, SAFETENSORS_CODES, itemsize
 from hybridize.checkpoints.files import refuse_pointer
 from hybridize.errors import InputError, first_line
+from hybridize.file_names import utf8_path
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def read_header(path: Path) -> dict[str, TensorLocation]:
     """
     refuse_pointer(path)
     try:
-        with safe_open(path, "np"):
+        with utf8_path(path) as name, safe_open(name, "np"):
             pass  # the library checks lengths, offsets, shapes and dtypes
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -14,9 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybridize.console import console
+from hybridize.output_files import follow_link, unfinished
 
 PARTIAL, REPLACED = "partial", "replaced"
 _UNIQUE = "[0-9a-f]" * 8
+
+
+def partial_name(output: Path) -> Path:
+    """Return a name for a working directory beside an output, or beside what it is a link to."""
+    target = follow_link(output)
+    return target.with_name(f"{target.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}")
 
 
 def make_locked_directory(output: Path, partial: Path) -> int | None:
@@ -24,7 +31,7 @@ def make_locked_directory(output: Path, partial: Path) -> int | None:
 
     Args:
         output: the final name of the directory.
-        partial: the working directory, ``OUTPUT.partial-…``.
+        partial: the working directory, see `partial_name`.
 
     Returns:
         The lock's file descriptor, to be closed at the end; None if the file system has no locks.
@@ -35,6 +42,7 @@ def make_locked_directory(output: Path, partial: Path) -> int | None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     with _locked(partial.parent):  # no other run may remove it before it is locked
         _remove_leftovers(output)
+        unfinished.add(partial)
         partial.mkdir()
         return _lock(partial)
 
@@ -46,18 +54,19 @@ def partial_directory(output: Path) -> Iterator[Path]:
     Raises:
         OSError: the directory cannot be created.
     """
-    partial = output.parent / f"{output.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}"
+    partial = partial_name(output)
     lock = make_locked_directory(output, partial)
     try:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        unfinished.discard(partial)
         if lock is not None:
             os.close(lock)
 
 
 def _remove_leftovers(output: Path) -> None:
-    beside = glob.escape(str(output.parent / output.name))
+    beside = glob.escape(str(follow_link(output)))
     for path in map(Path, sorted(glob.glob(f"{beside}.{PARTIAL}-{_UNIQUE}"))):
         descriptor = _lock(path)
         if descriptor is not None:

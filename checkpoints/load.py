@@ -17,6 +17,7 @@ from hybridize.checkpoints.quantization import FP8
 from hybridize.checkpoints.tensors import CheckpointTensors
 from hybridize.console import console
 from hybridize.errors import InputError, first_line
+from hybridize.file_names import utf8_path
 from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.layers.fp8_linear import FP8Linear
 from hybridize.modeling.materialize import on_meta, set_parameters
@@ -124,7 +125,8 @@ def load_tokenizer(model: str | Path) -> Any:
 
     directory = resolve(model, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        with utf8_path(directory) as name:
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         tokenizer.decode(tokenizer("a").input_ids)  # some damage shows only when it is used
         return tokenizer
     except Exception as error:  # transformers raises a different type for every kind of damage

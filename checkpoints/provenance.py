@@ -46,8 +46,8 @@ def read_provenance(directory: Path) -> list[dict[str, Any]]:
         named = isinstance(record, dict) and isinstance(record.get("source"), dict)
         if not named or not {"command", "created"} <= set(record) or "name" not in record["source"]:
             raise InputError(f"{path}: a record lacks its command, source or time")
-    try:  # the records are copied into every result, as JSON in UTF-8
-        json.dumps(records, ensure_ascii=False, allow_nan=False).encode()
+    try:  # the records are copied into every result
+        json.dumps(records, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: its content cannot be written again: {error}") from error
     return records

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from hybridize.checkpoints.carried_files import copied_files, left_behind
 from hybridize.checkpoints.dtypes import dtype_name
 from hybridize.checkpoints.files import CONFIG, INDEX, PROVENANCE, sha256_of, sync
 from hybridize.checkpoints.header import TensorSpec, write_header
-from hybridize.checkpoints.leftovers import PARTIAL, make_locked_directory
+from hybridize.checkpoints.leftovers import make_locked_directory, partial_name
 from hybridize.checkpoints.output import check_output, move_into_place
 from hybridize.checkpoints.provenance import new_provenance
 from hybridize.checkpoints.shards import plan_shards, shard_names
@@ -28,6 +27,8 @@ from hybridize.checkpoints.synced_file import BackgroundHash, SyncedFile
 from hybridize.checkpoints.weight_files import NAMED
 from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
+from hybridize.file_names import utf8
+from hybridize.output_files import unfinished
 
 if TYPE_CHECKING:
     import torch
@@ -77,14 +78,14 @@ class CheckpointWriter:
         self._extra = dict(extra_files or {})
         self._shards = plan_shards(tensors, max_shard_size)
         self.files = shard_names(len(self._shards))
-        self._partial = output.parent / f"{output.name}.{PARTIAL}-{uuid.uuid4().hex[:8]}"
+        self._partial = partial_name(output)
         self._pending = self._write_shards()
         self._parts: list[torch.Tensor] = []
         self._written: dict[str, dict[str, Any]] = {}
         self._expected: TensorSpec | None = None
         self._new_parents: list[Path] = []
         self._lock: int | None = None
-        self._completed = self._finished = False
+        self._completed = False
         if source is not None:
             _note_what_stays_behind(source)
 
@@ -157,7 +158,6 @@ class CheckpointWriter:
                     sync(path)
             sync(self._partial)
             move_into_place(self._partial, self._output, force=self._force)
-        self._finished = True
 
     def _write_small_files(self) -> None:
         for path in copied_files(self._source) if self._source is not None else []:
@@ -170,7 +170,7 @@ class CheckpointWriter:
         if len(self._shards) > 1:
             contents[INDEX] = self._index()
         for name, content in contents.items():
-            data = content if isinstance(content, bytes) else content.encode()
+            data = content if isinstance(content, bytes) else utf8(content)
             (self._partial / name).write_bytes(data)
 
     def _write_provenance(self, record: dict[str, Any]) -> None:
@@ -181,7 +181,7 @@ class CheckpointWriter:
                 files[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         provenance = new_provenance(self._source, record, files)
         text = json.dumps(provenance, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        (self._partial / PROVENANCE).write_text(text, "utf-8")
+        (self._partial / PROVENANCE).write_bytes(utf8(text))
 
     def _index(self) -> str:
         total = sum(spec.nbytes for shard in self._shards for spec in shard)
@@ -217,10 +217,11 @@ class CheckpointWriter:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        if self._finished:
-            return
         shutil.rmtree(self._partial, ignore_errors=True)
-        with suppress(OSError):  # another process may have written something there
+        unfinished.discard(self._partial)
+        with suppress(
+            OSError
+        ):  # the output is there, or another process may have written something
             for parent in self._new_parents:
                 parent.rmdir()
 

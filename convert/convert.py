@@ -63,6 +63,8 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
             config_is_enough=config.dry_run and config.calibration is None,
             allow_nonfinite=config.allow_nonfinite,
         )
+        if not config.dry_run:  # before hours of measurements
+            check_output(output, source.directory, force=config.force)
         require_check(source, output, config)
         device, dataset = _load_calibration(source, config)
         new_blocks = NewBlocks(source, config, dataset, device, stack)
@@ -72,7 +74,6 @@ def convert(model: str | Path, output: str | Path, config: ConvertConfig) -> Con
         result = describe(plan, source, output, planned, curve, dry_run=config.dry_run)
         if config.dry_run:
             return result
-        check_output(output, source.directory, force=config.force)
         return _write(source, plan, planned, new_blocks, curve, result, config)
 
 

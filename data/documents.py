@@ -10,6 +10,7 @@ from typing import Any
 from hybridize.checkpoints.hub_errors import reason_of
 from hybridize.errors import InputError, first_line
 from hybridize.extras import require_extra
+from hybridize.file_names import is_utf8, utf8_path
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet")
 _SEPARATOR = "<|endoftext|>"
@@ -99,10 +100,8 @@ def _text_of(row: Any, where: str) -> str:
     text = row.get(_COLUMN) if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise InputError(f"{where}: {_COLUMN!r} is missing or not a string")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON allows "\ud800", which no tokenizer accepts
-        raise InputError(f"{where}: {_COLUMN!r} contains half of a surrogate pair") from error
+    if not is_utf8(text):  # JSON allows "\ud800", which no tokenizer accepts
+        raise InputError(f"{where}: {_COLUMN!r} contains half of a surrogate pair")
     return text
 
 
@@ -112,14 +111,15 @@ def _read_parquet(path: Path) -> Iterator[str]:
     from pyarrow import ArrowException
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        if _COLUMN not in file.schema_arrow.names:
-            raise InputError(f"{path}: has no column {_COLUMN!r}")
-        rows = chain.from_iterable(
-            batch.to_pylist() for batch in file.iter_batches(_ROWS_PER_BATCH, columns=[_COLUMN])
-        )
-        for number, row in enumerate(rows, 1):
-            yield _text_of(row, f"{path}: row {number}")
+        with utf8_path(path) as name:
+            file = pyarrow.parquet.ParquetFile(name)
+            if _COLUMN not in file.schema_arrow.names:
+                raise InputError(f"{path}: has no column {_COLUMN!r}")
+            rows = chain.from_iterable(
+                batch.to_pylist() for batch in file.iter_batches(_ROWS_PER_BATCH, columns=[_COLUMN])
+            )
+            for number, row in enumerate(rows, 1):
+                yield _text_of(row, f"{path}: row {number}")
     except (ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
 

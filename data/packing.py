@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hybridize.errors import InputError
+from hybridize.file_names import utf8_path
+from hybridize.output_files import unfinished
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,13 @@ def pack(
 def save_packed_dataset(dataset: PackedDataset, path: Path) -> None:
     """Write a dataset to a safetensors file. The file appears only when it is complete."""
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
+    unfinished.add(partial)
     try:
         save_file({"ids": dataset.ids, "seq_idx": dataset.seq_idx.contiguous()}, partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+        unfinished.discard(partial)
 
 
 def read_packed_dataset(path: Path, vocab_size: int) -> PackedDataset:
@@ -120,7 +124,7 @@ def read_packed_dataset(path: Path, vocab_size: int) -> PackedDataset:
         InputError: the file was not written by `save_packed_dataset`, or is damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_path(path) as name, safe_open(name, "pt") as file:
             dataset = PackedDataset(file.get_tensor("ids"), file.get_tensor("seq_idx"))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a packed dataset: {error}; delete it") from error

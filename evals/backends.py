@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hybridize.checkpoints.load import load_model, load_tokenizer
 from hybridize.errors import InputError
+from hybridize.file_names import utf8_path
 from hybridize.modeling.cache.format import CacheFormat
 
 
@@ -57,12 +58,13 @@ def _load_with_transformers(
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype="auto" if dtype is None else dtype,
-            trust_remote_code=False,
-            use_safetensors=True,  # never unpickle
-        )
+        with utf8_path(directory) as name:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype="auto" if dtype is None else dtype,
+                trust_remote_code=False,
+                use_safetensors=True,  # never unpickle
+            )
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{directory}: transformers cannot load it: {reason}") from error

@@ -1,6 +1,7 @@
 """The ``hybridize`` command: run a sub-command, and report each failure in one line.
 
-Exit codes: 0 done, 1 the run failed, 2 an input or an option is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 an input or an option is wrong, 128 + n stopped by signal n
+(130 by Ctrl-C), 141 the program that reads the output has ended.
 """
 
 import os
@@ -9,12 +10,14 @@ from collections.abc import Sequence
 
 import click
 
-from hybridize.cli import cli
+from hybridize.cli import ReaderEndedError, cli
 from hybridize.console import console
 from hybridize.errors import HybridizeError, is_out_of_memory
-from hybridize.standard_streams import prepare_streams
+from hybridize.interrupts import Stopped, check_stopped, stop_on_signals, uninterrupted
+from hybridize.output_files import remove_unfinished
+from hybridize.standard_streams import discard_unwritten, prepare_streams
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+FAILED, MISUSED, INTERRUPTED, READER_ENDED = 1, 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,17 +32,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.debug = False
     prepare_streams()
     _configure_libraries()
+    with stop_on_signals():
+        try:
+            try:
+                return _run(arguments)
+            finally:
+                with uninterrupted():
+                    remove_unfinished()
+                    discard_unwritten()
+        except Stopped as stopped:
+            _print_traceback(stopped)
+            return _report_stop(stopped)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         result = cli.main(arguments, prog_name="hybridize", standalone_mode=False)
         sys.stdout.flush()  # so that a full disk or a closed pipe raises here and not at exit
+        check_stopped()
     except (Exception, KeyboardInterrupt) as failure:
-        if console.debug:
-            import traceback
-
-            traceback.print_exc()
-        _discard_unwritten_output()
+        _print_traceback(failure)
+        discard_unwritten()
         return _report(failure)
     return result if isinstance(result, int) else 0
+
+
+def _print_traceback(failure: BaseException) -> None:
+    if console.debug:
+        import traceback
+
+        traceback.print_exception(failure)
+
+
+def _report_stop(stopped: Stopped) -> int:
+    """Print one line that says what is left of a stopped command, and return the exit code."""
+    notes = getattr(stopped, "__notes__", None) or ["no unfinished output is left; run it again"]
+    console.notice(f"{stopped}; {notes[-1]}")
+    return 128 + stopped.signum
 
 
 def _report(failure: Exception | KeyboardInterrupt) -> int:
@@ -61,8 +90,8 @@ def _report(failure: Exception | KeyboardInterrupt) -> int:
         case click.Abort() | KeyboardInterrupt():
             console.error("interrupted")
             return INTERRUPTED
-        case BrokenPipeError():  # the reader of our output has ended
-            return FAILED
+        case ReaderEndedError() | BrokenPipeError():
+            return READER_ENDED
         case OSError():
             console.error(_describe(failure))
             return FAILED
@@ -83,14 +112,6 @@ def _describe(failure: OSError) -> str:
     if failure.strerror is None:  # raised by a library with its own message
         return str(failure) or type(failure).__name__
     return f"{failure.filename}: {failure.strerror}" if failure.filename else failure.strerror
-
-
-def _discard_unwritten_output() -> None:
-    """Prevent a second error when the interpreter flushes stdout at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _configure_libraries() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
+from hybridize.file_names import utf8
 from hybridize.progress import NoProgress, Progress, ProgressLog, progress_bar
 
 
@@ -69,6 +70,10 @@ class Console:
         """Print one line about a failure to stderr, even if quiet."""
         print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
+    def notice(self, text: str) -> None:
+        """Print one line to stderr, even if quiet."""
+        print(" ".join(text.split()), file=sys.stderr, flush=True)
+
     def json(self, value: Any) -> None:
         """Print the command's one JSON object to stdout."""
         import json
@@ -77,6 +82,7 @@ class Console:
         # Characters that the encoding lacks are escaped, not replaced as in tables.
         is_utf8 = (output.encoding or "utf-8").lower().replace("-", "") == "utf8"
         text = json.dumps(value, indent=2, ensure_ascii=not is_utf8, allow_nan=False)
+        text = utf8(text).decode()  # escapes what is left of names that are not UTF-8
         print(text, file=output, flush=True)
 
     def table(

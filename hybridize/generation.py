@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from hybridize.checkpoints.hub import resolve
 from hybridize.checkpoints.load import check_tokens, load_model, load_tokenizer
 from hybridize.console import console
 from hybridize.errors import HybridizeError, InputError
+from hybridize.file_names import is_utf8
 from hybridize.generate_config import GenerateConfig
 from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.devices import choose_device, choose_dtype
@@ -50,8 +51,10 @@ def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator
     Raises:
         InputError: the checkpoint or an option is wrong.
     """
-    from transformers import LogitsProcessorList, TextIteratorStreamer
+    from transformers import LogitsProcessorList, StoppingCriteriaList, TextIteratorStreamer
 
+    if not is_utf8(prompt):
+        raise InputError("`prompt`: is not UTF-8 text; give it in UTF-8")
     device = choose_device(config.device)
     directory = resolve(model)
     hybrid = load_model(
@@ -69,6 +72,7 @@ def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     failure: list[BaseException] = []
+    abandoned = Event()
 
     def run() -> None:
         try:
@@ -80,6 +84,7 @@ def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator
                 pad_token_id=pad,
                 tokenizer=tokenizer,  # for stop_strings
                 logits_processor=LogitsProcessorList([_Finite(model)]),
+                stopping_criteria=StoppingCriteriaList([_Abandoned(abandoned)]),
                 **_sampling(config),
             )
         except BaseException as error:
@@ -88,11 +93,24 @@ def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator
 
     worker = Thread(target=run, daemon=True)
     worker.start()
-    # An empty piece may come before a failure, and says nothing.
-    yield from filter(None, streamer)
-    worker.join()
+    try:
+        # An empty piece may come before a failure, and says nothing.
+        yield from filter(None, streamer)
+    finally:  # a thread that computes while the interpreter ends would abort the process
+        abandoned.set()
+        worker.join()
     if failure:
         raise failure[0]
+
+
+class _Abandoned:
+    """A stopping criterion that ends the generation when nobody reads the text any more."""
+
+    def __init__(self, abandoned: Event) -> None:
+        self._abandoned = abandoned
+
+    def __call__(self, ids: torch.Tensor, _scores: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(ids),), self._abandoned.is_set(), device=ids.device)
 
 
 class _Finite:

@@ -4,6 +4,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from hybridize.extras import require_extra
+from hybridize.file_names import utf8
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +33,11 @@ def png_bytes(figure: "Figure", dpi: int | None = None) -> bytes:
         figure: the figure.
         dpi: pixels per inch; None for the figure's own.
     """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(utf8(text.get_text()).decode())  # a name may not be UTF-8
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi or "figure")
     return buffer.getvalue()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
+from hybridize.interrupts import check_stopped
 from hybridize.units import duration_in_words, short_number, size_in_words
 
 
@@ -24,7 +25,7 @@ class NoProgress(Progress):
 
     @override
     def advance(self, amount: float = 1) -> None:
-        pass
+        check_stopped()
 
 
 class ProgressLog(Progress):
@@ -62,6 +63,7 @@ class ProgressLog(Progress):
 
     @override
     def advance(self, amount: float = 1) -> None:
+        check_stopped()
         self._done += amount
         self.print_if_due()
 
@@ -154,6 +156,7 @@ def progress_bar(
 
         class Bar:
             def advance(self, amount: float = 1) -> None:
+                check_stopped()
                 bars.advance(task, amount)
 
         yield Bar()

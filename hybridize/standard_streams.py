@@ -5,8 +5,12 @@ terminal.
 """
 
 import codecs
+import errno
+import io
 import os
 import sys
+
+from typing_extensions import override
 
 _PLAIN = {
     "×": "x", "±": "+-", "−": "-", "–": "-", "─": "-", "│": "|", "→": "->", "…": "...", "·": ".",
@@ -36,6 +40,55 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=_HANDLER)
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _Messages(
+            sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True
+        )
+
+
+class _Messages(io.TextIOWrapper):
+    """Messages that get lost when nobody can read them any more.
+
+    A run of many hours must not end because its terminal or the disk of its log file has gone.
+    """
+
+    @override
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    @override
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._lose(error)
+
+    @override
+    def close(self) -> None:
+        self.flush()  # the buffer belongs to the original stream
+
+    def _lose(self, error: OSError) -> None:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # the disk may get space again
+            _redirect(self)
+
+
+def discard_unwritten() -> None:
+    """Prevent a second error when the interpreter flushes stdout at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _redirect(sys.stdout)
+
+
+def _redirect(stream: io.TextIOBase | object) -> None:
+    """Send the rest of a stream to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())  # type: ignore[attr-defined]
+    os.close(null)
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:

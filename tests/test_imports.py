@@ -27,6 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exporters": _UP_TO_DATA,
     "inspection": _UP_TO_DATA,
     "errors": set(),
+    "file_names": set(),
+    "interrupts": set(),
     "console": set(),
     "extras": set(),
     "option_types": set(),
@@ -37,8 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plots": set(),
 }
 SHARED = {
-    "errors", "console", "extras", "option_types", "options", "output_files", "plots",
-    "progress", "units", "__version__",
+    "errors", "console", "extras", "file_names", "interrupts", "option_types", "options",
+    "output_files", "plots", "progress", "units", "__version__",
 }  # fmt: skip
 FOLDERS = {
     "convert" if part == "conversion" else part: part for part in MAY_IMPORT if part not in SHARED

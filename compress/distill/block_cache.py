@@ -10,6 +10,7 @@ from hybridize.compress.distill.block_run import run_mixers
 from hybridize.compress.distill.cache_files import content_key, is_intact, write
 from hybridize.console import console
 from hybridize.data.packing import PackedDataset
+from hybridize.file_names import utf8_path
 from hybridize.modeling.model import HybridForCausalLM
 
 _DTYPE = torch.bfloat16
@@ -93,7 +94,8 @@ class BlockCache:
         for block in self._blocks:
             tensors: dict[str, list[torch.Tensor]] = {"input": [], "output": []}
             for path in paths:
-                with safe_open(path, "pt") as file:  # maps the file; reads only these tensors
+                # safe_open maps the file; only these tensors are read.
+                with utf8_path(path) as opened, safe_open(opened, "pt") as file:
                     for name, parts in tensors.items():
                         parts.append(file.get_tensor(f"{name}.{block}"))
             x, y = (torch.stack(parts).to(device) for parts in tensors.values())

@@ -12,6 +12,7 @@ from hybridize.compress.distill.pair import check_pair
 from hybridize.compress.distill.pipeline import DistillPipeline
 from hybridize.compress.distill.results import DistillResult
 from hybridize.compress.distill.stages import STAGES
+from hybridize.compress.workdir import resumable
 from hybridize.errors import InputError
 from hybridize.extras import require_extra
 from hybridize.modeling.devices import choose_device
@@ -58,13 +59,14 @@ def distill(student: str | Path, output: str | Path, config: DistillConfig) -> D
     if config.dry_run:
         return pipeline.describe()
     require_extra("train", "matplotlib", "distillation")
-    pipeline.claim()
-    try:
-        return pipeline.run()
-    except InputError:
-        if not config.resume:
-            pipeline.abandon()
-        raise
+    with resumable(pipeline.work):
+        pipeline.claim()
+        try:
+            return pipeline.run()
+        except InputError:
+            if not config.resume:
+                pipeline.abandon()
+            raise
 
 
 def _training_dtype(name: str, device: torch.device) -> str:

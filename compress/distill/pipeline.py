@@ -26,11 +26,12 @@ from hybridize.compress.distill.trainer_state import (
     load_state,
     truncate_metrics,
 )
-from hybridize.compress.workdir import claim, remove
+from hybridize.compress.workdir import claim, remove, work_directory
 from hybridize.console import console
 from hybridize.data.load_text import load_packed_dataset
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
+from hybridize.interrupts import tail, uninterrupted
 from hybridize.modeling.model_spec import parameter_shapes
 
 Datasets = tuple[PackedDataset, PackedDataset]
@@ -71,10 +72,10 @@ class DistillPipeline:
         steps = max(config.steps_of(name) for name in config.stages)
         sequences = steps * config.batch_size + config.validation_sequences
         self._data_tokens = config.data_tokens or sequences * config.seq_len
-        self._work = output.with_name(f"{output.name}.distill")
-        self._state = self._work / "state.safetensors"
-        self._metrics = self._work / "metrics.jsonl"
-        self._cache = self._work if config.cache_dir is None else Path(config.cache_dir)
+        self.work = work_directory(output, "distill")
+        self._state = self.work / "state.safetensors"
+        self._metrics = self.work / "metrics.jsonl"
+        self._cache = self.work if config.cache_dir is None else Path(config.cache_dir)
         self._data_cache = data_cache or self._cache / "data"
         self._fp8_layers: tuple[str, ...] = ()
         if config.fp8 is not None:
@@ -102,13 +103,13 @@ class DistillPipeline:
         config = self._config
         if self._ranks.first:
             _make_directory(config.cache_dir)
-            claim(self._work, self._identity(), resume=config.resume, force=config.force)
+            claim(self.work, self._identity(), resume=config.resume, force=config.force)
         self._ranks.wait()
 
     def abandon(self) -> None:
         """Delete the working directory, unless it contains a state to resume from."""
         if self._ranks.first and not self._state.exists():
-            remove(self._work)
+            remove(self.work)
 
     def run(self) -> DistillResult:
         """Train all stages, write the output, and delete the working directory.
@@ -135,8 +136,9 @@ class DistillPipeline:
         )
         parameters = {name: gather(p) for name, p in pair.student.named_parameters()}
         if self._ranks.first:
-            self._write(parameters, result)
-            remove(self._work)
+            with tail():
+                self._write(parameters, result)
+                remove(self.work)
         self._ranks.wait()
         return result
 
@@ -219,9 +221,10 @@ class DistillPipeline:
             trainer.restore(saved)
             saved = {}
             trainer.train(saver)
-            state.results.append(_stage_result(name, state, config))
-            state.start_next_stage()
-            saver.save(state, {})
+            with uninterrupted():
+                state.results.append(_stage_result(name, state, config))
+                state.start_next_stage()
+                saver.save(state, {})
         return state
 
     def _load_state(self) -> tuple[TrainerState, dict[str, torch.Tensor]]:

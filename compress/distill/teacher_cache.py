@@ -9,6 +9,7 @@ from safetensors import safe_open
 from hybridize.compress.distill.cache_files import content_key, is_intact, write
 from hybridize.console import console
 from hybridize.data.packing import PackedDataset
+from hybridize.file_names import utf8_path
 from hybridize.modeling.model import HybridForCausalLM
 
 _SEQUENCES_PER_FILE = 64
@@ -65,7 +66,8 @@ class TeacherCache:
         tokens, log_probs = [], []
         for index in indices.tolist():
             number, offset = divmod(index, _SEQUENCES_PER_FILE)
-            with safe_open(self._path(self._keys[number]), "pt") as file:
+            path = self._path(self._keys[number])
+            with utf8_path(path) as name, safe_open(name, "pt") as file:
                 tokens.append(file.get_slice("indices")[offset, positions].to(torch.int32))
                 log_probs.append(file.get_slice("log_probs")[offset, positions])
         return torch.stack(tokens).to(device), torch.stack(log_probs).to(device)

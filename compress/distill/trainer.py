@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from hybridize.compress.distill.trainer_state import StateSaver, TrainerState
 from hybridize.console import console
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError
+from hybridize.interrupts import INTERRUPTIONS, uninterrupted
 
 _FINAL_LR_RATIO = 0.02
 """Learning rate at the end of a stage, as a fraction of its peak."""
@@ -64,6 +67,7 @@ class Trainer:
         self._steps, self._peak_lr = config.steps_of(name), config.learning_rate_of(name)
         self._optimizer = torch.optim.AdamW(self._groups(), lr=self._peak_lr, betas=_BETAS)
         self._best: dict[str, torch.Tensor] = {}
+        self._inconsistent = False
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups.
@@ -115,14 +119,17 @@ class Trainer:
         config, state = self._config, self._state
         batch_tokens = config.batch_size * config.seq_len
         total, done = self._steps * batch_tokens, state.step * batch_tokens
-        with console.progress(self._name, total, "tokens", completed=done) as progress:
-            if not state.validation:
+        with (
+            console.progress(self._name, total, "tokens", completed=done) as progress,
+            self._saved_if_interrupted(saver),
+        ):
+            if self._validation_due():
                 self._validate()
             while state.step < self._steps and not self._should_stop_early():
                 started = time.perf_counter()
                 self._train_step()
                 progress.advance(batch_tokens)
-                if state.step % config.validate_every == 0 or state.step == self._steps:
+                if self._validation_due():
                     self._validate()
                 state.seconds += time.perf_counter() - started
                 if state.step % config.save_every == 0:
@@ -131,6 +138,33 @@ class Trainer:
             with torch.no_grad():
                 for name, value in self._best.items():
                     self._stage.parameters[name].copy_(value)
+
+    @contextmanager
+    def _saved_if_interrupted(self, saver: StateSaver) -> Iterator[None]:
+        """Save the state if a signal ends the block, unless it arrived during `_changing`.
+
+        Several processes may be interrupted at different steps, so they keep the last regular save.
+        """
+        try:
+            yield
+        except INTERRUPTIONS:
+            if not self._inconsistent and self._ranks.size == 1:
+                saver.save(self._state, self.tensors())
+            raise
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Delay signals while the parameters and the state that belongs to them are changed."""
+        with uninterrupted():
+            self._inconsistent = True
+            yield
+            self._inconsistent = False
+
+    def _validation_due(self) -> bool:
+        """Return whether this step must be validated, and has not been."""
+        step, validated = self._state.step, self._state.validation
+        due = step % self._config.validate_every == 0 or step == self._steps
+        return due and (not validated or validated[-1][0] != step)
 
     def _train_step(self) -> None:
         """Train on one batch. A step whose loss or gradients are not finite is skipped."""
@@ -146,18 +180,19 @@ class Trainer:
         average_gradients(self._stage.parameters.values(), self._ranks)
         norm = clip_grad_norm(self._stage.parameters.values(), config.max_grad_norm, self._ranks)
         finite = math.isfinite(loss) and bool(norm.isfinite())
-        if finite:
-            self._optimizer.step()
-            state.losses = [*state.losses[:1], loss]
-        else:
-            self._count_skipped()
-        self._optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        tokens = state.step * config.batch_size * config.seq_len
-        self._log(
-            {"step": state.step, "tokens": tokens, "learning_rate": learning_rate}
-            | ({"loss": loss, "gradient_norm": float(norm)} if finite else {"skipped": True})
-        )
+        with self._changing():
+            if finite:
+                self._optimizer.step()
+                state.losses = [*state.losses[:1], loss]
+            else:
+                self._count_skipped()
+            self._optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            tokens = state.step * config.batch_size * config.seq_len
+            self._log(
+                {"step": state.step, "tokens": tokens, "learning_rate": learning_rate}
+                | ({"loss": loss, "gradient_norm": float(norm)} if finite else {"skipped": True})
+            )
 
     def _count_skipped(self) -> None:
         self._state.skipped += 1
@@ -184,10 +219,11 @@ class Trainer:
                 "models with hybridize verify, or try a lower learning rate"
             )
         best_loss = min((value for _, value in state.validation), default=math.inf)
-        if self._config.patience and loss < best_loss:
-            self._best = {n: p.detach().clone() for n, p in self._stage.parameters.items()}
-        state.validation.append((state.step, loss))
-        self._log({"step": state.step, "validation": loss})
+        with self._changing():
+            if self._config.patience and loss < best_loss:
+                self._best = {n: p.detach().clone() for n, p in self._stage.parameters.items()}
+            state.validation.append((state.step, loss))
+            self._log({"step": state.step, "validation": loss})
         console.message(
             f"{self._name}: step {state.step} of {self._steps}, validation loss {loss:.4f}"
         )

@@ -26,12 +26,14 @@ from hybridize.compress.prune.results import PruningResult
 from hybridize.compress.prune.scores import Scores
 from hybridize.compress.prune.search import SearchResult, search
 from hybridize.compress.prune.source import Source
-from hybridize.compress.workdir import claim, remove
+from hybridize.compress.workdir import claim, remove, resumable, work_directory
 from hybridize.console import console
 from hybridize.data.calibration import CALIBRATION_LENGTH, load_calibration
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError, InputError
+from hybridize.interrupts import tail
 from hybridize.modeling.devices import choose_dtype
+from hybridize.output_files import check_output_file, write_atomically
 
 _HELD_OUT = 4  # one of four sequences is held out to measure candidates
 # The search returns more architectures than are measured, because those that transformers can open
@@ -69,7 +71,7 @@ class PruningRun:
     ) -> None:
         self._source_dir, self._output = source, output
         self._options, self._device = options, device
-        self._work = output.with_name(f"{output.name}.prune")
+        self._work = work_directory(output, "prune")
 
     def plan(self) -> PruningResult:
         """Return what `run` would do, without a working directory and without distillation."""
@@ -84,18 +86,20 @@ class PruningRun:
         raise it again.
         """
         options = self._options
+        if options.scores is not None and not Path(options.scores).exists():
+            check_output_file(Path(options.scores), force=False)
         with CheckpointReader(self._source_dir) as reader:
             source = Source(reader)
-            claim(self._work, self._identity(source), resume=options.resume, force=options.force)
-            try:
-                ranking = self._rank(source, self._work)
-                result = self._write(source, ranking)
-            except InputError:
-                if not options.resume:
-                    remove(self._work)
-                raise
-            remove(self._work)
-            return result
+            with resumable(self._work):
+                identity = self._identity(source)
+                claim(self._work, identity, resume=options.resume, force=options.force)
+                try:
+                    ranking = self._rank(source, self._work)
+                    return self._write(source, ranking)
+                except InputError:
+                    if not options.resume:
+                        remove(self._work)
+                    raise
 
     def _rank(self, source: Source, work: Path | None) -> _Ranking:
         """Measure importance, search for architectures, and rank the candidates.
@@ -149,7 +153,7 @@ class PruningRun:
         )
         for budget in budgets:
             if isinstance(budget, Latency) and saved is not None and known is None:
-                saved.write_text(json.dumps(asdict(budget)) + "\n")
+                write_atomically(saved, json.dumps(asdict(budget)) + "\n")
         return budgets
 
     def _run_dtype(self, source: Source) -> torch.dtype:
@@ -198,12 +202,28 @@ class PruningRun:
         return scores
 
     def _write(self, source: Source, ranking: _Ranking) -> PruningResult:
-        """Write the best candidate. With `distill_top`, distill the best ones first."""
+        """Write the best candidate, and delete the working directory.
+
+        With `distill_top`, distill the best ones first.
+        """
         options = self._options
-        if not options.distill_top:
-            result = self._result(source, ranking, dry_run=False)
-            self._writer(source, ranking, force=options.force)(ranking.candidates[0], self._output)
-            return result
+        distilled = self._distill(source, ranking) if options.distill_top else None
+        result = self._result(source, ranking, dry_run=False)
+        with tail():
+            if distilled is None:
+                write = self._writer(source, ranking, force=options.force)
+                write(ranking.candidates[0], self._output)
+            else:
+                try:
+                    move_into_place(distilled, self._output, force=options.force)
+                except OSError as error:
+                    raise HybridizeError(f"{self._output}: {error.strerror}") from error
+            remove(self._work)
+        return result
+
+    def _distill(self, source: Source, ranking: _Ranking) -> Path:
+        """Distill the best candidates, rank them again, and return the directory of the best."""
+        options = self._options
         distilled = distill_finalists(
             ranking.candidates[: options.distill_top],
             self._writer(source, ranking, force=False),
@@ -217,12 +237,7 @@ class PruningRun:
         )
         rest = ranking.candidates[options.distill_top :]
         ranking.candidates[:] = [candidate for candidate, _ in distilled] + rest
-        result = self._result(source, ranking, dry_run=False)
-        try:
-            move_into_place(distilled[0][1], self._output, force=options.force)
-        except OSError as error:
-            raise HybridizeError(f"{self._output}: {error.strerror}") from error
-        return result
+        return distilled[0][1]
 
     def _writer(
         self, source: Source, ranking: _Ranking, *, force: bool

@@ -21,6 +21,7 @@ from hybridize.console import console
 from hybridize.data.kl import hidden_batches, measure_kl
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
+from hybridize.interrupts import uninterrupted
 from hybridize.modeling.config import HybridConfig
 from hybridize.modeling.materialize import materialize
 from hybridize.modeling.model import HybridForCausalLM
@@ -156,7 +157,7 @@ class Ranker:
                     student = self.build(candidate, tensors, teacher.device)
                     known[key] = measure_kl(student, teacher, dataset, expected)
                     if progress_file is not None:
-                        with progress_file.open("a", encoding="utf-8") as file:
+                        with uninterrupted(), progress_file.open("a", encoding="utf-8") as file:
                             file.write(json.dumps([key, known[key]]) + "\n")
                 measured.append(replace(candidate, kl=known[key]))
                 progress.advance()

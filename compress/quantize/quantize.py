@@ -42,13 +42,14 @@ def quantize(model: str | Path, output: str | Path, config: QuantizeConfig) -> Q
         require_extra("quantize", "compressed_tensors", "quantization")
     output = Path(output)
     with _open(model, config) as reader:
+        if not config.dry_run:  # before the sensitivity of the blocks is measured
+            check_output(output, reader.directory, force=config.force)
         plan = plan_quantization(reader, config)
         tensors = QuantizedTensors(reader, plan).planned_checkpoint()
         result = _describe(reader, plan, tensors, output, dry_run=config.dry_run)
         if config.dry_run:
             return result
         plan.tensors.check_config()
-        check_output(output, reader.directory, force=config.force)
         return _write(reader, plan, tensors, result, config)
 
 

@@ -11,6 +11,7 @@ from hybridize.evals.bench.results import AS_MANY_AS_FIT, BenchResult, BenchRow,
 from hybridize.evals.checkpoint_list import find_checkpoints
 from hybridize.evals.commit import current_commit
 from hybridize.extras import require_extra
+from hybridize.interrupts import uninterrupted
 from hybridize.options import takes_options
 from hybridize.output_files import check_output_file, write_atomically
 
@@ -130,10 +131,13 @@ def _measure_grid(runners: "list[Runner]", config: BenchConfig) -> list[BenchRow
 
 
 def _write(result: BenchResult, config: BenchConfig) -> None:
+    files: dict[str, str | bytes] = {}
     if config.output is not None:
-        text = json.dumps(result.to_dict(), indent=2) + "\n"
-        write_atomically(Path(config.output), text)
+        files[config.output] = json.dumps(result.to_dict(), indent=2) + "\n"
     if config.plot is not None:
         from hybridize.evals.bench.speed_plot import draw_bench
 
-        write_atomically(Path(config.plot), draw_bench(result))
+        files[config.plot] = draw_bench(result)
+    with uninterrupted(f"complete: {', '.join(files)}" if files else ""):
+        for name, content in files.items():
+            write_atomically(Path(name), content)

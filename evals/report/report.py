@@ -12,6 +12,8 @@ from hybridize.evals.report.page import page
 from hybridize.evals.report.png import to_png
 from hybridize.evals.report.read_sources import read_sources
 from hybridize.extras import require_extra
+from hybridize.file_names import utf8
+from hybridize.interrupts import uninterrupted
 from hybridize.options import takes_options
 from hybridize.output_files import check_output_file, write_atomically
 
@@ -76,12 +78,12 @@ def report(
     pictures = _pictures(output, drawn) if config.png else {}
     for path in pictures:
         check_output_file(path, force=config.force)
-    for path, content in pictures.items():
-        write_atomically(path, content)
-    write_atomically(output, text)
-    return ReportResult(
-        output, tuple(f.title for f in drawn), tuple(pictures), len(text.encode("utf-8"))
-    )
+    page_bytes = utf8(text)
+    with uninterrupted(f"{output} is complete"):
+        for path, content in pictures.items():
+            write_atomically(path, content)
+        write_atomically(output, page_bytes)
+    return ReportResult(output, tuple(f.title for f in drawn), tuple(pictures), len(page_bytes))
 
 
 def _pictures(output: Path, drawn: Sequence[Figure]) -> dict[Path, bytes]:

@@ -24,9 +24,10 @@ from hybridize.exporters.gguf.supported_models import unsupported_features
 from hybridize.exporters.gguf.tensors import GgufTensor, tensor_plan
 from hybridize.exporters.gguf.vocabulary import Vocabulary, read_vocabulary
 from hybridize.extras import require_extra
+from hybridize.interrupts import uninterrupted
 from hybridize.modeling.devices import DTYPES
 from hybridize.modeling.model_spec import ModelSpec
-from hybridize.output_files import check_output_file
+from hybridize.output_files import check_output_file, follow_link
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,8 +109,10 @@ def _partial_file(output: Path) -> Iterator[Path]:
     try:
         with partial_directory(output) as folder:
             yield folder / output.name
-            (folder / output.name).replace(output)
-            sync(output.parent)
+            target = follow_link(output)
+            with uninterrupted(f"{output} is complete"):
+                (folder / output.name).replace(target)
+                sync(target.parent)
     except OSError as error:
         raise HybridizeError(f"{output}: {error.strerror or error}; nothing was left") from error
 

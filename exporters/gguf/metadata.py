@@ -7,6 +7,7 @@ import torch
 from hybridize.checkpoints.formats.base import uniform, uniform_except_window
 from hybridize.exporters.gguf.supported_models import layer_count, mamba_layers
 from hybridize.exporters.gguf.tensors import attention_factor, rotary_dim
+from hybridize.file_names import utf8
 from hybridize.modeling.layers.sizes import MambaSizes, MLPSizes
 from hybridize.modeling.model_spec import ModelSpec
 
@@ -37,7 +38,7 @@ def write_metadata(writer: "GGUFWriter", spec: ModelSpec, name: str, dtype: torc
         torch.bfloat16: LlamaFileType.MOSTLY_BF16,
     }
     writer.add_type("model")
-    writer.add_name(name)
+    writer.add_name(utf8(name).decode())
     writer.add_file_type(file_types[dtype])
     writer.add_vocab_size(spec.vocab_size)
     writer.add_context_length(spec.max_position_embeddings)

@@ -6,6 +6,7 @@ import torch
 
 from hybridize.errors import HybridizeError
 from hybridize.exporters.onnx.graph_files import DECODE, PREFILL
+from hybridize.file_names import utf8_path
 from hybridize.modeling.model import HybridForCausalLM
 
 TOLERANCE = 1e-4
@@ -32,10 +33,11 @@ def check(hybrid: HybridForCausalLM, folder: Path, seed: int = 0) -> float:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    prefill, decode = (
-        onnxruntime.InferenceSession(folder / name, options, ["CPUExecutionProvider"])
-        for name in (PREFILL, DECODE)
-    )
+    with utf8_path(folder) as opened:
+        prefill, decode = (
+            onnxruntime.InferenceSession(opened / name, options, ["CPUExecutionProvider"])
+            for name in (PREFILL, DECODE)
+        )
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(hybrid.config.vocab_size, (_BATCH, _PROMPT_LEN), generator=generator)
     expected = hybrid(input_ids=ids, use_cache=True, logits_to_keep=1)

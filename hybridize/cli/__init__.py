@@ -3,11 +3,14 @@
 To add a command, add one entry to ``COMMANDS`` and one file to this folder.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
+from typing_extensions import override
 
 from hybridize.cli.options import debug_option
 
@@ -75,13 +78,39 @@ COMMANDS = {
 
 _EPILOG = """
 \b
-Exit codes: 0 done, 1 the run failed, 2 the input or an option is wrong.
+Exit codes: 0 done, 1 the run failed, 2 the input or an option is wrong, 128 + n signal n.
 Completion: eval "$(_HYBRIDIZE_COMPLETE=bash_source hybridize)"  (or zsh_source, fish_source)
 """
 
 
+class ReaderEndedError(Exception):
+    """The program that reads the output has ended. Click would exit with code 1."""
+
+
+@contextmanager
+def _reader_may_end() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderEndedError from error
+    except SystemExit as leaving:  # rich leaves like this when it prints to a closed pipe
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise ReaderEndedError from leaving
+        raise
+
+
 class LazyGroup(click.Group):
     """A group of commands that imports a command when it is called."""
+
+    @override
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _reader_may_end():  # it prints the help
+            return super().make_context(*arguments, **options)
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_may_end():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, in the order of ``COMMANDS``."""

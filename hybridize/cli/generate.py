@@ -1,5 +1,7 @@
 """`hybridize generate`."""
 
+from contextlib import closing
+
 import click
 
 from hybridize.cli.config_options import config_options
@@ -25,12 +27,12 @@ def generate(model: str, prompt: str, config: GenerateConfig) -> None:
     """
     from hybridize.generation import generate as stream
 
-    pieces = stream(model, prompt, config=config)
-    if console.json_mode:
-        console.json({"prompt": prompt, "text": "".join(pieces)})
-        return
-    first = next(pieces, "")  # raises any error before the prompt is printed
-    click.echo(prompt + first, nl=False)
-    for piece in pieces:
-        click.echo(piece, nl=False)
-    click.echo()
+    with closing(stream(model, prompt, config=config)) as pieces:
+        if console.json_mode:
+            console.json({"prompt": prompt, "text": "".join(pieces)})
+            return
+        first = next(pieces, "")  # raises any error before the prompt is printed
+        click.echo(prompt + first, nl=False)
+        for piece in pieces:
+            click.echo(piece, nl=False)
+        click.echo()

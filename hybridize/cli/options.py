@@ -12,6 +12,7 @@ import click
 
 from hybridize.console import console
 from hybridize.errors import HybridizeError, as_flags
+from hybridize.interrupts import Stopped
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -89,9 +90,11 @@ def common_options(command: Command, item_flags: Mapping[str, str] | None = None
     def run(*arguments: Any, **given: Any) -> Any:
         try:
             return command(*arguments, **given)
-        except HybridizeError as error:
+        except (HybridizeError, Stopped) as error:
             flags = flags_of(click.get_current_context().command.params) | dict(item_flags or {})
-            error.args = (as_flags(str(error), flags),)
+            if isinstance(error, HybridizeError):
+                error.args = (as_flags(str(error), flags),)
+            error.__notes__ = [as_flags(note, flags) for note in getattr(error, "__notes__", ())]
             raise
 
     return _json_option(_quiet_option(debug_option(cast(Command, run))))

@@ -20,7 +20,9 @@ from hybridize.demo import CHECKPOINT, EXAM, PROSE, TEXT
 from hybridize.demo.config import DemoConfig
 from hybridize.demo.results import DemoModel, DemoResult, DemoRow, row_of
 from hybridize.errors import InputError
+from hybridize.interrupts import INTERRUPTIONS
 from hybridize.options import takes_options
+from hybridize.output_files import follow_link, write_atomically
 
 KEPT = 2
 """How many of the checkpoint's eight attention blocks the hybrid keeps."""
@@ -74,14 +76,22 @@ def run_demo(config: DemoConfig) -> DemoResult:
         InputError: the directory exists and ``force`` is false.
         HybridizeError: a command failed.
     """
-    from hybridize.demo.stock_transformers import generated_text, logit_difference
-
-    started = time.perf_counter()
-    output = Path(config.output)
+    output = follow_link(Path(config.output))
     if output.exists() and not config.force:
         raise InputError(f"{output}: exists already; `force` replaces the files of an earlier demo")
     output.mkdir(parents=True, exist_ok=True)
-    commands = _Commands(output, config.force)
+    try:
+        return _run(output, config.force)
+    except INTERRUPTIONS as interruption:
+        interruption.add_note("run it again with `force`; it starts from the beginning")
+        raise
+
+
+def _run(output: Path, force: bool) -> DemoResult:
+    from hybridize.demo.stock_transformers import generated_text, logit_difference
+
+    started = time.perf_counter()
+    commands = _Commands(output, force)
     exact = commands.convert_nothing()
     aligned = commands.convert_all_and_align()
     hybrid = commands.convert_some(aligned)
@@ -109,7 +119,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
         )
     report = commands.report([distilled, pruned])
     result = DemoResult(tuple(rows), text, report, time.perf_counter() - started)
-    (output / "results.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", "utf-8")
+    write_atomically(output / "results.json", json.dumps(result.to_dict(), indent=2) + "\n")
     return result
 
 

@@ -36,20 +36,44 @@ def test_an_output_is_replaced_only_at_the_end(tmp_path, few):
         assert reader.names == list(few)
 
 
-def test_replacing_a_link_keeps_its_target(tmp_path, few):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "precious").write_text("data")
-    (tmp_path / "out").symlink_to("elsewhere")
-    (tmp_path / "loop").symlink_to("loop")
-    before = snapshot(tmp_path / "elsewhere")
-    for name in ("out", "loop"):
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_output_is_written_where_a_link_leads(tmp_path, few, exists):
+    """The link stays, and its disk gets the bytes: the working directory is there too."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "out").symlink_to("../chain")
+    (tmp_path / "chain").symlink_to("disk/real")
+    output = tmp_path / "links" / "out"
+    if exists:
+        write_checkpoint(tmp_path / "disk" / "real", {"old": torch.zeros(3)})
         with pytest.raises(InputError, match="`force`"):
-            write_checkpoint(tmp_path / name, few)
-        write_checkpoint(tmp_path / name, few, force=True)
-        assert not (tmp_path / name).is_symlink()
-        assert (tmp_path / name / "model.safetensors").exists()
-    assert snapshot(tmp_path / "elsewhere") == before
-    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "loop", "out"]
+            write_checkpoint(output, few)
+    with CheckpointWriter(
+        output, specs_of(few), config={}, max_shard_size=1, force=exists
+    ) as writer:
+        assert list((tmp_path / "disk").glob("real.partial-*"))
+        for name, tensor in few.items():
+            writer.add(name, tensor)
+        writer.finish({"command": "test", "source": {"name": "x"}})
+    assert sorted(os.listdir(tmp_path)) == ["chain", "disk", "links"]
+    assert os.listdir(tmp_path / "links") == ["out"]
+    assert os.listdir(tmp_path / "disk") == ["real"]
+    assert output.is_symlink()
+    with CheckpointReader(output) as reader:
+        assert reader.names == list(few)
+
+
+@pytest.mark.parametrize("target", ["out", "other", "gone/real", "file/real"])
+def test_a_link_that_leads_nowhere_is_refused(tmp_path, few, target):
+    (tmp_path / "file").touch()
+    (tmp_path / "out").symlink_to(target)
+    (tmp_path / "other").symlink_to("out")
+    before = set(os.listdir(tmp_path))
+    for force in (False, True):
+        with pytest.raises(InputError, match="is a link"):
+            write_checkpoint(tmp_path / "out", few, force=force)
+    assert (tmp_path / "out").is_symlink()
+    assert set(os.listdir(tmp_path)) == before
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "I/O error"), KeyboardInterrupt()])
@@ -131,7 +155,7 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
         (os, "fsync", 3),  # the small files
         (Path, "write_bytes", 0),
         (Path, "write_bytes", 1),
-        (Path, "write_text", 0),
+        (Path, "write_bytes", 2),  # the provenance
     ],
 )
 def test_a_full_disk_or_an_interrupt_leaves_nothing(

@@ -4,9 +4,9 @@ The server has already imported everything, so a fork takes milliseconds. A new 
 seconds to import torch. The server has one thread only, because forking is not safe otherwise. It
 reads one request per line from stdin and answers with one line on stdout. Both are JSON.
 
-A request has ``arguments``, ``directory`` and ``moment``. The moment says when the fork kills
-itself with SIGKILL: null for never, ``["calls", n]`` for the n-th call of a function in its main
-thread, and ``["disk", n]`` for just before the n-th change to the disk. Moments are counted, not
+A request has ``arguments``, ``directory``, ``moment`` and ``signal``. The moment says when the fork
+sends itself the signal: null for never, ``["calls", n]`` for the n-th call of a function in its
+main thread, and ``["disk", n]`` for just before the n-th change to the disk. Moments are counted, not
 timed, so that they are the same on every machine.
 
 The answer has ``code`` (a negative one is the signal) and ``err``. If the process reached its end,
@@ -16,7 +16,6 @@ moment is a call; ``["calls", 0]`` counts them and never kills.
 
 import json
 import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -73,7 +72,7 @@ def _run(request: dict[str, Any], err: Path, counts: Path) -> None:
         for number, path in ((0, "/dev/null"), (1, "/dev/null"), (2, str(err))):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8") for number in (1, 2))
-        counter = _Counter(*(request["moment"] or (None, 0)))
+        counter = _Counter(*(request["moment"] or (None, 0)), request["signal"])
         from hybridize.__main__ import main
 
         with counter:
@@ -85,17 +84,17 @@ def _run(request: dict[str, Any], err: Path, counts: Path) -> None:
 
 
 class _Counter:
-    """Counts calls and changes to the disk, and kills the process at its moment."""
+    """Counts calls and changes to the disk, and sends the process its signal at its moment."""
 
-    def __init__(self, kind: str | None, moment: int) -> None:
+    def __init__(self, kind: str | None, moment: int, signum: int) -> None:
         self.counts = {"calls": 0, "disk": 0}
-        self._kind, self._moment = kind, moment
+        self._kind, self._moment, self._signum = kind, moment, signum
         self._on = False
 
     def _count(self, kind: str) -> None:
         self.counts[kind] += 1
         if kind == self._kind and self.counts[kind] == self._moment:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signum)
 
     def _profile(self, _frame: object, event: str, _argument: object) -> None:
         if event in ("call", "c_call"):

@@ -1,10 +1,12 @@
 """A command that is killed at any moment leaves a complete output or none, and can be run again.
 
-``HYBRIDIZE_FUZZ_KILLS`` is the number of times that each command is killed.
+So does one that gets SIGTERM, SIGINT or SIGHUP, which leaves nothing unfinished but what it can be
+resumed from. ``HYBRIDIZE_FUZZ_KILLS`` is how often each command is killed, and how often stopped.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ from damage_files import copy
 from specimens import DISTILL, STUDENT, TEACHER
 
 KILLS = int(os.environ.get("HYBRIDIZE_FUZZ_KILLS", "4"))
+STOPS = int(os.environ.get("HYBRIDIZE_FUZZ_KILLS", "2"))
+POLITE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SERVER = Path(__file__).with_name("fork_server.py")
 CALIBRATED = "--calibration in/text.jsonl --calibration-tokens 512"
 
@@ -43,9 +47,18 @@ class Server:
         assert self._receive() == "ready"
 
     def run(
-        self, line: str, directory: Path, moment: tuple[str, int] | None = None
+        self,
+        line: str,
+        directory: Path,
+        moment: tuple[str, int] | None = None,
+        signum: int = signal.SIGKILL,
     ) -> dict[str, Any]:
-        request = {"arguments": line.split(), "directory": str(directory), "moment": moment}
+        request = {
+            "arguments": line.split(),
+            "directory": str(directory),
+            "moment": moment,
+            "signal": signum,
+        }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -103,12 +116,12 @@ class Workspace:
         return contents(self.out / "done") if (self.out / "done").exists() else None
 
 
-def moments(counts: dict[str, int], seed: str) -> list[tuple[str, int]]:
+def moments(counts: dict[str, int], seed: str, count: int = KILLS) -> list[tuple[str, int]]:
     """Choose when to kill: half at calls, half just before changes to the disk, evenly spread."""
     rng, chosen = Random(seed), []
-    for number in range(KILLS):
+    for number in range(count):
         kind = ("calls", "disk")[number % 2]
-        share = (number // 2 + rng.random()) / ((KILLS + 1 - number % 2) // 2)
+        share = (number // 2 + rng.random()) / ((count + 1 - number % 2) // 2)
         chosen.append((kind, 1 + int(share * counts[kind])))
     return chosen
 
@@ -123,6 +136,7 @@ def test_a_killed_command_can_be_run_again(server, specimens, tmp_path, command,
     assert done["code"] == 0, done["err"]
     want, inputs = first.result(), first.inputs()
     assert want is not None
+    stop_politely(server, line, tmp_path, specimens, done, want)
     for number, moment in enumerate(moments(done, f"{command}{force}")):
         work = Workspace(tmp_path / str(number), specimens)
         if force:
@@ -145,6 +159,39 @@ def test_a_killed_command_can_be_run_again(server, specimens, tmp_path, command,
         assert work.inputs() == inputs, where
         left = {path.name for path in work.out.iterdir()} - {"done", "scores.safetensors"}
         assert all(name in again["err"] for name in left), (where, left)
+
+
+def stop_politely(
+    server: Server,
+    line: str,
+    tmp_path: Path,
+    specimens: Path,
+    counts: dict[str, int],
+    want: Tree,
+) -> None:
+    """Send a command SIGTERM, SIGINT or SIGHUP: it leaves only what it can be resumed from."""
+    for number, moment in enumerate(moments(counts, line, STOPS)):
+        work = Workspace(tmp_path / f"stopped-{number}", specimens)
+        if "--force" in line:
+            copy(specimens / STUDENT, work.out / "done")
+        inputs, old = work.inputs(), work.result()
+        signum = POLITE[(number + len(line)) % len(POLITE)]
+        stopped = server.run(line, work.directory, moment, signum)
+        where = f"{signum!r} at {moment} of {counts}: {stopped['err']}"
+        assert stopped["code"] in (0, 128 + signum), where
+        if stopped["code"]:
+            last = stopped["err"].splitlines()[-1]
+            assert last.startswith(f"stopped by {signum.name}; "), where
+        assert work.inputs() == inputs, where
+        assert work.result() in (want, old), where
+        left = {path.name for path in work.out.iterdir()} - {"done", "scores.safetensors"}
+        assert left <= {"done.distill", "done.prune"}, (where, left)
+        assert not list(work.out.rglob("*partial*")), (where, list(work.out.rglob("*partial*")))
+        if work.result() != want:
+            assert bool(left) == ("--resume" in last), where
+            run_again(server, f"{line} --resume" if left else line, work.directory, where)
+            assert work.result() == want, where
+            assert {path.name for path in work.out.iterdir()} <= {"done", "scores.safetensors"}
 
 
 def run_again(server: Server, line: str, directory: Path, where: str) -> dict[str, Any]:
