@@ -1,6 +1,6 @@
 """`hybridize generate`: continue a text."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -37,7 +37,7 @@ means nothing."""
 
 
 @takes_options(GenerateConfig)
-def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Iterator[str]:
+def generate(model: str | Path, prompt: str, config: GenerateConfig) -> Generator[str, None, None]:
     """Continue a text; yield each piece of new text as soon as it is generated.
 
     Args:

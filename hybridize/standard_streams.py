@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import sys
+from typing import TextIO
 
 from typing_extensions import override
 
@@ -84,10 +85,10 @@ def discard_unwritten() -> None:
         _redirect(sys.stdout)
 
 
-def _redirect(stream: io.TextIOBase | object) -> None:
+def _redirect(stream: TextIO) -> None:
     """Send the rest of a stream to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())  # type: ignore[attr-defined]
+    os.dup2(null, stream.fileno())
     os.close(null)
 
 

@@ -64,11 +64,9 @@ mount --bind model "a b"
 mount --bind model/config.json file.json
 ln -s volume link
 mkdir layer upper work merged; mkdir layer/out; touch layer/out/old
-for output in volume "a b" link; do
-    for force in "" --force; do
-        "$@" convert model -o "$output" --attention 1 $force || echo "code $?"
-    done
-done
+"$@" convert model -o volume --attention 1 || echo "code $?"
+"$@" convert model -o "a b" --attention 1 --force || echo "code $?"
+"$@" convert model -o link --attention 1 --force || echo "code $?"
 "$@" inspect model --states model/config.json --plot file.json --force || echo "code $?"
 if mount -t overlay none -o lowerdir=layer,upperdir=upper,workdir=work,redirect_dir=off merged \
         2>/dev/null; then
@@ -96,7 +94,7 @@ def test_what_cannot_be_renamed_is_refused_before_the_work(tmp_path):
         pytest.skip("needs unshare")
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("needs the permission to mount")
-    assert done.stdout == "code 2\n" * 8 + "old\n", (done.stdout, done.stderr)
+    assert done.stdout == "code 2\n" * 5 + "old\n", (done.stdout, done.stderr)
     lines = done.stderr.splitlines()
-    assert all("is a mount point, which cannot be replaced" in line for line in lines[:7]), lines
-    assert all("cannot be replaced (Invalid cross-device link)" in line for line in lines[7:])
+    assert all("is a mount point, which cannot be replaced" in line for line in lines[:4]), lines
+    assert all("cannot be replaced (Invalid cross-device link)" in line for line in lines[4:])

@@ -6,8 +6,8 @@ reads one request per line from stdin and answers with one line on stdout. Both 
 
 A request has ``arguments``, ``directory``, ``moment`` and ``signal``. The moment says when the fork
 sends itself the signal: null for never, ``["calls", n]`` for the n-th call of a function in its
-main thread, and ``["disk", n]`` for just before the n-th change to the disk. Moments are counted, not
-timed, so that they are the same on every machine.
+main thread, and ``["disk", n]`` for just before the n-th change to the disk. Moments are counted,
+not timed, so that they are the same on every machine.
 
 The answer has ``code`` (a negative one is the signal) and ``err``. If the process reached its end,
 the answer also has the number of ``calls`` and ``disk`` changes. Calls are counted only if the

@@ -18,7 +18,7 @@ import hybridize
 from hybridize.__main__ import main
 from hybridize.checkpoints.load import load_model
 from hybridize.compress.distill.trainer import Trainer
-from hybridize.compress.distill.trainer_state import truncate_metrics
+from hybridize.compress.distill.trainer_state import load_state, truncate_metrics
 from hybridize.errors import HybridizeError, InputError
 from tiny import tokens, write_stock, write_tokenizer
 
@@ -130,6 +130,49 @@ def test_a_resumed_run_writes_the_same_bits(pair, done, tmp_path, monkeypatch, s
     assert losses(tmp_path / "out") == losses(done[0])
     assert_same_weights(tmp_path / "out", done[0])
     assert not (tmp_path / "out.distill").exists()
+
+
+@pytest.mark.parametrize("method", ["training_step", "validation_step"])
+def test_an_interrupted_run_continues_from_the_step_before(
+    pair, done, tmp_path, monkeypatch, method
+):
+    """The state is saved at the interruption: not even one step is computed again."""
+    from hybridize.compress.distill.stages.align import Align
+
+    original, calls = getattr(Align, method), []
+
+    def interrupted(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    before = 4 if method == "validation_step" else 5
+    if method == "validation_step":  # one batch each: the validation of step 0, 4 and 8
+        calls += [()] * 4
+    with monkeypatch.context() as patch:
+        patch.setattr(Align, method, interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            short_run(pair, tmp_path / "out", save_every=100)
+    assert "`resume` continues" in caught.value.__notes__[-1]
+    state, _ = load_state(tmp_path / "out.distill" / "state.safetensors")
+    assert (state.stage_index, state.step) == (0, before)
+    short_run(pair, tmp_path / "out", resume=True)
+    assert losses(tmp_path / "out") == losses(done[0])
+    assert_same_weights(tmp_path / "out", done[0])
+
+
+def test_an_interruption_within_an_update_saves_nothing(pair, tmp_path, monkeypatch):
+    """Some parameters would be those of the next step."""
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            short_run(pair, tmp_path / "out")
+    assert not (tmp_path / "out.distill" / "state.safetensors").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
