@@ -153,9 +153,7 @@ def test_a_command_says_in_one_line_that_it_was_stopped(tmp_path, before):
     assert process.returncode == 143
 
 
-@pytest.mark.parametrize(
-    "words", [("--help",), ("inspect", "model"), ("inspect", "model", "--json")]
-)
+@pytest.mark.parametrize("line", ["--help", "inspect model", "inspect model --json"])
 def test_a_reader_that_ends_early_is_no_error(tmp_path, line):
     """As in ``hybridize … | head -1``."""
     write_stock(tmp_path / "model", "llama")

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,20 @@ def test_libraries_get_a_name_that_they_can_open(folder):
         assert opened == folder
 
 
-def test_commands_accept_names_that_are_not_utf8(folder, capfd):
+def run(line: str) -> tuple[int, str, str]:
+    """Run a command; return its exit code and what it printed. Pytest captures UTF-8 only."""
+    with (
+        open("out", "w", encoding="utf-8") as out,
+        open("err", "w", encoding="utf-8") as err,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        code = main(line.split(" "))
+    texts = (Path(name).read_text("utf-8", "surrogateescape") for name in ("out", "err"))
+    return code, *texts
+
+
+def test_commands_accept_names_that_are_not_utf8(folder):
     """Inputs, outputs, working directories and what one command hands to the next."""
     text, hybrid, trained = f"{NAME}.txt", f"hybrid-{NAME}", f"trained-{NAME}"
     distill = (
@@ -66,10 +80,10 @@ def test_commands_accept_names_that_are_not_utf8(folder, capfd):
         f"verify fp8-{NAME}",
         f"generate {NAME} -p hi --max-new-tokens 2 --device cpu",
     ):
-        capfd.readouterr()
-        assert main(line.split(" ")) == 0, (line, capfd.readouterr().err)
+        code, out, err = run(line)
+        assert code == 0, (ascii(line), ascii(err))
         if line.startswith("inspect"):
-            assert json.loads(capfd.readouterr().out)["directory"] == trained
+            assert json.loads(out)["directory"] == trained
     records = json.loads((folder / trained / "hybridize.json").read_text("utf-8"))["steps"]
     assert [record["options"].get("calibration") for record in records] == [text, None]
     assert load_checked(folder / f"scores-{NAME}")[0]
@@ -98,6 +112,6 @@ def test_a_run_with_such_names_is_resumed(folder, monkeypatch):
     assert not Path(f"out-{NAME}.distill").exists()
 
 
-def test_a_prompt_must_be_utf8(folder, capsys):
-    assert main(["generate", NAME, "-p", f"hi {NAME}"]) == 2
-    assert capsys.readouterr().err == "error: --prompt: is not UTF-8 text; give it in UTF-8\n"
+def test_a_prompt_must_be_utf8(folder):
+    code, _, err = run(f"generate {NAME} -p hi{NAME}")
+    assert (code, err) == (2, "error: --prompt: is not UTF-8 text; give it in UTF-8\n")
