@@ -49,7 +49,7 @@ from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.files import sha256_of
 from hybridize.checkpoints.formats import read_config
 from hybridize.console import console
-from hybridize.data.load_text import TEACHER
+from hybridize.data.sources import TEACHER
 from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.model_spec import parameter_shapes
 from hybridize.option_types import Count

@@ -11,7 +11,8 @@ from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.load import load_tokenizer
 from hybridize.console import console
 from hybridize.data.documents import read_documents
-from hybridize.data.load_text import TEACHER, load_packed_dataset
+from hybridize.data.load_text import load_packed_dataset
+from hybridize.data.sources import TEACHER
 from hybridize.output_files import write_atomically
 
 _PART = 16_384

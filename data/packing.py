@@ -1,56 +1,96 @@
 """Pack documents into sequences of one length."""
 
-import os
-import uuid
-from array import array
+from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from hybridize.errors import InputError
-from hybridize.file_names import utf8_path
-from hybridize.output_files import unfinished
+from typing_extensions import override
 
 
-@dataclass(frozen=True)
+class SequenceStore(Protocol):
+    """Where the sequences of a `PackedDataset` are: in memory, or in files.
+
+    Attributes:
+        length: tokens per sequence.
+    """
+
+    length: int
+
+    def __len__(self) -> int:
+        """Return the number of sequences."""
+
+    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and document numbers of some sequences, ``(indices, length)`` int64 each."""
+
+
 class PackedDataset:
     """Token sequences of one length. Each contains one or more documents, or parts of documents.
 
-    Attributes:
+    It is a view: the sequences are in memory, or in files that are read where they are used.
+
+    Args:
         ids: ``(sequences, length)`` int32, the tokens.
         seq_idx: ``(sequences, length)`` int32, the index of each token's document within its
             sequence, from 0.
     """
 
-    ids: torch.Tensor
-    seq_idx: torch.Tensor
+    def __init__(self, ids: torch.Tensor, seq_idx: torch.Tensor) -> None:
+        self._store: SequenceStore = _InMemory(ids, seq_idx)
+        self._range = range(len(ids))
+
+    @classmethod
+    def of(cls, store: SequenceStore, chosen: range | None = None) -> Self:
+        """Return a view of the sequences of a store; of all, if ``chosen`` is None."""
+        dataset = cls.__new__(cls)
+        dataset._store = store
+        dataset._range = range(len(store)) if chosen is None else chosen
+        return dataset
+
+    @classmethod
+    def joined(cls, datasets: Sequence["PackedDataset"]) -> Self:
+        """Return a view of all sequences of some datasets of the same length, in order."""
+        return cls.of(_Joined(datasets))
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._range)
 
     @property
     def length(self) -> int:
         """Tokens per sequence."""
-        return self.ids.shape[1]
+        return self._store.length
 
     @property
     def tokens(self) -> int:
         """Tokens in all sequences."""
-        return self.ids.numel()
+        return len(self) * self.length
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """All tokens, ``(sequences, length)`` int32. This reads them into memory."""
+        return self._all(0)
+
+    @property
+    def seq_idx(self) -> torch.Tensor:
+        """All document numbers, ``(sequences, length)`` int32. This reads them into memory."""
+        return self._all(1)
+
+    def _all(self, field: int) -> torch.Tensor:
+        if isinstance(self._store, _InMemory):
+            return self._store.tensors[field][self._range.start : self._range.stop]
+        return self.sequences(range(len(self)))[field].int()
 
     def sequences(self, indices: torch.Tensor | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``ids`` and ``seq_idx`` of some sequences, ``(indices, length)`` int64 each."""
-        chosen = torch.as_tensor(indices)
-        return self.ids[chosen].long(), self.seq_idx[chosen].long()
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise IndexError(f"there are {len(self)} sequences, and {chosen.tolist()} were asked")
+        return self._store.take(chosen + self._range.start)
 
     def first(self, tokens: int) -> "PackedDataset":
         """Return the first sequences, with at least this many tokens if there are so many."""
-        count = -(-tokens // self.length)
-        return PackedDataset(self.ids[:count], self.seq_idx[:count])
+        return self.of(self._store, self._range[: -(-tokens // self.length)])
 
     def split(self, held_out: int) -> tuple["PackedDataset", "PackedDataset"]:
         """Return two datasets: all sequences but the last ``held_out``, and the last ``held_out``.
@@ -62,78 +102,148 @@ class PackedDataset:
             raise ValueError(f"{held_out} of {len(self)} sequences cannot be held out")
         boundary = len(self) - held_out
         return (
-            PackedDataset(self.ids[:boundary], self.seq_idx[:boundary]),
-            PackedDataset(self.ids[boundary:], self.seq_idx[boundary:]),
+            self.of(self._store, self._range[:boundary]),
+            self.of(self._store, self._range[boundary:]),
         )
+
+
+class _InMemory(SequenceStore):
+    def __init__(self, ids: torch.Tensor, seq_idx: torch.Tensor) -> None:
+        self.tensors = (ids, seq_idx)
+        self.length = ids.shape[1]
+
+    @override
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    @override
+    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, seq_idx = self.tensors
+        return ids[indices].long(), seq_idx[indices].long()
+
+
+class _Joined(SequenceStore):
+    def __init__(self, datasets: Sequence[PackedDataset]) -> None:
+        self._datasets = datasets
+        self._ends = torch.tensor([len(dataset) for dataset in datasets]).cumsum(0)
+        self.length = datasets[0].length
+
+    @override
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @override
+    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (len(indices), self.length)
+        ids, seq_idx = (torch.empty(shape, dtype=torch.int64) for _ in range(2))
+        numbers = torch.bucketize(indices, self._ends, right=True)
+        for number in numbers.unique().tolist():
+            dataset, mine = self._datasets[number], numbers == number
+            first = int(self._ends[number]) - len(dataset)
+            ids[mine], seq_idx[mine] = dataset.sequences(indices[mine] - first)
+        return ids, seq_idx
+
+
+class Packed(NamedTuple):
+    """One sequence.
+
+    Attributes:
+        ids: ``(length,)`` int32.
+        starts: the positions at which a document starts, without position 0, int32, ascending.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+
+
+class SequencePacker:
+    """Concatenates documents and cuts the result into sequences.
+
+    A document that does not fit into its sequence continues in the next one.
+
+    Args:
+        length: tokens per sequence.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._pending: deque[tuple[Any, np.ndarray]] = deque()
+        self._used = 0  # tokens of the first document that are in a sequence already
+        self.available = 0
+
+    def add(self, document: Sequence[int] | np.ndarray, label: Any = None) -> None:
+        """Append the token ids of a document; `first` returns its label."""
+        ids = np.asarray(document, dtype=np.int32)
+        if self._pending and self._used == len(self._pending[0][1]):
+            self._pending.popleft()
+            self._used = 0
+        self._pending.append((label, ids))
+        self.available += len(ids)
+
+    @property
+    def first(self) -> tuple[Any, int] | None:
+        """The label of the first document with unused tokens, and how many of them are used.
+
+        If all tokens are used, it is the last document. None before the first one.
+        """
+        return (self._pending[0][0], self._used) if self._pending else None
+
+    def is_full(self) -> bool:
+        """Return whether `take` has the tokens for a sequence."""
+        return self.available >= self._length
+
+    def take(self) -> Packed:
+        """Return the next sequence. There must be the tokens for it, see `is_full`."""
+        parts, starts, filled = [], [], 0
+        while filled < self._length:
+            document = self._pending[0][1]
+            part = document[self._used : self._used + self._length - filled]
+            if self._used == 0 and len(part) and filled:
+                starts.append(filled)
+            parts.append(part)
+            filled += len(part)
+            self._used += len(part)
+            if self._used == len(document) and len(self._pending) > 1:
+                self._pending.popleft()
+                self._used = 0
+        self.available -= self._length
+        return Packed(np.concatenate(parts), np.array(starts, dtype=np.int32))
+
+    def rest(self) -> list[np.ndarray]:
+        """Return the documents, or parts of them, that are not in any sequence yet."""
+        documents = [ids for _, ids in self._pending]
+        return [documents[0][self._used :], *documents[1:]] if documents else []
 
 
 def pack(
     documents: Iterable[Sequence[int]], length: int, tokens: int | None = None
 ) -> PackedDataset:
-    """Concatenate documents and cut the result into sequences.
+    """Pack documents into sequences in memory.
 
-    A document that does not fit into its sequence continues in the next one. Tokens that do not
-    fill a last sequence are dropped.
+    Tokens that do not fill a last sequence are dropped.
 
     Args:
         documents: the token ids of each document.
         length: tokens per sequence.
         tokens: maximum number of tokens, rounded down to whole sequences; None for no limit.
     """
-    limit = None if tokens is None else tokens // length * length
-    ids, starts = array("i"), array("q")
+    packer, sequences = SequencePacker(length), list[Packed]()
+    limit = None if tokens is None else tokens // length
     for document in documents:
-        if limit is not None and len(ids) >= limit:
+        if len(sequences) == limit:
             break
-        if document:
-            starts.append(len(ids))
-            ids.extend(document)
-    count = len(ids) // length * length
-    if limit is not None:
-        count = min(count, limit)
-    flat = torch.tensor(ids[:count], dtype=torch.int32).view(-1, length)
-    is_start = torch.zeros(count, dtype=torch.int32)
-    offsets = torch.tensor(starts, dtype=torch.int64)
-    is_start[offsets[offsets < count]] = 1
-    is_start = is_start.view(-1, length)
-    if count:
-        is_start[:, 0] = 0  # the first document of a sequence has index 0
-    return PackedDataset(flat, is_start.cumsum(1, dtype=torch.int32))
+        packer.add(document)
+        while packer.is_full() and len(sequences) != limit:
+            sequences.append(packer.take())
+    return dataset_of(sequences, length)
 
 
-def save_packed_dataset(dataset: PackedDataset, path: Path) -> None:
-    """Write a dataset to a safetensors file. The file appears only when it is complete."""
-    partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex[:8]}")
-    unfinished.add(partial)
-    try:
-        save_file({"ids": dataset.ids, "seq_idx": dataset.seq_idx.contiguous()}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-        unfinished.discard(partial)
-
-
-def read_packed_dataset(path: Path, vocab_size: int) -> PackedDataset:
-    """Read a dataset that `save_packed_dataset` wrote.
-
-    Args:
-        path: the file.
-        vocab_size: number of token ids.
-
-    Raises:
-        InputError: the file was not written by `save_packed_dataset`, or is damaged.
-    """
-    try:
-        with utf8_path(path) as name, safe_open(name, "pt") as file:
-            dataset = PackedDataset(file.get_tensor("ids"), file.get_tensor("seq_idx"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a packed dataset: {error}; delete it") from error
-    shapes = {tuple(dataset.ids.shape), tuple(dataset.seq_idx.shape)}
-    dtypes = {dataset.ids.dtype, dataset.seq_idx.dtype}
-    if len(shapes) > 1 or dataset.ids.ndim != 2 or dtypes != {torch.int32}:
-        raise InputError(f"{path}: not a packed dataset; delete it")
-    increments = dataset.seq_idx.diff(dim=1, prepend=dataset.seq_idx.new_zeros(len(dataset), 1))
-    ids_exist = ((dataset.ids >= 0) & (dataset.ids < vocab_size)).all()
-    if not ids_exist or not ((increments == 0) | (increments == 1)).all():
-        raise InputError(f"{path}: the packed dataset is damaged; delete it")
-    return dataset
+def dataset_of(sequences: Sequence[Packed], length: int) -> PackedDataset:
+    """Return sequences as a dataset in memory."""
+    ids = np.empty((len(sequences), length), dtype=np.int32)
+    is_start = np.zeros((len(sequences), length), dtype=np.int32)
+    for row, sequence in enumerate(sequences):
+        ids[row] = sequence.ids
+        is_start[row, sequence.starts] = 1
+    seq_idx = is_start.cumsum(1, dtype=np.int32)
+    return PackedDataset(torch.from_numpy(ids), torch.from_numpy(seq_idx))

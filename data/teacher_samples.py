@@ -1,6 +1,7 @@
 """Sample text from a model, for users who have no other text."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -15,7 +16,6 @@ _MAX_CACHE_BYTES = 1 << 30
 _MAX_LENGTH = 1024
 
 
-@torch.inference_mode()
 def sample_documents(
     model: HybridForCausalLM,
     *,
@@ -24,7 +24,25 @@ def sample_documents(
     tokens: int,
     seed: int,
 ) -> Iterator[list[int]]:
-    """Yield documents that the model generates, sampled from its distribution.
+    """Yield documents that the model generates; see `sample_from`."""
+    documents = sample_from(model, None, bos=bos, eos=eos, tokens=tokens, seed=seed)
+    return (document for _, document in documents)
+
+
+@torch.inference_mode()
+def sample_from(
+    model: HybridForCausalLM,
+    position: Any,
+    *,
+    bos: int | None,
+    eos: int | Sequence[int] | None,
+    tokens: int,
+    seed: int,
+) -> Iterator[tuple[Any, list[int]]]:
+    """Yield documents that the model generates, sampled from its distribution, with positions.
+
+    A position is: the number of the round, in which some rows are sampled; the state of the
+    random generator before it, None for the seed; and the number of the document in the round.
 
     Rows are sampled side by side. Each is as long as the model's context, but at most 1,024 tokens.
     When a document ends within a row, the next one starts there. It does not see the previous
@@ -33,6 +51,7 @@ def sample_documents(
 
     Args:
         model: generates the text.
+        position: of the first document to yield; None for the beginning.
         bos: the first token of a document; the first of ``eos`` if None. If the model samples it,
             another document starts, because some models have no end token.
         eos: the tokens that end a document. One of ``bos`` and ``eos`` must be given.
@@ -46,15 +65,23 @@ def sample_documents(
     max_rows = max(1, min(_MAX_ROWS, _MAX_CACHE_BYTES // (cost.kv + cost.state)))
     count = min(max_rows, -(-tokens // length))
     rounds = -(-tokens // (count * length))
+    first, state, skipped = position or (0, None, 0)
     generator = torch.Generator(device=model.device).manual_seed(seed)
-    with console.progress("sampling text", rounds * count * length, "tokens") as progress:
-        for _ in range(rounds):
+    if state is not None:
+        generator.set_state(torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8))
+    total, done = rounds * count * length, first * count * length
+    with console.progress("sampling text", total, "tokens", completed=done) as progress:
+        for number in range(first, rounds):
+            state = generator.get_state().numpy().tobytes().hex() if number else None
             rows = _Rows(model, start, ends, count, length)
             progress.advance(count)
             for _ in range(length - 1):
                 rows.sample(generator)
                 progress.advance(count)
-            yield from rows.documents()
+            for index, document in enumerate(rows.documents()):
+                if index >= skipped:
+                    yield (number, state, index), document
+            skipped = 0
 
 
 class _Rows:

@@ -39,9 +39,9 @@ def content_key(
         settings: what is stored, as JSON values.
     """
     digest = hashlib.sha256(json.dumps([teacher, settings], sort_keys=True).encode())
-    for part in (dataset.ids[indices], dataset.seq_idx[indices]):
+    for part in dataset.sequences(indices):
         digest.update(str(tuple(part.shape)).encode())
-        digest.update(part.contiguous().numpy().data)
+        digest.update(part.int().numpy().data)
     return digest.hexdigest()[:32]
 
 

@@ -28,7 +28,7 @@ from hybridize.compress.distill.trainer_state import (
 )
 from hybridize.compress.workdir import claim, remove, work_directory
 from hybridize.console import console
-from hybridize.data.load_text import load_packed_dataset
+from hybridize.data.load_text import load_training_text
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.interrupts import tail, uninterrupted
@@ -146,25 +146,21 @@ class DistillPipeline:
         config = self._config
         if not self._ranks.first:  # the first process fills the cache, the others read it
             self._ranks.wait()
-        dataset = load_packed_dataset(
+        datasets = load_training_text(
             config.data,
             model=self._teacher,
             length=config.seq_len,
             tokens=self._data_tokens,
+            held_out=config.validation_sequences,
+            cache=self._data_cache,
+            record=self._work / "text.key",
             seed=config.seed,
             device=self._device,
             dtype=getattr(torch, config.dtype),
-            cache=self._data_cache,
         )
         if self._ranks.first:
             self._ranks.wait()
-        if len(dataset) <= config.validation_sequences:
-            raise InputError(
-                f"`data={', '.join(config.data)}`: has {len(dataset)} sequences of "
-                f"{dataset.length} tokens, and {config.validation_sequences} are held out; give "
-                "more text or lower `validation_sequences`"
-            )
-        return dataset.split(config.validation_sequences)
+        return datasets
 
     def _load_pair(self) -> Pair:
         config = self._config

@@ -55,9 +55,7 @@ def plan_caches(
     Raises:
         InputError: ``cache_blocks`` has no room for one sequence.
     """
-    dataset = PackedDataset(
-        torch.cat([part.ids for part in datasets]), torch.cat([part.seq_idx for part in datasets])
-    )
+    dataset = PackedDataset.joined(datasets)
     predictions = blocks = None
     if config.cache_teacher:
         predictions = TeacherCache(directory, dataset, config.cache_teacher, fingerprint)

@@ -123,7 +123,8 @@ def skipping_text(dataset: PackedDataset, blocks: int) -> PackedDataset:
     tokens = max(_SKIPPING_MIN_TOKENS, _SKIPPING_TOKENS // blocks)
     count = min(len(dataset), max(1, tokens // dataset.length))
     chosen = torch.arange(count) * len(dataset) // count
-    return PackedDataset(dataset.ids[chosen], dataset.seq_idx[chosen])
+    ids, seq_idx = dataset.sequences(chosen)
+    return PackedDataset(ids.int(), seq_idx.int())
 
 
 class _UnitScores:

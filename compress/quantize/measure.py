@@ -12,7 +12,7 @@ from hybridize.compress.quantize.schemes.base import Scheme
 from hybridize.compress.quantize.sensitivity import measure_blocks
 from hybridize.compress.quantize.targets import Target
 from hybridize.data.calibration import load_calibration
-from hybridize.data.load_text import TEACHER
+from hybridize.data.sources import TEACHER
 from hybridize.modeling.devices import choose_device
 from hybridize.modeling.model_spec import ModelSpec
 

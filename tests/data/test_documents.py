@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub_stub import Refusal, stub_hub, use_hub
-from hybridize.data.documents import SUFFIXES, read_documents
+from hybridize.data.documents import read_documents
+from hybridize.data.sources import SUFFIXES
 from hybridize.errors import HybridizeError, InputError
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1)
@@ -156,7 +157,7 @@ def test_errors_name_the_line(tmp_path, line, complaint):
     [
         ("missing.txt", "no such file"),
         ("/nowhere/at/all", "no such file"),
-        ("folder", "is a directory"),
+        ("folder", r"contains no file that ends in \.txt"),
         ("data.csv", "must end in"),
     ],
 )

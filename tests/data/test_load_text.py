@@ -46,7 +46,7 @@ def test_the_cache_serves_the_same_arguments_only(model, text, tmp_path, monkeyp
     arguments = {"model": model, "length": 16, "tokens": 64, "cache": cache}
     first = load_packed_dataset([text], **arguments)
     with monkeypatch.context() as patch:
-        patch.setattr("hybridize.data.load_text.read_documents", None)  # must not be called
+        patch.setattr("hybridize.data.token_streams.read_source", None)  # must not be called
         again = load_packed_dataset([text], **arguments)
     assert torch.equal(first.ids, again.ids)
     for change in ({"length": 8}, {"tokens": 32}, {"seed": 1}):

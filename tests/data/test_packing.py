@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridize.data.packing import PackedDataset, pack, read_packed_dataset, save_packed_dataset
-from hybridize.errors import InputError
+from hybridize.data.packing import PackedDataset, SequencePacker, pack
 
 documents = st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=12)
 
@@ -24,10 +23,28 @@ def test_packing_concatenates_documents(documents, length, tokens):
         length,
         len(flat),
     )
+    assert dataset.ids.dtype == dataset.seq_idx.dtype == torch.int32
     for row, numbers in enumerate(dataset.seq_idx.tolist()):
         expected = [number for _, number in flat[row * length : (row + 1) * length]]
         order = list(dict.fromkeys(expected))
         assert numbers == [order.index(number) for number in expected]
+
+
+@settings(deadline=None)
+@given(documents=documents, length=st.integers(1, 12))
+def test_a_packer_says_where_the_next_sequence_begins(documents, length):
+    packer, flat = SequencePacker(length), []
+    ends = {}
+    for number, document in enumerate(documents):
+        packer.add(document, number)
+        flat += document
+        ends[number] = len(flat)
+        while packer.is_full():
+            packer.take()
+        label, used = packer.first
+        position = ends[label] - len(documents[label]) + used
+        assert position == len(flat) // length * length
+        assert [token for part in packer.rest() for token in part] == flat[position:]
 
 
 def test_sequences_and_splits():
@@ -38,51 +55,24 @@ def test_sequences_and_splits():
     assert ids.dtype == seq_idx.dtype == torch.int64
     training, held_out = dataset.split(1)
     assert (training.ids.tolist(), held_out.ids.tolist()) == ([[1, 2, 3], [4, 5, 6]], [[7, 8, 9]])
+    assert held_out.sequences([0])[0].tolist() == [[7, 8, 9]]
     assert [len(part) for part in dataset.split(3)] == [0, 3]
     for held_out in (4, -1):
         with pytest.raises(ValueError, match="held out"):
             dataset.split(held_out)
 
 
-def test_a_saved_dataset_is_read_back(tmp_path):
-    dataset = pack([[1, 2, 3, 4], [5, 6]], 2)
-    save_packed_dataset(dataset, tmp_path / "packed")
-    again = read_packed_dataset(tmp_path / "packed", 100)
-    assert torch.equal(again.ids, dataset.ids)
-    assert torch.equal(again.seq_idx, dataset.seq_idx)
-    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+def test_sequences_outside_of_a_view_are_refused():
+    first, _ = pack([[1, 2, 3], [4, 5, 6]], 3).split(1)
+    for index in (1, -1):
+        with pytest.raises(IndexError, match="there are 1 sequences"):
+            first.sequences([index])
 
 
-@settings(deadline=None, max_examples=30)
-@given(content=st.binary(max_size=60))
-def test_a_file_of_other_content_is_bad_input(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("packed") / "packed"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="not a packed dataset"):
-        read_packed_dataset(path, 100)
-
-
-def test_tensors_of_different_shapes_are_bad_input(tmp_path):
-    short = PackedDataset(
-        torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int32)
-    )
-    save_packed_dataset(short, tmp_path / "packed")
-    with pytest.raises(InputError, match="not a packed dataset"):
-        read_packed_dataset(tmp_path / "packed", 100)
-
-
-@pytest.mark.parametrize(
-    ("ids", "seq_idx"),
-    [
-        ([[100, 0]], [[0, 0]]),
-        ([[-1, 0]], [[0, 0]]),
-        ([[1, 2]], [[1, 0]]),
-        ([[1, 2]], [[0, 2]]),
-        ([[1, 2]], [[-1, 0]]),
-    ],
-)
-def test_a_damaged_dataset_is_bad_input(tmp_path, ids, seq_idx):
-    dataset = PackedDataset(*(torch.tensor(x, dtype=torch.int32) for x in (ids, seq_idx)))
-    save_packed_dataset(dataset, tmp_path / "packed")
-    with pytest.raises(InputError, match="the packed dataset is damaged; delete it"):
-        read_packed_dataset(tmp_path / "packed", 100)
+def test_joined_datasets_are_one():
+    dataset = pack([[1, 2, 3], [4, 5, 6, 7, 8], [9]], 3)
+    joined = PackedDataset.joined(dataset.split(2))
+    assert torch.equal(joined.ids, dataset.ids)
+    assert torch.equal(joined.seq_idx, dataset.seq_idx)
+    assert joined.sequences([2, 0, 1])[0].tolist() == [[7, 8, 9], [1, 2, 3], [4, 5, 6]]
+    assert joined.first(4).ids.tolist() == [[1, 2, 3], [4, 5, 6]]

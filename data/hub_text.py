@@ -1,0 +1,126 @@
+"""Read the texts of a dataset on the hub, as a stream."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from hybridize.data.file_formats import Documents, text_of
+from hybridize.errors import InputError, first_line
+from hybridize.extras import require_extra
+
+_SHUFFLED_ROWS = 1000
+_SHUFFLED_CHARACTERS = 1 << 24
+_TIMEOUT = 10  # seconds
+
+
+def find_revision(name: str) -> str | None:
+    """Return the commit of a dataset on the hub; None if the hub cannot be asked.
+
+    Args:
+        name: ``NAME``, ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``.
+    """
+    from huggingface_hub import dataset_info
+
+    try:
+        return dataset_info(name.partition(":")[0], timeout=_TIMEOUT).sha
+    except Exception:  # each kind of failure has its own type; reading the dataset reports it
+        return None
+
+
+def read_hub(
+    name: str, where: str, position: Any, seed: int | None, revision: str | None
+) -> Documents:
+    """Yield the texts of a dataset with their positions.
+
+    With a seed, the files of the dataset are read in random order, and 1,000 rows at a time are
+    shuffled. A position is: the number of the file in this order; the state of its stream before
+    the first of these rows; the number of rows before it; and the number of rows after it.
+
+    Args:
+        name: ``NAME``, ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``.
+        where: the option with its value, for error messages.
+        position: of the first text to yield; None for the beginning.
+        seed: for shuffling; None keeps the order.
+        revision: the commit to read; None for the newest.
+
+    Raises:
+        InputError: the dataset cannot be read.
+    """
+    require_extra("train", "datasets", "reading datasets from the hub")
+    import datasets
+
+    match name.split(":"):
+        case [dataset]:
+            chosen, split = list[str](), "train"
+        case [dataset, split]:
+            chosen = []
+        case [dataset, configuration, split]:
+            chosen = [configuration]
+        case _:
+            raise InputError(
+                f"`{where}`: name a dataset as NAME, NAME:SPLIT or NAME:CONFIGURATION:SPLIT"
+            )
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    try:
+        stream = datasets.load_dataset(dataset, *chosen, split=split, streaming=True, **options)
+        yield from _read_stream(stream, where, position, seed)
+    except InputError:
+        raise
+    except Exception as error:  # each kind of failure has its own exception type
+        raise InputError(
+            f"`{where}`: no such file, and the hub has no such dataset: {first_line(error)}"
+        ) from error
+
+
+def _read_stream(stream: Any, where: str, position: Any, seed: int | None) -> Documents:
+    first, state, before, within = position or (0, None, 0, 0)
+    files = getattr(stream, "num_shards", 1)
+    order = np.arange(files)
+    if seed is not None:
+        order = np.random.default_rng([seed, 0]).permutation(files)
+    for number in range(first, files):
+        part = stream
+        if files > 1:
+            part = stream.shard(num_shards=files, index=int(order[number]))
+        for at, row_number, row in _blocks(part, number, state, before, seed):
+            if at[2] > before or at[3] >= within:
+                yield at, text_of(row, f"{_where(where, number, files)}row {row_number + 1}")
+        state, before, within = None, 0, 0
+
+
+def _where(where: str, number: int, files: int) -> str:
+    """Return the beginning of an error message about a row."""
+    return f"`{where}`: " + (f"part {number + 1}, " if files > 1 else "")
+
+
+def _blocks(
+    part: Any, number: int, state: Any, before: int, seed: int | None
+) -> Iterator[tuple[tuple[int, Any, int, int], int, Any]]:
+    """Yield the position, the row number and the row of all rows, shuffled block by block."""
+    resumable = hasattr(part, "state_dict")
+    if state is not None:
+        part.load_state_dict(deepcopy(state))  # the stream changes what it is given
+    rows = iter(part)
+    if state is None:
+        next(islice(rows, before, before), None)
+    rows = enumerate(rows, before)
+    while True:
+        block, size = [], 0
+        for row_number, row in rows:
+            block.append((row_number, row))
+            size += len(str(row.get("text", ""))) if isinstance(row, dict) else 0
+            if seed is None or len(block) >= _SHUFFLED_ROWS or size >= _SHUFFLED_CHARACTERS:
+                break
+        if not block:
+            return
+        next_state = part.state_dict() if resumable else None
+        if seed is not None:
+            random = np.random.default_rng([seed, 1, number, before])
+            block = [block[index] for index in random.permutation(len(block))]
+        for index, (row_number, row) in enumerate(block):
+            yield (number, state, before, index), row_number, row
+        before += len(block)
+        state = next_state
