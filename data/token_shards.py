@@ -37,11 +37,12 @@ TRAINING, VALIDATION = "training", "validation"
 _PARTS = (VALIDATION, TRAINING)
 _FIELDS = ("ids", "first_start", "starts")
 _FORMAT = 1
-_TOKENS_PER_SHARD = 1 << 23
-_SEQUENCES_PER_SHARD = 1 << 14
+_TOKENS_PER_SHARD = 1 << 20
+_SEQUENCES_PER_SHARD = 1 << 12
 """Both bound the memory of the writer, and the work that a killed run loses."""
 
 _MAX_UINT16 = 1 << 16
+_MAX_OPEN = 1000  # mapped files; systems limit their number
 
 
 @dataclass
@@ -298,6 +299,8 @@ class ShardStore(SequenceStore):
 
     def _file(self, number: int) -> Any:
         if number not in self._open:
+            if len(self._open) == _MAX_OPEN:
+                self._open.pop(next(iter(self._open)))
             path = shard_path(self._directory, self._part, number)
             self._open[number] = safe_open(path, "pt").__enter__()
         return self._open[number]

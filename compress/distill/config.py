@@ -58,16 +58,17 @@ class DistillConfig(Config):
 
     teacher: str = option(Location("MODEL"), help="The model that STUDENT was converted from.")
     data: tuple[str, ...] = option(
-        Repeated(Location("FILE|DATASET|teacher")),
+        Repeated(Location("FILE|DIR|DATASET|teacher")),
         ("teacher",),
-        help="Text to train on: a text, JSON, JSON lines or Parquet file; a dataset on the hub "
-        "(NAME, NAME:SPLIT or NAME:CONFIGURATION:SPLIT); or teacher: the teacher generates the "
-        "text. May be repeated.",
+        help="Text to train on: a text, JSON, JSON lines or Parquet file; a directory or a pattern "
+        "like 'corpus/*.jsonl'; a dataset on the hub (NAME, NAME:SPLIT or "
+        "NAME:CONFIGURATION:SPLIT); or teacher: the teacher generates the text. May be repeated; "
+        "then :NUMBER behind each source is its weight, as in a.jsonl:0.7.",
     )
     data_tokens: int | None = option(
         Count(),
         None,
-        help="Maximum number of tokens of text to use.",
+        help="Maximum number of tokens of text to use, with those for validation.",
         default_text="what the longest stage needs",
     )
     stages: tuple[str, ...] = option(
@@ -116,7 +117,10 @@ class DistillConfig(Config):
         Float(0, above=True), 1.0, help="Maximum gradient norm; larger gradients are scaled down."
     )
     validation_sequences: int = option(
-        Integer(1), 16, help="Number of sequences held out for validation."
+        Integer(1),
+        16,
+        help="Number of sequences held out for validation. They are the first documents of each "
+        "source, in proportion to the weights.",
     )
     validate_every: int = option(Integer(1), 50, help="Steps between validations.")
     patience: int = option(
