@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hybridize.data.file_formats import Documents, text_of
-from hybridize.errors import InputError, first_line
+from hybridize.errors import HybridizeError, InputError, first_line
 from hybridize.extras import require_extra
 
 _SHUFFLED_ROWS = 1000
@@ -48,6 +48,7 @@ def read_hub(
 
     Raises:
         InputError: the dataset cannot be read.
+        HybridizeError: it cannot be read to its end.
     """
     require_extra("train", "datasets", "reading datasets from the hub")
     import datasets
@@ -64,12 +65,20 @@ def read_hub(
                 f"`{where}`: name a dataset as NAME, NAME:SPLIT or NAME:CONFIGURATION:SPLIT"
             )
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    started = False
     try:
         stream = datasets.load_dataset(dataset, *chosen, split=split, streaming=True, **options)
-        yield from _read_stream(stream, where, position, seed)
+        for text in _read_stream(stream, where, position, seed):
+            started = True
+            yield text
     except InputError:
         raise
     except Exception as error:  # each kind of failure has its own exception type
+        if started:
+            raise HybridizeError(
+                f"`{where}`: the hub stopped sending the dataset: {first_line(error)}; run the "
+                "command again"
+            ) from error
         raise InputError(
             f"`{where}`: no such file, and the hub has no such dataset: {first_line(error)}"
         ) from error

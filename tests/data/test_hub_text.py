@@ -10,7 +10,7 @@ from hybridize.data import hub_text
 from hybridize.data.documents import read_source
 from hybridize.data.sources import parse_sources
 from hybridize.data.text_key import find_revisions, text_key
-from hybridize.errors import InputError
+from hybridize.errors import HybridizeError, InputError
 
 datasets = pytest.importorskip("datasets")
 
@@ -90,3 +90,15 @@ def test_an_error_names_the_row(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
     with pytest.raises(InputError, match=r"part 1, row 2: 'text' is missing or not a string"):
         read()
+
+
+def test_a_stream_that_breaks_off_is_a_failed_run(monkeypatch):
+    def breaks_off(shards):
+        yield {"text": "fine"}
+        raise ConnectionError("no route\nto anywhere")
+
+    stream = datasets.IterableDataset.from_generator(breaks_off, gen_kwargs={"shards": [0]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    with pytest.raises(HybridizeError, match="stopped sending the dataset: no route;") as caught:
+        read()
+    assert caught.value.exit_code == 1
