@@ -19,6 +19,7 @@ SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet")
 COMPRESSED = (".gz", ".zst")
 """Suffixes that may follow those of `SUFFIXES`, except ``.parquet``."""
 
+_MAX_WEIGHT = 1e6
 _WEIGHT = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 _NUMBER = re.compile(r"[-+]?[0-9.]*[0-9][0-9.,]*(e[-+]?[0-9]+)?%?|[-+]?(inf|nan)", re.I)
 
@@ -101,8 +102,10 @@ def _parse(given: str, option: str) -> Source:
     if not colon or _exists(given) or not _NUMBER.fullmatch(number):
         return Source(given, given, None, _files(given, where))
     weight = float(number) if _WEIGHT.fullmatch(number) else math.nan
-    if not 0 < weight < math.inf:
+    if not weight > 0:
         raise InputError(f"{where}: {number} is not a weight; give a number above 0, such as 0.7")
+    if not 1 / _MAX_WEIGHT <= weight <= _MAX_WEIGHT:
+        raise InputError(f"{where}: give a weight from {1 / _MAX_WEIGHT:g} to {_MAX_WEIGHT:g}")
     if body == TEACHER:
         return Source(given, body, weight, ())
     return Source(given, body, weight, _files(body, where))

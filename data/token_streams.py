@@ -10,7 +10,6 @@ import torch
 
 from hybridize.checkpoints.load import check_tokens, load_model, load_tokenizer
 from hybridize.data.documents import read_source
-from hybridize.data.file_formats import LONGEST
 from hybridize.data.mixing import Tokenized, TokenSource
 from hybridize.data.sources import Source
 from hybridize.data.teacher_samples import sample_from
@@ -18,6 +17,7 @@ from hybridize.errors import InputError
 from hybridize.modeling.model import HybridForCausalLM
 
 _DOCUMENTS_PER_BATCH = 256
+_CHARACTERS_PER_BATCH = 1 << 18
 
 
 def open_texts(
@@ -65,7 +65,7 @@ def _batches(documents: Iterator[tuple[Any, str]]) -> Iterator[list[tuple[Any, s
         if document[1]:
             batch.append(document)
             size += len(document[1])
-        if len(batch) == _DOCUMENTS_PER_BATCH or size >= LONGEST:
+        if len(batch) == _DOCUMENTS_PER_BATCH or size >= _CHARACTERS_PER_BATCH:
             yield batch
             batch, size = [], 0
     if batch:
