@@ -61,7 +61,7 @@ class ConvertConfig(Config):
         "random: as for a new model. DIR: copied from a hybrid of the same MODEL.",
     )
     calibration: str | None = option(
-        Location("FILE|DATASET|teacher"),
+        Location("FILE|DIR|DATASET|teacher"),
         None,
         help="Fit the new blocks to the outputs of the attention on this text, in closed form. "
         "teacher: MODEL generates the text.",

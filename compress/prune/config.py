@@ -65,7 +65,7 @@ class PruneConfig(Config):
         "width; only hybridize's own format can store the result.",
     )
     calibration: str = option(
-        Location("FILE|DATASET|teacher"),
+        Location("FILE|DIR|DATASET|teacher"),
         "teacher",
         help="Text that importance is measured on. teacher: MODEL generates the text.",
     )

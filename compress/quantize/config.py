@@ -33,7 +33,7 @@ class QuantizeConfig(Config):
         default_text="4, fewer for shallow models",
     )
     calibration: str | None = option(
-        Location("FILE|DATASET|teacher"),
+        Location("FILE|DIR|DATASET|teacher"),
         None,
         help="Text for fp8-tensor and for `keep_bf16` with auto. teacher: MODEL generates the "
         "text, with the whole model in memory.",
