@@ -18,6 +18,7 @@ from hybridize.checkpoints.files import refuse_pointer
 from hybridize.data.sources import text_format
 from hybridize.errors import InputError, first_line
 from hybridize.extras import require_extra
+from hybridize.file_names import is_utf8, utf8_path
 
 LONGEST = 1 << 20
 """Characters. A longer document is cut into several, because a tokenizer needs the whole text and
@@ -66,10 +67,8 @@ def text_of(row: Any, where: str) -> str:
     text = row.get(_COLUMN) if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise InputError(f"{where}: {_COLUMN!r} is missing or not a string")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON allows "\ud800", which no tokenizer accepts
-        raise InputError(f"{where}: {_COLUMN!r} contains half of a surrogate pair") from error
+    if not is_utf8(text):  # JSON allows "\ud800", which no tokenizer accepts
+        raise InputError(f"{where}: {_COLUMN!r} contains half of a surrogate pair")
     return text
 
 
@@ -92,7 +91,8 @@ def _open(path: Path) -> IO[bytes]:
             require_extra("train", "pyarrow", "reading .zst files")
             import pyarrow
 
-            return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+            with utf8_path(path) as name:
+                return io.BufferedReader(pyarrow.input_stream(str(name), compression="zstd"))
     return open(path, "rb")
 
 
@@ -277,18 +277,24 @@ def _read_parquet(path: Path, position: Any) -> Documents:
     from pyarrow import ArrowException
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        if _COLUMN not in file.schema_arrow.names:
-            raise InputError(f"{path}: has no column {_COLUMN!r}")
-        before, groups = 0, list(range(file.num_row_groups))
-        while groups and before + file.metadata.row_group(groups[0]).num_rows <= (position or 0):
-            before += file.metadata.row_group(groups.pop(0)).num_rows
-        rows = chain.from_iterable(
-            batch.to_pylist()
-            for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups, columns=[_COLUMN])
-        )
-        for number, row in enumerate(rows, before):
-            if number >= (position or 0):
-                yield number, text_of(row, f"{path}: row {number + 1}")
+        with utf8_path(path) as name:
+            file = pyarrow.parquet.ParquetFile(name)
+            if _COLUMN not in file.schema_arrow.names:
+                raise InputError(f"{path}: has no column {_COLUMN!r}")
+            yield from _parquet_rows(path, file, position or 0)
     except (ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
+
+
+def _parquet_rows(path: Path, file: Any, first: int) -> Documents:
+    """Yield the texts of a Parquet file from the row ``first`` on."""
+    before, groups = 0, list(range(file.num_row_groups))
+    while groups and before + file.metadata.row_group(groups[0]).num_rows <= first:
+        before += file.metadata.row_group(groups.pop(0)).num_rows
+    rows = chain.from_iterable(
+        batch.to_pylist()
+        for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups, columns=[_COLUMN])
+    )
+    for number, row in enumerate(rows, before):
+        if number >= first:
+            yield number, text_of(row, f"{path}: row {number + 1}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridize.checkpoints.hub_errors import reason_of
 from hybridize.data.file_formats import Documents, text_of
 from hybridize.errors import HybridizeError, InputError, first_line
 from hybridize.extras import require_extra
@@ -20,12 +21,13 @@ def find_revision(name: str) -> str | None:
     """Return the commit of a dataset on the hub; None if the hub cannot be asked.
 
     Args:
-        name: ``NAME``, ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``.
+        name: see `read_hub`.
     """
     from huggingface_hub import dataset_info
 
+    dataset, _, revision = name.partition(":")[0].partition("@")
     try:
-        return dataset_info(name.partition(":")[0], timeout=_TIMEOUT).sha
+        return dataset_info(dataset, revision=revision or None, timeout=_TIMEOUT).sha
     except Exception:  # each kind of failure has its own type; reading the dataset reports it
         return None
 
@@ -40,15 +42,16 @@ def read_hub(
     the first of these rows; the number of rows before it; and the number of rows after it.
 
     Args:
-        name: ``NAME``, ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``.
+        name: ``NAME``, ``NAME:SPLIT`` or ``NAME:CONFIGURATION:SPLIT``. ``NAME@REVISION`` names a
+            branch, a tag or a commit.
         where: the option with its value, for error messages.
         position: of the first text to yield; None for the beginning.
         seed: for shuffling; None keeps the order.
-        revision: the commit to read; None for the newest.
+        revision: the commit to read, see `find_revision`; None for the one that the name names.
 
     Raises:
         InputError: the dataset cannot be read.
-        HybridizeError: it cannot be read to its end.
+        HybridizeError: the connection, the hub or its cache fails.
     """
     require_extra("train", "datasets", "reading datasets from the hub")
     import datasets
@@ -64,7 +67,8 @@ def read_hub(
             raise InputError(
                 f"`{where}`: name a dataset as NAME, NAME:SPLIT or NAME:CONFIGURATION:SPLIT"
             )
-    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    dataset, _, named = dataset.partition("@")
+    options = {"revision": revision or named} if revision or named else {}
     started = False
     try:
         stream = datasets.load_dataset(dataset, *chosen, split=split, streaming=True, **options)
@@ -79,6 +83,9 @@ def read_hub(
                 f"`{where}`: the hub stopped sending the dataset: {first_line(error)}; run the "
                 "command again"
             ) from error
+        reason = reason_of(error, f"datasets/{dataset}", named or None, "the dataset")
+        if reason is not None:
+            raise reason.error(f"`{where}`", "file") from error
         raise InputError(
             f"`{where}`: no such file, and the hub has no such dataset: {first_line(error)}"
         ) from error

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hybridize.checkpoints.carried_files import is_tokenizer_file
 from hybridize.checkpoints.files import sha256_of
 from hybridize.console import console
 from hybridize.data.hub_text import find_revision
 from hybridize.data.sources import Source, text_format
 from hybridize.errors import InputError
 
-_TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja")
+_SMALL_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 _VERSION = 2  # increase it when the same arguments give another dataset
 
 
@@ -44,10 +45,14 @@ def text_key(
     Raises:
         InputError: a file cannot be read.
     """
-    suffixes: tuple[str, ...] = _TOKENIZER_SUFFIXES
+    suffixes: tuple[str, ...] = _SMALL_SUFFIXES
     if any(source.is_teacher for source in sources):
         suffixes += (".safetensors",)
-    own = [path for path in sorted(model.iterdir()) if path.suffix in suffixes and path.is_file()]
+    own = [
+        path
+        for path in sorted(model.iterdir())
+        if (path.suffix in suffixes or is_tokenizer_file(path.name)) and path.is_file()
+    ]
     files = [*own, *(path for source in sources for path in source.files)]
     hashes = iter(_hashes(files))
     parts: list[Any] = [_VERSION, settings, [[path.name, next(hashes)] for path in own]]

@@ -30,6 +30,7 @@ from hybridize.checkpoints.files import read_json_object
 from hybridize.console import console
 from hybridize.data.packing import Packed, PackedDataset, SequenceStore
 from hybridize.errors import HybridizeError, InputError
+from hybridize.file_names import utf8_path
 from hybridize.output_files import write_atomically
 
 TRAINING, VALIDATION = "training", "validation"
@@ -302,7 +303,8 @@ class ShardStore(SequenceStore):
             if len(self._open) == _MAX_OPEN:
                 self._open.pop(next(iter(self._open)))
             path = shard_path(self._directory, self._part, number)
-            self._open[number] = safe_open(path, "pt").__enter__()
+            with utf8_path(path) as name:  # stays mapped
+                self._open[number] = safe_open(name, "pt").__enter__()
         return self._open[number]
 
 
