@@ -53,7 +53,7 @@ def check_output(output: Path, source: Path | None, *, force: bool) -> None:
         raise InputError(f"{output}: {parent} is not a directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{output}: no permission to write in {parent}")
-    if target.exists():
+    if os.path.exists(target):
         check_movable(target, output)
 
 

@@ -24,10 +24,10 @@ def follow_link(path: Path) -> Path:
     Raises:
         InputError: the links form a loop, or the directory that they lead to does not exist.
     """
-    if not path.is_symlink():
+    if not os.path.islink(path):  # unlike Path's method, accepts names that no file can have
         return path
     target = Path(os.path.realpath(path))
-    if target.is_symlink():
+    if os.path.islink(target):
         raise InputError(f"{path}: is a link that leads back to itself; delete it")
     if not os.path.isdir(target.parent):
         raise InputError(
@@ -57,19 +57,19 @@ def check_output_file(path: Path, *, force: bool) -> None:
         InputError: the file exists and ``force`` is false; it is no ordinary file; or no file can
             be created beside it.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a directory; give the name of a file")
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+    if os.path.exists(path) and not stat.S_ISREG(path.stat().st_mode):
         raise InputError(f"{path}: is not an ordinary file; give another name")
     target = follow_link(path)
-    if target.exists() and is_mount_point(target):
+    if os.path.exists(target) and is_mount_point(target):
         raise InputError(
             f"{path}: is a mount point, which cannot be replaced; name another file, in a "
             "directory that is mounted"
         )
-    if target.exists() and not force:
+    if os.path.exists(target) and not force:
         raise InputError(f"{path}: exists; `force` replaces it")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise InputError(f"{path}: its directory does not exist; make it first")
     if not os.access(target.parent, os.W_OK):
         raise InputError(f"{path}: its directory is not writable")

@@ -43,9 +43,10 @@ def test_a_file_that_cannot_be_replaced_is_refused(tmp_path, target, complaint):
     assert link.is_symlink()
 
 
-def test_a_name_that_leaves_no_room_for_the_unfinished_file_is_refused(tmp_path):
+@pytest.mark.parametrize("length", [250, 300])
+def test_a_name_that_leaves_no_room_for_the_unfinished_file_is_refused(tmp_path, length):
     with pytest.raises(InputError, match="File name too long"):
-        check_output_file(tmp_path / ("x" * 250), force=False)
+        check_output_file(tmp_path / ("x" * length), force=False)
     assert os.listdir(tmp_path) == []
 
 
