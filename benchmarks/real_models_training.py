@@ -16,10 +16,11 @@ import torch
 from measuring import memory_peak
 from real_models_arms import ARMS, TEXT, Arm
 from real_models_store import locked
-from safetensors import safe_open
 
 from hybridize import convert, distill
 from hybridize.checkpoints.provenance import read_provenance
+from hybridize.compress.distill.distributed import ALONE
+from hybridize.compress.distill.saved_states import SavedStates
 from hybridize.console import console
 from hybridize.evals.bench.peak_memory import PeakMemory
 from hybridize.output_files import write_atomically
@@ -79,19 +80,19 @@ class Clock:
             raise TimeIsUp
 
     @contextmanager
-    def stops_after_save(self, *paths: Path) -> Iterator[None]:
-        """Raise `TimeIsUp` inside the block, when one of some paths changes after the limit.
+    def stops_after_save(self, look: Callable[[], object]) -> Iterator[None]:
+        """Raise `TimeIsUp` inside the block, at the first save after the limit.
 
         Args:
-            paths: files that are replaced at every save, or directories that get another file.
+            look: returns something that changes with every complete save.
         """
         if self._end is None:
             yield
             return
-        looks: list[list[float]] = []
+        looks: list[object] = []
 
         def check(_number: int, _frame: FrameType | None) -> None:
-            looks.append([path.stat().st_mtime if path.exists() else 0.0 for path in paths])
+            looks.append(look())
             if looks[-1] != looks[0]:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 raise TimeIsUp
@@ -180,7 +181,8 @@ class Workspace:
                     shutil.rmtree(leftover, ignore_errors=True)
                 step = self._settings.batch_size * self._settings.seq_len
                 console.message("asking the teacher, once for all runs")
-                with clock.stops_after_save(self._cache / "teacher"):
+                files = (self._cache / "teacher").glob
+                with clock.stops_after_save(lambda: sorted(files("*.safetensors"))):
                     _, figures = self._distill(step, output)
                 write_atomically(record, json.dumps(figures, indent=1))
                 shutil.rmtree(output)
@@ -201,7 +203,7 @@ class Workspace:
         teacher_seconds = self.ask_teacher(clock)
         if not output.exists():
             console.message(f"training: {self.name}, {self.share} of attention, {tokens:,} tokens")
-            with clock.stops_after_save(state / "state.safetensors"):
+            with clock.stops_after_save(SavedStates(state, ALONE).newest):
                 _, figures = self._distill(tokens, output)
             write_atomically(record, json.dumps(figures, indent=1))
         if state.exists():  # a process was killed while it deleted the state
@@ -253,9 +255,9 @@ def tokens_so_far(work: Path, name: str, share: str, tokens: int, step: int) -> 
         step: tokens of a step.
     """
     found = 0
-    for state in work.glob(f"{_folder(name, share)}-*/trained-{tokens}.distill/state.safetensors"):
-        with safe_open(state, "pt") as file:
-            saved = json.loads(file.metadata()["about"])
+    states = f"{_folder(name, share)}-*/trained-{tokens}.distill/state-*/progress.json"
+    for progress in work.glob(states):
+        saved = json.loads(progress.read_text("utf-8"))["state"]
         earlier_stages = sum(result["tokens"] for result in saved["results"])
         found = max(found, earlier_stages + saved["step"] * step)
     return found

@@ -1,7 +1,7 @@
 """Loading a checkpoint of any supported format as hybridize's own model."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hybridize.modeling.cache.format import CacheFormat
 from hybridize.modeling.layers.fp8_linear import FP8Linear
 from hybridize.modeling.materialize import on_meta, set_parameters
 from hybridize.modeling.model import HybridForCausalLM
-from hybridize.modeling.model_spec import parameter_shapes
+from hybridize.modeling.model_spec import ModelSpec, parameter_shapes
 
 
 def load_model(
@@ -63,15 +63,7 @@ def load_model(
             tensor = tensor.to(device=device, dtype=dtype)
             return torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
 
-        hybrid_config = tensors.check_config()
-        result = on_meta(lambda: HybridForCausalLM(hybrid_config))
-        for name in parameter_shapes(config):
-            if tensors.dtype(name) == FP8:
-                layer = _fp8_linear(tensors, name).to(device)
-                path = name.removesuffix(".weight")
-                if getattr(result.get_submodule(path), "bias", None) is not None:
-                    layer.bias = parameter(f"{path}.bias")
-                result.set_submodule(path, layer)
+        result = model_on_meta(tensors, config, parameter, device)
         total = sum(math.prod(shape) for shape in parameter_shapes(config).values())
         with console.progress("loading", total, "parameters") as progress:
 
@@ -86,6 +78,32 @@ def load_model(
     result.name_or_path = str(directory)
     result.generation_config = read_generation_config(directory) or result.generation_config
     return result.eval()
+
+
+def model_on_meta(
+    tensors: CheckpointTensors,
+    config: ModelSpec,
+    parameter: Callable[[str], torch.nn.Parameter],
+    device: str | torch.device,
+) -> HybridForCausalLM:
+    """Return a model on the meta device, but with the values of layers that are stored in FP8.
+
+    Args:
+        tensors: the checkpoint.
+        config: the model.
+        parameter: returns the bias of an FP8 layer by its name.
+        device: the device of the FP8 layers.
+    """
+    hybrid_config = tensors.check_config()
+    result = on_meta(lambda: HybridForCausalLM(hybrid_config))
+    for name in parameter_shapes(config):
+        if tensors.dtype(name) == FP8:
+            layer = _fp8_linear(tensors, name).to(device)
+            path = name.removesuffix(".weight")
+            if getattr(result.get_submodule(path), "bias", None) is not None:
+                layer.bias = parameter(f"{path}.bias")
+            result.set_submodule(path, layer)
+    return result
 
 
 def _fp8_linear(tensors: CheckpointTensors, name: str) -> FP8Linear:

@@ -6,6 +6,7 @@ Opening one reads config.json and the headers; torch is imported when the first 
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Self
@@ -84,15 +85,20 @@ class CheckpointReader:
         """Return the bytes of a tensor."""
         return self._locations[name].nbytes
 
-    def get(self, name: str) -> "torch.Tensor":
-        """Read a tensor.
+    def get(self, name: str, rows: slice | None = None) -> "torch.Tensor":
+        """Read a tensor, or some of its rows.
+
+        Args:
+            name: the tensor.
+            rows: a range of the first dimension, with a start and a stop; all if None.
 
         Raises:
             InputError: it has NaN or infinity in it, or its file has become shorter.
         """
         import torch
 
-        data, location = self.get_bytes(name), self._locations[name]
+        location = self._part(name, rows)
+        data = self._read(location)
         if not self.allow_nonfinite and not bytes_are_finite(data, location.dtype):
             raise InputError(
                 f"{location.file}: tensor {name!r} has NaN or infinity in it; repair the "
@@ -109,10 +115,7 @@ class CheckpointReader:
         Raises:
             InputError: its file has become shorter.
         """
-        location = self._locations[name]
-        data = empty_bytes(location.nbytes)
-        self._read_into(data.data, location)
-        return data
+        return self._read(self._locations[name])
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Read tensors under other names from now on.
@@ -142,6 +145,25 @@ class CheckpointReader:
         self.hash_in_background()
         assert self._hashes is not None
         return self._hashes.result()
+
+    def _part(self, name: str, rows: slice | None) -> TensorLocation:
+        """Return where some rows of a tensor are. They are contiguous in the file."""
+        location = self._locations[name]
+        if rows is None:
+            return location
+        per_row = location.nbytes // max(1, location.shape[0])
+        count = rows.stop - rows.start
+        return replace(
+            location,
+            shape=(count, *location.shape[1:]),
+            offset=location.offset + rows.start * per_row,
+            nbytes=count * per_row,
+        )
+
+    def _read(self, location: TensorLocation) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        data = empty_bytes(location.nbytes)
+        self._read_into(data.data, location)
+        return data
 
     def _read_into(self, buffer: memoryview, location: TensorLocation) -> None:
         if location.file not in self._open:

@@ -13,6 +13,13 @@ from hybridize.checkpoints.provenance import describe_source
 from hybridize.console import console
 
 
+def stored_parameters(directory: Path) -> list[str]:
+    """Return the names of a checkpoint's parameters, in the order in which they are stored."""
+    with CheckpointReader(directory) as reader:
+        format_, config = read_config(reader)
+        return [name for entry in format_.tensor_map(config) for name in entry.parameters]
+
+
 def save_model(
     parameters: Mapping[str, torch.Tensor],
     output: Path,
@@ -26,7 +33,8 @@ def save_model(
     """Write a model with the format, the dtypes and the other files of a checkpoint.
 
     Args:
-        parameters: the model's parameters by name; its configuration is that of ``like``.
+        parameters: the model's parameters by name, looked up one by one in the order of
+            `stored_parameters`; the model's configuration is that of ``like``.
         output: the directory to write.
         like: the directory of the checkpoint; its tokenizer files are copied and its provenance
             is continued.

@@ -93,6 +93,18 @@ class CheckpointTensors(Tensors):
             return tensor
         return tensor.split(entry.rows)[part]
 
+    def rows(self, name: str, rows: slice) -> "torch.Tensor":
+        """Read some rows of a tensor, and no other bytes.
+
+        Args:
+            name: as in `get`.
+            rows: a range of the first dimension, with a start and a stop.
+        """
+        self.check_config()
+        entry, part = self._entries[name]
+        first = sum(entry.rows[:part]) if len(entry.parameters) > 1 else 0
+        return self.reader.get(entry.disk, slice(first + rows.start, first + rows.stop))
+
     @override
     def dtype(self, name: str) -> str:
         return self.reader.dtype(self._entries[name][0].disk)

@@ -23,6 +23,7 @@ from hybridize.data.kept_predictions import KeptPredictions
 from hybridize.data.packing import PackedDataset
 from hybridize.kernels import linear_kl_divergence
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.sharded_weight import whole_weight
 
 _TOKENS_PER_BATCH = 4096
 
@@ -46,7 +47,8 @@ def kl_from_hidden(
     Returns:
         A scalar, differentiable with respect to ``hidden`` and the head of ``model``.
     """
-    head, original_head = model.lm_head.weight, original.lm_head.weight
+    head = whole_weight(model.lm_head.weight)
+    original_head = whole_weight(original.lm_head.weight)
     return linear_kl_divergence(
         hidden.to(head.dtype).flatten(0, -2),
         head,

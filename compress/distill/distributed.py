@@ -1,23 +1,23 @@
-"""Training in several processes: FSDP2 sharding, gradient averaging and clipping.
+"""Training in several processes: who they are, gradient averaging and clipping.
 
 ``torchrun`` or ``accelerate launch`` starts the processes and sets their number in the environment.
-FSDP2 (`torch.distributed.fsdp.fully_shard`) shards every mixer, which is most of a model. Each
-process has a whole copy of embeddings, norms and heads, and trains on its part of every batch.
+Each process has a part of all matrices (`sharded_pair`), and trains on its part of every batch.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+from typing_extensions import override
 
-from hybridize.compress.distill.pair import Pair
+_Value = TypeVar("_Value")
 
 _TIMEOUT = timedelta(days=1)
 """Long enough for the first process to sample text and fill the teacher cache."""
@@ -30,10 +30,12 @@ class Ranks:
     Attributes:
         rank: the index of this process.
         size: the number of processes.
+        mesh: all processes in one dimension; None for a single process.
     """
 
     rank: int = 0
     size: int = 1
+    mesh: DeviceMesh | None = None
 
     @property
     def first(self) -> bool:
@@ -53,45 +55,61 @@ class Ranks:
         dist.all_reduce(total)
         return float(total) / self.size
 
+    def own_rows(self, rows: int) -> slice:
+        """Return the rows of a matrix that this process has, as FSDP2 divides them."""
+        per_process = -(-rows // self.size)
+        start = min(self.rank * per_process, rows)
+        return slice(start, min(start + per_process, rows))
+
+    def all_agree(self, answers: list[bool]) -> list[bool]:
+        """Return which of the answers are true in all processes."""
+        if self.size == 1:
+            return answers
+        combined = torch.tensor(answers, dtype=torch.int32)
+        dist.all_reduce(combined, dist.ReduceOp.MIN)
+        return [bool(answer) for answer in combined]
+
+    def same(self, value: _Value) -> _Value:
+        """Return the value of the first process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def gather(self, value: _Value) -> list[_Value]:
+        """Return the values of all processes."""
+        if self.size == 1:
+            return [value]
+        values: list[_Value] = [value] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
     def own_part(self, indices: torch.Tensor) -> torch.Tensor:
         """Return the part of a batch's sequence indices that this process trains on."""
         return indices[self.rank :: self.size]
+
+
+ALONE = Ranks()
+"""A run of one process."""
 
 
 def join(device: torch.device) -> Ranks:
     """Connect to the other processes of the run, if there are any."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return Ranks()
+        return ALONE
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group(backend, timeout=_TIMEOUT)
-    return Ranks(dist.get_rank(), dist.get_world_size())
-
-
-def shard(pair: Pair, ranks: Ranks, device: torch.device) -> None:
-    """Shard every mixer of both models over the processes.
-
-    A mixer that student and teacher share stays shared.
-    """
-    if ranks.size == 1:
-        return
-    assert pair.teacher is not None
-    mesh = init_device_mesh(device.type, (ranks.size,))
-    blocks = zip(pair.student.model.blocks, pair.teacher.model.blocks, strict=True)
-    for student_block, teacher_block in blocks:
-        teacher_ids = {id(parameter) for parameter in teacher_block.mixer.parameters()}
-        if all(id(parameter) in teacher_ids for parameter in student_block.mixer.parameters()):
-            student_block.mixer = teacher_block.mixer
-        else:
-            fully_shard(student_block.mixer, mesh=mesh, reshard_after_forward=True)
-        fully_shard(teacher_block.mixer, mesh=mesh, reshard_after_forward=True)
+    mesh = init_device_mesh(device.type, (size,))
+    return Ranks(dist.get_rank(), dist.get_world_size(), mesh)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
-    """Average the gradients of parameters that are not sharded. FSDP averages the others."""
+    """Average the gradients of parameters that are not sharded; the others are averages already."""
     if ranks.size == 1:
         return
     for parameter in parameters:
@@ -119,15 +137,27 @@ def clip_grad_norm(
     return norm
 
 
-def gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the whole of a tensor that may be sharded. All processes must call this."""
-    whole = tensor.detach()
-    return whole.full_tensor() if isinstance(whole, DTensor) else whole
+class WholeParameters(Mapping[str, torch.Tensor]):
+    """Parameters that may be sharded. Looking one up gathers it, and no other.
 
+    All processes must look up the same names in the same order.
 
-def to_layout_of(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Return a whole tensor on a parameter's device, sharded like the parameter."""
-    whole = whole.to(parameter.device)
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
-    return whole
+    Args:
+        parameters: by name.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        self._parameters = parameters
+
+    @override
+    def __getitem__(self, name: str) -> torch.Tensor:
+        found = self._parameters[name].detach()
+        return found.full_tensor() if isinstance(found, DTensor) else found
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._parameters)

@@ -1,5 +1,6 @@
 """Load a student and its teacher, check that they match, and share their common tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def load_pair(
     device: torch.device,
     dtype: torch.dtype,
     share: bool = True,
+    prepare: Callable[[HybridForCausalLM], None] = lambda _: None,
 ) -> Pair:
     """Load both models.
 
@@ -135,10 +137,12 @@ def load_pair(
         device: the device of both models.
         dtype: dtype of the computation. Trained parameters are always float32.
         share: whether the models may share frozen tensors that are equal in both.
+        prepare: changes the classes of some of the student's modules.
     """
     teacher_model = load_model(teacher, dtype=dtype, device=device).requires_grad_(False)
     shared = {} if train == "all" or not share else dict(teacher_model.named_parameters())
     student_model = load_model(student, dtype=torch.float32, device=device, shared=shared)
+    prepare(student_model)
     pair = Pair(teacher_model, student_model.requires_grad_(False), swapped)
     for parameter in pair.parameters(train).values():
         parameter.requires_grad_(True)
@@ -152,20 +156,26 @@ What a mixer reads from ``config`` is in its other attributes.
 """
 
 
+def have_same_settings(ours: nn.Module, theirs: nn.Module) -> bool:
+    """Return whether two modules would compute the same if they had the same tensors."""
+    our_modules, their_modules = dict(ours.named_modules()), dict(theirs.named_modules())
+    return our_modules.keys() == their_modules.keys() and all(
+        _settings(module) == _settings(their_modules[name]) for name, module in our_modules.items()
+    )
+
+
 def _compute_the_same(ours: nn.Module | None, theirs: nn.Module | None) -> bool:
     """Return whether two modules share all frozen parameters and have the same settings."""
     if ours is None or theirs is None:
         return ours is theirs
-    our_modules, their_modules = dict(ours.named_modules()), dict(theirs.named_modules())
     our_tensors, their_tensors = dict(ours.named_parameters()), dict(theirs.named_parameters())
     our_buffers, their_buffers = dict(ours.named_buffers()), dict(theirs.named_buffers())
     return (
-        our_modules.keys() == their_modules.keys()
+        have_same_settings(ours, theirs)
         and our_tensors.keys() == their_tensors.keys()
         and our_buffers.keys() == their_buffers.keys()
         and all(p is their_tensors[n] and not p.requires_grad for n, p in our_tensors.items())
         and all(torch.equal(b, their_buffers[name]) for name, b in our_buffers.items())
-        and all(_settings(m) == _settings(their_modules[n]) for n, m in our_modules.items())
     )
 
 

@@ -9,29 +9,27 @@ import torch
 from hybridize.checkpoints import CheckpointReader
 from hybridize.checkpoints.formats import read_config
 from hybridize.checkpoints.provenance import hub_commit, source_name
-from hybridize.checkpoints.save import save_model
+from hybridize.checkpoints.save import save_model, stored_parameters
 from hybridize.compress.distill.cache_files import fingerprint
 from hybridize.compress.distill.config import DistillConfig
-from hybridize.compress.distill.distributed import Ranks, gather, join, shard, to_layout_of
+from hybridize.compress.distill.distributed import Ranks, WholeParameters, join
 from hybridize.compress.distill.fp8 import fp8_layers, train_in_fp8
 from hybridize.compress.distill.loss_plot import draw_losses
 from hybridize.compress.distill.pair import Pair, load_pair
 from hybridize.compress.distill.results import DistillResult, StageResult
+from hybridize.compress.distill.saved_states import SavedStates
+from hybridize.compress.distill.sharded_pair import load_sharded_pair
 from hybridize.compress.distill.stages import STAGES, make_stage
 from hybridize.compress.distill.teacher_caches import TeacherCaches, plan_caches
 from hybridize.compress.distill.trainer import Trainer
-from hybridize.compress.distill.trainer_state import (
-    StateSaver,
-    TrainerState,
-    load_state,
-    truncate_metrics,
-)
+from hybridize.compress.distill.trainer_state import TrainerState, truncate_metrics
 from hybridize.compress.workdir import claim, remove, work_directory
 from hybridize.console import console
 from hybridize.data.load_text import load_training_text
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import InputError
 from hybridize.interrupts import tail, uninterrupted
+from hybridize.modeling.model import HybridForCausalLM
 from hybridize.modeling.model_spec import parameter_shapes
 
 Datasets = tuple[PackedDataset, PackedDataset]
@@ -73,7 +71,6 @@ class DistillPipeline:
         sequences = steps * config.batch_size + config.validation_sequences
         self._data_tokens = config.data_tokens or sequences * config.seq_len
         self.work = work_directory(output, "distill")
-        self._state = self.work / "state.safetensors"
         self._metrics = self.work / "metrics.jsonl"
         self._cache = self.work if config.cache_dir is None else Path(config.cache_dir)
         self._data_cache = data_cache or self._cache / "data"
@@ -108,7 +105,7 @@ class DistillPipeline:
 
     def abandon(self) -> None:
         """Delete the working directory, unless it contains a state to resume from."""
-        if self._ranks.first and not self._state.exists():
+        if self._ranks.first and SavedStates(self.work, self._ranks).newest() is None:
             remove(self.work)
 
     def run(self) -> DistillResult:
@@ -124,7 +121,6 @@ class DistillPipeline:
         pair = self._load_pair()
         shared = _count_shared(pair)
         caches = self._fill_caches(pair, datasets)
-        shard(pair, self._ranks, self._device)
         if self._config.gradient_checkpointing:
             pair.checkpoint_activations()
         state = self._train_stages(pair, datasets, caches)
@@ -134,11 +130,14 @@ class DistillPipeline:
             datasets=datasets,
             stages=tuple(StageResult(**values) for values in state.results),
         )
-        parameters = {name: gather(p) for name, p in pair.student.named_parameters()}
+        parameters = WholeParameters(dict(pair.student.named_parameters()))
         if self._ranks.first:
             with tail():
                 self._write(parameters, result)
                 remove(self.work)
+        else:
+            for name in stored_parameters(self._student):  # takes part in gathering them
+                parameters[name]
         self._ranks.wait()
         return result
 
@@ -164,18 +163,21 @@ class DistillPipeline:
 
     def _load_pair(self) -> Pair:
         config = self._config
-        pair = load_pair(
-            self._student,
-            self._teacher,
-            self._swapped,
-            train=config.train,
-            device=self._device,
-            dtype=getattr(torch, config.dtype),
-            share=config.fp8 is None,  # only the student's layers compute in FP8
-        )
-        if config.fp8 is not None:
-            train_in_fp8(pair.student, self._fp8_layers, config.fp8)
-        return pair
+        options: dict[str, Any] = {
+            "train": config.train,
+            "device": self._device,
+            "dtype": getattr(torch, config.dtype),
+            "share": config.fp8 is None,  # only the student's layers compute in FP8
+            "prepare": self._compute_in_fp8,
+        }
+        paths = (self._student, self._teacher, self._swapped)
+        if self._ranks.size > 1:
+            return load_sharded_pair(*paths, ranks=self._ranks, **options)
+        return load_pair(*paths, **options)
+
+    def _compute_in_fp8(self, student: HybridForCausalLM) -> None:
+        if self._config.fp8 is not None:
+            train_in_fp8(student, self._fp8_layers, self._config.fp8)
 
     def _fill_caches(self, pair: Pair, datasets: Datasets) -> TeacherCaches:
         """Store what the options ask for, as far as it is not stored yet."""
@@ -184,21 +186,23 @@ class DistillPipeline:
             return TeacherCaches()
         key = fingerprint(self._teacher, config.dtype)
         caches = plan_caches(config, pair, datasets, self._cache / "teacher", key)
-        if self._ranks.first:
-            caches.fill(pair)
-        self._ranks.wait()
+        caches.fill(pair, self._ranks)
         return caches
 
     def _train_stages(self, pair: Pair, datasets: Datasets, caches: TeacherCaches) -> TrainerState:
         """Train the stages that are left, starting from the saved state if there is one."""
         config = self._config
-        parameters = pair.mixers() | pair.parameters(config.train)
-        state, saved = self._load_state()
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                if f"parameter.{name}" in saved:
-                    parameter.copy_(to_layout_of(parameter, saved[f"parameter.{name}"]))
-        saver = StateSaver(self._state, parameters, self._ranks)
+        trained = pair.mixers() | pair.parameters(config.train)
+
+        def parameters() -> dict[str, torch.Tensor]:
+            # FSDP2 may replace the local tensor of a parameter, so they are looked up each time.
+            return {f"parameter.{name}": value.detach() for name, value in trained.items()}
+
+        states = SavedStates(self.work, self._ranks)
+        state = states.load_progress()
+        states.load(parameters())
+        self._drop_later_metrics(state)
+        resumed = state.step > 0
         for index in range(state.stage_index, len(config.stages)):
             name = config.stages[index]
             cached = caches.predictions is not None
@@ -214,21 +218,21 @@ class DistillPipeline:
                 self._device,
                 self._ranks,
             )
-            trainer.restore(saved)
-            saved = {}
-            trainer.train(saver)
+            if resumed:
+                trainer.restore(states)
+                resumed = False
+            trainer.train(lambda tensors: states.save(state, parameters() | tensors))
             with uninterrupted():
                 state.results.append(_stage_result(name, state, config))
                 state.start_next_stage()
-                saver.save(state, {})
+                states.save(state, parameters())
         return state
 
-    def _load_state(self) -> tuple[TrainerState, dict[str, torch.Tensor]]:
-        state, tensors = load_state(self._state) if self._state.exists() else (TrainerState(), {})
-        if self._ranks.first:  # drop the lines of steps after the last save
+    def _drop_later_metrics(self, state: TrainerState) -> None:
+        """Drop the lines of steps after the last save."""
+        if self._ranks.first:
             truncate_metrics(self._metrics, state.metrics_lines)
         self._ranks.wait()
-        return state, tensors
 
     def _result(
         self,
@@ -254,7 +258,7 @@ class DistillPipeline:
             dry_run=dry_run,
         )
 
-    def _write(self, parameters: dict[str, torch.Tensor], result: DistillResult) -> None:
+    def _write(self, parameters: WholeParameters, result: DistillResult) -> None:
         metrics = self._metrics.read_text("utf-8")
         figures, commit = result.to_dict(), hub_commit(self._teacher)
         recorded = ("trained", "training_sequences", "steps", "stages")

@@ -7,10 +7,12 @@ import torch
 from safetensors import safe_open
 
 from hybridize.compress.distill.cache_files import content_key, is_intact, write
+from hybridize.compress.distill.distributed import ALONE, Ranks
 from hybridize.console import console
 from hybridize.data.packing import PackedDataset
 from hybridize.file_names import utf8_path
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.sharded_weight import whole_weight
 
 _SEQUENCES_PER_FILE = 64
 _TOKENS_PER_PASS = 4096
@@ -39,17 +41,33 @@ class TeacherCache:
         self._keys = [content_key(teacher, dataset, group, settings) for group in self._groups]
 
     @torch.no_grad()
-    def fill(self, teacher: HybridForCausalLM) -> None:
-        """Write the files that are missing or damaged."""
+    def fill(self, teacher: HybridForCausalLM, ranks: Ranks = ALONE) -> None:
+        """Write the files that are missing or damaged. The processes share the work.
+
+        A sharded teacher runs in all processes or in none. So a process that has no file left
+        computes one that another process writes.
+        """
         self._directory.mkdir(parents=True, exist_ok=True)
-        with console.progress("running the teacher", self._dataset.tokens, "tokens") as progress:
-            for key, indices in zip(self._keys, self._groups, strict=True):
-                path = self._path(key)
-                if not is_intact(path, key):
-                    parts = zip(*self._predictions(teacher, indices), strict=True)
-                    tokens, log_probs = (torch.cat(part) for part in parts)
-                    write(path, key, {"indices": tokens, "log_probs": log_probs})
-                progress.advance(len(indices) * self._dataset.length)
+        missing = [n for n, key in enumerate(self._keys) if not is_intact(self._path(key), key)]
+        missing = ranks.same(missing)
+        done = len(self._dataset) - sum(len(self._groups[number]) for number in missing)
+        with console.progress(
+            "running the teacher",
+            self._dataset.tokens,
+            "tokens",
+            completed=done * self._dataset.length,
+        ) as progress:
+            for first in range(0, len(missing), ranks.size):
+                group = missing[first : first + ranks.size]
+                number = group[min(ranks.rank, len(group) - 1)]
+                parts = zip(*self._predictions(teacher, self._groups[number]), strict=True)
+                tokens, log_probs = (torch.cat(part) for part in parts)
+                if ranks.rank < len(group):
+                    key, count = self._keys[number], len(self._groups[number])
+                    predictions = {"indices": tokens[:count], "log_probs": log_probs[:count]}
+                    write(self._path(key), key, predictions)
+                progress.advance(sum(len(self._groups[n]) for n in group) * self._dataset.length)
+        ranks.wait()
 
     def read(
         self, indices: torch.Tensor, positions: slice, device: torch.device
@@ -75,8 +93,13 @@ class TeacherCache:
     def _predictions(
         self, teacher: HybridForCausalLM, indices: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield tokens and log-probabilities, for a few sequences at a time."""
-        head, scaling = teacher.lm_head.weight, teacher.config.logits_scaling
+        """Yield tokens and log-probabilities, for a few sequences at a time.
+
+        The last, smaller group is repeated, so that all groups take the same number of passes.
+        """
+        longest = len(self._groups[0])
+        indices = indices.repeat(-(-longest // len(indices)))[:longest]
+        head, scaling = whole_weight(teacher.lm_head.weight), teacher.config.logits_scaling
         token_dtype = torch.uint16 if len(head) <= _MAX_UINT16 else torch.int32
         for part in indices.split(max(1, _TOKENS_PER_PASS // self._dataset.length)):
             ids, seq_idx = (tensor.to(teacher.device) for tensor in self._dataset.sequences(part))

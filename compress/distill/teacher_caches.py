@@ -8,6 +8,7 @@ import torch
 from hybridize.compress.distill.batches import batch_indices
 from hybridize.compress.distill.block_cache import BlockCache
 from hybridize.compress.distill.config import DistillConfig
+from hybridize.compress.distill.distributed import ALONE, Ranks
 from hybridize.compress.distill.pair import Pair
 from hybridize.compress.distill.stages import STAGES
 from hybridize.compress.distill.teacher_cache import TeacherCache
@@ -28,12 +29,13 @@ class TeacherCaches:
     predictions: TeacherCache | None = None
     blocks: BlockCache | None = None
 
-    def fill(self, pair: Pair) -> None:
-        """Run the teacher where results are missing."""
-        for cache in (self.predictions, self.blocks):
-            if cache is not None:
-                assert pair.teacher is not None
-                cache.fill(pair.teacher)
+    def fill(self, pair: Pair, ranks: Ranks = ALONE) -> None:
+        """Run the teacher where results are missing. All processes must call this."""
+        assert pair.teacher is not None
+        if self.predictions is not None:
+            self.predictions.fill(pair.teacher, ranks)
+        if self.blocks is not None:  # for a single process only
+            self.blocks.fill(pair.teacher)
 
 
 def plan_caches(

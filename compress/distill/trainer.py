@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -18,11 +18,10 @@ from hybridize.compress.distill.distributed import (
     Ranks,
     average_gradients,
     clip_grad_norm,
-    gather,
-    to_layout_of,
 )
+from hybridize.compress.distill.saved_states import SavedStates
 from hybridize.compress.distill.stages.base import Stage
-from hybridize.compress.distill.trainer_state import StateSaver, TrainerState
+from hybridize.compress.distill.trainer_state import TrainerState
 from hybridize.console import console
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError
@@ -91,27 +90,28 @@ class Trainer:
         result: dict[str, torch.Tensor] = {}
         for name, parameter in self._stage.parameters.items():
             for key, value in self._optimizer.state.get(parameter, {}).items():
-                result[f"optimizer.{key}.{name}"] = gather(value)
-        return result | {f"best.{name}": gather(value) for name, value in self._best.items()}
+                result[f"optimizer.{key}.{name}"] = value
+        return result | {f"best.{name}": value for name, value in self._best.items()}
 
-    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Restore what `tensors` returned."""
+    def restore(self, states: SavedStates) -> None:
+        """Load what `tensors` returned when the newest state was saved."""
+        saved = states.names()
         for name, parameter in self._stage.parameters.items():
-            optimizer_state = {
-                key: tensors[full] if key == "step" else to_layout_of(parameter, tensors[full])
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if (full := f"optimizer.{key}.{name}") in tensors
-            }
-            if optimizer_state:
-                self._optimizer.state[parameter] = optimizer_state
-        self._best = {
-            name: to_layout_of(parameter, tensors[f"best.{name}"])
-            for name, parameter in self._stage.parameters.items()
-            if f"best.{name}" in tensors
-        }
+            if f"optimizer.step.{name}" in saved:
+                self._optimizer.state[parameter] = {
+                    "step": torch.zeros(()),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+            if f"best.{name}" in saved:
+                self._best[name] = torch.zeros_like(parameter)
+        states.load(self.tensors())
 
-    def train(self, saver: StateSaver) -> None:
+    def train(self, save: Callable[[dict[str, torch.Tensor]], None]) -> None:
         """Train the stage to its end, and save the state regularly.
+
+        Args:
+            save: saves the state with the given tensors.
 
         Raises:
             HybridizeError: gradients or the validation loss are no longer finite.
@@ -121,7 +121,7 @@ class Trainer:
         total, done = self._steps * batch_tokens, state.step * batch_tokens
         with (
             console.progress(self._name, total, "tokens", completed=done) as progress,
-            self._saved_if_interrupted(saver),
+            self._saved_if_interrupted(save),
         ):
             if self._validation_due():
                 self._validate()
@@ -133,14 +133,16 @@ class Trainer:
                     self._validate()
                 state.seconds += time.perf_counter() - started
                 if state.step % config.save_every == 0:
-                    saver.save(state, self.tensors())
+                    save(self.tensors())
         if self._best:
             with torch.no_grad():
                 for name, value in self._best.items():
                     self._stage.parameters[name].copy_(value)
 
     @contextmanager
-    def _saved_if_interrupted(self, saver: StateSaver) -> Iterator[None]:
+    def _saved_if_interrupted(
+        self, save: Callable[[dict[str, torch.Tensor]], None]
+    ) -> Iterator[None]:
         """Save the state if a signal ends the block, unless it arrived during `_changing`.
 
         Several processes may be interrupted at different steps, so they keep the last regular save.
@@ -149,7 +151,7 @@ class Trainer:
             yield
         except INTERRUPTIONS:
             if not self._inconsistent and self._ranks.size == 1:
-                saver.save(self._state, self.tensors())
+                save(self.tensors())
             raise
 
     @contextmanager

@@ -1,19 +1,10 @@
-"""The state of a distillation on disk, from which an interrupted run continues.
-
-It is one safetensors file with the trained parameters, the optimizer's moments and the best
-parameters so far. The header of the file has the step and all other values as JSON.
-"""
+"""The progress of a distillation: everything that a resumed run needs, except for tensors."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from hybridize.checkpoints.checksums import load_checked, save_checked
-from hybridize.compress.distill.distributed import Ranks, gather
 from hybridize.errors import InputError
 
 
@@ -41,51 +32,20 @@ class TrainerState:
     seconds: float = 0.0
     results: list[dict[str, Any]] = field(default_factory=list)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "TrainerState":
+        """Return the state that `dataclasses.asdict` turned into JSON values.
+
+        Raises:
+            TypeError, KeyError: the values are others.
+        """
+        return cls(**values | {"validation": [tuple(pair) for pair in values["validation"]]})
+
     def start_next_stage(self) -> None:
         """Count from zero for the next stage."""
         self.stage_index += 1
         self.step = self.skipped = 0
         self.validation, self.losses, self.seconds = [], [], 0.0
-
-
-@dataclass(frozen=True)
-class StateSaver:
-    """Saves the state of a run.
-
-    Attributes:
-        path: the file.
-        parameters: the trained parameters of all stages, by name.
-        ranks: the processes of the run. All must call `save`; the first one writes.
-    """
-
-    path: Path
-    parameters: dict[str, nn.Parameter]
-    ranks: Ranks
-
-    def save(self, state: TrainerState, tensors: dict[str, torch.Tensor]) -> None:
-        """Save a state with the parameters and a trainer's tensors."""
-        named = {f"parameter.{name}": gather(p) for name, p in self.parameters.items()}
-        if self.ranks.first:
-            save_state(self.path, state, named | tensors)
-
-
-def save_state(path: Path, state: TrainerState, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a state. An interruption leaves either the old file or the new one."""
-    save_checked(path, tensors, asdict(state))
-
-
-def load_state(path: Path) -> tuple[TrainerState, dict[str, torch.Tensor]]:
-    """Read what `save_state` wrote.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        tensors, values = load_checked(path)
-        values["validation"] = [tuple(pair) for pair in values["validation"]]
-        return TrainerState(**values), tensors
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from error
 
 
 def truncate_metrics(path: Path, count: int) -> None:

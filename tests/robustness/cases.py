@@ -111,7 +111,7 @@ COMMANDS: dict[str, Command] = {
         12,
         f"{DISTILL} --resume",
         {**_PAIR, "out/done.distill": "interrupted"},
-        damaged=("out/done.distill/*", "out/done.distill/*", "out/done.distill/*/*"),
+        damaged=("out/done.distill/*", "out/done.distill/state-*/*", "out/done.distill/*/*"),
         written=("done",),
         left=("done.distill",),
     ),

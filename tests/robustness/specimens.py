@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sandbox import run
@@ -99,7 +100,7 @@ def _write_results(directory: Path) -> None:
 def _interrupt_distillation(directory: Path) -> None:
     from damage_files import copy
 
-    from hybridize.compress.distill import trainer_state
+    from hybridize.compress.distill.saved_states import SavedStates
 
     folder = directory / "interrupting"
     for source, name in (
@@ -108,15 +109,15 @@ def _interrupt_distillation(directory: Path) -> None:
         ("texts/text.jsonl", "text.jsonl"),
     ):
         copy(directory / source, folder / "in" / name)
-    save_state, saves = trainer_state.save_state, []
+    save, saves = SavedStates.save, []
 
-    def save_some(*arguments: object) -> None:
-        saves.append(save_state(*arguments))
+    def save_some(*arguments: Any) -> None:
+        saves.append(save(*arguments))
         if len(saves) == _SAVES:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_state, "save_state", save_some)
+        patch.setattr(SavedStates, "save", save_some)
         done = run(DISTILL.split(), folder)
     assert done.code == 130, done.err
     (folder / "out" / "done.distill").rename(directory / "interrupted")

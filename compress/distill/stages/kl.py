@@ -24,6 +24,7 @@ from hybridize.data.kl import kl_from_hidden
 from hybridize.kernels import linear_topk_kl_divergence
 from hybridize.modeling.cache.segment import SegmentCache
 from hybridize.modeling.model import HybridForCausalLM
+from hybridize.modeling.sharded_weight import whole_weight
 
 
 class KL(Stage):
@@ -88,7 +89,7 @@ class KL(Stage):
             return kl_from_hidden(student, hidden, self.teacher, teacher_hidden, **options)
         assert self.caches.predictions is not None
         tokens, log_probs = self.caches.predictions.read(indices, segment, hidden.device)
-        head = student.lm_head.weight
+        head = whole_weight(student.lm_head.weight)
         return linear_topk_kl_divergence(
             hidden.to(head.dtype).flatten(0, 1),
             head,

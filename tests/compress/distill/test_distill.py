@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM
 import hybridize
 from hybridize.__main__ import main
 from hybridize.checkpoints.load import load_model
+from hybridize.compress.distill.distributed import ALONE
+from hybridize.compress.distill.saved_states import SavedStates
 from hybridize.compress.distill.trainer import Trainer
-from hybridize.compress.distill.trainer_state import load_state, truncate_metrics
+from hybridize.compress.distill.trainer_state import truncate_metrics
 from hybridize.errors import HybridizeError, InputError
 from tiny import tokens, write_stock, write_tokenizer
 
@@ -155,7 +157,7 @@ def test_an_interrupted_run_continues_from_the_step_before(
         with pytest.raises(KeyboardInterrupt) as caught:
             short_run(pair, tmp_path / "out", save_every=100)
     assert "`resume` continues" in caught.value.__notes__[-1]
-    state, _ = load_state(tmp_path / "out.distill" / "state.safetensors")
+    state = SavedStates(tmp_path / "out.distill", ALONE).load_progress()
     assert (state.stage_index, state.step) == (0, before)
     short_run(pair, tmp_path / "out", resume=True)
     assert losses(tmp_path / "out") == losses(done[0])
@@ -185,13 +187,17 @@ def test_a_killed_run_can_be_resumed(pair, done, tmp_path):
     ]  # fmt: skip
     command = [sys.executable, "-m", "hybridize", "distill", *map(str, options)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    state = tmp_path / "out.distill" / "state.safetensors"
+    work = tmp_path / "out.distill"
     until = time.monotonic() + 120
-    while not state.exists() and process.poll() is None and time.monotonic() < until:
+    while (
+        not any(work.glob("state-*/progress.json"))
+        and process.poll() is None
+        and time.monotonic() < until
+    ):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert state.exists() or (tmp_path / "out").exists()
+    assert any(work.glob("state-*")) or (tmp_path / "out").exists()
     if not (tmp_path / "out").exists():
         assert main(["distill", *map(str, options), "--resume"]) == 0
     assert_same_weights(tmp_path / "out", done[0])
@@ -358,15 +364,17 @@ def test_a_run_with_other_options_is_not_resumed(pair, tmp_path, monkeypatch):
     assert (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("pattern", ["*.safetensors", "progress.json"])
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
-def test_a_damaged_state_is_bad_input(pair, tmp_path, monkeypatch, damage):
+def test_a_damaged_state_is_bad_input(pair, tmp_path, monkeypatch, damage, pattern):
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(HybridizeError, match="stopped"):
             short_run(pair, tmp_path / "out", save_every=1)
-    state = tmp_path / "out.distill" / "state.safetensors"
+    newest = max((tmp_path / "out.distill").glob("state-*"))
+    state = next(newest.glob(pattern))
     state.write_bytes(state.read_bytes()[:-9] if damage is None else damage)
-    with pytest.raises(InputError, match="cannot continue from this file"):
+    with pytest.raises(InputError, match=f"{newest.name}: cannot continue from this state"):
         short_run(pair, tmp_path / "out", resume=True, save_every=1)
     shutil.rmtree(tmp_path / "out.distill")
     assert os.listdir(tmp_path) == []

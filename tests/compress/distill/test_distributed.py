@@ -1,29 +1,28 @@
-"""Two processes, which torchrun starts, train like one."""
+"""Two processes, which torchrun starts, train like one, and each holds only its share."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from distilling import losses, short_run, write_pair
 from safetensors.torch import load_file
 
-SEVERAL_RUNS = """
-import json, sys
 from hybridize.__main__ import main
-for arguments in json.loads(sys.argv[1]):
-    code = main(arguments)
-    if code:
-        sys.exit(code)
-"""
-"""One start of torchrun serves all runs, because importing torch takes most of the time."""
 
 RUNS = {
-    "mixers": {"train": "mixers"},
+    "mixers": {"train": "mixers", "cache_teacher": 4},
     "all": {"train": "all"},
     "fp8": {"stages": ("kl",), "fp8": "fp8", "keep_bf16": 0},
 }
+SCRIPT = Path(__file__).with_name("several_runs.py")
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="torch without distributed"
+)
 
 
 def arguments(pair, output, options):
@@ -41,17 +40,26 @@ def arguments(pair, output, options):
     return list(map(str, words))
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-def test_two_processes_train_like_one(tmp_path):
-    pair = write_pair(tmp_path, keep=(0,))  # the first two blocks are those of the teacher
-    (tmp_path / "runs.py").write_text(SEVERAL_RUNS)
-    two, one = tmp_path / "two", tmp_path / "one"
-    runs = [arguments(pair, two / name, options) for name, options in RUNS.items()]
+def torchrun(runs, folder):
+    """Run command lines in two processes; return the finished process of torchrun.
+
+    Args:
+        runs: the arguments of each command line, and after how many steps it is killed.
+        folder: the working directory.
+    """
+    requests = [{"arguments": words, "killed_after": killed} for words, killed in runs]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(tmp_path / "runs.py"), json.dumps(runs),
+        str(SCRIPT), json.dumps(requests),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=folder)
+
+
+def test_two_processes_train_like_one(tmp_path):
+    pair = write_pair(tmp_path, keep=(0,))  # the first two blocks are those of the teacher
+    two, one = tmp_path / "two", tmp_path / "one"
+    runs = [arguments(pair, two / name, options) for name, options in RUNS.items()]
+    done = torchrun([(words, None) for words in runs], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("validation before") == len(RUNS)  # one process prints the result
     assert sorted(path.name for path in two.iterdir()) == sorted(RUNS)  # no working directory
@@ -63,6 +71,41 @@ def test_two_processes_train_like_one(tmp_path):
     loss = losses(two / "fp8")[-1]["validation"]
     assert loss == pytest.approx(in_fp8.validation_after, rel=5e-2)
     assert loss < in_fp8.validation_before
+    assert_reads_its_share(pair, tmp_path)
+
+
+def assert_reads_its_share(pair, folder):
+    """Check that each process read half of both checkpoints; vectors are whole in both."""
+    total = sum((path / "model.safetensors").stat().st_size for path in pair[:2])
+    vectors = sum(
+        tensor.nbytes
+        for path in pair[:2]
+        for tensor in load_file(path / "model.safetensors").values()
+        if tensor.ndim < 2
+    )
+    for rank in range(2):
+        for read in json.loads((folder / f"read-{rank}.json").read_text()):
+            assert 0.45 * total < read < 0.51 * total + vectors
+
+
+def test_killed_processes_continue_as_two_or_as_one(tmp_path):
+    pair = write_pair(tmp_path, keep=(0,))
+    whole, killed, alone = (tmp_path / name for name in ("whole", "killed", "alone"))
+    options = {"train": "all", "patience": 3}
+    words = [*arguments(pair, killed, options), "--save-every", "2"]
+    done = torchrun([(arguments(pair, whole, options), None), (words, 11)], tmp_path)
+    assert done.returncode
+    assert not killed.exists()
+    state = tmp_path / "killed.distill" / "state-1-2"  # step 3 of the kl stage was not saved
+    assert len(list(state.glob("shard-*"))) == 2
+    shutil.copytree(tmp_path / "killed.distill", tmp_path / "alone.distill")
+    done = torchrun([([*words, "--resume"], None)], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(killed) == losses(whole)
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    one = [str(alone) if word == str(killed) else word for word in words]
+    assert main([*one, "--resume"]) == 0
+    assert_same_training(alone, whole)
 
 
 def assert_same_training(two, one):
