@@ -65,7 +65,12 @@ def _print_traceback(failure: BaseException) -> None:
 
 
 def _report_stop(stopped: Stopped) -> int:
-    """Print one line that says what is left of a stopped command, and return the exit code."""
+    """Print one line that says what is left of a stopped command, and return the exit code.
+
+    Of several processes that torchrun has started, the first one prints it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return 128 + stopped.signum
     notes = getattr(stopped, "__notes__", None) or ["no unfinished output is left; run it again"]
     console.notice(f"{stopped}; {notes[-1]}")
     return 128 + stopped.signum

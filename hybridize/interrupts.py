@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 _REPEATED = 0.3
@@ -69,6 +69,17 @@ def check_stopped() -> None:
     """Raise `Stopped` again if a signal has arrived and a library has swallowed the exception."""
     if _state.signum is not None and not _state.depth:
         raise Stopped(_state.signum)
+
+
+def delayed_signal() -> int:
+    """Return the number of the signal that `uninterrupted` delays; 0 if none has arrived."""
+    return 0 if _state.signum is None or _state.raised else _state.signum
+
+
+def stop(signum: int) -> NoReturn:
+    """Raise `Stopped`, because this signal has arrived in another process of the run."""
+    _state.signum, _state.raised = signum, True
+    raise Stopped(signum)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Each process has a part of all matrices (`sharded_pair`), and trains on its part
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -16,6 +16,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
+
+from hybridize.errors import HybridizeError
 
 _Value = TypeVar("_Value")
 
@@ -54,6 +56,33 @@ class Ranks:
         total = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(total)
         return float(total) / self.size
+
+    def largest(self, value: int) -> int:
+        """Return the largest of the values of all processes."""
+        if self.size == 1:
+            return value
+        found = torch.tensor(value)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def on_first(self, function: Callable[[], None]) -> None:
+        """Call a function in the first process, while the others wait for its end.
+
+        Raises:
+            HybridizeError: the function's, in all processes.
+        """
+        if self.size == 1:
+            return function()
+        error: HybridizeError | None = None
+        if self.first:
+            try:
+                function()
+            except HybridizeError as failure:
+                error = failure
+        error = self.same(error)
+        if error is not None:
+            raise error
+        return None
 
     def own_rows(self, rows: int) -> slice:
         """Return the rows of a matrix that this process has, as FSDP2 divides them."""

@@ -98,10 +98,18 @@ class DistillPipeline:
             InputError: the directory belongs to another run, or ``resume`` is needed.
         """
         config = self._config
-        if self._ranks.first:
+
+        def claim_it() -> None:
             _make_directory(config.cache_dir)
             claim(self.work, self._identity(), resume=config.resume, force=config.force)
-        self._ranks.wait()
+
+        self._ranks.on_first(claim_it)
+        shared = self._ranks.same(str(self.work.resolve()))
+        if not self._ranks.all_agree([self.work.exists()])[0]:
+            raise InputError(
+                f"{shared}: is not there in all processes; run them in the same directory, and "
+                "several machines on a file system that they share"
+            )
 
     def abandon(self) -> None:
         """Delete the working directory, unless it contains a state to resume from."""

@@ -25,7 +25,7 @@ from hybridize.compress.distill.trainer_state import TrainerState
 from hybridize.console import console
 from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError
-from hybridize.interrupts import INTERRUPTIONS, uninterrupted
+from hybridize.interrupts import INTERRUPTIONS, delayed_signal, stop, uninterrupted
 
 _FINAL_LR_RATIO = 0.02
 """Learning rate at the end of a stage, as a fraction of its peak."""
@@ -126,14 +126,15 @@ class Trainer:
             if self._validation_due():
                 self._validate()
             while state.step < self._steps and not self._should_stop_early():
-                started = time.perf_counter()
-                self._train_step()
-                progress.advance(batch_tokens)
-                if self._validation_due():
-                    self._validate()
-                state.seconds += time.perf_counter() - started
-                if state.step % config.save_every == 0:
-                    save(self.tensors())
+                with self._stopping_together(save):
+                    started = time.perf_counter()
+                    self._train_step()
+                    progress.advance(batch_tokens)
+                    if self._validation_due():
+                        self._validate()
+                    state.seconds += time.perf_counter() - started
+                    if state.step % config.save_every == 0:
+                        save(self.tensors())
         if self._best:
             with torch.no_grad():
                 for name, value in self._best.items():
@@ -145,7 +146,7 @@ class Trainer:
     ) -> Iterator[None]:
         """Save the state if a signal ends the block, unless it arrived during `_changing`.
 
-        Several processes may be interrupted at different steps, so they keep the last regular save.
+        For a single process; see `_stopping_together` for several.
         """
         try:
             yield
@@ -153,6 +154,19 @@ class Trainer:
             if not self._inconsistent and self._ranks.size == 1:
                 save(self.tensors())
             raise
+
+    @contextmanager
+    def _stopping_together(self, save: Callable[[dict[str, torch.Tensor]], None]) -> Iterator[None]:
+        """Run a step to its end. If a signal has arrived in any process, save, and stop in all."""
+        if self._ranks.size == 1:
+            yield
+            return
+        with uninterrupted():
+            yield
+            signum = self._ranks.largest(delayed_signal())
+            if signum:
+                save(self.tensors())
+                stop(signum)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

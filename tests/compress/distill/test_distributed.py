@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,10 +45,10 @@ def torchrun(runs, folder):
     """Run command lines in two processes; return the finished process of torchrun.
 
     Args:
-        runs: the arguments of each command line, and after how many steps it is killed.
+        runs: the arguments of each command line, and the ``signal`` of `several_runs` or None.
         folder: the working directory.
     """
-    requests = [{"arguments": words, "killed_after": killed} for words, killed in runs]
+    requests = [{"arguments": words, "signal": sent} for words, sent in runs]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         str(SCRIPT), json.dumps(requests),
@@ -88,23 +89,30 @@ def assert_reads_its_share(pair, folder):
             assert 0.45 * total < read < 0.51 * total + vectors
 
 
-def test_killed_processes_continue_as_two_or_as_one(tmp_path):
+def test_stopped_and_killed_processes_continue_as_two_or_as_one(tmp_path):
     pair = write_pair(tmp_path, keep=(0,))
-    whole, killed, alone = (tmp_path / name for name in ("whole", "killed", "alone"))
+    whole, stopped, alone = (tmp_path / name for name in ("whole", "stopped", "alone"))
     options = {"train": "all", "patience": 3}
-    words = [*arguments(pair, killed, options), "--save-every", "2"]
-    done = torchrun([(arguments(pair, whole, options), None), (words, 11)], tmp_path)
+    words = [*arguments(pair, stopped, options), "--save-every", "2"]
+    to_second = (signal.SIGTERM, 11, [1])
+    done = torchrun([(arguments(pair, whole, options), None), (words, to_second)], tmp_path)
+    assert "exitcode  : 143" in done.stderr
+    assert done.stderr.count("stopped by SIGTERM; the same command with --resume continues") == 1
+    assert len(list((tmp_path / "stopped.distill" / "state-1-3").glob("shard-*"))) == 2
+    resume = [*words, "--resume"]
+    done = torchrun([(resume, (signal.SIGKILL, 2, [0, 1]))], tmp_path)
     assert done.returncode
-    assert not killed.exists()
-    state = tmp_path / "killed.distill" / "state-1-2"  # step 3 of the kl stage was not saved
-    assert len(list(state.glob("shard-*"))) == 2
-    shutil.copytree(tmp_path / "killed.distill", tmp_path / "alone.distill")
-    done = torchrun([([*words, "--resume"], None)], tmp_path)
+    assert not stopped.exists()
+    states = {path.name for path in (tmp_path / "stopped.distill").glob("state-*")}
+    assert states == {"state-1-3", "state-1-4"}
+    shutil.copytree(tmp_path / "stopped.distill", tmp_path / "alone.distill")
+    done = torchrun([(resume, None)], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert losses(killed) == losses(whole)
-    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    one = [str(alone) if word == str(killed) else word for word in words]
-    assert main([*one, "--resume"]) == 0
+    assert losses(stopped) == losses(whole)
+    weights = [(path / "model.safetensors").read_bytes() for path in (stopped, whole)]
+    assert weights[0] == weights[1]
+    one = [str(alone) if word == str(stopped) else word for word in resume]
+    assert main(one) == 0
     assert_same_training(alone, whole)
 
 
