@@ -53,7 +53,7 @@ class ConfigOnlyReader(CheckpointReader):
         }
 
     @override
-    def get(self, name: str) -> "torch.Tensor":
+    def get(self, name: str, rows: slice | None = None) -> "torch.Tensor":
         raise InputError(f"{self.directory}: has no weights; `dry_run` works without them")
 
     @override

@@ -35,7 +35,9 @@ class HubHeaderReader(CheckpointReader):
         self.files, self._locations = find_tensors(repository, self.config)
 
     @override
-    def get_bytes(self, name: str) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    def get_bytes(
+        self, name: str, rows: slice | None = None
+    ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         raise InputError(f"{self.directory}: only the headers of the weights were read")
 
     @override

@@ -97,8 +97,7 @@ class CheckpointReader:
         """
         import torch
 
-        location = self._part(name, rows)
-        data = self._read(location)
+        data, location = self.get_bytes(name, rows), self._part(name, rows)
         if not self.allow_nonfinite and not bytes_are_finite(data, location.dtype):
             raise InputError(
                 f"{location.file}: tensor {name!r} has NaN or infinity in it; repair the "
@@ -109,13 +108,18 @@ class CheckpointReader:
             return torch.empty(location.shape, dtype=dtype)
         return torch.from_numpy(data).view(dtype).reshape(location.shape)
 
-    def get_bytes(self, name: str) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        """Read a tensor's bytes, without checking for NaN and infinity.
+    def get_bytes(
+        self, name: str, rows: slice | None = None
+    ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        """Read the bytes of a tensor, or of some rows, without checking for NaN and infinity.
 
         Raises:
             InputError: its file has become shorter.
         """
-        return self._read(self._locations[name])
+        location = self._part(name, rows)
+        data = empty_bytes(location.nbytes)
+        self._read_into(data.data, location)
+        return data
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Read tensors under other names from now on.
@@ -159,11 +163,6 @@ class CheckpointReader:
             offset=location.offset + rows.start * per_row,
             nbytes=count * per_row,
         )
-
-    def _read(self, location: TensorLocation) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        data = empty_bytes(location.nbytes)
-        self._read_into(data.data, location)
-        return data
 
     def _read_into(self, buffer: memoryview, location: TensorLocation) -> None:
         if location.file not in self._open:

@@ -21,7 +21,7 @@ def whole_weight(weight: torch.Tensor) -> torch.Tensor:
     """
     if not hasattr(weight, "device_mesh"):  # importing DTensor takes time
         return weight
-    own: torch.Tensor = weight.to_local()  # type: ignore[operator]
+    own: torch.Tensor = weight.to_local()  # type: ignore[attr-defined]
     device = own.device.type
     if torch.is_autocast_enabled(device):
         own = own.to(torch.get_autocast_dtype(device))

@@ -150,24 +150,27 @@ class DistillPipeline:
         return result
 
     def _load_datasets(self) -> Datasets:
-        config = self._config
-        if not self._ranks.first:  # the first process fills the cache, the others read it
-            self._ranks.wait()
-        datasets = load_training_text(
-            config.data,
-            model=self._teacher,
-            length=config.seq_len,
-            tokens=self._data_tokens,
-            held_out=config.validation_sequences,
-            cache=self._data_cache,
-            record=self._work / "text.key",
-            seed=config.seed,
-            device=self._device,
-            dtype=getattr(torch, config.dtype),
-        )
-        if self._ranks.first:
-            self._ranks.wait()
-        return datasets
+        config, loaded = self._config, list[Datasets]()
+
+        def load() -> None:
+            datasets = load_training_text(
+                config.data,
+                model=self._teacher,
+                length=config.seq_len,
+                tokens=self._data_tokens,
+                held_out=config.validation_sequences,
+                cache=self._data_cache,
+                record=self.work / "text.key",
+                seed=config.seed,
+                device=self._device,
+                dtype=getattr(torch, config.dtype),
+            )
+            loaded.append(datasets)
+
+        self._ranks.on_first(load)  # fills the cache; the others read it
+        if not loaded:
+            load()
+        return loaded[0]
 
     def _load_pair(self) -> Pair:
         config = self._config

@@ -115,7 +115,7 @@ class SavedStates:
         if path is None or not tensors:
             return
         with _damage_is_explained(path), _single_process_is_fine(), utf8_path(path) as opened:
-            dcp.load(tensors, storage_reader=_reader(opened), no_dist=self._ranks.size == 1)  # type: ignore[arg-type]
+            dcp.load(tensors, storage_reader=_reader(opened), no_dist=self._ranks.size == 1)
 
     def _all(self) -> list[Path]:
         """Return the directories of all complete states, the newest first."""
@@ -135,7 +135,7 @@ class SavedStates:
             str(partial), fqn_to_index_mapping=_file_numbers(tensors), save_distributed=True
         )
         with _single_process_is_fine():
-            dcp.save(tensors, storage_writer=writer, no_dist=self._ranks.size == 1)  # type: ignore[arg-type]
+            dcp.save(tensors, storage_writer=writer, no_dist=self._ranks.size == 1)
         own = sorted(partial.glob(f"shard-{self._ranks.rank + 1:05d}-*"))
         checksums = self._ranks.gather({path.name: sha256_of(path) for path in own})
         if self._ranks.first:

@@ -63,7 +63,7 @@ def load_sharded_pair(
         )
         their_values = theirs.read(theirs.parts)
         if train == "all" or not share:
-            shared, our_values = [], ours.read(ours.parts)
+            shared, our_values = list[str](), ours.read(ours.parts)
         else:
             shared, our_values = _read_different(ours, theirs, their_values, ranks)
     for part in shared:
@@ -175,7 +175,7 @@ def _read_different(
 
     A part is shared if its rows are equal in all processes, rounded to the teacher's dtype.
     """
-    equal, values = [], {}
+    equal, values = list[bool](), Values()
     for part, names in ours.parts.items():
         same = theirs.parts.get(part) == names and have_same_settings(
             ours.model.get_submodule(part), theirs.model.get_submodule(part)
