@@ -94,8 +94,8 @@ def _redirect(stream: TextIO) -> None:
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
     """Replace one character that an encoding lacks; an error handler of the codecs."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
+    if not isinstance(error, UnicodeEncodeError):  # a program that captures stderr reads it back
+        return codecs.backslashreplace_errors(error)
     character = error.object[error.start]
     if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not UTF-8
         return bytes([ord(character) & 0xFF]), error.start + 1
