@@ -18,6 +18,19 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals"
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
+@pytest.fixture(autouse=True)
+def _no_ignored_signals():
+    """Signals that are ignored stay ignored, and `nohup` and some CI runners ignore them."""
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    for each, handler in before.items():
+        if handler == signal.SIG_IGN:
+            usual = signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
+            signal.signal(each, usual)
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_is_raised_and_the_handlers_are_restored(signum):
     before = [signal.getsignal(each) for each in SIGNALS]
