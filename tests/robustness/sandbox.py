@@ -53,7 +53,8 @@ def _quiet_libraries() -> Iterator[None]:
 
     before = logging.get_verbosity()
     logging.set_verbosity_error()
-    handlers = [h for h in logging.get_logger().handlers if isinstance(h, StreamHandler)]
+    # pytest's own handler is a subclass, and has other loggers too.
+    handlers = [h for h in logging.get_logger().handlers if type(h) is StreamHandler]
     streams = [handler.setStream(sys.stderr) for handler in handlers]
     try:
         yield
