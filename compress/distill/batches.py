@@ -1,4 +1,6 @@
-"""The order in which the training sequences are used."""
+"""The order in which the training sequences are used, and who computes which."""
+
+from dataclasses import dataclass
 
 import torch
 
@@ -15,6 +17,45 @@ def batch_indices(step: int, batch_size: int, sequences: int, seed: int) -> torc
         epoch, offset = divmod(position, sequences)
         indices.append(int(_order(epoch, sequences, seed)[offset]))
     return torch.tensor(indices)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some sequences of a batch that a process computes at once.
+
+    Attributes:
+        indices: ``(sequences,)`` int64, the sequences.
+        weight: the factor of their mean loss. The sum of weighted losses over the parts of a batch,
+            averaged over the processes, is the mean loss of the batch.
+    """
+
+    indices: torch.Tensor
+    weight: float
+
+
+def split_batch(indices: torch.Tensor, at_once: int, rank: int = 0, size: int = 1) -> list[Part]:
+    """Return the parts of a batch that one process computes, one after the other.
+
+    Every process gets the same number of parts, with the same numbers of sequences, because the
+    processes exchange weights during each pass. Where sequences are left over, some processes
+    therefore repeat one, with the weight 0.
+
+    Args:
+        indices: ``(sequences,)``, the whole batch.
+        at_once: the number of sequences that all processes together compute at once.
+        rank, size: the process, and the number of processes.
+    """
+    parts = []
+    for some in indices.split(at_once):
+        even = len(some) // size * size
+        if even:
+            parts.append(Part(some[rank:even:size], even / len(indices)))
+        if even < len(some):
+            left_over = some[even:]
+            own = left_over[rank : rank + 1]
+            weight = size / len(indices) if len(own) else 0.0
+            parts.append(Part(own if len(own) else left_over[:1], weight))
+    return parts
 
 
 _orders: dict[tuple[int, int, int], torch.Tensor] = {}

@@ -93,7 +93,16 @@ class DistillConfig(Config):
         help="Peak learning rates by stage.",
     )
     seq_len: int = option(Integer(2), 512, help="Tokens per sequence.")
-    batch_size: int = option(Integer(1), 16, help="Sequences per step.")
+    batch_size: int = option(
+        Integer(1), 16, help="Sequences that all processes together compute at once."
+    )
+    global_batch_size: int | None = option(
+        Integer(1),
+        None,
+        help="Sequences per optimizer step. Their gradients are added up over several passes of "
+        "`batch_size` sequences, which needs less memory than one large pass.",
+        default_text="batch-size",
+    )
     train: str = option(
         Choice("mixers", "all"),
         "mixers",
@@ -201,6 +210,11 @@ class DistillConfig(Config):
                 "`cache_teacher` stores the teacher's predictions at `temperature=1` only; "
                 "leave one of them out"
             )
+        if self.global_batch_size is not None and self.global_batch_size < self.batch_size:
+            raise InputError(
+                f"`global_batch_size={self.global_batch_size}`: give at least "
+                f"`batch_size={self.batch_size}`, or a smaller `batch_size`"
+            )
         self._check_readers(
             "cache_teacher", [n for n, s in STAGES.items() if s.reads_teacher_cache]
         )
@@ -244,12 +258,18 @@ class DistillConfig(Config):
 
     def steps_of(self, stage: str) -> int:
         """Return the number of optimizer steps of a stage."""
-        return max(1, self.tokens_of(stage) // (self.batch_size * self.seq_len))
+        return max(1, self.tokens_of(stage) // (self.sequences_per_step * self.seq_len))
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Number of sequences of an optimizer step."""
+        return self.global_batch_size or self.batch_size
 
     @override
     def record(self) -> dict[str, Any]:
         """Return the options that influence the result, with the values that each stage uses."""
         return super().record() | {
+            "global_batch_size": self.sequences_per_step,
             "stage_tokens": {name: self.tokens_of(name) for name in self.stages},
             "learning_rates": {name: self.learning_rate_of(name) for name in self.stages},
         }

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
@@ -114,10 +115,6 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def own_part(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return the part of a batch's sequence indices that this process trains on."""
-        return indices[self.rank :: self.size]
-
 
 ALONE = Ranks()
 """A run of one process."""
@@ -145,6 +142,19 @@ def average_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
         if parameter.grad is not None and not isinstance(parameter, DTensor):
             dist.all_reduce(parameter.grad)
             parameter.grad /= ranks.size
+
+
+def reduce_gradients(model: nn.Module, enabled: bool, ranks: Ranks) -> None:
+    """Set whether the next backward passes exchange the gradients of sharded modules.
+
+    Otherwise each process adds up whole gradients, in float32, until a pass exchanges them. Weights
+    from `whole_weight` exchange theirs in every pass.
+    """
+    if ranks.size == 1:
+        return
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(enabled, recurse=False)
 
 
 def clip_grad_norm(

@@ -64,11 +64,10 @@ class DistillPipeline:
         self._student, self._teacher, self._output = student, teacher, output
         self._swapped, self._config, self._device = swapped, config, device
         self._ranks = join(device)
-        _check_divisible(config, self._ranks)
         if config.cache_blocks is not None and self._ranks.size > 1:
             raise InputError("`cache_blocks` needs a single process; leave it out")
         steps = max(config.steps_of(name) for name in config.stages)
-        sequences = steps * config.batch_size + config.validation_sequences
+        sequences = steps * config.sequences_per_step + config.validation_sequences
         self._data_tokens = config.data_tokens or sequences * config.seq_len
         self.work = work_directory(output, "distill")
         self._metrics = self.work / "metrics.jsonl"
@@ -301,16 +300,6 @@ class DistillPipeline:
         return self._config.identity() | hashes | {"data_tokens": self._data_tokens}
 
 
-def _check_divisible(config: DistillConfig, ranks: Ranks) -> None:
-    """Check that a batch and the validation sequences can be split over the processes."""
-    for name in ("batch_size", "validation_sequences"):
-        count = getattr(config, name)
-        if count % ranks.size:
-            raise InputError(
-                f"`{name}={count}`: give a multiple of {ranks.size}, one part for each process"
-            )
-
-
 def _make_directory(path: str | None) -> None:
     """Create the directory of the option ``cache_dir``, if there is one.
 
@@ -337,7 +326,7 @@ def _stage_result(name: str, state: TrainerState, config: DistillConfig) -> dict
     return {
         "stage": name,
         "steps": state.step,
-        "tokens": state.step * config.batch_size * config.seq_len,
+        "tokens": state.step * config.sequences_per_step * config.seq_len,
         "skipped": state.skipped,
         "loss_first": state.losses[0] if state.losses else None,
         "loss_last": state.losses[-1] if state.losses else None,

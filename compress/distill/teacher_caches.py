@@ -88,6 +88,6 @@ def _by_use(config: DistillConfig, datasets: tuple[PackedDataset, PackedDataset]
     """
     training, validation = map(len, datasets)
     steps = max(config.steps_of(n) for n in config.stages if STAGES[n].reads_block_cache)
-    used = min(steps * config.batch_size, training)
+    used = min(steps * config.sequences_per_step, training)
     held_out = torch.arange(training, training + validation)
     return torch.cat([held_out, batch_indices(0, used, training, config.seed)])

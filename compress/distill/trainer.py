@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from hybridize.compress.distill.batches import batch_indices
+from hybridize.compress.distill.batches import Part, batch_indices, split_batch
 from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.distributed import (
     Ranks,
     average_gradients,
     clip_grad_norm,
+    reduce_gradients,
 )
 from hybridize.compress.distill.saved_states import SavedStates
 from hybridize.compress.distill.stages.base import Stage
@@ -117,7 +118,7 @@ class Trainer:
             HybridizeError: gradients or the validation loss are no longer finite.
         """
         config, state = self._config, self._state
-        batch_tokens = config.batch_size * config.seq_len
+        batch_tokens = config.sequences_per_step * config.seq_len
         total, done = self._steps * batch_tokens, state.step * batch_tokens
         with (
             console.progress(self._name, total, "tokens", completed=done) as progress,
@@ -183,16 +184,12 @@ class Trainer:
         return due and (not validated or validated[-1][0] != step)
 
     def _train_step(self) -> None:
-        """Train on one batch. A step whose loss or gradients are not finite is skipped."""
+        """Train on the batch of a step. If its loss or gradients are not finite, it is skipped."""
         state, config = self._state, self._config
         learning_rate = self._peak_lr * _schedule(state.step, self._steps, config.warmup_ratio)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        indices = batch_indices(state.step, config.batch_size, len(self._training), config.seed)
-        indices = self._ranks.own_part(indices)
-        with self._autocast():
-            loss = self._stage.training_step(*self._batch(self._training, indices), indices)
-        loss = self._ranks.mean(loss)
+        loss = self._ranks.mean(self._add_gradients())
         average_gradients(self._stage.parameters.values(), self._ranks)
         norm = clip_grad_norm(self._stage.parameters.values(), config.max_grad_norm, self._ranks)
         finite = math.isfinite(loss) and bool(norm.isfinite())
@@ -204,11 +201,38 @@ class Trainer:
                 self._count_skipped()
             self._optimizer.zero_grad(set_to_none=True)
             state.step += 1
-            tokens = state.step * config.batch_size * config.seq_len
+            tokens = state.step * config.sequences_per_step * config.seq_len
             self._log(
                 {"step": state.step, "tokens": tokens, "learning_rate": learning_rate}
                 | ({"loss": loss, "gradient_norm": float(norm)} if finite else {"skipped": True})
             )
+
+    def _add_gradients(self) -> float:
+        """Compute the gradients of the step's batch, part by part; return this process's loss.
+
+        The mean of the losses of all processes is the mean loss of the batch.
+        """
+        config, stage = self._config, self._stage
+        count = config.sequences_per_step
+        batch = batch_indices(self._state.step, count, len(self._training), config.seed)
+        parts, loss = self._split(batch), 0.0
+        for number, part in enumerate(parts, start=1):
+            reduce_gradients(stage.pair.student, number == len(parts), self._ranks)
+            stage.weight, calls = part.weight, stage.backward_calls
+            with self._autocast():
+                ids, seq_idx = self._batch(self._training, part.indices)
+                part_loss = stage.training_step(ids, seq_idx, part.indices)
+            if part.weight != 1.0 and stage.backward_calls == calls:
+                raise HybridizeError(
+                    f"{self._name}: this stage cannot compute a step in parts, because it does "
+                    "not call `Stage.backward`; leave `global_batch_size` out"
+                )
+            loss += part.weight * part_loss
+        return loss
+
+    def _split(self, batch: torch.Tensor) -> list[Part]:
+        """Return the parts of a batch that this process computes."""
+        return split_batch(batch, self._config.batch_size, self._ranks.rank, self._ranks.size)
 
     def _count_skipped(self) -> None:
         self._state.skipped += 1
@@ -221,14 +245,13 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> None:
         state, first_index = self._state, len(self._training)
-        total = 0.0
-        for batch in torch.arange(len(self._validation)).split(self._config.batch_size):
-            indices = self._ranks.own_part(batch)
+        loss = 0.0
+        for part in self._split(torch.arange(len(self._validation))):
             with self._autocast():
-                ids, seq_idx = self._batch(self._validation, indices)
-                loss = self._stage.validation_step(ids, seq_idx, indices + first_index)
-            total += self._ranks.mean(loss) * len(batch)
-        loss = total / len(self._validation)
+                ids, seq_idx = self._batch(self._validation, part.indices)
+                part_loss = self._stage.validation_step(ids, seq_idx, part.indices + first_index)
+            loss += part.weight * part_loss
+        loss = self._ranks.mean(loss)
         if not math.isfinite(loss):
             raise HybridizeError(
                 f"{self._name}: the validation loss is {loss} at step {state.step}; check both "

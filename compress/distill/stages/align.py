@@ -58,7 +58,7 @@ class Align(Stage):
                     loss = relative_error(mixer(x[part], part_context), target[part])
                     loss = loss * (len(part) / len(ids))
                     if training:
-                        (loss / len(self.pair.swapped)).backward()
+                        self.backward(loss / len(self.pair.swapped))
                 total += float(loss.detach())
         return total / len(self.pair.swapped)
 

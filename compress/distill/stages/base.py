@@ -21,9 +21,14 @@ class Stage(ABC):
 
     Attributes:
         parameters: the parameters to train, by their names in the student.
+        weight: the factor of the gradients that `backward` adds. The trainer sets it, because a
+            step may consist of several batches of different sizes.
+        backward_calls: how often `backward` was called.
     """
 
     parameters: dict[str, nn.Parameter]
+    weight: float = 1.0
+    backward_calls: int = 0
 
     def __init__(
         self, pair: Pair, config: DistillConfig, caches: TeacherCaches | None = None
@@ -37,11 +42,19 @@ class Stage(ABC):
         assert self.pair.teacher is not None
         return self.pair.teacher
 
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss, times `weight`, to the parameters' gradients."""
+        self.backward_calls += 1
+        (loss if self.weight == 1.0 else loss * self.weight).backward()
+
     @abstractmethod
     def training_step(
         self, ids: torch.Tensor, seq_idx: torch.Tensor, indices: torch.Tensor
     ) -> float:
-        """Add the gradients of a batch's mean loss to the parameters' gradients; return the loss.
+        """Add the gradients of a batch's mean loss with `backward`; return the loss.
+
+        The batch is a part of a step: call ``self.backward(loss)``, not ``loss.backward()``, and
+        return the loss without the weight.
 
         Args:
             ids, seq_idx: ``(sequences, length)`` int64 on the model's device, see `PackedDataset`.

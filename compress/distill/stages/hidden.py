@@ -33,7 +33,7 @@ class Hidden(Stage):
         self, ids: torch.Tensor, seq_idx: torch.Tensor, indices: torch.Tensor
     ) -> float:
         loss = self._loss(ids, seq_idx)
-        loss.backward()
+        self.backward(loss)
         return float(loss.detach())
 
     @override

@@ -43,7 +43,7 @@ class KL(Stage):
     ) -> float:
         total = 0.0
         for loss in self._losses(ids, seq_idx, indices):
-            loss.backward()
+            self.backward(loss)
             total += float(loss.detach())
         return total
 

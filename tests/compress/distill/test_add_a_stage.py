@@ -26,7 +26,7 @@ from hybridize.compress.distill.stages.base import Stage
 class CrossEntropy(Stage):
     def training_step(self, ids, seq_idx, indices):
         loss = self._loss(ids, seq_idx)
-        loss.backward()
+        self.backward(loss)
         return float(loss.detach())
 
     @torch.no_grad()

@@ -17,6 +17,13 @@ from hybridize.__main__ import main
 RUNS = {
     "mixers": {"train": "mixers", "cache_teacher": 4},
     "all": {"train": "all"},
+    # Four steps of 3, 3 and 1 sequences, and 5 for validation, in two processes:
+    "uneven": {
+        "train": "all",
+        "batch_size": 3,
+        "global_batch_size": 7,
+        "validation_sequences": 5,
+    },
     "fp8": {"stages": ("kl",), "fp8": "fp8", "keep_bf16": 0},
 }
 SCRIPT = Path(__file__).with_name("several_runs.py")
@@ -64,9 +71,9 @@ def test_two_processes_train_like_one(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("validation before") == len(RUNS)  # one process prints the result
     assert sorted(path.name for path in two.iterdir()) == sorted(RUNS)  # no working directory
-    for name in ("mixers", "all"):
+    for name, lines in (("mixers", 22), ("all", 22), ("uneven", 12)):
         short_run(pair, one / name, **RUNS[name])
-        assert_same_training(two / name, one / name)
+        assert_same_training(two / name, one / name, lines)
     in_fp8 = short_run(pair, one / "fp8", **RUNS["fp8"]).stages[-1]
     # Each process rounds the gradients of its own part of a batch, with a scale of its own.
     loss = losses(two / "fp8")[-1]["validation"]
@@ -116,9 +123,9 @@ def test_stopped_and_killed_processes_continue_as_two_or_as_one(tmp_path):
     assert_same_training(alone, whole)
 
 
-def assert_same_training(two, one):
+def assert_same_training(two, one, lines=22):
     """Compare metrics and weights of two outputs."""
-    assert len(losses(two)) == len(losses(one)) == 22
+    assert len(losses(two)) == len(losses(one)) == lines
     for ours, theirs in zip(losses(two), losses(one), strict=True):
         assert ours.pop("stage") == theirs.pop("stage")
         assert ours == pytest.approx(theirs, rel=2e-4)

@@ -5,7 +5,7 @@ import torch
 from distilling import write_pair
 from safetensors.torch import load_file
 
-from hybridize.compress.distill.batches import batch_indices
+from hybridize.compress.distill.batches import batch_indices, split_batch
 from hybridize.compress.distill.block_cache import BlockCache
 from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.pair import check_pair, load_pair
@@ -303,3 +303,16 @@ def test_every_registered_stage_can_be_made(directories):
     pair, config = load(directories)
     for name in STAGES:
         assert make_stage(name, pair, config).parameters
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize(("count", "at_once"), [(1, 4), (7, 7), (7, 4), (12, 3), (10, 16)])
+def test_the_parts_of_a_batch_are_a_weighted_mean(count, at_once, size):
+    """Every process computes as many parts of as many sequences; no sequence counts twice."""
+    losses = torch.randn(count, dtype=torch.float64)
+    shares = [split_batch(torch.arange(count), at_once, rank, size) for rank in range(size)]
+    shapes = [[len(part.indices) for part in parts] for parts in shares]
+    assert all(shape == shapes[0] for shape in shapes)
+    assert all(size * length < at_once + size for length in shapes[0])
+    means = [sum(p.weight * losses[p.indices].mean() for p in parts) for parts in shares]
+    torch.testing.assert_close(sum(means) / size, losses.mean())
