@@ -9,6 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from hybridize.compress.distill.schedules import DECAYING, SCHEDULES, STABLE, lr_factor
 from hybridize.compress.distill.stages import STAGES
 from hybridize.compress.quantize.schemes import SCHEMES
 from hybridize.errors import InputError
@@ -35,6 +36,8 @@ from hybridize.options import (
     seed_option,
 )
 
+_DECAY_RATIO, _MIN_LR_RATIO = 0.2, 0.02
+
 
 def _tokens_help(stage: str) -> str:
     spec = STAGES[stage]
@@ -50,6 +53,17 @@ def _rate_help(stage: str) -> str:
     if spec.learning_rate_all != spec.learning_rate:
         default += f"; {spec.learning_rate_all:g} with `train=all`"
     return f"Peak learning rate of the {stage} stage.  [default: {default}]"
+
+
+def _stages_that_train_all() -> list[str]:
+    return [name for name, spec in STAGES.items() if not spec.trains_mixers_only]
+
+
+def _other_rate_help(stage: str) -> str:
+    return (
+        f"Peak learning rate of all parameters outside of new mixers in the {stage} stage, with "
+        f"`train=all`.  [default: that of `{stage}_lr`]"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +105,38 @@ class DistillConfig(Config):
         PerName(Float(0, above=True), "lr", lambda: STAGES, _rate_help),
         None,
         help="Peak learning rates by stage.",
+    )
+    other_learning_rates: Mapping[str, float] | None = option(
+        PerName(
+            Float(0, above=True), "other_lr", lambda: _stages_that_train_all(), _other_rate_help
+        ),
+        None,
+        help="Peak learning rates by stage of all parameters outside of new mixers.",
+    )
+    lr_schedule: str = option(
+        Choice(*SCHEDULES),
+        "cosine",
+        help="How the learning rate changes during a stage, with transformers' names. constant has "
+        "no warmup. warmup_stable_decay stays at the peak until the last part of the steps.",
+    )
+    decay_ratio: float | None = option(
+        Float(0, 1, above=True),
+        None,
+        help="Fraction of a stage's steps with a falling learning rate, for "
+        "`lr_schedule=warmup_stable_decay`.",
+        default_text=str(_DECAY_RATIO),
+    )
+    min_lr_ratio: float | None = option(
+        Float(0, 1),
+        None,
+        help="Learning rate at the end of a stage, as a fraction of its peak.",
+        default_text=str(_MIN_LR_RATIO),
+    )
+    optimizer: str = option(
+        Choice("adamw", "muon"),
+        "adamw",
+        help="muon updates the matrices of mixers with Muon and the other parameters with AdamW; "
+        "it needs a single process.",
     )
     seq_len: int = option(Integer(2), 512, help="Tokens per sequence.")
     batch_size: int = option(
@@ -210,6 +256,10 @@ class DistillConfig(Config):
                 "`cache_teacher` stores the teacher's predictions at `temperature=1` only; "
                 "leave one of them out"
             )
+        self._check_schedule()
+        for name in self.other_learning_rates or {}:
+            if self.train != "all":
+                raise InputError(f"`other_learning_rates[{name}]` needs `train=all`")
         if self.global_batch_size is not None and self.global_batch_size < self.batch_size:
             raise InputError(
                 f"`global_batch_size={self.global_batch_size}`: give at least "
@@ -219,6 +269,21 @@ class DistillConfig(Config):
             "cache_teacher", [n for n, s in STAGES.items() if s.reads_teacher_cache]
         )
         self._check_readers("cache_blocks", [n for n, s in STAGES.items() if s.reads_block_cache])
+
+    def _check_schedule(self) -> None:
+        if self.decay_ratio is not None and self.lr_schedule != STABLE:
+            raise InputError(f"`decay_ratio` needs `lr_schedule={STABLE}`")
+        if self.min_lr_ratio is not None and self.lr_schedule not in DECAYING:
+            raise InputError(
+                f"`min_lr_ratio` needs a schedule that decays, `lr_schedule={self.lr_schedule}` "
+                f"does not; choose one of {', '.join(DECAYING)}"
+            )
+        decay = (self.decay_ratio or _DECAY_RATIO) if self.lr_schedule == STABLE else 0.0
+        if self.lr_schedule != "constant" and self.warmup_ratio + decay > 1:
+            raise InputError(
+                f"`warmup_ratio={self.warmup_ratio:g}` and `decay_ratio={decay:g}` are more than "
+                "all steps; lower one of them"
+            )
 
     def _check_readers(self, option_name: str, readers: list[str]) -> None:
         """Check that a stage of the run reads what an option stores."""
@@ -231,7 +296,7 @@ class DistillConfig(Config):
     def _check_stages(self) -> None:
         if not self.stages or len(set(self.stages)) < len(self.stages):
             raise InputError("`stages`: name one or more stages, each once")
-        for option_name in ("stage_tokens", "learning_rates"):
+        for option_name in ("stage_tokens", "learning_rates", "other_learning_rates"):
             for name in getattr(self, option_name) or {}:
                 if name not in self.stages:
                     raise InputError(f"`{option_name}[{name}]`: `stages` does not name {name}")
@@ -255,6 +320,21 @@ class DistillConfig(Config):
         spec = STAGES[stage]
         default = spec.learning_rate_all if self.train == "all" else spec.learning_rate
         return (self.learning_rates or {}).get(stage, default)
+
+    def other_learning_rate_of(self, stage: str) -> float:
+        """Return the peak learning rate of a stage's parameters outside of new mixers."""
+        return (self.other_learning_rates or {}).get(stage, self.learning_rate_of(stage))
+
+    def lr_factor(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step as a fraction of its peak; see `schedules`."""
+        return lr_factor(
+            self.lr_schedule,
+            step,
+            steps,
+            warmup_ratio=self.warmup_ratio,
+            decay_ratio=self.decay_ratio or _DECAY_RATIO,
+            min_lr_ratio=_MIN_LR_RATIO if self.min_lr_ratio is None else self.min_lr_ratio,
+        )
 
     def steps_of(self, stage: str) -> int:
         """Return the number of optimizer steps of a stage."""

@@ -54,6 +54,11 @@ def distill(student: str | Path, output: str | Path, config: DistillConfig) -> D
             f"{student}: none of its blocks replaced an attention block of the teacher; "
             f"`stages={','.join(names)}` with `train=all` trains its other blocks"
         )
+    if not swapped and config.other_learning_rates:
+        raise InputError(
+            f"{student}: has no new blocks, so all parameters have one learning rate; leave "
+            f"`other_learning_rates[{next(iter(config.other_learning_rates))}]` out"
+        )
     check_output(output, student_dir, force=config.force)
     pipeline = DistillPipeline(student_dir, teacher_dir, output, swapped, config, device)
     if config.dry_run:

@@ -64,6 +64,8 @@ class DistillPipeline:
         self._student, self._teacher, self._output = student, teacher, output
         self._swapped, self._config, self._device = swapped, config, device
         self._ranks = join(device)
+        if config.optimizer == "muon":
+            _check_muon(self._ranks)
         if config.cache_blocks is not None and self._ranks.size > 1:
             raise InputError("`cache_blocks` needs a single process; leave it out")
         steps = max(config.steps_of(name) for name in config.stages)
@@ -298,6 +300,21 @@ class DistillPipeline:
                     hashes[role] = reader.sha256()
                 progress.advance()
         return self._config.identity() | hashes | {"data_tokens": self._data_tokens}
+
+
+def _check_muon(ranks: Ranks) -> None:
+    """Check that torch has Muon, and that it gets whole matrices.
+
+    Raises:
+        InputError: Muon cannot be used.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise InputError("`optimizer=muon` needs torch 2.9 or newer; update it, or choose adamw")
+    if ranks.size > 1:
+        raise InputError(
+            "`optimizer=muon` needs a single process, because it updates whole matrices; choose "
+            "`optimizer=adamw`"
+        )
 
 
 def _make_directory(path: str | None) -> None:

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from hybridize.checkpoints.files import sha256_of, sync
 from hybridize.compress.distill.distributed import Ranks
@@ -94,19 +95,24 @@ class SavedStates:
                 raise ValueError("a checksum is wrong")
             return TrainerState.from_json(contents["state"])
 
-    def names(self) -> set[str]:
-        """Return the names of the tensors in the newest state."""
+    def layout(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """Return the shapes and dtypes of the tensors in the newest state, by name."""
         path = self.newest()
         if path is None:
-            return set()
+            return {}
         with _damage_is_explained(path), utf8_path(path) as opened:
-            return set(_reader(opened).read_metadata().state_dict_metadata)
+            found = _reader(opened).read_metadata().state_dict_metadata
+            return {
+                name: (each.size, each.properties.dtype)
+                for name, each in found.items()
+                if isinstance(each, TensorStorageMetadata)
+            }
 
     def load(self, tensors: Tensors) -> None:
         """Copy tensors of the newest state into the given ones, which may be sharded.
 
         Args:
-            tensors: by name; all must be in the state, see `names`.
+            tensors: by name; all must be in the state, see `layout`.
 
         Raises:
             InputError: the state is damaged.

@@ -5,12 +5,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from hybridize.compress.distill.batches import Part, batch_indices, split_batch
 from hybridize.compress.distill.config import DistillConfig
@@ -20,6 +18,7 @@ from hybridize.compress.distill.distributed import (
     clip_grad_norm,
     reduce_gradients,
 )
+from hybridize.compress.distill.optimizers import StageOptimizer
 from hybridize.compress.distill.saved_states import SavedStates
 from hybridize.compress.distill.stages.base import Stage
 from hybridize.compress.distill.trainer_state import TrainerState
@@ -28,10 +27,6 @@ from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError
 from hybridize.interrupts import INTERRUPTIONS, delayed_signal, stop, uninterrupted
 
-_FINAL_LR_RATIO = 0.02
-"""Learning rate at the end of a stage, as a fraction of its peak."""
-
-_BETAS = (0.9, 0.95)
 _MAX_SKIPPED = 20  # steps of a stage; more of them mean that the training has diverged
 
 
@@ -64,46 +59,21 @@ class Trainer:
         self._training, self._validation = datasets
         self._state, self._metrics, self._device = state, metrics, device
         self._ranks = ranks
-        self._steps, self._peak_lr = config.steps_of(name), config.learning_rate_of(name)
-        self._optimizer = torch.optim.AdamW(self._groups(), lr=self._peak_lr, betas=_BETAS)
+        self._steps = config.steps_of(name)
+        self._optimizer = StageOptimizer(name, stage, config)
         self._best: dict[str, torch.Tensor] = {}
         self._inconsistent = False
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's parameter groups.
-
-        Only matrices have weight decay. Sharded and whole parameters cannot share a group.
-        """
-        groups = []
-        for decayed, sharded in product((True, False), (True, False)):
-            members = [
-                p
-                for p in self._stage.parameters.values()
-                if (p.ndim > 1) == decayed and isinstance(p, DTensor) == sharded
-            ]
-            if members:
-                decay = self._config.weight_decay if decayed else 0.0
-                groups.append({"params": members, "weight_decay": decay})
-        return groups
-
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the optimizer's state and the best parameters, for a resumed run."""
-        result: dict[str, torch.Tensor] = {}
-        for name, parameter in self._stage.parameters.items():
-            for key, value in self._optimizer.state.get(parameter, {}).items():
-                result[f"optimizer.{key}.{name}"] = value
-        return result | {f"best.{name}": value for name, value in self._best.items()}
+        best = {f"best.{name}": value for name, value in self._best.items()}
+        return self._optimizer.tensors() | best
 
     def restore(self, states: SavedStates) -> None:
         """Load what `tensors` returned when the newest state was saved."""
-        saved = states.names()
+        self._optimizer.prepare(states)
+        saved = states.layout()
         for name, parameter in self._stage.parameters.items():
-            if f"optimizer.step.{name}" in saved:
-                self._optimizer.state[parameter] = {
-                    "step": torch.zeros(()),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
             if f"best.{name}" in saved:
                 self._best[name] = torch.zeros_like(parameter)
         states.load(self.tensors())
@@ -186,9 +156,7 @@ class Trainer:
     def _train_step(self) -> None:
         """Train on the batch of a step. If its loss or gradients are not finite, it is skipped."""
         state, config = self._state, self._config
-        learning_rate = self._peak_lr * _schedule(state.step, self._steps, config.warmup_ratio)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        rates = self._optimizer.set_learning_rates(config.lr_factor(state.step, self._steps))
         loss = self._ranks.mean(self._add_gradients())
         average_gradients(self._stage.parameters.values(), self._ranks)
         norm = clip_grad_norm(self._stage.parameters.values(), config.max_grad_norm, self._ranks)
@@ -199,11 +167,12 @@ class Trainer:
                 state.losses = [*state.losses[:1], loss]
             else:
                 self._count_skipped()
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             state.step += 1
             tokens = state.step * config.sequences_per_step * config.seq_len
             self._log(
-                {"step": state.step, "tokens": tokens, "learning_rate": learning_rate}
+                {"step": state.step, "tokens": tokens}
+                | rates
                 | ({"loss": loss, "gradient_norm": float(norm)} if finite else {"skipped": True})
             )
 
@@ -291,12 +260,3 @@ class Trainer:
             return
         with open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": self._name, **values}) + "\n")
-
-
-def _schedule(step: int, steps: int, warmup_ratio: float) -> float:
-    """Return the learning rate as a fraction of its peak: linear warmup, then cosine decay."""
-    warmup_steps = max(1, round(steps * warmup_ratio))
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    decayed = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return _FINAL_LR_RATIO + (1 - _FINAL_LR_RATIO) * (1 + math.cos(math.pi * decayed)) / 2

@@ -39,6 +39,7 @@ class StageSpec:
             that ``cache_blocks`` stores. It still runs the teacher for sequences that do not fit.
         needs_matching_blocks: whether the student needs the teacher's hidden size and number of
             blocks, because the stage compares blocks or hidden states.
+        trains_mixers_only: whether the stage trains new mixers even with ``train="all"``.
     """
 
     target: str
@@ -51,6 +52,7 @@ class StageSpec:
     reads_teacher_cache: bool = False
     reads_block_cache: bool = False
     needs_matching_blocks: bool = False
+    trains_mixers_only: bool = False
 
     def runs_teacher(self, cached: bool) -> bool:
         """Return whether the stage runs the teacher.
@@ -71,6 +73,7 @@ STAGES: dict[str, StageSpec] = {
         learning_rate_all=1e-3,  # align trains new blocks only
         reads_block_cache=True,
         needs_matching_blocks=True,
+        trains_mixers_only=True,
     ),
     "hidden": StageSpec(
         "hybridize.compress.distill.stages.hidden:Hidden",
