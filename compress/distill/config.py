@@ -245,8 +245,6 @@ class DistillConfig(Config):
         self._check_stages()
         if not self.data:
             raise InputError("`data`: name at least one source")
-        if self.tbptt_length and self.gradient_checkpointing:
-            raise InputError("`tbptt_length` and `gradient_checkpointing` exclude each other")
         if self.fp8 is not None and self.fp8 not in SCHEMES:
             raise InputError(f"`fp8={self.fp8}`: choose one of {', '.join(SCHEMES)}")
         if self.keep_bf16 is not None and self.fp8 is None:

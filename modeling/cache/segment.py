@@ -1,5 +1,6 @@
 """A cache for training on long sequences segment by segment."""
 
+from copy import copy
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,12 @@ class SegmentCache(HybridCache):
     each token. It replaces states instead of overwriting them, because the backward pass of an
     earlier segment may still need the old ones.
 
+    Args:
+        config: the model's.
+        recomputed: whether the backward pass runs blocks again (activation checkpointing). They
+            then read what they read in the forward pass: what a segment writes can be read only
+            after the next call of `detach`, which must come before every segment.
+
     Attributes:
         seq_idx: ``(batch, tokens)``, the sequence of every token so far; None before the first
             segment.
@@ -24,8 +31,10 @@ class SegmentCache(HybridCache):
 
     supports_packed_sequences: ClassVar[bool] = True
 
-    def __init__(self, config: HybridConfig) -> None:
+    def __init__(self, config: HybridConfig, *, recomputed: bool = False) -> None:
         super().__init__(config)
+        self._recomputed = recomputed
+        self._written: dict[int, Any] = {}  # layers for the next segment, by index
         self.seq_idx: torch.Tensor | None = None
 
     @override
@@ -58,6 +67,9 @@ class SegmentCache(HybridCache):
 
     def detach(self) -> None:
         """Detach all tensors, so that no gradient flows from later segments into earlier ones."""
+        for index, layer in self._written.items():
+            self.layers[index] = layer
+        self._written = {}
         for layer in self.layers:
             for name in ("keys", "values"):
                 tensor = getattr(layer, name, None)
@@ -66,11 +78,37 @@ class SegmentCache(HybridCache):
             for states in ssm_states(layer):
                 states.update({k: v.detach() for k, v in states.items() if v is not None})
 
+    def _copied(self, layer_idx: int) -> Any:
+        """Return a copy of a layer to write into, which later becomes the layer."""
+        layer = copy(self.layers[layer_idx])
+        for name, value in vars(layer).items():
+            if isinstance(value, dict):
+                setattr(layer, name, dict(value))
+        self._written[layer_idx] = layer
+        return layer
+
+    @override
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self._recomputed:
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        found: tuple[torch.Tensor, torch.Tensor] = self._copied(layer_idx).update(
+            key_states, value_states, *args, **kwargs
+        )
+        return found
+
     @override
     def update_conv_state(
         self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: object
     ) -> torch.Tensor:
-        layer = self.layers[layer_idx]
+        # A block writes its convolution state first, then its SSM state.
+        layer = self._copied(layer_idx) if self._recomputed else self.layers[layer_idx]
         assert isinstance(layer, LinearAttentionCacheLayerMixin)
         layer.conv_states[state_idx] = conv_states
         layer.has_previous_state[state_idx] = True
@@ -80,7 +118,7 @@ class SegmentCache(HybridCache):
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: object
     ) -> torch.Tensor:
-        layer = self.layers[layer_idx]
+        layer = self._written[layer_idx] if self._recomputed else self.layers[layer_idx]
         assert isinstance(layer, LinearAttentionCacheLayerMixin)
         layer.recurrent_states[state_idx] = recurrent_states
         return recurrent_states

@@ -60,7 +60,13 @@ class KL(Stage):
         """Yield each segment's part of the mean loss."""
         length = ids.shape[1]
         segment_length = min(self.config.tbptt_length or length, length)
-        runs = _SegmentRuns(self._teacher, self.pair, self._common, length > segment_length)
+        runs = _SegmentRuns(
+            self._teacher,
+            self.pair,
+            self._common,
+            segmented=length > segment_length,
+            recomputed=self.config.gradient_checkpointing,
+        )
         labels = _labels(ids, seq_idx) if self.config.label_weight else None
         for start in range(0, length, segment_length):
             segment = slice(start, min(start + segment_length, length))
@@ -108,15 +114,22 @@ class _SegmentRuns:
         pair: the student and its teacher.
         common: the number of first blocks that both models have in common.
         segmented: whether there is more than one segment.
+        recomputed: whether the student's activations are computed again in the backward pass.
     """
 
     def __init__(
-        self, teacher: HybridForCausalLM | None, pair: Pair, common: int, segmented: bool
+        self,
+        teacher: HybridForCausalLM | None,
+        pair: Pair,
+        common: int,
+        *,
+        segmented: bool,
+        recomputed: bool,
     ) -> None:
         self._teacher, self._student, self._common = teacher, pair.student, common
         self._caches = (
             SegmentCache(teacher.config) if segmented and teacher is not None else None,
-            SegmentCache(pair.student.config) if segmented else None,
+            SegmentCache(pair.student.config, recomputed=recomputed) if segmented else None,
         )
 
     def run(

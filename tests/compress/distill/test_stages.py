@@ -13,6 +13,7 @@ from hybridize.compress.distill.stages import STAGES, make_stage
 from hybridize.compress.distill.teacher_cache import TeacherCache
 from hybridize.compress.distill.teacher_caches import TeacherCaches
 from hybridize.data.packing import PackedDataset
+from hybridize.modeling.layers.mamba2 import Mamba2
 from tiny import VOCAB, tokens
 
 SEQUENCES, LENGTH = 3, 24
@@ -316,3 +317,27 @@ def test_the_parts_of_a_batch_are_a_weighted_mean(count, at_once, size):
     assert all(size * length < at_once + size for length in shapes[0])
     means = [sum(p.weight * losses[p.indices].mean() for p in parts) for parts in shares]
     torch.testing.assert_close(sum(means) / size, losses.mean())
+
+
+@pytest.mark.parametrize("train", ["mixers", "all"])
+def test_checkpointing_of_segments_changes_no_gradient(directories, batch, train, monkeypatch):
+    """Blocks that run again read the states of the segment before, not those of their own."""
+    gradients, calls = [], []
+    advance = Mamba2.forward
+    monkeypatch.setattr(
+        Mamba2, "forward", lambda self, *args: calls.append(1) or advance(self, *args)
+    )
+    for checkpointing in (False, True):
+        options = {"tbptt_length": 7, "train": train, "gradient_checkpointing": checkpointing}
+        pair, config = load(directories, **options)
+        if checkpointing:
+            pair.checkpoint_activations()
+        calls.clear()
+        stage = make_stage("kl", pair, config)
+        loss = stage.training_step(*batch, INDICES)
+        gradients.append((loss, {n: p.grad for n, p in stage.parameters.items()}, len(calls)))
+    (plain, expected, runs), (loss, found, more_runs) = gradients
+    assert loss == plain
+    assert more_runs == 2 * runs
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-12, atol=1e-14)
