@@ -68,3 +68,9 @@ def _order(epoch: int, sequences: int, seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         _orders[key] = torch.randperm(sequences, generator=generator)
     return _orders[key]
+
+
+def next_tokens(ids: torch.Tensor, seq_idx: torch.Tensor) -> torch.Tensor:
+    """Return each token's next token within its document; -100 at the end of a document."""
+    same = seq_idx[:, 1:] == seq_idx[:, :-1]
+    return torch.nn.functional.pad(ids[:, 1:].masked_fill(~same, -100), (0, 1), value=-100)

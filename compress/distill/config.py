@@ -178,11 +178,17 @@ class DistillConfig(Config):
         "source, in proportion to the weights.",
     )
     validate_every: int = option(Integer(1), 50, help="Steps between validations.")
+    eval_every: int = option(
+        Integer(0),
+        0,
+        help="Steps between measurements of the student's perplexity on the validation sequences, "
+        "which are validated at the same steps; 0 measures none.",
+    )
     patience: int = option(
         Integer(0),
         0,
-        help="Stop a stage early after this many validations without improvement; 0 never stops "
-        "early.",
+        help="Stop a stage early after this many validations without improvement, or, with "
+        "`eval_every`, after this many measurements of the perplexity; 0 never stops early.",
     )
     tbptt_length: int = option(
         Integer(0),

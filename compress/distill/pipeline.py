@@ -339,7 +339,9 @@ def _count_shared(pair: Pair) -> int:
 
 
 def _stage_result(name: str, state: TrainerState, config: DistillConfig) -> dict[str, Any]:
-    losses = [loss for _, loss in state.validation]
+    losses = dict(state.validation)
+    watched = dict(state.perplexities if config.eval_every else state.validation)
+    last = min(watched, key=watched.__getitem__) if config.patience else max(watched)
     return {
         "stage": name,
         "steps": state.step,
@@ -348,6 +350,8 @@ def _stage_result(name: str, state: TrainerState, config: DistillConfig) -> dict
         "loss_first": state.losses[0] if state.losses else None,
         "loss_last": state.losses[-1] if state.losses else None,
         "validation_before": losses[0],
-        "validation_after": min(losses) if config.patience else losses[-1],
+        "validation_after": losses[last],
         "seconds": state.seconds,
+        "perplexity_before": watched[0] if config.eval_every else None,
+        "perplexity_after": watched[last] if config.eval_every else None,
     }

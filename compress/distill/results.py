@@ -17,6 +17,8 @@ class StageResult:
             was skipped.
         validation_before, validation_after: loss on the held-out sequences.
         seconds: duration of training and validation.
+        perplexity_before, perplexity_after: the student's, on the held-out sequences; None without
+            the option ``eval_every``.
     """
 
     stage: str
@@ -28,6 +30,8 @@ class StageResult:
     validation_before: float
     validation_after: float
     seconds: float
+    perplexity_before: float | None = None
+    perplexity_after: float | None = None
 
     @property
     def tokens_per_second(self) -> float:

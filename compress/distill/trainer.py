@@ -19,6 +19,7 @@ from hybridize.compress.distill.distributed import (
     reduce_gradients,
 )
 from hybridize.compress.distill.optimizers import StageOptimizer
+from hybridize.compress.distill.perplexity import text_loss
 from hybridize.compress.distill.saved_states import SavedStates
 from hybridize.compress.distill.stages.base import Stage
 from hybridize.compress.distill.trainer_state import TrainerState
@@ -27,6 +28,7 @@ from hybridize.data.packing import PackedDataset
 from hybridize.errors import HybridizeError
 from hybridize.interrupts import INTERRUPTIONS, delayed_signal, stop, uninterrupted
 
+_MAX_NATS = 700.0  # of a perplexity that is a float
 _MAX_SKIPPED = 20  # steps of a stage; more of them mean that the training has diverged
 
 
@@ -94,15 +96,13 @@ class Trainer:
             console.progress(self._name, total, "tokens", completed=done) as progress,
             self._saved_if_interrupted(save),
         ):
-            if self._validation_due():
-                self._validate()
+            self._measure()
             while state.step < self._steps and not self._should_stop_early():
                 with self._stopping_together(save):
                     started = time.perf_counter()
                     self._train_step()
                     progress.advance(batch_tokens)
-                    if self._validation_due():
-                        self._validate()
+                    self._measure()
                     state.seconds += time.perf_counter() - started
                     if state.step % config.save_every == 0:
                         save(self.tensors())
@@ -147,11 +147,20 @@ class Trainer:
             yield
             self._inconsistent = False
 
-    def _validation_due(self) -> bool:
-        """Return whether this step must be validated, and has not been."""
-        step, validated = self._state.step, self._state.validation
-        due = step % self._config.validate_every == 0 or step == self._steps
-        return due and (not validated or validated[-1][0] != step)
+    def _measure(self) -> None:
+        """Validate, and measure the perplexity, if this step needs it and it was not done yet."""
+        state, every = self._state, self._config.eval_every
+        evaluate = self._is_due(every, state.perplexities)
+        with_validation = bool(every) and self._is_due(every, state.validation)
+        if with_validation or self._is_due(self._config.validate_every, state.validation):
+            self._validate()
+        if evaluate:
+            self._evaluate()
+
+    def _is_due(self, every: int, done: list[tuple[int, float]]) -> bool:
+        step = self._state.step
+        due = every > 0 and (step % every == 0 or step == self._steps)
+        return due and (not done or done[-1][0] != step)
 
     def _train_step(self) -> None:
         """Train on the batch of a step. If its loss or gradients are not finite, it is skipped."""
@@ -226,19 +235,49 @@ class Trainer:
                 f"{self._name}: the validation loss is {loss} at step {state.step}; check both "
                 "models with hybridize verify, or try a lower learning rate"
             )
-        best_loss = min((value for _, value in state.validation), default=math.inf)
         with self._changing():
-            if self._config.patience and loss < best_loss:
-                self._best = {n: p.detach().clone() for n, p in self._stage.parameters.items()}
+            if not self._config.eval_every:
+                self._keep_if_best(loss, state.validation)
             state.validation.append((state.step, loss))
             self._log({"step": state.step, "validation": loss})
         console.message(
             f"{self._name}: step {state.step} of {self._steps}, validation loss {loss:.4f}"
         )
 
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        """Measure the student's perplexity on the validation sequences."""
+        state, total, tokens = self._state, 0.0, 0.0
+        for part in self._split(torch.arange(len(self._validation))):
+            with self._autocast():
+                ids, seq_idx = self._batch(self._validation, part.indices)
+                loss, count = text_loss(self._stage.pair.student, ids, seq_idx)
+            if part.weight:  # otherwise another process counts these sequences
+                total, tokens = total + loss, tokens + count
+        total, tokens = self._ranks.mean(total), self._ranks.mean(tokens)
+        nats = total / tokens if tokens else math.nan
+        perplexity = math.exp(nats) if nats < _MAX_NATS else math.nan
+        if not math.isfinite(perplexity):
+            raise HybridizeError(
+                f"{self._name}: the perplexity at step {state.step} is not finite; check both "
+                "models with hybridize verify, or try a lower learning rate"
+            )
+        with self._changing():
+            self._keep_if_best(perplexity, state.perplexities)
+            state.perplexities.append((state.step, perplexity))
+            self._log({"step": state.step, "perplexity": perplexity})
+        console.message(f"{self._name}: step {state.step}, perplexity {perplexity:.4f}")
+
+    def _keep_if_best(self, value: float, earlier: list[tuple[int, float]]) -> None:
+        """Copy the parameters if patience needs the best ones and these are."""
+        if self._config.patience and value < min((v for _, v in earlier), default=math.inf):
+            self._best = {n: p.detach().clone() for n, p in self._stage.parameters.items()}
+
     def _should_stop_early(self) -> bool:
-        """Return whether the last ``patience`` validations brought no improvement."""
-        losses = [loss for _, loss in self._state.validation]
+        """Return whether the last ``patience`` measurements brought no improvement."""
+        state = self._state
+        measured = state.perplexities if self._config.eval_every else state.validation
+        losses = [value for _, value in measured]
         since_best = len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__)
         return bool(self._config.patience) and since_best >= self._config.patience
 

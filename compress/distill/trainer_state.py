@@ -18,6 +18,7 @@ class TrainerState:
         skipped: steps of the stage whose loss or gradients were not finite.
         metrics_lines: lines of the metrics file that belong to the run so far.
         validation: ``(step, loss)`` of every validation of the stage.
+        perplexities: ``(step, perplexity)`` of every measurement of the stage.
         losses: first and last training loss of the stage.
         seconds: duration of the stage so far.
         results: the results of the finished stages, see `StageResult`.
@@ -28,6 +29,7 @@ class TrainerState:
     skipped: int = 0
     metrics_lines: int = 0
     validation: list[tuple[int, float]] = field(default_factory=list)
+    perplexities: list[tuple[int, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -39,13 +41,14 @@ class TrainerState:
         Raises:
             TypeError, KeyError: the values are others.
         """
-        return cls(**values | {"validation": [tuple(pair) for pair in values["validation"]]})
+        names = ("validation", "perplexities")
+        return cls(**values | {name: [tuple(pair) for pair in values[name]] for name in names})
 
     def start_next_stage(self) -> None:
         """Count from zero for the next stage."""
         self.stage_index += 1
         self.step = self.skipped = 0
-        self.validation, self.losses, self.seconds = [], [], 0.0
+        self.validation, self.perplexities, self.losses, self.seconds = [], [], [], 0.0
 
 
 def truncate_metrics(path: Path, count: int) -> None:

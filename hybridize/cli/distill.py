@@ -50,6 +50,7 @@ def _print_plan(result: "DistillResult") -> None:
 
 def _print_result(result: "DistillResult") -> None:
     losses = "; ".join(f"{stage.stage}: {STAGES[stage.stage].loss}" for stage in result.stages)
+    measured = any(stage.perplexity_before is not None for stage in result.stages)
     console.table(
         [
             "stage",
@@ -58,6 +59,7 @@ def _print_result(result: "DistillResult") -> None:
             "last loss",
             "validation before",
             "validation after",
+            *(("perplexity before", "perplexity after") if measured else ()),
             "skipped steps",
             "seconds",
             "tokens/s",
@@ -78,6 +80,7 @@ def _cells(stage: "StageResult") -> tuple[object, ...]:
     first, last = (
         "-" if loss is None else f"{loss:.4f}" for loss in (stage.loss_first, stage.loss_last)
     )
+    perplexities = (stage.perplexity_before, stage.perplexity_after)
     return (
         stage.stage,
         f"{stage.tokens:,}",
@@ -85,6 +88,7 @@ def _cells(stage: "StageResult") -> tuple[object, ...]:
         last,
         f"{stage.validation_before:.4f}",
         f"{stage.validation_after:.4f}",
+        *(f"{value:.4f}" for value in perplexities if value is not None),
         stage.skipped,
         f"{stage.seconds:.0f}",
         f"{stage.tokens_per_second:,.0f}",

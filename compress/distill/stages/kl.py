@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
+from hybridize.compress.distill.batches import next_tokens
 from hybridize.compress.distill.block_run import BlockRun, start_both
 from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.pair import Pair
@@ -67,7 +68,7 @@ class KL(Stage):
             segmented=length > segment_length,
             recomputed=self.config.gradient_checkpointing,
         )
-        labels = _labels(ids, seq_idx) if self.config.label_weight else None
+        labels = next_tokens(ids, seq_idx) if self.config.label_weight else None
         for start in range(0, length, segment_length):
             segment = slice(start, min(start + segment_length, length))
             hidden, teacher_hidden = runs.run(ids[:, segment], seq_idx[:, segment])
@@ -150,9 +151,3 @@ class _SegmentRuns:
         with torch.no_grad():
             teacher_hidden = teacher.finish()
         return student.finish(), teacher_hidden
-
-
-def _labels(ids: torch.Tensor, seq_idx: torch.Tensor) -> torch.Tensor:
-    """Return each token's next token within its document; -100 at the end of a document."""
-    same = seq_idx[:, 1:] == seq_idx[:, :-1]
-    return torch.nn.functional.pad(ids[:, 1:].masked_fill(~same, -100), (0, 1), value=-100)
