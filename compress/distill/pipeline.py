@@ -65,7 +65,7 @@ class DistillPipeline:
         self._swapped, self._config, self._device = swapped, config, device
         self._ranks = join(device)
         if config.optimizer == "muon":
-            _check_muon(self._ranks)
+            check_muon(self._ranks)
         if config.cache_blocks is not None and self._ranks.size > 1:
             raise InputError("`cache_blocks` needs a single process; leave it out")
         steps = max(config.steps_of(name) for name in config.stages)
@@ -302,7 +302,7 @@ class DistillPipeline:
         return self._config.identity() | hashes | {"data_tokens": self._data_tokens}
 
 
-def _check_muon(ranks: Ranks) -> None:
+def check_muon(ranks: Ranks) -> None:
     """Check that torch has Muon, and that it gets whole matrices.
 
     Raises:

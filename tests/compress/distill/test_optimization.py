@@ -10,6 +10,8 @@ from transformers import get_scheduler
 
 from hybridize.__main__ import main
 from hybridize.compress.distill.config import DistillConfig
+from hybridize.compress.distill.distributed import Ranks
+from hybridize.compress.distill.pipeline import check_muon
 from hybridize.compress.distill.schedules import SCHEDULES
 from hybridize.compress.distill.trainer import Trainer
 from hybridize.errors import HybridizeError, InputError
@@ -132,6 +134,15 @@ def test_muon_steps_are_torchs(pair, tmp_path, monkeypatch):
     short_run(pair, tmp_path / "out", stages=("align",), stage_tokens={"align": 64},
               optimizer="muon")  # fmt: skip
     assert gradients
+
+
+def test_muon_needs_a_single_process_and_a_torch_that_has_it(monkeypatch):
+    check_muon(Ranks())
+    with pytest.raises(InputError, match="`optimizer=muon` needs a single process"):
+        check_muon(Ranks(0, 2))
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(InputError, match=r"`optimizer=muon` needs torch 2\.9"):
+        check_muon(Ranks())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from distilling import losses, short_run, write_pair
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from hybridize.__main__ import main
 from hybridize.compress.distill import trainer
 from hybridize.compress.distill.perplexity import text_loss
 from hybridize.compress.distill.trainer import Trainer
@@ -49,6 +50,20 @@ def test_the_perplexity_is_measured_at_its_own_steps(pair, tmp_path):
         assert ours.perplexity_before == pytest.approx(theirs.perplexity_before, rel=1e-5)
         assert ours.perplexity_after == pytest.approx(theirs.perplexity_after, rel=1e-4)
         assert ours.perplexity_after != ours.perplexity_before
+
+
+def test_the_command_line_prints_it(pair, tmp_path, capsys):
+    teacher, student, text = pair
+    command = [
+        "distill", student, "-o", tmp_path / "out", "--teacher", teacher, "--data", text,
+        "--stages", "kl", "--kl-tokens", 128, "--seq-len", 16, "--batch-size", 4,
+        "--validation-sequences", 4, "--eval-every", 2, "--device", "cpu",
+    ]  # fmt: skip
+    assert main([*map(str, command)]) == 0
+    shown = capsys.readouterr().out
+    values = [line["perplexity"] for line in losses(tmp_path / "out") if "perplexity" in line]
+    assert len(values) == 2
+    assert all(f"{value:.4f}" in shown for value in values)
 
 
 def test_patience_watches_the_perplexity(pair, tmp_path, monkeypatch):
