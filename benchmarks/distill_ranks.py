@@ -4,8 +4,9 @@ Writes a random Llama, converts it, trains for a few steps with ``--train all``,
 
     python benchmarks/distill_ranks.py
 
-A phase's figure is the peak of the process that needs most, above its memory after the same run
-with tiny models, which has imported everything.
+A phase's figure is the peak of the process that needs most, above its memory before the models are
+loaded. The same run with tiny models has imported everything by then. malloc returns freed blocks
+to the system at once, because otherwise the figures would contain what it keeps for later.
 """
 
 import argparse
@@ -68,18 +69,20 @@ def work(options: argparse.Namespace) -> None:
     folder = options.worker
     arguments = _arguments(options)
     distill(folder / "tiny" / "student", folder / "tiny" / "distilled", **arguments("tiny"))
-    gc.collect()
-    before, peaks = memory_now(), dict.fromkeys(PHASES, 0)
+    peaks, baseline = dict.fromkeys(PHASES, 0), list[int]()
 
     def measured(function: Callable[..., Any], phase: str) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
+            if not baseline:
+                gc.collect()
+                baseline.append(memory_now())
             if phase == "step":
-                peaks["between"] = max(peaks["between"], memory_now() - before)
+                peaks["between"] = max(peaks["between"], memory_now() - baseline[0])
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
             try:
                 return function(*arguments, **keywords)
             finally:
-                peaks[phase] = max(peaks[phase], memory_peak() - before)
+                peaks[phase] = max(peaks[phase], memory_peak() - baseline[0])
 
         return call
 
@@ -95,6 +98,7 @@ def work(options: argparse.Namespace) -> None:
     SavedStates.save = save_and_stop  # type: ignore[method-assign]
     with suppress(KeyboardInterrupt):
         distill(folder / "student", folder / "distilled", **arguments("."))
+    gc.collect()  # the models of the interrupted run
     SavedStates.save = save  # type: ignore[method-assign]
     SavedStates.load = measured(SavedStates.load, "resume")  # type: ignore[method-assign]
     distill(folder / "student", folder / "distilled", resume=True, **arguments("."))
@@ -154,7 +158,8 @@ def _run(count: int, options: argparse.Namespace) -> dict[str, int]:
     if count > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command = [*start, __file__, f"--worker={options.folder}", *own]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 18)}
+    subprocess.run(command, check=True, env={**os.environ, **environment})
     for name in ("distilled", "tiny/distilled"):
         subprocess.run(["rm", "-rf", options.folder / name], check=True)
     found = [json.loads(path.read_text()) for path in options.folder.glob("peaks-*.json")]

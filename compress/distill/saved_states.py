@@ -35,7 +35,7 @@ from hybridize.interrupts import uninterrupted
 _PROGRESS = "progress.json"
 _NAME = re.compile(r"state-(\d+)-(\d+)")
 _KEPT = 2  # states
-_BYTES_PER_FILE = 1 << 28
+_BYTES_PER_FILE = 1 << 25
 """A file is put together in memory before it is written."""
 
 Tensors = dict[str, torch.Tensor]
