@@ -15,61 +15,46 @@ from pathlib import Path
 from typing import IO, Any
 
 from hybridize.checkpoints.files import refuse_pointer
+from hybridize.data.conversations import Document
+from hybridize.data.rows import RowReader
 from hybridize.data.sources import text_format
 from hybridize.errors import InputError, first_line
 from hybridize.extras import require_extra
-from hybridize.file_names import is_utf8, utf8_path
+from hybridize.file_names import utf8_path
 
 LONGEST = 1 << 20
 """Characters. A longer document is cut into several, because a tokenizer needs the whole text and
 much memory for each character."""
 
-Documents = Iterator[tuple[Any, str]]
-"""Positions and texts."""
+Documents = Iterator[tuple[Any, Document]]
+"""Positions and documents."""
 
 _SEPARATOR = "<|endoftext|>"
-_COLUMN = "text"
 _ROWS_PER_BATCH = 256
 _BLOCK = 1 << 16
 
 
-def read_file(path: Path, position: Any = None) -> Documents:
+def read_file(path: Path, position: Any = None, rows: RowReader | None = None) -> Documents:
     """Yield the documents of a file, whose suffix gives its format.
 
     Args:
         path: the file.
         position: of the first document to yield; None for the beginning.
+        rows: reads the rows of JSON and Parquet; by default, with the usual names of columns.
 
     Raises:
         InputError: the file cannot be read.
     """
     refuse_pointer(path)
+    rows = rows or RowReader()
     match text_format(path)[0]:
         case ".txt" | ".md":
             return _read_text(path, position)
         case ".json" if _begins_with_bracket(path):
-            return _read_json_array(path, position)
+            return _read_json_array(path, position, rows)
         case ".parquet":
-            return _read_parquet(path, position)
-    return _read_json_lines(path, position)
-
-
-def text_of(row: Any, where: str) -> str:
-    """Return the text of a row.
-
-    Args:
-        row: the row, a mapping from columns to values.
-        where: the row in the words of an error message.
-
-    Raises:
-        InputError: it has no text, or one that cannot be encoded.
-    """
-    text = row.get(_COLUMN) if isinstance(row, dict) else None
-    if not isinstance(text, str):
-        raise InputError(f"{where}: {_COLUMN!r} is missing or not a string")
-    if not is_utf8(text):  # JSON allows "\ud800", which no tokenizer accepts
-        raise InputError(f"{where}: {_COLUMN!r} contains half of a surrogate pair")
-    return text
+            return _read_parquet(path, position, rows)
+    return _read_json_lines(path, position, rows)
 
 
 def cut(text: str) -> list[str]:
@@ -172,21 +157,26 @@ def _begins_with_bracket(path: Path) -> bool:
         lines.close()  # type: ignore[attr-defined]
 
 
-def _read_json_lines(path: Path, position: Any) -> Documents:
+def _read_json_lines(path: Path, position: Any, rows: RowReader) -> Documents:
     for at, line in _lines(path, position):
         if line.strip():
             where = f"{path}: line {at[1] + at[2] + 1}"
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: not valid JSON: {error}") from error
-            yield at, text_of(row, where)
+                rows.skip(InputError(f"{where}: not valid JSON: {error}"), where)
+                continue
+            document = rows.read(row, where)
+            if document is not None:
+                yield at, document
 
 
-def _read_json_array(path: Path, position: Any) -> Documents:
+def _read_json_array(path: Path, position: Any, rows: RowReader) -> Documents:
     for number, value in enumerate(_guarded(path, lambda file: _entries(path, file)), 1):
         if number >= (position or 1):
-            yield number, text_of(value, f"{path}: entry {number}")
+            document = rows.read(value, f"{path}: entry {number}")
+            if document is not None:
+                yield number, document
 
 
 def _entries(path: Path, file: IO[bytes]) -> Iterator[Any]:
@@ -271,7 +261,7 @@ class _Scanner:
         return value
 
 
-def _read_parquet(path: Path, position: Any) -> Documents:
+def _read_parquet(path: Path, position: Any, rows: RowReader) -> Documents:
     require_extra("train", "pyarrow", "reading Parquet")
     import pyarrow.parquet
     from pyarrow import ArrowException
@@ -279,22 +269,24 @@ def _read_parquet(path: Path, position: Any) -> Documents:
     try:
         with utf8_path(path) as name:
             file = pyarrow.parquet.ParquetFile(name)
-            if _COLUMN not in file.schema_arrow.names:
-                raise InputError(f"{path}: has no column {_COLUMN!r}")
-            yield from _parquet_rows(path, file, position or 0)
+            columns = rows.check_columns(file.schema_arrow.names, str(path))
+            yield from _parquet_rows(path, file, position or 0, columns, rows)
     except (ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
 
 
-def _parquet_rows(path: Path, file: Any, first: int) -> Documents:
-    """Yield the texts of a Parquet file from the row ``first`` on."""
+def _parquet_rows(
+    path: Path, file: Any, first: int, columns: list[str], rows: RowReader
+) -> Documents:
+    """Yield the documents of a Parquet file from the row ``first`` on."""
     before, groups = 0, list(range(file.num_row_groups))
     while groups and before + file.metadata.row_group(groups[0]).num_rows <= first:
         before += file.metadata.row_group(groups.pop(0)).num_rows
-    rows = chain.from_iterable(
+    values = chain.from_iterable(
         batch.to_pylist()
-        for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups, columns=[_COLUMN])
+        for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups, columns=columns)
     )
-    for number, row in enumerate(rows, before):
-        if number >= first:
-            yield number, text_of(row, f"{path}: row {number + 1}")
+    for number, row in enumerate(values, before):
+        document = rows.read(row, f"{path}: row {number + 1}") if number >= first else None
+        if document is not None:
+            yield number, document

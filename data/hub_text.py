@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from hybridize.checkpoints.hub_errors import reason_of
-from hybridize.data.file_formats import Documents, text_of
+from hybridize.data.file_formats import Documents
+from hybridize.data.rows import RowReader
 from hybridize.errors import HybridizeError, InputError, first_line
 from hybridize.extras import require_extra
 
@@ -33,9 +34,14 @@ def find_revision(name: str) -> str | None:
 
 
 def read_hub(
-    name: str, where: str, position: Any, seed: int | None, revision: str | None
+    name: str,
+    where: str,
+    position: Any,
+    seed: int | None,
+    revision: str | None,
+    rows: RowReader | None = None,
 ) -> Documents:
-    """Yield the texts of a dataset with their positions.
+    """Yield the documents of a dataset with their positions.
 
     With a seed, the files of the dataset are read in random order, and 1,000 rows at a time are
     shuffled. A position is: the number of the file in this order; the state of its stream before
@@ -48,6 +54,7 @@ def read_hub(
         position: of the first text to yield; None for the beginning.
         seed: for shuffling; None keeps the order.
         revision: the commit to read, see `find_revision`; None for the one that the name names.
+        rows: reads the rows; by default, with the usual names of columns.
 
     Raises:
         InputError: the dataset cannot be read.
@@ -72,9 +79,9 @@ def read_hub(
     started = False
     try:
         stream = datasets.load_dataset(dataset, *chosen, split=split, streaming=True, **options)
-        for text in _read_stream(stream, where, position, seed):
+        for document in _read_stream(stream, where, position, seed, rows or RowReader()):
             started = True
-            yield text
+            yield document
     except InputError:
         raise
     except Exception as error:  # each kind of failure has its own exception type
@@ -91,7 +98,9 @@ def read_hub(
         ) from error
 
 
-def _read_stream(stream: Any, where: str, position: Any, seed: int | None) -> Documents:
+def _read_stream(
+    stream: Any, where: str, position: Any, seed: int | None, rows: RowReader
+) -> Documents:
     first, state, before, within = position or (0, None, 0, 0)
     files = getattr(stream, "num_shards", 1)
     order = np.arange(files)
@@ -101,9 +110,12 @@ def _read_stream(stream: Any, where: str, position: Any, seed: int | None) -> Do
         part = stream
         if files > 1:
             part = stream.shard(num_shards=files, index=int(order[number]))
-        for at, row_number, row in _blocks(part, number, state, before, seed):
+        for at, row_number, row in _blocks(part, number, state, before, seed, rows):
             if at[2] > before or at[3] >= within:
-                yield at, text_of(row, f"{_where(where, number, files)}row {row_number + 1}")
+                place = f"{_where(where, number, files)}row {row_number + 1}"
+                document = rows.read(row, place)
+                if document is not None:
+                    yield at, document
         state, before, within = None, 0, 0
 
 
@@ -113,7 +125,7 @@ def _where(where: str, number: int, files: int) -> str:
 
 
 def _blocks(
-    part: Any, number: int, state: Any, before: int, seed: int | None
+    part: Any, number: int, state: Any, before: int, seed: int | None, reader: RowReader
 ) -> Iterator[tuple[tuple[int, Any, int, int], int, Any]]:
     """Yield the position, the row number and the row of all rows, shuffled block by block."""
     resumable = hasattr(part, "state_dict")
@@ -127,7 +139,7 @@ def _blocks(
         block, size = [], 0
         for row_number, row in rows:
             block.append((row_number, row))
-            size += len(str(row.get("text", ""))) if isinstance(row, dict) else 0
+            size += reader.size(row)
             if seed is None or len(block) >= _SHUFFLED_ROWS or size >= _SHUFFLED_CHARACTERS:
                 break
         if not block:

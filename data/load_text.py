@@ -18,6 +18,7 @@ from hybridize.checkpoints.hub import resolve
 from hybridize.console import console
 from hybridize.data.mixing import Mixture
 from hybridize.data.packing import Packed, PackedDataset, dataset_of
+from hybridize.data.rows import DEFAULT_ROWS, RowOptions, RowReader
 from hybridize.data.sources import TEACHER, Source, parse_sources
 from hybridize.data.text_key import find_revisions, text_key
 from hybridize.data.token_shards import (
@@ -51,6 +52,7 @@ def load_packed_dataset(
     dtype: torch.dtype | None = torch.float32,
     cache: Path | None = None,
     option: str = "data",
+    rows: RowOptions = DEFAULT_ROWS,
 ) -> PackedDataset:
     """Read or sample text, tokenize it, and pack it into sequences.
 
@@ -65,11 +67,14 @@ def load_packed_dataset(
         cache: a directory that keeps the dataset, in files that are mapped into memory. A later
             call with the same arguments reads it. None: the dataset is in memory.
         option: keyword of the option that named the sources, for error messages.
+        rows: how rows are read, and which of their tokens are learned.
 
     Raises:
         InputError: a source cannot be read, or has less text than one sequence.
     """
-    text = TextLoader(sources, model, length, tokens, 0, seed, torch.device(device), dtype, option)
+    text = TextLoader(
+        sources, model, length, tokens, 0, seed, torch.device(device), dtype, option, rows
+    )
     return text.load(cache)[0]
 
 
@@ -86,6 +91,7 @@ def load_training_text(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = torch.float32,
     option: str = "data",
+    rows: RowOptions = DEFAULT_ROWS,
 ) -> tuple[PackedDataset, PackedDataset]:
     """Return sequences to train on, and sequences of other documents for validation.
 
@@ -93,7 +99,7 @@ def load_training_text(
     the last file ended.
 
     Args:
-        sources, model, length, seed, device, dtype, option: see `load_packed_dataset`.
+        sources, model, length, seed, device, dtype, option, rows: see `load_packed_dataset`.
         tokens: maximum number of tokens in both.
         held_out: number of sequences for validation; every source has its share of them.
         cache: a directory that keeps the text. Several runs may share it.
@@ -105,7 +111,7 @@ def load_training_text(
             began.
     """
     text = TextLoader(
-        sources, model, length, tokens, held_out, seed, torch.device(device), dtype, option
+        sources, model, length, tokens, held_out, seed, torch.device(device), dtype, option, rows
     )
     training, validation = text.load(cache, record)
     return training, validation
@@ -124,6 +130,7 @@ class TextLoader:
     device: torch.device
     dtype: torch.dtype | None
     option: str
+    rows: RowOptions
 
     def load(
         self, cache: Path | None, record: Path | None = None
@@ -152,7 +159,12 @@ class TextLoader:
             write_atomically(record, key + "\n")
         target = cache / f"packed-{key}"
         with _locked(target):
-            index = Index(key=key, length=self.length, vocab_size=vocab_size)
+            index = Index(
+                key=key,
+                length=self.length,
+                vocab_size=vocab_size,
+                masked=self.rows.loss_on != "all",
+            )
             if index_path(target).exists():
                 index = read_index(target, key, vocab_size)
                 if index.complete:
@@ -201,7 +213,7 @@ class TextLoader:
         }
         if sources[0].is_teacher:
             settings |= {"device": self.device.type, "dtype": str(self.dtype)}
-        return settings
+        return settings | self.rows.settings()
 
     def _mixture(
         self,
@@ -209,6 +221,7 @@ class TextLoader:
         revisions: Sequence[str | None],
         model: Path,
         vocab_size: int,
+        rows: RowReader,
         state: Any = None,
     ) -> Mixture:
         if sources[0].is_teacher:
@@ -231,6 +244,8 @@ class TextLoader:
                 vocab_size=vocab_size,
                 seed=self.seed,
                 option=self.option,
+                rows=rows,
+                loss_on=self.rows.loss_on,
             )
         return Mixture(streams, self.length, self.seed, state)
 
@@ -256,9 +271,11 @@ class TextLoader:
         model: Path,
         vocab_size: int,
     ) -> tuple[PackedDataset, PackedDataset]:
-        mixture = self._mixture(sources, revisions, model, vocab_size)
-        validation = dataset_of(mixture.hold_out(self.held_out), self.length)
-        return dataset_of(list(self._training(mixture)), self.length), validation
+        rows = RowReader(self.rows)
+        mixture = self._mixture(sources, revisions, model, vocab_size, rows)
+        with _noting(rows):
+            validation = dataset_of(mixture.hold_out(self.held_out), self.length)
+            return dataset_of(list(self._training(mixture)), self.length), validation
 
     def _write(
         self,
@@ -269,8 +286,12 @@ class TextLoader:
         model: Path,
     ) -> None:
         """Write the shards that are missing."""
-        mixture = self._mixture(sources, revisions, model, index.vocab_size, index.state)
-        writer = ShardWriter(target, index)
+        rows = RowReader(self.rows)
+        mixture = self._mixture(sources, revisions, model, index.vocab_size, rows, index.state)
+        with _noting(rows):
+            self._write_shards(ShardWriter(target, index), index, mixture)
+
+    def _write_shards(self, writer: ShardWriter, index: Index, mixture: Mixture) -> None:
         if index.state is None:
             index.shards = {VALIDATION: [], TRAINING: []}
             for sequence in mixture.hold_out(self.held_out):
@@ -289,6 +310,17 @@ class TextLoader:
         if not checked:
             check_shards(directory, index)
         return open_part(directory, index, TRAINING), open_part(directory, index, VALIDATION)
+
+
+@contextmanager
+def _noting(rows: RowReader) -> Iterator[None]:
+    """Say at the end of the ``with`` block how many rows were skipped, also if it fails."""
+    try:
+        yield
+    finally:
+        note = rows.note()
+        if note is not None:
+            console.note(note)
 
 
 def _recorded_key(record: Path | None) -> str | None:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from hybridize.console import console
-from hybridize.data.packing import Packed, SequencePacker
+from hybridize.data.packing import Packed, SequencePacker, reveal
 from hybridize.errors import InputError
 
 Tokenized = Iterator[tuple[Any, np.ndarray]]
-"""Positions and the int32 token ids of documents."""
+"""Positions and the int32 token ids of documents; those that are not learned are complements, see
+`packing.hide`."""
 
 
 @dataclass(frozen=True)
@@ -276,4 +277,4 @@ class _Source:
 
 def _digest(ids: np.ndarray) -> bytes:
     """Return a hash by which documents with the same tokens are found."""
-    return blake2b(ids.astype("<i4").tobytes(), digest_size=16).digest()
+    return blake2b(reveal(ids)[0].astype("<i4").tobytes(), digest_size=16).digest()

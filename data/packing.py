@@ -1,7 +1,7 @@
 """Pack documents into sequences of one length."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -24,6 +24,10 @@ class SequenceStore(Protocol):
     def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and document numbers of some sequences, ``(indices, length)`` int64 each."""
 
+    def take_mask(self, indices: torch.Tensor) -> torch.Tensor | None:
+        """Return which tokens are learned, ``(indices, length)`` bool; None if all are."""
+        return None
+
 
 class PackedDataset:
     """Token sequences of one length. Each contains one or more documents, or parts of documents.
@@ -34,10 +38,13 @@ class PackedDataset:
         ids: ``(sequences, length)`` int32, the tokens.
         seq_idx: ``(sequences, length)`` int32, the index of each token's document within its
             sequence, from 0.
+        mask: ``(sequences, length)`` bool, which tokens are learned; None for all.
     """
 
-    def __init__(self, ids: torch.Tensor, seq_idx: torch.Tensor) -> None:
-        self._store: SequenceStore = _InMemory(ids, seq_idx)
+    def __init__(
+        self, ids: torch.Tensor, seq_idx: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> None:
+        self._store: SequenceStore = _InMemory(ids, seq_idx, mask)
         self._range = range(len(ids))
 
     @classmethod
@@ -83,10 +90,21 @@ class PackedDataset:
 
     def sequences(self, indices: torch.Tensor | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``ids`` and ``seq_idx`` of some sequences, ``(indices, length)`` int64 each."""
+        return self._store.take(self._in_store(indices))
+
+    def mask(self, indices: torch.Tensor | Sequence[int]) -> torch.Tensor | None:
+        """Return which tokens of some sequences are learned, ``(indices, length)`` bool.
+
+        The loss of the prediction of a token counts if the token is learned. None: all tokens are
+        learned.
+        """
+        return self._store.take_mask(self._in_store(indices))
+
+    def _in_store(self, indices: torch.Tensor | Sequence[int]) -> torch.Tensor:
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise IndexError(f"there are {len(self)} sequences, and {chosen.tolist()} were asked")
-        return self._store.take(chosen + self._range.start)
+        return chosen + self._range.start
 
     def first(self, tokens: int) -> "PackedDataset":
         """Return the first sequences, with at least this many tokens if there are so many."""
@@ -108,8 +126,8 @@ class PackedDataset:
 
 
 class _InMemory(SequenceStore):
-    def __init__(self, ids: torch.Tensor, seq_idx: torch.Tensor) -> None:
-        self.tensors = (ids, seq_idx)
+    def __init__(self, ids: torch.Tensor, seq_idx: torch.Tensor, mask: torch.Tensor | None) -> None:
+        self.tensors, self._mask = (ids, seq_idx), mask
         self.length = ids.shape[1]
 
     @override
@@ -120,6 +138,10 @@ class _InMemory(SequenceStore):
     def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids, seq_idx = self.tensors
         return ids[indices].long(), seq_idx[indices].long()
+
+    @override
+    def take_mask(self, indices: torch.Tensor) -> torch.Tensor | None:
+        return None if self._mask is None else self._mask[indices]
 
 
 class _Joined(SequenceStore):
@@ -136,19 +158,52 @@ class _Joined(SequenceStore):
     def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (len(indices), self.length)
         ids, seq_idx = (torch.empty(shape, dtype=torch.int64) for _ in range(2))
+        for dataset, mine, own in self._parts(indices):
+            ids[mine], seq_idx[mine] = dataset.sequences(own)
+        return ids, seq_idx
+
+    @override
+    def take_mask(self, indices: torch.Tensor) -> torch.Tensor | None:
+        result, found = torch.ones((len(indices), self.length), dtype=torch.bool), False
+        for dataset, mine, own in self._parts(indices):
+            mask = dataset.mask(own)
+            if mask is not None:
+                result[mine], found = mask, True
+        return result if found else None
+
+    def _parts(
+        self, indices: torch.Tensor
+    ) -> Iterator[tuple[PackedDataset, torch.Tensor, torch.Tensor]]:
+        """Yield datasets, which of the sequences are theirs, and the indices in the dataset."""
         numbers = torch.bucketize(indices, self._ends, right=True)
         for number in numbers.unique().tolist():
             dataset, mine = self._datasets[number], numbers == number
-            first = int(self._ends[number]) - len(dataset)
-            ids[mine], seq_idx[mine] = dataset.sequences(indices[mine] - first)
-        return ids, seq_idx
+            yield dataset, mine, indices[mine] - (int(self._ends[number]) - len(dataset))
+
+
+def hide(ids: np.ndarray, mask: Sequence[bool] | np.ndarray | None) -> np.ndarray:
+    """Return token ids with the complement ``~id`` in place of those that are not learned.
+
+    So the mask goes with the tokens through packing and mixing. `reveal` undoes it.
+
+    Args:
+        ids: ``(tokens,)`` int32.
+        mask: ``(tokens,)``, True for tokens that are learned; None if all are.
+    """
+    return ids if mask is None else np.where(np.asarray(mask, dtype=bool), ids, ~ids)
+
+
+def reveal(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the token ids and the mask that `hide` was given, which is all True if none was."""
+    mask = ids >= 0
+    return np.where(mask, ids, ~ids), mask
 
 
 class Packed(NamedTuple):
     """One sequence.
 
     Attributes:
-        ids: ``(length,)`` int32.
+        ids: ``(length,)`` int32; tokens that are not learned are complements, see `hide`.
         starts: the positions at which a document starts, without position 0, int32, ascending.
     """
 
@@ -241,9 +296,11 @@ def pack(
 def dataset_of(sequences: Sequence[Packed], length: int) -> PackedDataset:
     """Return sequences as a dataset in memory."""
     ids = np.empty((len(sequences), length), dtype=np.int32)
+    mask = np.empty((len(sequences), length), dtype=bool)
     is_start = np.zeros((len(sequences), length), dtype=np.int32)
     for row, sequence in enumerate(sequences):
-        ids[row] = sequence.ids
+        ids[row], mask[row] = reveal(sequence.ids)
         is_start[row, sequence.starts] = 1
     seq_idx = is_start.cumsum(1, dtype=np.int32)
-    return PackedDataset(torch.from_numpy(ids), torch.from_numpy(seq_idx))
+    learned = None if mask.all() else torch.from_numpy(mask)
+    return PackedDataset(torch.from_numpy(ids), torch.from_numpy(seq_idx), learned)

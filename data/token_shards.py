@@ -6,7 +6,8 @@ The directory of a text has
   the tensors ``ids`` ``(sequences, length)``, uint16 if the vocabulary has at most 65,536 tokens
   and int32 otherwise, ``starts`` int32, the positions in their sequence at which documents start,
   and ``first_start`` ``(sequences + 1,)`` int32: those of sequence i are
-  ``starts[first_start[i] : first_start[i + 1]]``.
+  ``starts[first_start[i] : first_start[i + 1]]``. If some tokens are not learned, ``mask``
+  ``(sequences, length)`` bool is True for the others.
 - ``index.json``: the shards in order, whether the text is complete, and where its sources were
   when the last shard was written. A shard that is not in the index does not count.
 
@@ -28,7 +29,7 @@ from typing_extensions import override
 from hybridize.checkpoints.checksums import load_checked, save_checked
 from hybridize.checkpoints.files import read_json_object
 from hybridize.console import console
-from hybridize.data.packing import Packed, PackedDataset, SequenceStore
+from hybridize.data.packing import Packed, PackedDataset, SequenceStore, reveal
 from hybridize.errors import HybridizeError, InputError
 from hybridize.file_names import utf8_path
 from hybridize.output_files import write_atomically
@@ -37,6 +38,7 @@ TRAINING, VALIDATION = "training", "validation"
 
 _PARTS = (VALIDATION, TRAINING)
 _FIELDS = ("ids", "first_start", "starts")
+_MASK = "mask"
 _FORMAT = 1
 _TOKENS_PER_SHARD = 1 << 20
 _SEQUENCES_PER_SHARD = 1 << 12
@@ -57,6 +59,7 @@ class Index:
         complete: whether all shards are written.
         shards: the number of sequences in every shard of each part.
         state: where the sources were when the last shard was written, as JSON values.
+        masked: whether the shards say which tokens are learned; otherwise all are.
     """
 
     key: str
@@ -65,6 +68,12 @@ class Index:
     complete: bool = False
     shards: dict[str, list[int]] = field(default_factory=lambda: {part: [] for part in _PARTS})
     state: Any = None
+    masked: bool = False
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the tensors of a shard."""
+        return (*_FIELDS, _MASK) if self.masked else _FIELDS
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,7 +88,7 @@ class Index:
             "length": self.length,
             "vocab_size": self.vocab_size,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "fields": list(_FIELDS),
+            "fields": list(self.fields),
             "complete": self.complete,
             "shards": self.shards,
             "state": self.state,
@@ -114,6 +123,7 @@ def read_index(directory: Path, key: str, vocab_size: int) -> Index:
             complete=values["complete"],
             shards=values["shards"],
             state=values["state"],
+            masked=_MASK in values["fields"],
         )
         _check_index(index)
         if index.to_json() != values:
@@ -164,7 +174,7 @@ class ShardWriter:
 
     def add(self, sequence: Packed) -> bool:
         """Add a sequence; return whether there are enough of them for a shard."""
-        self._sequences.append(Packed(sequence.ids.astype(self._numpy_dtype), sequence.starts))
+        self._sequences.append(sequence)
         return len(self._sequences) >= self._per_shard
 
     @property
@@ -184,13 +194,17 @@ class ShardWriter:
         """
         if self._sequences:
             number = len(self._index.shards[part])
+            ids, mask = reveal(np.stack([s.ids for s in self._sequences]))
+            assert self._index.masked or mask.all()
             tensors = {
-                "ids": torch.from_numpy(np.stack([s.ids for s in self._sequences])),
+                "ids": torch.from_numpy(ids.astype(self._numpy_dtype)),
                 "first_start": torch.tensor([0] + [len(s.starts) for s in self._sequences])
                 .cumsum(0)
                 .int(),
                 "starts": torch.from_numpy(np.concatenate([s.starts for s in self._sequences])),
             }
+            if self._index.masked:
+                tensors[_MASK] = torch.from_numpy(mask)
             about = {"key": self._index.key, "part": part, "number": number}
             save_checked(shard_path(self._directory, part, number), tensors, about)
             self._index.shards[part].append(len(self._sequences))
@@ -238,13 +252,16 @@ def _check_tensors(tensors: dict[str, torch.Tensor], index: Index, count: int) -
     Raises:
         ValueError: it has not.
     """
-    if set(tensors) != set(_FIELDS):
+    if set(tensors) != set(index.fields):
         raise ValueError(f"its tensors are {', '.join(sorted(tensors))}")
     ids, first_start, starts = (tensors[name] for name in _FIELDS)
     if (ids.dtype, first_start.dtype, starts.dtype) != (index.dtype, torch.int32, torch.int32):
         raise ValueError("a tensor has the wrong dtype")
     if ids.shape != (count, index.length) or first_start.shape != (count + 1,) or starts.ndim != 1:
         raise ValueError("a tensor has the wrong shape")
+    mask = tensors.get(_MASK)
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != ids.shape):
+        raise ValueError("its mask has the wrong dtype or shape")
     ids = ids.to(torch.int32)
     if ids.min() < 0 or ids.max() >= index.vocab_size:
         raise ValueError(f"a token id is not below {index.vocab_size}")
@@ -268,7 +285,7 @@ class ShardStore(SequenceStore):
 
     def __init__(self, directory: Path, index: Index, part: str) -> None:
         self._directory, self._part = directory, part
-        self.length = index.length
+        self.length, self._masked = index.length, index.masked
         self._ends = np.cumsum([0, *index.shards[part]])
         self._open: dict[int, Any] = {}
 
@@ -278,25 +295,39 @@ class ShardStore(SequenceStore):
 
     @override
     def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = indices.numpy()
-        ids = torch.empty((len(chosen), self.length), dtype=torch.int64)
-        is_start = torch.zeros((len(chosen), self.length), dtype=torch.int64)
+        ids = torch.empty((len(indices), self.length), dtype=torch.int64)
+        is_start = torch.zeros((len(indices), self.length), dtype=torch.int64)
+        for file, target, begin, end in self._runs(indices.numpy()):
+            ids[target] = file.get_slice("ids")[begin:end].to(torch.int64)
+            first = file.get_slice("first_start")[begin : end + 1].long()
+            starts = file.get_slice("starts")[int(first[0]) : int(first[-1])].long()
+            owner = torch.repeat_interleave(torch.arange(end - begin), first.diff())
+            is_start[target][owner, starts] = 1
+        return ids, is_start.cumsum(1)
+
+    @override
+    def take_mask(self, indices: torch.Tensor) -> torch.Tensor | None:
+        if not self._masked:
+            return None
+        mask = torch.empty((len(indices), self.length), dtype=torch.bool)
+        for file, target, begin, end in self._runs(indices.numpy()):
+            mask[target] = file.get_slice(_MASK)[begin:end]
+        return mask
+
+    def _runs(self, chosen: np.ndarray) -> Iterator[tuple[Any, slice, int, int]]:
+        """Yield files, where their sequences are in the result, and where they are in the file.
+
+        Neighbors in one shard are read at once.
+        """
         numbers = np.searchsorted(self._ends, chosen, side="right") - 1
-        # Neighbors in one shard are read at once.
         breaks = np.flatnonzero((np.diff(chosen) != 1) | (np.diff(numbers) != 0)) + 1
         for rows in np.split(np.arange(len(chosen)), breaks):
             if not len(rows):
                 continue
             number = int(numbers[rows[0]])
             begin = int(chosen[rows[0]] - self._ends[number])
-            end, target = begin + len(rows), slice(int(rows[0]), int(rows[-1]) + 1)
-            file = self._file(number)
-            ids[target] = file.get_slice("ids")[begin:end].to(torch.int64)
-            first = file.get_slice("first_start")[begin : end + 1].long()
-            starts = file.get_slice("starts")[int(first[0]) : int(first[-1])].long()
-            owner = torch.repeat_interleave(torch.arange(len(rows)), first.diff())
-            is_start[target][owner, starts] = 1
-        return ids, is_start.cumsum(1)
+            target = slice(int(rows[0]), int(rows[-1]) + 1)
+            yield self._file(number), target, begin, begin + len(rows)
 
     def _file(self, number: int) -> Any:
         if number not in self._open:

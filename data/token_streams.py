@@ -9,8 +9,12 @@ import numpy as np
 import torch
 
 from hybridize.checkpoints.load import check_tokens, load_model, load_tokenizer
+from hybridize.data.chat_tokens import ChatTokenizer
+from hybridize.data.conversations import Document
 from hybridize.data.documents import read_source
 from hybridize.data.mixing import Tokenized, TokenSource
+from hybridize.data.packing import hide
+from hybridize.data.rows import RowReader
 from hybridize.data.sources import Source
 from hybridize.data.teacher_samples import sample_from
 from hybridize.errors import InputError
@@ -28,6 +32,8 @@ def open_texts(
     vocab_size: int,
     seed: int,
     option: str,
+    rows: RowReader,
+    loss_on: str,
 ) -> list[TokenSource]:
     """Return the tokenized documents of some sources.
 
@@ -38,19 +44,37 @@ def open_texts(
         vocab_size: number of token ids.
         seed: random seed for shuffling datasets on the hub.
         option: keyword of the option that named the sources, for error messages.
+        rows: reads the rows, and decides about those that are malformed.
+        loss_on: the tokens of conversations to learn, see `ChatTokenizer`.
     """
     tokenizer = load_tokenizer(model)
+    chats = ChatTokenizer(tokenizer, model, loss_on)
+
+    def tokenize(texts: list[str]) -> Iterator[np.ndarray]:
+        for ids in tokenizer(texts, verbose=False).input_ids if texts else []:
+            if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
+                ids.append(tokenizer.eos_token_id)
+            check_tokens(ids, vocab_size, model)
+            yield np.array(ids, dtype=np.int32)
 
     def read(source: Source, revision: str | None, position: Any) -> Tokenized:
-        documents = read_source(source, option, position=position, seed=seed, revision=revision)
+        documents = read_source(
+            source, option, position=position, seed=seed, revision=revision, rows=rows
+        )
         for batch in _batches(documents):
-            for (at, _), ids in zip(
-                batch, tokenizer([text for _, text in batch], verbose=False).input_ids, strict=True
-            ):
-                if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
-                    ids.append(tokenizer.eos_token_id)
+            texts = tokenize([document for _, document in batch if isinstance(document, str)])
+            for at, document in batch:
+                if isinstance(document, str):
+                    yield at, next(texts)
+                    continue
+                try:
+                    ids, mask = chats.tokens(document)
+                except InputError as error:
+                    chats.check_template()
+                    rows.skip(error, document.where)
+                    continue
                 check_tokens(ids, vocab_size, model)
-                yield at, np.array(ids, dtype=np.int32)
+                yield at, hide(np.array(ids, dtype=np.int32), mask)
 
     return [
         TokenSource(f"`{option}={source.given}`", source.weight, partial(read, source, revision))
@@ -58,11 +82,11 @@ def open_texts(
     ]
 
 
-def _batches(documents: Iterator[tuple[Any, str]]) -> Iterator[list[tuple[Any, str]]]:
+def _batches(documents: Iterator[tuple[Any, Document]]) -> Iterator[list[tuple[Any, Document]]]:
     """Yield documents in lists of bounded size, without empty ones."""
-    batch, size = list[tuple[Any, str]](), 0
+    batch, size = list[tuple[Any, Document]](), 0
     for document in documents:
-        if document[1]:
+        if document[1] or not isinstance(document[1], str):
             batch.append(document)
             size += len(document[1])
         if len(batch) == _DOCUMENTS_PER_BATCH or size >= _CHARACTERS_PER_BATCH:
