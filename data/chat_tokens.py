@@ -195,17 +195,18 @@ class ChatTokenizer:
         """Return the spans between the template's marks, outside the prompt."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        (marked,), (spans,) = render_jinja_template(
+        rendered, indices = render_jinja_template(
             conversations=[document.messages],
             tools=document.tools,
             chat_template=self._tokenizer.get_chat_template(tools=document.tools),
             return_assistant_tokens_mask=True,
             **{**self._tokenizer.special_tokens_map, **document.options},
         )
-        first = 0
+        marked, first = rendered[0], 0
         if document.prompt is not None:
             first = self._length(document, document.prompt, text, prompt=True)
-        spans = [(begin, end) for begin, end in spans if begin >= first and begin < end]
+        found: list[Span] = [(int(begin), int(end)) for begin, end in indices[0]]
+        spans = [(begin, end) for begin, end in found if begin >= first and begin < end]
         # transformers counts wrongly if the marks are within a macro or a block that is set.
         inside, position = "\0".join(text[begin:end] for begin, end in spans), 0
         for index in answers:

@@ -43,6 +43,23 @@ def parse_column(given: str) -> tuple[str, str]:
     return name, column
 
 
+def check_columns(columns: Sequence[str]) -> None:
+    """Check the option ``data_column``, see `parse_column`.
+
+    Raises:
+        InputError: one of the texts is malformed, or two are about the same column.
+    """
+    names = []
+    for given in columns:
+        try:
+            names.append(parse_column(given)[0])
+        except ValueError as error:
+            raise InputError(f"`data_column={given}`: {error}") from None
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"`data_column`: {name} has several columns; give one")
+
+
 @dataclass(frozen=True)
 class RowOptions:
     """How the rows of training text are read.

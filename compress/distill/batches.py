@@ -27,13 +27,21 @@ class Part:
         indices: ``(sequences,)`` int64, the sequences.
         weight: the factor of their mean loss. The sum of weighted losses over the parts of a batch,
             averaged over the processes, is the mean loss of the batch.
+        counted: ``(sequences, length)`` bool, which of their predictions count; None for all.
     """
 
     indices: torch.Tensor
     weight: float
+    counted: torch.Tensor | None = None
 
 
-def split_batch(indices: torch.Tensor, at_once: int, rank: int = 0, size: int = 1) -> list[Part]:
+def split_batch(
+    indices: torch.Tensor,
+    at_once: int,
+    rank: int = 0,
+    size: int = 1,
+    counted: torch.Tensor | None = None,
+) -> list[Part]:
     """Return the parts of a batch that one process computes, one after the other.
 
     Every process gets the same number of parts, with the same numbers of sequences, because the
@@ -44,18 +52,26 @@ def split_batch(indices: torch.Tensor, at_once: int, rank: int = 0, size: int = 
         indices: ``(sequences,)``, the whole batch.
         at_once: the number of sequences that all processes together compute at once.
         rank, size: the process, and the number of processes.
+        counted: ``(sequences, length)`` bool, which predictions of the batch count. The weights
+            then are shares of these predictions; all are 0 if there is none. None: all count.
     """
     parts = []
-    for some in indices.split(at_once):
+    for some in torch.arange(len(indices)).split(at_once):
         even = len(some) // size * size
         if even:
-            parts.append(Part(some[rank:even:size], even / len(indices)))
+            parts.append((some[rank:even:size], even / len(indices)))
         if even < len(some):
             left_over = some[even:]
             own = left_over[rank : rank + 1]
             weight = size / len(indices) if len(own) else 0.0
-            parts.append(Part(own if len(own) else left_over[:1], weight))
-    return parts
+            parts.append((own if len(own) else left_over[:1], weight))
+    if counted is None:
+        return [Part(indices[positions], weight) for positions, weight in parts]
+    total = max(1, int(counted.sum()))
+    return [
+        Part(indices[p], size * int(counted[p].sum()) / total if weight else 0.0, counted[p])
+        for p, weight in parts
+    ]
 
 
 _orders: dict[tuple[int, int, int], torch.Tensor] = {}

@@ -12,6 +12,7 @@ from typing_extensions import override
 from hybridize.compress.distill.schedules import DECAYING, SCHEDULES, STABLE, lr_factor
 from hybridize.compress.distill.stages import STAGES
 from hybridize.compress.quantize.schemes import SCHEMES
+from hybridize.data.rows import check_columns
 from hybridize.errors import InputError
 from hybridize.option_types import (
     Choice,
@@ -25,6 +26,7 @@ from hybridize.option_types import (
     PerName,
     Repeated,
     Size,
+    Text,
     TextOrFlag,
 )
 from hybridize.options import (
@@ -78,6 +80,22 @@ class DistillConfig(Config):
         "like 'corpus/*.jsonl'; a dataset on the hub (NAME, NAME:SPLIT or "
         "NAME:CONFIGURATION:SPLIT); or teacher: the teacher generates the text. May be repeated; "
         "then :NUMBER behind each source is its weight, as in a.jsonl:0.7.",
+    )
+    data_column: tuple[str, ...] = option(
+        Repeated(Text("NAME=COLUMN")),
+        (),
+        help="The column, or field of JSON, that is read as NAME: text, messages, conversations, "
+        "prompt, completion, tools, system or chat_template_kwargs. May be repeated.",
+    )
+    loss_on: str = option(
+        Choice("all", "completion", "assistant"),
+        "all",
+        help="The tokens that the kl stage learns to predict. all: every token. completion: what "
+        "follows the prompt; without a column for the prompt, the last message. assistant: all "
+        "messages of the assistant. All tokens of plain text count.",
+    )
+    skip_bad_rows: bool = option(
+        Flag(), False, help="Leave out malformed rows of the text, and say how many there were."
     )
     data_tokens: int | None = option(
         Count(),
@@ -251,6 +269,7 @@ class DistillConfig(Config):
         self._check_stages()
         if not self.data:
             raise InputError("`data`: name at least one source")
+        self._check_rows()
         if self.fp8 is not None and self.fp8 not in SCHEMES:
             raise InputError(f"`fp8={self.fp8}`: choose one of {', '.join(SCHEMES)}")
         if self.keep_bf16 is not None and self.fp8 is None:
@@ -273,6 +292,22 @@ class DistillConfig(Config):
             "cache_teacher", [n for n, s in STAGES.items() if s.reads_teacher_cache]
         )
         self._check_readers("cache_blocks", [n for n, s in STAGES.items() if s.reads_block_cache])
+
+    def _check_rows(self) -> None:
+        """Check the options of the rows of the text."""
+        check_columns(self.data_column)
+        if self.data[0] == "teacher":
+            for name in ("data_column", "loss_on", "skip_bad_rows"):
+                if getattr(self, name) not in ((), "all", False):
+                    raise InputError(
+                        f"`{name}` is for text with rows, but the teacher generates the text; name "
+                        "the text with `data`, or leave the option out"
+                    )
+        masked = [name for name, spec in STAGES.items() if spec.masks_loss]
+        if self.loss_on != "all" and not set(masked) & set(self.stages):
+            raise InputError(
+                f"`loss_on` is for the stages {', '.join(masked)}, but `stages` names none of them"
+            )
 
     def _check_schedule(self) -> None:
         if self.decay_ratio is not None and self.lr_schedule != STABLE:

@@ -14,6 +14,7 @@ from hybridize.compress.distill.cache_files import fingerprint
 from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.distributed import Ranks, WholeParameters, join
 from hybridize.compress.distill.fp8 import fp8_layers, train_in_fp8
+from hybridize.compress.distill.loss_mask import check_mask
 from hybridize.compress.distill.loss_plot import draw_losses
 from hybridize.compress.distill.pair import Pair, load_pair
 from hybridize.compress.distill.results import DistillResult, StageResult
@@ -27,6 +28,7 @@ from hybridize.compress.workdir import claim, remove, work_directory
 from hybridize.console import console
 from hybridize.data.load_text import load_training_text
 from hybridize.data.packing import PackedDataset
+from hybridize.data.rows import RowOptions
 from hybridize.errors import InputError
 from hybridize.interrupts import tail, uninterrupted
 from hybridize.modeling.model import HybridForCausalLM
@@ -165,7 +167,9 @@ class DistillPipeline:
                 seed=config.seed,
                 device=self._device,
                 dtype=getattr(torch, config.dtype),
+                rows=RowOptions(config.data_column, config.loss_on, config.skip_bad_rows),
             )
+            check_mask(*datasets, config.loss_on)
             loaded.append(datasets)
 
         self._ranks.on_first(load)  # fills the cache; the others read it

@@ -18,9 +18,11 @@ from hybridize.compress.distill.distributed import (
     clip_grad_norm,
     reduce_gradients,
 )
+from hybridize.compress.distill.loss_mask import counted_predictions
 from hybridize.compress.distill.optimizers import StageOptimizer
 from hybridize.compress.distill.perplexity import text_loss
 from hybridize.compress.distill.saved_states import SavedStates
+from hybridize.compress.distill.stages import STAGES
 from hybridize.compress.distill.stages.base import Stage
 from hybridize.compress.distill.trainer_state import TrainerState
 from hybridize.console import console
@@ -61,6 +63,7 @@ class Trainer:
         self._training, self._validation = datasets
         self._state, self._metrics, self._device = state, metrics, device
         self._ranks = ranks
+        self._masks_loss = STAGES[name].masks_loss
         self._steps = config.steps_of(name)
         self._optimizer = StageOptimizer(name, stage, config)
         self._best: dict[str, torch.Tensor] = {}
@@ -193,10 +196,10 @@ class Trainer:
         config, stage = self._config, self._stage
         count = config.sequences_per_step
         batch = batch_indices(self._state.step, count, len(self._training), config.seed)
-        parts, loss = self._split(batch), 0.0
+        parts, loss = self._split(self._training, batch, masked=self._masks_loss), 0.0
         for number, part in enumerate(parts, start=1):
             reduce_gradients(stage.pair.student, number == len(parts), self._ranks)
-            stage.weight, calls = part.weight, stage.backward_calls
+            stage.weight, stage.mask, calls = part.weight, part.counted, stage.backward_calls
             with self._autocast():
                 ids, seq_idx = self._batch(self._training, part.indices)
                 part_loss = stage.training_step(ids, seq_idx, part.indices)
@@ -208,9 +211,11 @@ class Trainer:
             loss += part.weight * part_loss
         return loss
 
-    def _split(self, batch: torch.Tensor) -> list[Part]:
+    def _split(self, dataset: PackedDataset, batch: torch.Tensor, *, masked: bool) -> list[Part]:
         """Return the parts of a batch that this process computes."""
-        return split_batch(batch, self._config.batch_size, self._ranks.rank, self._ranks.size)
+        counted = counted_predictions(dataset, batch) if masked else None
+        ranks = self._ranks
+        return split_batch(batch, self._config.batch_size, ranks.rank, ranks.size, counted)
 
     def _count_skipped(self) -> None:
         self._state.skipped += 1
@@ -223,8 +228,9 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> None:
         state, first_index = self._state, len(self._training)
-        loss = 0.0
-        for part in self._split(torch.arange(len(self._validation))):
+        batch, loss = torch.arange(len(self._validation)), 0.0
+        for part in self._split(self._validation, batch, masked=self._masks_loss):
+            self._stage.mask = part.counted
             with self._autocast():
                 ids, seq_idx = self._batch(self._validation, part.indices)
                 part_loss = self._stage.validation_step(ids, seq_idx, part.indices + first_index)
@@ -248,7 +254,8 @@ class Trainer:
     def _evaluate(self) -> None:
         """Measure the student's perplexity on the validation sequences."""
         state, total, tokens = self._state, 0.0, 0.0
-        for part in self._split(torch.arange(len(self._validation))):
+        batch = torch.arange(len(self._validation))
+        for part in self._split(self._validation, batch, masked=False):
             with self._autocast():
                 ids, seq_idx = self._batch(self._validation, part.indices)
                 loss, count = text_loss(self._stage.pair.student, ids, seq_idx)

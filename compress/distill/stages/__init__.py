@@ -40,6 +40,8 @@ class StageSpec:
         needs_matching_blocks: whether the student needs the teacher's hidden size and number of
             blocks, because the stage compares blocks or hidden states.
         trains_mixers_only: whether the stage trains new mixers even with ``train="all"``.
+        masks_loss: whether the loss counts only the tokens that ``loss_on`` names. Other stages
+            use all tokens.
     """
 
     target: str
@@ -53,6 +55,7 @@ class StageSpec:
     reads_block_cache: bool = False
     needs_matching_blocks: bool = False
     trains_mixers_only: bool = False
+    masks_loss: bool = False
 
     def runs_teacher(self, cached: bool) -> bool:
         """Return whether the stage runs the teacher.
@@ -92,6 +95,7 @@ STAGES: dict[str, StageSpec] = {
         learning_rate=1e-3,
         learning_rate_all=3e-4,
         reads_teacher_cache=True,
+        masks_loss=True,
     ),
 }
 """All stages by name. Another package may add entries before it runs a command."""

@@ -24,11 +24,15 @@ class Stage(ABC):
         weight: the factor of the gradients that `backward` adds. The trainer sets it, because a
             step may consist of several batches of different sizes.
         backward_calls: how often `backward` was called.
+        mask: ``(sequences, length)`` bool, which predictions of the next batch count; None for all.
+            The trainer sets it before each batch of a stage whose entry in `STAGES` has
+            ``masks_loss``. The mean of a batch in which nothing counts is 0.
     """
 
     parameters: dict[str, nn.Parameter]
     weight: float = 1.0
     backward_calls: int = 0
+    mask: torch.Tensor | None = None
 
     def __init__(
         self, pair: Pair, config: DistillConfig, caches: TeacherCaches | None = None

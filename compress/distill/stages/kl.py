@@ -4,6 +4,9 @@ The loss is the forward KL divergence (Hinton et al. 2015, arXiv 1503.02531), op
 the cross-entropy on the text. The kernels `linear_kl_divergence` and `linear_topk_kl_divergence`
 compute both.
 
+Predictions that do not count (`Stage.mask`) are left out before the head, so that they cost nothing
+there.
+
 Long sequences can be trained in segments (truncated back-propagation through time). Caches carry
 the state from one segment to the next, and gradients stop at the boundary. Memory then depends on
 the length of a segment instead of the length of a sequence.
@@ -73,10 +76,18 @@ class KL(Stage):
             segment = slice(start, min(start + segment_length, length))
             hidden, teacher_hidden = runs.run(ids[:, segment], seq_idx[:, segment])
             options: dict[str, Any] = {"label_weight": self.config.label_weight}
+            counted, share = None, (segment.stop - start) / length
+            if self.mask is not None:
+                counted = self.mask[:, segment].flatten().nonzero()[:, 0]
+                share = len(counted) / max(1, int(self.mask.sum()))
+                counted = counted.to(hidden.device)
             if labels is not None:
-                options["labels"] = labels[:, segment].flatten()
-            loss = self._divergence(hidden, teacher_hidden, indices, segment, options)
-            yield loss * ((segment.stop - start) / length)
+                options["labels"] = _rows(labels[:, segment], counted)
+            hidden = _rows(hidden, counted)
+            if teacher_hidden is not None:
+                teacher_hidden = _rows(teacher_hidden, counted)
+            loss = self._divergence(hidden, teacher_hidden, indices, segment, counted, options)
+            yield loss * share
 
     def _divergence(
         self,
@@ -84,11 +95,13 @@ class KL(Stage):
         teacher_hidden: torch.Tensor | None,
         indices: torch.Tensor,
         segment: slice,
+        counted: torch.Tensor | None,
         options: dict[str, Any],
     ) -> torch.Tensor:
-        """Return a segment's mean loss, given the last hidden states of both models.
+        """Return the mean loss of some tokens, given the last hidden states of both models.
 
-        Without the teacher's, its stored predictions are read. ``options`` are those of the kernel.
+        Without the teacher's, its stored predictions of the segment are read. ``counted`` are the
+        tokens' positions in the segment, and ``options`` are those of the kernel.
         """
         student = self.pair.student
         if teacher_hidden is not None:
@@ -98,10 +111,10 @@ class KL(Stage):
         tokens, log_probs = self.caches.predictions.read(indices, segment, hidden.device)
         head = whole_weight(student.lm_head.weight)
         return linear_topk_kl_divergence(
-            hidden.to(head.dtype).flatten(0, 1),
+            hidden.to(head.dtype),
             head,
-            tokens.flatten(0, 1),
-            log_probs.flatten(0, 1),
+            _rows(tokens, counted),
+            _rows(log_probs, counted),
             scale=1 / student.config.logits_scaling,
             **options,
         )
@@ -151,3 +164,9 @@ class _SegmentRuns:
         with torch.no_grad():
             teacher_hidden = teacher.finish()
         return student.finish(), teacher_hidden
+
+
+def _rows(values: torch.Tensor, counted: torch.Tensor | None) -> torch.Tensor:
+    """Return the values of the tokens that count, ``(tokens, …)``, or of all tokens."""
+    values = values.flatten(0, 1)
+    return values if counted is None else values[counted]
