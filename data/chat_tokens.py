@@ -17,7 +17,9 @@ from hybridize.file_names import is_utf8
 
 LOSS_ON = ("all", "completion", "assistant")
 
-_MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_MARKS = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
+_BEGIN, _END = "\ufdd0", "\ufdd1"  # no text has these code points
+_BORDERS = re.compile(f"([{_BEGIN}{_END}])")
 _SHOWN = 20  # characters of a rendered text in an error message
 
 Span = tuple[int, int]
@@ -99,13 +101,20 @@ class ChatTokenizer:
         return ids, [index >= len(prompt) for index in range(len(ids))]
 
     def _render(
-        self, document: Conversation, count: int, *, prompt: bool = False, tools: bool = True
+        self,
+        document: Conversation,
+        count: int,
+        *,
+        prompt: bool = False,
+        tools: bool = True,
+        template: str | None = None,
     ) -> str:
         """Return the first messages as text, with the beginning of an answer if ``prompt``."""
         try:
             text = self._tokenizer.apply_chat_template(
                 document.messages[:count],
                 tools=document.tools if tools else None,
+                chat_template=template,
                 add_generation_prompt=prompt,
                 tokenize=False,
                 **document.options,
@@ -193,31 +202,31 @@ class ChatTokenizer:
 
     def _marked(self, document: Conversation, text: str, answers: Sequence[int]) -> list[Span]:
         """Return the spans between the template's marks, outside the prompt."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        rendered, indices = render_jinja_template(
-            conversations=[document.messages],
-            tools=document.tools,
-            chat_template=self._tokenizer.get_chat_template(tools=document.tools),
-            return_assistant_tokens_mask=True,
-            **{**self._tokenizer.special_tokens_map, **document.options},
-        )
-        marked, first = rendered[0], 0
+        template = str(self._tokenizer.get_chat_template(tools=document.tools))
+        marked = self._render(document, len(document.messages), template=_with_borders(template))
+        same = _BORDERS.sub("", marked) == text
+        found, length = list[list[int]](), 0
+        for part in _BORDERS.split(marked) if same else ():  # texts, with the borders between them
+            if part == _BEGIN:
+                found.append([length])
+            elif part == _END:
+                found[-1].append(length)
+            else:
+                length += len(part)
+        first = 0
         if document.prompt is not None:
             first = self._length(document, document.prompt, text, prompt=True)
-        found: list[Span] = [(int(begin), int(end)) for begin, end in indices[0]]
-        spans = [(begin, end) for begin, end in found if begin >= first and begin < end]
-        # transformers counts wrongly if the marks are within a macro or a block that is set.
+        spans = [(begin, end) for begin, end in found if first <= begin < end]
         inside, position = "\0".join(text[begin:end] for begin, end in spans), 0
         for index in answers:
             content = document.messages[index].get("content", "").strip()
             if content in text:
                 position = inside.find(content, position)
-            if marked != text or not spans or position < 0:
+            if not same or position < 0:
                 raise InputError(
                     f"{document.where}: the {{% generation %}} marks of the chat template do not "
-                    f"enclose message {index + 1}, an answer; put marks outside of macros around "
-                    "every answer, or remove them all"
+                    f"enclose message {index + 1}, an answer; put marks around every answer, or "
+                    "remove them all"
                 )
             position += len(content) if content in text else 0
         return spans
@@ -249,3 +258,15 @@ class ChatTokenizer:
             texts, add_special_tokens=False, verbose=False
         ).input_ids
         return found
+
+
+def _with_borders(template: str) -> str:
+    """Return a chat template that writes a character at each of its marks.
+
+    transformers' own search for the marks counts wrongly within macros. The blocks keep the white
+    space as the marks do.
+    """
+    return _MARKS.sub(
+        lambda mark: f"{{%{mark[1]} if true %}}{_END if mark[2] else _BEGIN}{{% endif {mark[3]}%}}",
+        template,
+    )

@@ -123,12 +123,40 @@ def test_a_prompt_of_messages_is_not_learned():
     assert learned == "AA2 is \U0001f600 here<|im_end|>AA3.<|im_end|>"
 
 
-MACRO = (
-    "{% macro turn(m) %}{{ '<|im_start|>' + m.role + '\n' }}"
-    "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{% endmacro %}"
-    "{% for m in messages %}{{ turn(m) }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+MACRO = """\
+{%- macro turn(m) %}
+    {{- '<|im_start|>' + m.role + '\\n' }}
+    {%- if m.role == 'assistant' %}
+    {% generation -%}
+        {{ m.content + '<|im_end|>' }}
+    {%- endgeneration %}
+    {%- else %}{{- m.content + '<|im_end|>' }}{% endif %}
+    {{- '\\n' }}
+{%- endmacro %}
+{{- '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}
+{%- for m in messages %}{{- turn(m) }}{% endfor %}
+"""
+LAST_ONLY = MARKED.replace("{% if m.role == 'assistant' %}", "{% if loop.last %}").replace(
+    "{% if m['role'] == 'assistant' %}", "{% if loop.last %}"
 )
+
+
+def test_marks_in_macros():
+    tokenizer, ids, mask = tokens(MACRO, conversation(*TURNS))
+    text = tokenizer.decode(ids)
+    assert text == tokenizer.apply_chat_template(conversation(*TURNS), tokenize=False)
+    spans = []
+    for answer in TURNS[1::2]:
+        begin = text.index(answer)
+        spans.append((begin, begin + len(answer) + len("<|im_end|>")))
+    assert (ids, mask) == reconstructed(tokenizer, text, spans)
+
+
+def test_marks_are_those_of_transformers():
+    messages = conversation(*TURNS, system="SYS")
+    tokenizer, ids, mask = tokens(MARKED, messages)
+    stock = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True)
+    assert (ids, mask) == (stock["input_ids"], [bool(each) for each in stock["assistant_masks"]])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +182,8 @@ MACRO = (
             "first 1 messages differently before an answer",
         ),
         (CHATML, conversation("a", "\n b"), "assistant", "no token begins there"),
-        (MACRO, conversation("a", "long answer"), "assistant", "marks .* do not enclose message 2"),
+        (MARKED, conversation("a", "b\ufdd1"), "assistant", "not enclose message 2"),
+        (LAST_ONLY, conversation("a", "bb", "c", "dd"), "assistant", "not enclose message 2"),
         (
             QWEN,
             [*conversation("a"), {"role": "developer", "content": "dev"}, *conversation("c", "d")],
