@@ -14,17 +14,13 @@ from safetensors.torch import load_file
 
 from hybridize.__main__ import main
 
+UNEVEN = {"batch_size": 3, "global_batch_size": 7, "validation_sequences": 5, "eval_every": 4}
 RUNS = {
     "mixers": {"train": "mixers", "cache_teacher": 4},
     "all": {"train": "all"},
     # Four steps of 3, 3 and 1 sequences, and 5 for validation, in two processes:
-    "uneven": {
-        "train": "all",
-        "batch_size": 3,
-        "global_batch_size": 7,
-        "validation_sequences": 5,
-        "eval_every": 4,
-    },
+    "uneven": {"train": "all", **UNEVEN},
+    "answers": {"loss_on": "completion", "label_weight": 0.3, **UNEVEN},
     "fp8": {"stages": ("kl",), "fp8": "fp8", "keep_bf16": 0},
 }
 SCRIPT = Path(__file__).with_name("several_runs.py")
@@ -67,13 +63,17 @@ def torchrun(runs, folder):
 def test_two_processes_train_like_one(tmp_path):
     pair = write_pair(tmp_path, keep=(0,))  # the first two blocks are those of the teacher
     two, one = tmp_path / "two", tmp_path / "one"
-    runs = [arguments(pair, two / name, options) for name, options in RUNS.items()]
+    answers = tmp_path / "answers.jsonl"
+    rows = [{"prompt": "abc" * (n % 5 + 1), "completion": "de" * (n % 7 + 1)} for n in range(150)]
+    answers.write_text("\n".join(map(json.dumps, rows)))
+    texts = {"answers": (*pair[:2], answers)}
+    runs = [arguments(texts.get(name, pair), two / name, options) for name, options in RUNS.items()]
     done = torchrun([(words, None) for words in runs], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("validation before") == len(RUNS)  # one process prints the result
     assert sorted(path.name for path in two.iterdir()) == sorted(RUNS)  # no working directory
-    for name, lines in (("mixers", 22), ("all", 22), ("uneven", 16)):
-        short_run(pair, one / name, **RUNS[name])
+    for name, lines in (("mixers", 22), ("all", 22), ("uneven", 16), ("answers", 16)):
+        short_run(texts.get(name, pair), one / name, **RUNS[name])
         assert_same_training(two / name, one / name, lines)
     in_fp8 = short_run(pair, one / "fp8", **RUNS["fp8"]).stages[-1]
     # Each process rounds the gradients of its own part of a batch, with a scale of its own.
