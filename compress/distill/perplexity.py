@@ -13,7 +13,10 @@ _TOKENS_AT_ONCE = 256
 
 @torch.no_grad()
 def text_loss(
-    model: HybridForCausalLM, ids: torch.Tensor, seq_idx: torch.Tensor
+    model: HybridForCausalLM,
+    ids: torch.Tensor,
+    seq_idx: torch.Tensor,
+    counted: torch.Tensor | None = None,
 ) -> tuple[float, int]:
     """Return the summed cross-entropy of next tokens, in nats, and the number of these tokens.
 
@@ -23,10 +26,14 @@ def text_loss(
         model: the model.
         ids, seq_idx: ``(sequences, length)`` int64, see `PackedDataset`. The first token of a
             document is not predicted.
+        counted: ``(sequences, length)`` bool, which predictions count; None for all.
     """
     hidden = BlockRun(model, ids, seq_idx).finish()
     head = whole_weight(model.lm_head.weight)
-    labels, total = next_tokens(ids, seq_idx).flatten(), 0.0
+    labels, total = next_tokens(ids, seq_idx), 0.0
+    if counted is not None:
+        labels = labels.masked_fill(~counted.to(labels.device), -100)
+    labels = labels.flatten()
     tokens = hidden.to(head.dtype).flatten(0, 1)
     for part in torch.arange(len(labels), device=labels.device).split(_TOKENS_AT_ONCE):
         logits = (tokens[part] @ head.T).float() / model.config.logits_scaling

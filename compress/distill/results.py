@@ -17,8 +17,8 @@ class StageResult:
             was skipped.
         validation_before, validation_after: loss on the held-out sequences.
         seconds: duration of training and validation.
-        perplexity_before, perplexity_after: the student's, on the held-out sequences; None without
-            the option ``eval_every``.
+        perplexity_before, perplexity_after: the student's, on the held-out sequences, of the tokens
+            that ``loss_on`` names; None without the option ``eval_every``.
     """
 
     stage: str

@@ -255,11 +255,11 @@ class Trainer:
         """Measure the student's perplexity on the validation sequences."""
         state, total, tokens = self._state, 0.0, 0.0
         batch = torch.arange(len(self._validation))
-        for part in self._split(self._validation, batch, masked=False):
+        for part in self._split(self._validation, batch, masked=True):  # alike in all stages
             with self._autocast():
                 ids, seq_idx = self._batch(self._validation, part.indices)
-                loss, count = text_loss(self._stage.pair.student, ids, seq_idx)
-            if part.weight:  # otherwise another process counts these sequences
+                loss, count = text_loss(self._stage.pair.student, ids, seq_idx, part.counted)
+            if part.weight:  # otherwise nothing counts, or another process counts it
                 total, tokens = total + loss, tokens + count
         total, tokens = self._ranks.mean(total), self._ranks.mean(tokens)
         nats = total / tokens if tokens else math.nan

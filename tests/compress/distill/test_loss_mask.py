@@ -1,5 +1,7 @@
 """The kl stage counts only predictions of learned tokens; compared with float64 formulas."""
 
+import math
+
 import pytest
 import torch
 from distilling import SHORT, losses
@@ -266,8 +268,8 @@ def test_steps_in_which_nothing_counts_have_no_loss(directories, tmp_path):
 def test_validation_is_the_mean_over_learned_tokens(directories, text, tmp_path):
     """Of all batches: the last one has another number of them."""
     teacher = directories[0]
-    options = {"stages": ("kl",), "stage_tokens": {"kl": 512}, "validation_sequences": 6}
-    run(directories, text, tmp_path / "out", **options)
+    options = {"validation_sequences": 6, "eval_every": 100}
+    result = run(directories, text, tmp_path / "out", **options)
     found = [entry for entry in losses(tmp_path / "out") if "validation" in entry][-1]
     _, validation = load_training_text(
         [str(text)],
@@ -286,6 +288,13 @@ def test_validation_is_the_mean_over_learned_tokens(directories, text, tmp_path)
     expected = float(values[learned].mean().detach())
     assert found["validation"] == pytest.approx(expected, rel=1e-4)
     assert abs(float(values.mean().detach()) / expected - 1) > 1e-3
+    pair, config = load((teacher, tmp_path / "out"), label_weight=1.0)
+    entropies = token_losses(pair, config, ids, seq_idx)
+    align, kl = result.stages
+    nats = float(entropies[learned].mean().detach())
+    assert kl.perplexity_after == pytest.approx(math.exp(nats), rel=1e-4)
+    assert abs(float(entropies.mean().detach()) / nats - 1) > 1e-3
+    assert align.perplexity_after == pytest.approx(kl.perplexity_before, rel=1e-6)
     assert '"loss_on": "assistant"' in (tmp_path / "out" / "hybridize.json").read_text()
 
 
