@@ -257,7 +257,7 @@ def tokens_so_far(work: Path, name: str, share: str, tokens: int, step: int) -> 
     found = 0
     states = f"{_folder(name, share)}-*/trained-{tokens}.distill/state-*/progress.json"
     for progress in work.glob(states):
-        saved = json.loads(progress.read_text("utf-8"))["state"]
+        saved = json.loads(progress.read_text("utf-8"))["contents"]["state"]
         earlier_stages = sum(result["tokens"] for result in saved["results"])
         found = max(found, earlier_stages + saved["step"] * step)
     return found

@@ -6,6 +6,7 @@ model, and the run can continue with another number of processes. ``progress.jso
 that is not a tensor, and the checksums of the files. A directory gets its name when it is complete.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -87,7 +89,7 @@ class SavedStates:
         if path is None:
             return TrainerState()
         with _damage_is_explained(path):
-            contents = json.loads((path / _PROGRESS).read_text("utf-8"))
+            contents = _read_progress(path / _PROGRESS)
             files = sorted(contents["files"].items())
             own = files[self._ranks.rank :: self._ranks.size]
             intact = all(sha256_of(path / name) == checksum for name, checksum in own)
@@ -146,10 +148,29 @@ class SavedStates:
         checksums = self._ranks.gather({path.name: sha256_of(path) for path in own})
         if self._ranks.first:
             files = {name: value for part in checksums for name, value in part.items()}
-            progress = partial / _PROGRESS
-            progress.write_text(json.dumps({"state": asdict(state), "files": files}), "utf-8")
-            sync(progress)
+            _write_progress(partial / _PROGRESS, {"state": asdict(state), "files": files})
             sync(partial)
+
+
+def _write_progress(path: Path, contents: dict[str, Any]) -> None:
+    text = json.dumps(contents, allow_nan=False)
+    checked = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "contents": contents}
+    path.write_text(json.dumps(checked), "utf-8")
+    sync(path)
+
+
+def _read_progress(path: Path) -> dict[str, Any]:
+    """Return what `_write_progress` has written.
+
+    Raises:
+        ValueError: it has changed since.
+    """
+    checked = json.loads(path.read_text("utf-8"))
+    contents: dict[str, Any] = checked["contents"]
+    text = json.dumps(contents, allow_nan=False)
+    if hashlib.sha256(text.encode()).hexdigest() != checked["sha256"]:
+        raise ValueError(f"the checksum of {path.name} is wrong")
+    return contents
 
 
 def _reader(path: Path) -> HuggingFaceStorageReader:

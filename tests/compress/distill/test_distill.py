@@ -364,6 +364,18 @@ def test_a_run_with_other_options_is_not_resumed(pair, tmp_path, monkeypatch):
     assert (tmp_path / "out").exists()
 
 
+def test_a_changed_number_in_a_state_is_noticed(pair, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(HybridizeError, match="stopped"):
+            short_run(pair, tmp_path / "out", save_every=1)
+    newest = max((tmp_path / "out.distill").glob("state-*"))
+    progress = newest / "progress.json"
+    progress.write_text(progress.read_text().replace('"skipped": 0', '"skipped": 1'))
+    with pytest.raises(InputError, match=r"the checksum of progress\.json is wrong"):
+        short_run(pair, tmp_path / "out", resume=True, save_every=1)
+
+
 @pytest.mark.parametrize("pattern", ["*.safetensors", "progress.json"])
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
 def test_a_damaged_state_is_bad_input(pair, tmp_path, monkeypatch, damage, pattern):
