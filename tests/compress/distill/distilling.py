@@ -5,9 +5,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 import hybridize
 from hybridize.compress.distill.results import DistillResult
 from hybridize.compress.distill.stages import STAGES
+from hybridize.compress.distill.trainer import Trainer
+from hybridize.errors import HybridizeError
 from tiny import LETTERS, write_stock, write_tokenizer
 
 SHORT: dict[str, Any] = {
@@ -46,3 +51,28 @@ def short_run(pair: tuple[Path, Path, Path], output: Path, **options: Any) -> Di
 def losses(directory: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics file."""
     return [json.loads(line) for line in (directory / "distill.jsonl").read_text().splitlines()]
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint."""
+    return load_file(directory / "model.safetensors")
+
+
+def assert_same_weights(directory: Path, expected: Path) -> None:
+    """Check that two checkpoints have the same bits."""
+    actual, wanted = weights(directory), weights(expected)
+    assert actual.keys() == wanted.keys()
+    assert all(torch.equal(actual[name], wanted[name]) for name in wanted)
+
+
+def stop_after(monkeypatch: Any, steps: int) -> None:
+    """Make training fail after some steps, as an interruption would."""
+    train_step, done = Trainer._train_step, list[int]()
+
+    def stopping(trainer: Trainer) -> None:
+        if len(done) == steps:
+            raise HybridizeError("stopped")
+        done.append(1)
+        train_step(trainer)
+
+    monkeypatch.setattr(Trainer, "_train_step", stopping)
