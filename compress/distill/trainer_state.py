@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hybridize.compress.distill.stages import STAGES
 from hybridize.errors import InputError
 
 
@@ -62,7 +63,7 @@ def truncate_metrics(path: Path, count: int) -> None:
         for line in lines[:count]:
             values = json.loads(line)
             numbers = [value for name, value in values.items() if name != "stage"]
-            has_names = isinstance(values["stage"], str) and "step" in values
+            has_names = values["stage"] in STAGES and "step" in values
             if not has_names or not all(isinstance(n, int | float) for n in numbers):
                 raise ValueError(f"{line} is not a step of a stage")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

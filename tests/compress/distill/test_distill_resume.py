@@ -168,6 +168,7 @@ def test_a_damaged_state_is_bad_input(pair, tmp_path, monkeypatch, damage, patte
         ('{"stage": \n', "metrics.jsonl: cannot continue from this file"),
         ("7\n", "metrics.jsonl: cannot continue from this file"),
         ("{}\n", "metrics.jsonl: cannot continue from this file"),
+        ('{"stage": "f8", "step": 1}\n', "metrics.jsonl: cannot continue from this file"),
     ],
 )
 def test_a_damaged_metrics_file_is_bad_input(tmp_path, text, complaint):
