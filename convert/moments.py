@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from hybridize.errors import HybridizeError
+
 
 class Moments:
     """Sums over tokens, in float64, that are enough to solve least-squares regressions.
@@ -44,6 +46,9 @@ class Moments:
 
         Args:
             penalty: in units of the features' mean square.
+
+        Raises:
+            HybridizeError: the features are too large.
         """
         assert isinstance(self._xx, torch.Tensor)
         assert isinstance(self._xy, torch.Tensor)
@@ -51,7 +56,12 @@ class Moments:
         diagonal = diagonal[..., : diagonal.shape[-1] - self._intercepts]
         ridge = (penalty * diagonal.mean(-1, keepdim=True)).expand_as(diagonal)
         ridge = nn.functional.pad(ridge, (0, self._intercepts))
-        factor = torch.linalg.cholesky(self._xx + torch.diag_embed(ridge))
+        factor, failed = torch.linalg.cholesky_ex(self._xx + torch.diag_embed(ridge))
+        if failed.any():
+            raise HybridizeError(
+                "calibration: the activations of an attention block are so large that no "
+                "replacement can be fitted; look for damaged weights in the checkpoint"
+            )
         return torch.cholesky_solve(self._xy, factor)
 
     def error(self, solution: torch.Tensor) -> torch.Tensor:

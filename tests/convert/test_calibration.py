@@ -14,7 +14,7 @@ from hybridize.conversion.first_values import first_values
 from hybridize.conversion.moments import Moments
 from hybridize.conversion.plan import MambaChoice, mamba_sizes
 from hybridize.data.packing import PackedDataset
-from hybridize.errors import InputError
+from hybridize.errors import HybridizeError, InputError
 from hybridize.modeling.layers.mamba2 import Mamba2
 from tiny import tokens, write_stock, write_tokenizer
 
@@ -25,6 +25,13 @@ SEQUENCES, LENGTH = 16, 48
 def dataset():
     seq_idx = (torch.arange(LENGTH) > 20).int().expand(SEQUENCES, -1).contiguous()
     return PackedDataset(tokens(SEQUENCES, LENGTH).int(), seq_idx)
+
+
+def test_moments_that_overflow_are_an_error():
+    moments = Moments()
+    moments.add(torch.full((4, 2), 1e200, dtype=torch.float64), torch.ones(4, 1))
+    with pytest.raises(HybridizeError, match="no replacement can be fitted"):
+        moments.solve(0.1)
 
 
 def test_moments_solve_the_ridge_regression():
