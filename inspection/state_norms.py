@@ -14,7 +14,7 @@ from torch import nn
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from hybridize.checkpoints.hub import resolve
-from hybridize.checkpoints.load import load_model, load_tokenizer
+from hybridize.checkpoints.load import check_tokens, load_model, load_tokenizer
 from hybridize.console import console
 from hybridize.errors import InputError
 from hybridize.kernels.reference.ssd_step import discretize
@@ -107,6 +107,7 @@ def inspect_states(model: str | Path, file: str | Path, *, tokens: int = 1024) -
     ids = load_tokenizer(directory)(text, return_tensors="pt").input_ids.to(torch.long)[:, :limit]
     if ids.shape[1] < 2:
         raise InputError(f"`states={file}`: the text has fewer than two tokens")
+    check_tokens(ids[0].tolist(), hybrid.config.vocab_size, directory)
     return measure_states(hybrid, ids)
 
 
