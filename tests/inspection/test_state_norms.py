@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -125,3 +126,15 @@ def test_an_unusable_text_is_refused_in_one_line(capsys, checkpoint, tmp_path):
         assert (out, err.count("\n")) == ("", 1)
     assert main(["inspect", str(checkpoint), "--plot", "x.png"]) == 2
     assert "--states FILE" in capsys.readouterr().err
+
+
+def test_a_token_beyond_the_vocabulary_is_named(capsys, checkpoint, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    path = copy / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"] = {word: n + 999 for word, n in tokenizer["model"]["vocab"].items()}
+    path.write_text(json.dumps(tokenizer))
+    (tmp_path / "text").write_text("some words")
+    assert main(["inspect", str(copy), "--states", str(tmp_path / "text")]) == 2
+    assert "vocabulary has only" in capsys.readouterr().err
