@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import hybridize
+from hybridize.compress.distill.config import DistillConfig
+from hybridize.compress.distill.pair import Pair, check_pair, load_pair
 from hybridize.compress.distill.results import DistillResult
 from hybridize.compress.distill.stages import STAGES
 from hybridize.compress.distill.trainer import Trainer
@@ -76,3 +78,20 @@ def stop_after(monkeypatch: Any, steps: int) -> None:
         train_step(trainer)
 
     monkeypatch.setattr(Trainer, "_train_step", stopping)
+
+
+def load_in_float64(teacher: Path, student: Path, **options: Any) -> tuple[Pair, DistillConfig]:
+    """Load a pair for comparisons with formulas in float64."""
+    config = DistillConfig(teacher=teacher, **options)
+    pair = load_pair(
+        student,
+        teacher,
+        check_pair(student, teacher),
+        train=config.train,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    assert pair.teacher is not None
+    pair.teacher.double()
+    pair.student.double()
+    return pair, config

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from distilling import assert_same_weights, losses, short_run, weights, write_pair
+from distilling import assert_same_weights, losses, short_run, weights
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -15,19 +15,6 @@ from hybridize.checkpoints.load import load_model
 from hybridize.compress.distill.trainer import Trainer
 from hybridize.errors import HybridizeError, InputError
 from tiny import tokens, write_stock, write_tokenizer
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """Read-only: all tests of the module share it."""
-    return write_pair(tmp_path_factory.mktemp("pair"))
-
-
-@pytest.fixture(scope="module")
-def done(pair, tmp_path_factory):
-    """The output directory and the result of an uninterrupted run."""
-    output = tmp_path_factory.mktemp("done") / "out"
-    return output, short_run(pair, output)
 
 
 def test_distillation_reduces_the_divergence_from_the_teacher(pair, tmp_path):

@@ -10,26 +10,13 @@ import time
 
 import pytest
 import torch
-from distilling import assert_same_weights, losses, short_run, stop_after, write_pair
+from distilling import assert_same_weights, losses, short_run, stop_after
 
 from hybridize.__main__ import main
 from hybridize.compress.distill.distributed import ALONE
 from hybridize.compress.distill.saved_states import SavedStates
 from hybridize.compress.distill.trainer_state import truncate_metrics
 from hybridize.errors import HybridizeError, InputError
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """Read-only: all tests of the module share it."""
-    return write_pair(tmp_path_factory.mktemp("pair"))
-
-
-@pytest.fixture(scope="module")
-def done(pair, tmp_path_factory):
-    """The output directory and the result of an uninterrupted run."""
-    output = tmp_path_factory.mktemp("done") / "out"
-    return output, short_run(pair, output)
 
 
 @pytest.mark.parametrize("stop", [3, 8, 11])

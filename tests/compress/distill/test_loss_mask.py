@@ -4,14 +4,12 @@ import math
 
 import pytest
 import torch
-from distilling import SHORT, losses
+from distilling import SHORT, load_in_float64, losses
 
 import hybridize
 from chats import conversation, write_chat_tokenizer, write_lines
 from hybridize.compress.distill.batches import split_batch
-from hybridize.compress.distill.config import DistillConfig
 from hybridize.compress.distill.loss_mask import check_mask, counted_predictions
-from hybridize.compress.distill.pair import check_pair, load_pair
 from hybridize.compress.distill.stages import make_stage
 from hybridize.compress.distill.teacher_cache import TeacherCache
 from hybridize.compress.distill.teacher_caches import TeacherCaches
@@ -38,18 +36,7 @@ def directories(tmp_path_factory):
 
 def load(directories, **options):
     teacher, student = directories
-    config = DistillConfig(teacher=teacher, data=("a.jsonl",), **options)
-    pair = load_pair(
-        student,
-        teacher,
-        check_pair(student, teacher),
-        train=config.train,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
-    pair.teacher.double()
-    pair.student.double()
-    return pair, config
+    return load_in_float64(teacher, student, data=("a.jsonl",), **options)
 
 
 @pytest.fixture

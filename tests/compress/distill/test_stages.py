@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from distilling import write_pair
+from distilling import load_in_float64, write_pair
 from safetensors.torch import load_file
 
 from hybridize.compress.distill.batches import batch_indices, split_batch
 from hybridize.compress.distill.block_cache import BlockCache
-from hybridize.compress.distill.config import DistillConfig
-from hybridize.compress.distill.pair import check_pair, load_pair
 from hybridize.compress.distill.stages import STAGES, make_stage
 from hybridize.compress.distill.teacher_cache import TeacherCache
 from hybridize.compress.distill.teacher_caches import TeacherCaches
@@ -27,18 +25,7 @@ def directories(tmp_path):
 
 def load(directories, **options):
     teacher, student, _ = directories
-    config = DistillConfig(teacher=teacher, **options)
-    pair = load_pair(
-        student,
-        teacher,
-        check_pair(student, teacher),
-        train=config.train,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
-    pair.teacher.double()
-    pair.student.double()
-    return pair, config
+    return load_in_float64(teacher, student, **options)
 
 
 @pytest.fixture
